@@ -1,0 +1,107 @@
+"""The formulas of affine quantization, one short function each.
+
+They work on tensors that already broadcast against each other, or on plain numbers.
+They check nothing: `qlesson.qtensor` is the checked, granular whole.
+
+Letters of the course: r real value, s scale, z zero point, q code.
+
+    q     = clip(round(r / s + z), quant_min, quant_max)
+    r_hat = s * (q - z)
+
+Every division is by a tensor on r's own device. On CUDA, dividing by a Python number or by a
+CPU tensor multiplies by the reciprocal instead, and some codes change (notebook 12).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class QParams(NamedTuple):
+    """The scale (in units of r per code) and the zero point (a code)."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+
+@torch.no_grad()
+def asymmetric_qparams(r_min, r_max, quant_min, quant_max) -> QParams:
+    """scale = (r_max - r_min) / (quant_max - quant_min),
+    zero_point = clip(round(quant_min - r_min / scale), quant_min, quant_max)   (notebook 02).
+
+    The literal formula: a zero point outside the codes is clipped without a warning, and
+    r_min = r_max divides by zero. `qlesson.choose_qparams` deals with both.
+
+    r_min, r_max: the ends of the range, in units of r; numbers, or tensors of equal shape.
+    quant_min, quant_max: the smallest and the largest code.
+    Returns the scale in float32 (float64 for float64 ends) and the zero point in int32.
+    """
+    r_min = _as_float(r_min, like=r_max)
+    r_max = _as_float(r_max, like=r_min)
+    scale = (r_max - r_min) / r_min.new_tensor(quant_max - quant_min)
+    zero_point = torch.round(quant_min - r_min / scale)
+    zero_point = torch.clamp(zero_point, quant_min, quant_max)
+    return QParams(scale, zero_point.to(torch.int32))
+
+
+@torch.no_grad()
+def symmetric_qparams(r_max, quant_max) -> QParams:
+    """scale = max|r| / quant_max, zero_point = 0   (notebook 03).
+
+    r_max: the largest magnitude max|r|, in units of r; a number or a tensor.
+    quant_max: the largest code; the smallest is -quant_max.
+    Returns the scale in float32 (float64 for a float64 r_max) and the zero point in int32.
+    """
+    r_max = _as_float(r_max)
+    scale = r_max / r_max.new_tensor(quant_max)
+    return QParams(scale, torch.zeros_like(scale, dtype=torch.int32))
+
+
+@torch.no_grad()
+def quantize_affine(
+    r, scale, zero_point, quant_min, quant_max, dtype=torch.int8, rounding="inside"
+) -> Tensor:
+    """q = clip(round(r / scale + zero_point), quant_min, quant_max)   (notebook 01).
+
+    `rounding="outside"` computes round(r / scale) + zero_point, the order of ONNX
+    QuantizeLinear; torchao and torch.fake_quantize round outside too, and multiply by 1/scale.
+    round is half to even. The clip comes before the cast: a cast alone wraps around.
+
+    r, scale, zero_point: tensors that broadcast, or numbers.
+    Returns codes of the given integer dtype, in r's broadcast shape.
+    """
+    r = _as_float(r)
+    scale, zero_point = _as_float(scale, r), _as_float(zero_point, r)
+    if rounding == "inside":
+        q = torch.round(r / scale + zero_point)
+    else:
+        q = torch.round(r / scale) + zero_point
+    return torch.clamp(q, quant_min, quant_max).to(dtype)
+
+
+@torch.no_grad()
+def dequantize_affine(q, scale, zero_point) -> Tensor:
+    """r_hat = scale * (q - zero_point)   (notebook 04).
+
+    The subtraction is done in float: in int8, 127 - (-77) wraps around to -52.
+
+    q, scale, zero_point: tensors that broadcast, or numbers.
+    Returns float32, or float64 when the scale is float64, in units of r.
+    """
+    device = q.device if isinstance(q, Tensor) else None
+    scale = _as_float(scale).to(device)
+    return scale * (_as_float(q, scale) - _as_float(zero_point, scale))
+
+
+def _as_float(x, like=None) -> Tensor:
+    """x as a tensor to compute with, on the device and in the computing dtype of `like`.
+
+    Without `like`, float64 stays float64 and everything else becomes float32. Half precision
+    is raised first: its few digits would move the zero point (notebook 04).
+    """
+    if isinstance(like, Tensor):
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        return torch.as_tensor(x, dtype=dtype, device=like.device)
+    keep = isinstance(x, Tensor) and x.dtype == torch.float64
+    return torch.as_tensor(x, dtype=torch.float64 if keep else torch.float32)

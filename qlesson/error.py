@@ -1,0 +1,70 @@
+"""How far r_hat is from r (notebook 05). Sums are taken in float64.
+
+A sum depends on the order of its terms, so these agree between devices to about twelve digits,
+not to the last bit: print six.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def mse(r: Tensor, r_hat: Tensor) -> Tensor:
+    """Mean squared error, mean((r - r_hat)^2), in units of r squared   (notebook 05)."""
+    return _difference(r, r_hat).square().mean()
+
+
+@torch.no_grad()
+def max_abs_error(r: Tensor, r_hat: Tensor) -> Tensor:
+    """The largest error, max|r - r_hat|, in units of r   (notebook 05)."""
+    return _difference(r, r_hat).abs().max()
+
+
+@torch.no_grad()
+def sqnr(r: Tensor, r_hat: Tensor) -> Tensor:
+    """Signal to quantization noise ratio, 10 log10(sum r^2 / sum (r - r_hat)^2), in dB.
+
+    10 dB more is ten times less squared error. Infinite when there is no error (notebook 05).
+    """
+    noise = _difference(r, r_hat).square().sum()
+    ratio = 10 * torch.log10(r.double().square().sum() / noise)
+    return torch.where(noise == 0, torch.inf, ratio)
+
+
+class ErrorShares(NamedTuple):
+    """The two parts of the mean squared error; their sum is the whole."""
+
+    rounding: Tensor
+    clipping: Tensor
+
+
+@torch.no_grad()
+def error_shares(r: Tensor, r_hat: Tensor, scale) -> ErrorShares:
+    """The mean squared error, split into rounding and clipping   (notebook 05).
+
+    Rounding to the nearest code costs at most scale/2. An element further off than that was
+    clipped, and all of its error counts as clipping. `scale` broadcasts against r.
+    """
+    squared = _difference(r, r_hat).square()
+    half_step = torch.as_tensor(scale, dtype=torch.float64, device=r.device) / 2
+    # float32 adds its own rounding, a few units in the last place of r
+    clipped = squared.sqrt() > half_step + 1e-6 * r.double().abs()
+    return ErrorShares(
+        torch.where(clipped, 0, squared).mean(), torch.where(clipped, squared, 0).mean()
+    )
+
+
+def _difference(r, r_hat) -> Tensor:
+    for name, x in (("r", r), ("r_hat", r_hat)):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}.")
+    if r.shape != r_hat.shape:
+        raise ValueError(
+            f"r has shape {tuple(r.shape)} and r_hat {tuple(r_hat.shape)}: an error needs "
+            "equal shapes. Reshape one of them."
+        )
+    if r.numel() == 0:
+        raise ValueError("r is empty: the error of no values is not defined.")
+    return r.double() - r_hat.double()
