@@ -7,6 +7,7 @@ r -> range -> (scale, zero_point) -> q -> r_hat, for every granularity. The form
 import sys
 import warnings
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -110,7 +111,8 @@ def quantize(
         if check and not _all_finite(*torch.aminmax(r)):
             _refuse_non_finite(r)
     if out is not None:
-        _check_out(out, r.shape, scheme.dtype, r.device, shares_with=r, name="r")
+        kept = {"r": r, "scale": qparams.scale, "zero_point": qparams.zero_point}
+        _check_out(out, r.shape, scheme.dtype, r.device, kept)
     q = _codes(r, qparams, scheme, scheme.quant_min, scheme.quant_max, scheme.dtype)
     if out is not None:
         q = out.copy_(q)
@@ -187,7 +189,8 @@ class QTensor:
         if dtype not in FLOATS:
             raise ValueError(f"dtype must be {_one_of_floats()}, got {dtype!r}.")
         if out is not None:
-            _check_out(out, self.shape, dtype, self.device, shares_with=self.q, name="q")
+            kept = {"q": self.q, "scale": self.scale, "zero_point": self.zero_point}
+            _check_out(out, self.shape, dtype, self.device, kept)
         r_hat = _values(self.q, self.scale, self.zero_point, self.scheme).to(dtype)
         return r_hat if out is None else out.copy_(r_hat)
 
@@ -311,18 +314,19 @@ def _checked_qparams(r, scheme, qparams, check) -> QParams:
             _number("zero_point", zero_point), dtype=torch.float64, device=r.device
         )
     _check_shape_and_device(scale, zero_point, expected, r, scheme)
-    scale = scale.detach().to(dtype)
+    scale = scale.detach().as_subclass(Tensor).to(dtype)
+    zero_point = zero_point.detach().as_subclass(Tensor)
     if check or zero_point.dtype != scheme.dtype:
         _check_values(scale, zero_point, scheme)
-    return QParams(scale, zero_point.detach().to(scheme.dtype))
+    return QParams(scale, zero_point.to(scheme.dtype))
 
 
 def _number(name, value):
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(
             f"{name} must be a number or a torch tensor, got {type(value).__name__}."
         )
-    return value
+    return float(value)
 
 
 def _check_shape_and_device(scale, zero_point, expected, r, scheme):
@@ -354,7 +358,7 @@ def _check_values(scale, zero_point, scheme):
         )
 
 
-def _check_out(out, shape, dtype, device, shares_with, name):
+def _check_out(out, shape, dtype, device, kept):
     """A sentence about why `out` cannot be filled, before anything is written."""
     if not isinstance(out, Tensor):
         raise TypeError(f"out must be a torch tensor, got {type(out).__name__}.")
@@ -368,17 +372,18 @@ def _check_out(out, shape, dtype, device, shares_with, name):
             raise ValueError(f"out has {what} {got}, but needs {wanted}: {remedy}")
     if out.requires_grad:
         raise ValueError("out requires a gradient, and filling it has none: pass out.detach().")
-    if any(n > 1 and step == 0 for n, step in zip(out.shape, out.stride())):
+    if any(n > 1 and step == 0 for n, step in zip(out.shape, out.stride(), strict=True)):
         raise ValueError(f"out is expanded, so its elements share memory: {remedy}")
-    if _overlap(out, shares_with):
-        raise ValueError(f"out shares memory with {name}, which must stay as it is: {remedy}")
+    for name, x in kept.items():
+        if _overlap(out, x):
+            raise ValueError(f"out shares memory with {name}, which must stay as it is: {remedy}")
 
 
 def _overlap(a, b) -> bool:
     """Whether the byte ranges of two tensors on one device meet."""
 
     def ends(x):
-        last = sum((n - 1) * step for n, step in zip(x.shape, x.stride()))
+        last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
         return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
 
     (a_start, a_end), (b_start, b_end) = ends(a), ends(b)
@@ -413,6 +418,7 @@ def _warn_if_clipped(r_min, r_max, scale, zero_point, empty, scheme):
 def _levels_to_caller() -> int:
     """The stacklevel that makes a warning point at the first line outside qlesson and torch."""
     frame, level = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals["__name__"].split(".")[0] in ("qlesson", "torch"):
+    inside = ("qlesson", "torch")
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in inside:
         frame, level = frame.f_back, level + 1
     return level

@@ -1,6 +1,7 @@
 """A Scheme says which codes there are and how real values map to them (notebooks 01-06)."""
 
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import torch
 
@@ -31,9 +32,10 @@ class Scheme:
     rounding: str = "inside"
 
     def __post_init__(self):
-        is_integer = isinstance(self.bits, int) and not isinstance(self.bits, bool)
+        is_integer = isinstance(self.bits, Integral) and not isinstance(self.bits, bool)
         if not is_integer or self.bits not in (2, 3, 4, 5, 6, 7, 8, 16):
             raise ValueError(f"bits must be an integer from 2 to 8, or 16, got {self.bits!r}.")
+        object.__setattr__(self, "bits", int(self.bits))
         _one_of("mapping", self.mapping, ("asymmetric", "symmetric"))
         _one_of("rounding", self.rounding, ("inside", "outside"))
         _one_of("signed", self.signed, (True, False))

@@ -1,0 +1,69 @@
+# Writes to .venv/, my_notebooks/ and build/ only. Set on the command line if you need to:
+#   TORCH_INDEX=https://download.pytorch.org/whl/cpu   where torch comes from (this one: small, CPU only)
+#   TORCH=torch==2.12.1     another torch        PYTHON=python3.12   another Python for .venv
+#   CONSTRAINTS=            the newest versions in place of the pinned ones
+# They count when .venv is made: `make clean` first to change your mind.
+
+CONSTRAINTS ?= constraints.txt
+TORCH_INDEX ?=
+TORCH ?= $(or $(shell sed -n '/^torch==/p' $(CONSTRAINTS) /dev/null),torch)
+# The first Python for which the pinned versions have wheels.
+PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && echo $$p && break; done),python3)
+RUN = .venv/bin/python
+PIP = $(RUN) -m pip --disable-pip-version-check install -c .venv/pins.txt
+NEWS = @jupyterlab/apputils-extension:announcements  # asks each newcomer about news, and the network for them
+
+.PHONY: help lab test env fresh refresh lint clean
+
+help:
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+
+lab: .venv/lab ## open the course in JupyterLab, on your own copies of the notebooks
+	@$(RUN) -I qlesson/teach/copies.py
+	@cd my_notebooks && ../$(RUN) -m jupyterlab --log-level=WARN --ServerApp.ip=localhost \
+		--LabApp.default_url=/lab/tree/00_start_here.ipynb \
+		$$([ "$$(id -u)" != 0 ] || echo --allow-root) \
+		$$([ "$$(uname)" = Darwin ] || [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || echo --no-browser)
+
+test: .venv/test ## run every test and every notebook
+	@$(RUN) -m pytest
+
+env: .venv/lab ## make .venv with the pinned versions, and nothing else
+
+fresh: | .venv/bin/python ## restore your copies; what you wrote moves to a dated folder (N=05: that one alone)
+	@$(RUN) -I qlesson/teach/copies.py --fresh $(N)
+
+refresh: .venv/test ## authors: run the notebooks and store their outputs (N=05: that one alone)
+	@$(RUN) -m qlesson.authoring refresh $(N)
+
+lint: .venv/test ## authors: check the code and the rules of the notebooks
+	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m qlesson.authoring lint
+
+clean: ## remove .venv; your notebooks stay
+	rm -rf .venv
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "qlesson needs Python 3.11, 3.12, 3.13 or 3.14, and $(PYTHON) is $$($(PYTHON) --version 2>&1):" \
+		"install one of them, or name it, as in: make lab PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: sudo apt install $(notdir $(PYTHON))-venv)," \
+		"then run make again"; exit 1; }
+	@echo "1. Making .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear .venv
+
+# pip shows its progress where a person watches: torch can be several GB on Linux.
+.venv/lab: pyproject.toml $(CONSTRAINTS) | .venv/bin/python
+	@sed '/^torch==/d' $(CONSTRAINTS) /dev/null > .venv/pins.txt
+	@echo "2. Installing $(TORCH)$(if $(TORCH_INDEX), from $(TORCH_INDEX))"
+	@[ -t 1 ] || quiet=-q; $(PIP) $$quiet $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) '$(TORCH)'
+	@echo "3. Installing JupyterLab, matplotlib and what they need"
+	@$(PIP) -q -e .
+	@$(RUN) -m jupyter labextension disable --level=sys_prefix $(NEWS) 2> /dev/null
+	@touch $@
+
+.venv/test: .venv/lab
+	@echo "4. Installing the test tools"
+	@$(PIP) -q -e '.[test]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""What only an author needs: `python -m qlesson.authoring refresh` and `... lint`."""

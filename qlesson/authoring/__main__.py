@@ -1,0 +1,28 @@
+"""`python -m qlesson.authoring refresh|lint`, run at the root of the checkout."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from qlesson.authoring import lint, refresh
+
+NOTEBOOKS = Path("notebooks")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m qlesson.authoring", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("refresh", help="run the notebooks and store their outputs")
+    command.add_argument("--check", action="store_true", help="only say what would change")
+    command.add_argument("names", nargs="*", help="as in 05; all, if none is named")
+    commands.add_parser("lint", help="check the rules of the notebooks, print their sizes")
+    options = parser.parse_args(argv)
+    if not NOTEBOOKS.is_dir():
+        parser.error("run this at the root of the checkout, where notebooks/ is")
+    if options.command == "refresh":
+        return refresh.main(NOTEBOOKS, options.names, options.check)
+    return lint.main(NOTEBOOKS, Path("README.md"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Run a notebook and store its outputs, so that running it again gives the same bytes.
+
+Everything that differs from run to run or from machine to machine is left out: timings, widget
+state, the version of Python, what the editor remembers about a cell.
+"""
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+CELL_METADATA = {"tags", "jupyter", "slideshow"}
+JUPYTER_METADATA = {"outputs_hidden", "source_hidden"}
+IMAGE_METADATA = {"alt", "width", "height"}
+
+
+def keep(mapping, names):
+    return {k: v for k, v in mapping.items() if k in names}
+
+
+def tidy(nb):
+    """Leave in the notebook what a reader needs, in place."""
+    nb.metadata = nbformat.from_dict(METADATA)
+    count = 0
+    for cell in nb.cells:
+        meta = keep(cell.metadata, CELL_METADATA)
+        meta["jupyter"] = keep(meta.get("jupyter", {}), JUPYTER_METADATA)
+        cell.metadata = nbformat.from_dict({k: v for k, v in meta.items() if v})
+        if cell.cell_type != "code":
+            continue
+        count += 1
+        cell.execution_count = count
+        for output in cell.outputs:
+            if "data" in output:
+                output.data.pop(WIDGET, None)
+                kept = {m: keep(output.metadata.get(m, {}), IMAGE_METADATA) for m in output.data}
+                output.metadata = nbformat.from_dict({m: v for m, v in kept.items() if v})
+            if output.output_type == "execute_result":
+                output.execution_count = count
+        # A widget without a picture or a text of its own leaves nothing to store.
+        cell.outputs = [o for o in cell.outputs if o.get("data", True)]
+    return nb
+
+
+def run(path):
+    """The text of the notebook at `path`, freshly executed in its own folder."""
+    nb = nbformat.read(path, as_version=4)
+    NotebookClient(
+        nb,
+        kernel_name="python3",
+        timeout=120,
+        record_timing=False,
+        coalesce_streams=True,
+        store_widget_state=False,
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
+    return nbformat.writes(tidy(nb)) + "\n"
+
+
+def main(folder, names=(), check=False):
+    """Refresh the named notebooks, or all; 1 if one failed or, with check, would change."""
+    bad = 0
+    for path in sorted(folder.glob("*.ipynb")):
+        if not path.name.startswith(tuple(names) or ""):
+            continue
+        before = path.read_text(encoding="utf-8")
+        try:
+            after = run(path)
+        except CellExecutionError as error:
+            print(f"{path.name}: not stored, a cell fails\n{error}")
+            bad = 1
+            continue
+        if before == after:
+            print(f"{path.name}: unchanged")
+        elif check:
+            print(f"{path.name}: would change")
+            bad = 1
+        else:
+            path.write_text(after, encoding="utf-8", newline="\n")
+            print(f"{path.name}: written")
+    return bad

@@ -1,0 +1,150 @@
+"""The exercises of notebook 01, the linear formula."""
+
+import torch
+from torch import tensor
+
+from qlesson.teach.exercises import each, exercise, fault, off_ties, right, wrong
+
+T = [[191.6, -13.5, 728.6], [92.14, 295.5, -184], [0, 684.6, 245.5]]
+
+
+def code_of(x):
+    """The code of exercise 1.3."""
+    return max(-128, min(127, round(x / 3.5 - 70)))
+
+
+@exercise("1.1", "The formula in your hands", "write code", difficulty=1, minutes=5)
+class Formula:
+    """
+    Write `quantize_unsigned(r, s, z)` for unsigned 8-bit codes, 0 to 255, with the dtype
+    `torch.uint8`. To try it: with `s = 3.5` and `z = 58`, `T` gets the codes of this notebook
+    plus 128.
+    """
+
+    hints = (
+        "The steps are those of my_quantize; three things change: both ends and the dtype.",
+        "Divide, add z, round, clip to 0 and 255, and cast last.",
+        "torch.clamp(rounded, 0, 255).to(torch.uint8) are the last two steps.",
+    )
+    why = """The formula does not change with the type of the codes; only the two ends do. The clip
+        stands before the cast, since uint8 turns 256 into 0 and -1 into 255."""
+    dtype = torch.uint8
+
+    @right
+    def quantize_unsigned(r, s, z):
+        q = torch.round(r / s + z)
+        return torch.clamp(q, 0, 255).to(torch.uint8)
+
+    def spec(r, s, z):
+        return each(lambda x: max(0, min(255, round(x / s + z))), r)
+
+    def cases(rng):
+        for value in (0.0, 1.0, -5.0, 300.0, 3.75, 2.5, 3.5):
+            yield tensor([value]), 1.0, 0
+        yield tensor([0.5, 1.5, 2.5, -0.5]), 1.0, 1
+        yield tensor(T), 3.5, 58
+        for _ in range(20):
+            s, z = rng.uniform(0.1, 5), rng.randint(0, 255)
+            shape = rng.choice([(3,), (3, 3), (2, 4)])
+            yield off_ties(rng, shape, s, z, -60, 320), s, z
+
+    @wrong("The cast meets values outside 0 to 255 and wraps them around. Clip before it.")
+    def no_clip(r, s, z):
+        return torch.round(r / s + z).to(torch.int32).to(torch.uint8)
+
+    @wrong("One end is clipped, the other is not: codes below 0 wrap around to large ones.")
+    def clip_on_one_side(r, s, z):
+        return torch.round(r / s + z).clamp(max=255).to(torch.int32).to(torch.uint8)
+
+    @wrong("You clip to the signed codes. Unsigned codes run from 0 to 255.")
+    def signed_ends(r, s, z):
+        return torch.round(r / s + z).clamp(-128, 127).to(torch.int32).to(torch.uint8)
+
+    @wrong("The cast drops the fraction, so 3.75 becomes 3. Round first.")
+    def truncated(r, s, z):
+        return (r / s + z).clamp(0, 255).to(torch.uint8)
+
+    @wrong("Ties go the wrong way: 2.5 becomes 3. torch.round sends a tie to the even code.")
+    def half_up(r, s, z):
+        return torch.floor(r / s + z + 0.5).clamp(0, 255).to(torch.uint8)
+
+    @wrong("You round before you add z. The formula adds z first; ties show the difference.")
+    def rounded_outside(r, s, z):
+        return (torch.round(r / s) + z).clamp(0, 255).to(torch.uint8)
+
+    @wrong("The sign of z is turned. 0.0 must get the code z, so z is added.")
+    def zero_point_subtracted(r, s, z):
+        return torch.round(r / s - z).clamp(0, 255).to(torch.uint8)
+
+
+@exercise("1.2", "By hand", "predict a number", difficulty=1, minutes=3)
+class ByHand:
+    """
+    Take `s = 0.5` and `z = 10`, with codes from -128 to 127. Which codes do 3.4, -1.75 and 100
+    get? Use paper first. One of the three is a tie, and one is clipped.
+    """
+
+    hints = (
+        "Dividing by 0.5 doubles a number. Then add 10.",
+        "Before rounding, the three stand at 16.8, 6.5 and 210.",
+        "A tie goes to the even neighbour, and no code lies above 127.",
+    )
+    why = """3.4 / 0.5 + 10 = 16.8 rounds to 17. -1.75 / 0.5 + 10 = 6.5 is a tie and goes to the
+        even 6. 100 / 0.5 + 10 = 210 is clipped to 127."""
+    stub = "my_codes = [..., ..., ...]"
+    right = [17, 6, 127]
+    wrong = [
+        ([..., 7, ...], "6.5 is a tie: it goes to the even neighbour, not up."),
+        ([17, 6, 210], "210 is no code. The largest is 127, so the third value is clipped."),
+        ([17, 6, -46], "You cast without a clip, and 210 wrapped around to -46."),
+        ([16, 6, 127], "16.8 lies nearer to 17. You dropped the fraction."),
+        ([12, 9, 60], "You multiplied by s. r / s counts the steps of size s."),
+        ([-3, -14, 127], "You subtracted z. It is added: 0.0 gets the code z."),
+        ([7, -4, 127], "The zero point is missing: add 10 before you round."),
+    ]
+
+
+@exercise("1.3", "Near and far", "construct a counterexample", difficulty=2, minutes=5)
+class NearAndFar:
+    """
+    A colleague says: "Two values closer than half a step always get the same code." With
+    `s = 3.5`, `z = -70` and codes from -128 to 127, find `a` and `b` less than 0.01 apart whose
+    codes differ.
+    """
+
+    hints = (
+        "Ask where the code changes, as a value moves slowly upwards from 0.",
+        "round changes its answer halfway between two whole numbers.",
+        "0.0 has the code -70. The next code begins half a step above it, at 1.75.",
+    )
+    why = """The code changes where r / s + z passes a half, here at 1.75, half a step above 0. Two
+        values on either side of such a point have different codes, however near they are."""
+    stub = "a, b = ..., ..."
+    right = (1.749, 1.751)
+
+    def facts(a, b):
+        return f"{a:.6g} gets the code {code_of(a)}, and {b:.6g} the code {code_of(b)}."
+
+    @fault("The two are equal, so their codes are. Let them differ a little.", (1.75, 1.75))
+    def equal(a, b):
+        return a == b
+
+    @fault("They lie 0.01 or more apart. Move them closer together.", (1.7, 1.8))
+    def too_far(a, b):
+        return abs(a - b) >= 0.01
+
+    @fault("Both lie beyond the last code and are clipped to it. Stay inside.", (728.601, 728.609))
+    def clipped(a, b):
+        return code_of(a) == code_of(b) and code_of(a) in (-128, 127)
+
+    @fault(
+        "You are at a multiple of s, in the middle of a code. The code changes halfway to the "
+        "next multiple.",
+        (3.499, 3.501),
+    )
+    def middle_of_a_code(a, b):
+        return code_of(a) == code_of(b) and abs(a / 3.5 - round(a / 3.5)) < 0.01
+
+    @fault("Both get the same code. Look for the place where the code changes.", (1.2, 1.201))
+    def same_code(a, b):
+        return code_of(a) == code_of(b)

@@ -1,0 +1,176 @@
+"""The exercises of notebook 02, scale and zero point."""
+
+import torch
+from torch import tensor
+
+from qlesson.teach.exercises import exercise, right, wrong
+
+
+@exercise("2.1", "Both equations in code", "write code", difficulty=1, minutes=6)
+class BothEquations:
+    """
+    Write `my_qparams(r, quant_min, quant_max)`. It returns two numbers, the scale and the zero
+    point of a tensor, the second rounded and clipped. Take the range as it is, without widening.
+    Try `T`, `-T` and `torch.tensor([2, 2.5, 3])`.
+    """
+
+    hints = (
+        "The range runs from r.min() to r.max(). Equation by equation: first s, then z.",
+        "Between quant_min and quant_max lie quant_max - quant_min steps.",
+        "z = quant_min - r_min / s, then torch.round, then torch.clamp to the codes.",
+    )
+    why = """Subtracting the two end-point equations leaves s; the first of them then gives z. z is
+        rounded because it is a code, and clipped because the codes end."""
+
+    @right
+    def my_qparams(r, quant_min, quant_max):
+        s = (r.max() - r.min()) / (quant_max - quant_min)
+        z = torch.round(quant_min - r.min() / s)
+        return s, torch.clamp(z, quant_min, quant_max)
+
+    def spec(r, quant_min, quant_max):
+        scale = (max(r) - min(r)) / (quant_max - quant_min)
+        zero_point = round(quant_min - min(r) / scale)
+        return scale, max(quant_min, min(quant_max, zero_point))
+
+    def cases(rng):
+        yield tensor([0.0, 3.0]), -2, 1
+        yield tensor([-1.0, 2.0]), -2, 1
+        yield tensor([-0.5, 2.5]), -2, 1  # the zero point is a tie
+        yield tensor([-1.625, 1.375]), -2, 1  # it lies above the half
+        yield tensor([1.0, 4.0]), -2, 1
+        yield tensor([-4.0, -1.0]), -2, 1
+        yield tensor([2.0, 2.5, 3.0]), -128, 127
+        yield tensor([-3.0, -2.5, -2.0]), -128, 127
+        for _ in range(20):
+            ends = low, high = rng.choice([(-128, 127), (0, 255), (-8, 7), (-2, 1)])
+            s, z = rng.uniform(0.1, 5), rng.randint(low - 40, high + 40) + rng.uniform(-0.4, 0.4)
+            between = [rng.uniform(low, high) for _ in range(rng.randint(0, 4))]
+            yield tensor([s * (q - z) for q in (high, *between, low)]), *ends
+
+    @wrong("You count codes. Between 256 codes lie 255 steps: drop the + 1.")
+    def codes_counted(r, quant_min, quant_max):
+        s = (r.max() - r.min()) / (quant_max - quant_min + 1)
+        return s, torch.round(quant_min - r.min() / s).clamp(quant_min, quant_max)
+
+    @wrong("A range without 0 puts your zero point outside the codes. Clip it.")
+    def not_clipped(r, quant_min, quant_max):
+        s = (r.max() - r.min()) / (quant_max - quant_min)
+        return s, torch.round(quant_min - r.min() / s)
+
+    @wrong("The zero point is a code, so it must be a whole number: round it.")
+    def not_rounded(r, quant_min, quant_max):
+        s = (r.max() - r.min()) / (quant_max - quant_min)
+        return s, (quant_min - r.min() / s).clamp(quant_min, quant_max)
+
+    @wrong("int() cuts the fraction off. Round to the nearest whole number.")
+    def truncated(r, quant_min, quant_max):
+        s = (r.max() - r.min()) / (quant_max - quant_min)
+        return s, max(quant_min, min(quant_max, int(quant_min - r.min() / s)))
+
+    @wrong("The sign of r_min / s is turned: solve equation (1) for z once more.")
+    def sign_turned(r, quant_min, quant_max):
+        s = (r.max() - r.min()) / (quant_max - quant_min)
+        return s, torch.round(quant_min + r.min() / s).clamp(quant_min, quant_max)
+
+    @wrong("You widen the range to hold 0. That comes later; here the range stays as it is.")
+    def widened(r, quant_min, quant_max):
+        low, high = r.min().clamp(max=0), r.max().clamp(min=0)
+        s = (high - low) / (quant_max - quant_min)
+        return s, torch.round(quant_min - low / s).clamp(quant_min, quant_max)
+
+
+@exercise("2.2", "Four bits by hand", "predict a number", difficulty=2, minutes=5)
+class FourBits:
+    """
+    A tensor reaches from -6 to 24, and its codes from -8 to 7. Find the scale and the zero point
+    without the computer. Which code does 4.4 get?
+    """
+
+    hints = (
+        "How many steps lie between -8 and 7? Count the gaps, not the codes.",
+        "s = 30 / 15 = 2. The zero point is -8 - (-6) / 2.",
+        "4.4 / 2 = 2.2. Add the zero point, -5, and round.",
+    )
+    why = """Sixteen codes have fifteen steps between them: s = 30 / 15 = 2 and
+        z = -8 - (-6) / 2 = -5. Then 4.4 / 2 - 5 = -2.8 rounds to -3."""
+    stub = "my_scale, my_zero_point, my_code = ..., ..., ..."
+    right = (2, -5, -3)
+    wrong = [
+        ((1.875, ..., ...), "Your scale shares 30 out over 16 codes. There are 15 steps."),
+        ((1.6, ..., ...), "Your range begins at 0. It begins at -6, so it is 30 wide."),
+        ((2, -11, ...), "-6 / 2 is negative, and it is subtracted: -8 + 3."),
+        ((2, -5, -2), "-2.8 lies nearer to -3. You dropped the fraction."),
+        ((2, -5, 2), "The zero point is missing in the code: 2.2 - 5, then round."),
+        ((2, -5, 4), "You multiplied 4.4 by the scale. Divide by it."),
+    ]
+
+
+@exercise("2.3", "A bug report", "repair a bug", difficulty=2, minutes=6)
+class BugReport:
+    """
+    This function is right for every range that holds 0, and for some others. Find a range on
+    which it goes wrong, and repair it.
+    """
+
+    hints = (
+        "Which ranges put the zero point above the last code? Try values below 0 only.",
+        "From -40 to -30 the formula asks for 892. Which code lies nearest to it?",
+        "A zero point above quant_max becomes quant_max, one below quant_min quant_min.",
+    )
+    why = """To clip is to move to the nearest end, and there are two ends. The old line sends
+        every zero point outside to the lower one, which is right for positive ranges alone."""
+    stub = """
+        def zero_point_of(r_min, s, quant_min, quant_max):
+            z = round(quant_min - r_min / s)
+            if z < quant_min or z > quant_max:
+                z = quant_min
+            return z
+        """
+
+    @right
+    def zero_point_of(r_min, s, quant_min, quant_max):
+        z = round(quant_min - r_min / s)
+        return max(quant_min, min(quant_max, z))
+
+    def spec(r_min, s, quant_min, quant_max):
+        z = round(quant_min - r_min / s)
+        nearest_first = sorted(range(quant_min, quant_max + 1), key=lambda code: abs(code - z))
+        return nearest_first[0]
+
+    def cases(rng):
+        for r_min in (0.0, -1.0, 1.0, -9.0, 9.0, -1.75, -2.5):
+            yield r_min, 1.0, -2, 1
+        yield -184.0, 912.6 / 255, -128, 127
+        yield -40.0, 10 / 255, -128, 127
+        for _ in range(20):
+            low, high = rng.choice([(-128, 127), (0, 255), (-8, 7)])
+            s, z = rng.uniform(0.1, 5), rng.randint(low - 200, high + 200)
+            yield s * (low - z + rng.uniform(-0.4, 0.4)), s, low, high
+
+    @wrong("This still does what it did. Give it a range of negative values only.")
+    def unchanged(r_min, s, quant_min, quant_max):
+        z = round(quant_min - r_min / s)
+        return z if quant_min <= z <= quant_max else quant_min
+
+    @wrong("Now every zero point outside goes to the upper end. Each has its own nearest end.")
+    def always_the_upper_end(r_min, s, quant_min, quant_max):
+        z = round(quant_min - r_min / s)
+        return z if quant_min <= z <= quant_max else quant_max
+
+    @wrong("The two ends are exchanged: what lies above belongs to the upper one.")
+    def ends_exchanged(r_min, s, quant_min, quant_max):
+        z = round(quant_min - r_min / s)
+        return quant_max if z < quant_min else quant_min if z > quant_max else z
+
+    @wrong("The upper end is clipped now; the lower one is open. Keep both.")
+    def upper_end_alone(r_min, s, quant_min, quant_max):
+        return min(quant_max, round(quant_min - r_min / s))
+
+    @wrong("Without the if, the zero point leaves the codes. It must be clipped to them.")
+    def not_clipped(r_min, s, quant_min, quant_max):
+        return round(quant_min - r_min / s)
+
+    @wrong("The ends are right now, but int() cuts the fraction off. Keep round.")
+    def truncated(r_min, s, quant_min, quant_max):
+        return max(quant_min, min(quant_max, int(quant_min - r_min / s)))

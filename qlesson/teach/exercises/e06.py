@@ -1,0 +1,179 @@
+"""The exercises of notebook 06, granularity."""
+
+import torch
+from torch import tensor
+
+from qlesson.teach.exercises import each, exercise, right, symmetric_values, wrong
+
+
+@exercise("6.1", "One scale per row", "write code", difficulty=2, minutes=8)
+class PerRow:
+    """
+    Write `per_row(r, bits)`: quantize a matrix in symmetric mode with one scale for each row, and
+    return the values that come back. Run it on `T` and on a matrix of 2 rows and 4 columns, since
+    a square tensor can hide a wrong axis.
+    """
+
+    hints = (
+        "r.abs().amax(dim=...) takes the largest magnitude along one axis. Which one goes away?",
+        "The scale must have the shape (rows, 1), so that it stretches along the columns.",
+        "s = r.abs().amax(dim=1, keepdim=True) / quant_max; what comes back is s * round(r / s).",
+    )
+    why = """amax over dim 1 removes the columns and leaves one number per row. keepdim=True keeps
+        the shape (rows, 1); without it, a square tensor takes the scales along the columns, and
+        no message appears."""
+
+    @right
+    def per_row(r, bits):
+        s = r.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
+        return s * torch.round(r / s)
+
+    def spec(r, bits):
+        result = []
+        for row in r:
+            scale = max(abs(x) for x in row) / (2 ** (bits - 1) - 1)
+            result.append([scale * round(x / scale) for x in row])
+        return result
+
+    def cases(rng):
+        yield tensor([[3.0, 1.25]]), 3
+        yield tensor([[-3.0, 1.25]]), 3
+        yield tensor([[3.0, 1.5]]), 3
+        yield tensor([[3.0], [6.0]]), 3
+        yield tensor([[3.0, 1.25], [6.0, 4.5]]), 3
+        for _ in range(20):
+            bits, (rows, columns) = rng.randint(2, 8), rng.choice([(2, 4), (3, 3), (4, 2), (3, 5)])
+            quant_max = 2 ** (bits - 1) - 1
+            scales = [rng.uniform(0.1, 1) * 10**i for i in range(rows)]
+            r = [symmetric_values(rng, (columns,), s, quant_max) for s in scales]
+            yield torch.stack(r), bits
+
+    @wrong("This is one scale per column. For one per row, take the maximum over dim 1.")
+    def per_column(r, bits):
+        s = r.abs().amax(dim=0, keepdim=True) / (2 ** (bits - 1) - 1)
+        return s * torch.round(r / s)
+
+    @wrong("Your scale has the shape (rows,) and stretches the wrong way. Use keepdim=True.")
+    def flat_scale(r, bits):
+        s = r.abs().amax(dim=1) / (2 ** (bits - 1) - 1)
+        return s * torch.round(r / s)
+
+    @wrong("One scale for the whole tensor: the small rows lose their values. Use one per row.")
+    def whole_tensor(r, bits):
+        s = r.abs().max() / (2 ** (bits - 1) - 1)
+        return s * torch.round(r / s)
+
+    @wrong("A row can have its largest magnitude below 0. Take abs before the maximum.")
+    def no_abs(r, bits):
+        quant_max = 2 ** (bits - 1) - 1
+        s = r.amax(dim=1, keepdim=True) / quant_max
+        return s * torch.round(r / s).clamp(-quant_max, quant_max)
+
+    @wrong("Divide by quant_max = 2 ** (bits - 1) - 1; you divide by one more.")
+    def off_by_one(r, bits):
+        s = r.abs().amax(dim=1, keepdim=True) / 2 ** (bits - 1)
+        return s * torch.round(r / s).clamp(max=2 ** (bits - 1) - 1)
+
+    @wrong("These are the codes. Multiply by the scale to get the values that come back.")
+    def codes(r, bits):
+        s = r.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
+        return torch.round(r / s)
+
+
+@exercise("6.2", "What a scale costs", "predict a number", difficulty=1, minutes=4)
+class Price:
+    """
+    You store weights with 4 bits in groups of 64, and each group has a float32 scale. How many
+    bits does one value cost in symmetric mode? And in asymmetric mode, where each group also has a
+    zero point of 4 bits?
+    """
+
+    hints = (
+        "Count the bits of one whole group, then divide by its 64 values.",
+        "A symmetric group holds 64 codes of 4 bits, and one scale of 32 bits.",
+        "288 / 64 in symmetric mode; asymmetric mode adds 4 bits to the group.",
+    )
+    why = """A symmetric group takes 64 * 4 + 32 = 288 bits, 4.5 for each value. The zero point adds
+        4 bits to the group, 0.0625 to each value: 4.5625."""
+    stub = "my_symmetric, my_asymmetric = ..., ..."
+    right = (4.5, 4.5625)
+    within = (0.001, 0.001)
+    wrong = [
+        ((4, ...), "The scale is not free. Its 32 bits are shared by the 64 values of a group."),
+        ((36, ...), "64 values share the scale: divide its bits by the size of the group."),
+        ((4.0625, ...), "A float32 scale takes 32 bits, not 4."),
+        ((4.25, ...), "That is a 16-bit scale. A float32 has 32 bits."),
+        ((..., 4.5), "The zero point of each group needs bits too."),
+        ((..., 5), "The zero point is a code: it takes 4 bits, not 32."),
+        ((..., 8.5), "One zero point serves the whole group: divide its 4 bits by 64."),
+    ]
+
+
+@exercise("6.3", "Groups that are none", "repair a bug", difficulty=3, minutes=8)
+class Groups:
+    """
+    This function should return the largest magnitude of each group of `group_size` neighbours in
+    a row, with the shape (rows, groups). It passed a test with 4 columns and groups of 2. With 6
+    columns it goes wrong. Why? Repair it; the columns always divide into whole groups.
+    """
+
+    hints = (
+        "Print the middle line for one row of 6 columns, torch.arange(6.0).reshape(1, 6).",
+        "The last axis must hold the members of one group. How long is it now?",
+        "reshape(rows, -1, group_size) puts neighbours side by side; then take the last axis.",
+    )
+    why = """reshape keeps neighbours together on the last axis, so that axis must have the length
+        group_size. The old line gave it the number of groups; with 4 columns and groups of 2 both
+        are 2, and the test could not tell."""
+    stub = """
+        def group_max(r, group_size):
+            groups = r.abs().reshape(len(r), group_size, -1)
+            return groups.amax(dim=2)
+        """
+
+    @right
+    def group_max(r, group_size):
+        groups = r.abs().reshape(len(r), -1, group_size)
+        return groups.amax(dim=2)
+
+    def spec(r, group_size):
+        result = []
+        for row in r:
+            starts = range(0, len(row), group_size)
+            result.append([max(abs(x) for x in row[i : i + group_size]) for i in starts])
+        return each(float, result)
+
+    def cases(rng):
+        yield tensor([[1.0, 2.0, 3.0, 4.0]]), 2
+        yield tensor([[-1.0, -2.0]]), 2
+        yield tensor([[1.0, 2.0]]), 1
+        yield tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]), 2
+        yield tensor([[1.0, 5.0], [4.0, 2.0]]), 2
+        for _ in range(20):
+            rows, groups, size = rng.randint(1, 4), rng.randint(1, 4), rng.randint(1, 4)
+            values = [[rng.randint(-99, 99) / 4 for _ in range(groups * size)] for _ in range(rows)]
+            yield tensor(values), size
+
+    @wrong("This still makes group_size groups instead of groups of group_size.")
+    def unchanged(r, group_size):
+        return r.abs().reshape(len(r), group_size, -1).max(dim=2).values
+
+    @wrong("You take every group_size-th value of the row, not neighbours: reduce the last axis.")
+    def wrong_axis(r, group_size):
+        return r.abs().reshape(len(r), -1, group_size).amax(dim=1)
+
+    @wrong("The groups are right, the abs is gone: the largest magnitude can be negative.")
+    def no_abs(r, group_size):
+        return r.reshape(len(r), -1, group_size).amax(dim=2)
+
+    @wrong("The numbers are right and their shape is flat. It should be (rows, groups).")
+    def flat(r, group_size):
+        return r.abs().reshape(-1, group_size).amax(dim=1)
+
+    @wrong("This is one number per row. Each row has several groups.")
+    def whole_row(r, group_size):
+        return r.abs().amax(dim=1, keepdim=True)
+
+    @wrong("The groups run down the columns. Here they run along the rows.")
+    def down_the_columns(r, group_size):
+        return r.abs().reshape(-1, group_size, r.shape[1]).amax(dim=1)

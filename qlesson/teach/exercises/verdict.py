@@ -1,0 +1,353 @@
+"""The verdict on an answer: it prints nothing and never raises, whatever the answer is."""
+
+import contextlib
+import inspect
+import io
+import os
+import random
+import textwrap
+import warnings
+from types import FunctionType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qlesson.kernels import best_device
+
+
+class Verdict(NamedTuple):
+    """What `check` prints, and the wrong answer that it recognised."""
+
+    state: str  # "untouched", "wrong" or "passed"
+    text: str
+    recognised: Any = None
+
+
+def judge(ex, answer, seed=None) -> Verdict:
+    """The verdict on an answer, whatever it is."""
+    try:
+        if _untouched(ex, answer):
+            return Verdict("untouched", f"{ex.id} not attempted yet")
+        if ex.spec:
+            return _judge_function(ex, answer, seed)
+        return (_judge_letters if isinstance(ex.right, str) else _judge_numbers)(ex, answer)
+    except Exception as error:  # an answer that cannot even be looked at
+        return _no(ex, f"this answer cannot be read ({in_short(error)}).")
+
+
+def _no(ex, *lines, recognised=None):
+    text = "\n".join(f"{ex.id} not yet: {line}" if i == 0 else line for i, line in enumerate(lines))
+    last = recognised.hint if recognised else f'hint("{ex.id}") gives a hint.'
+    return Verdict("wrong", f"{text}\n{textwrap.fill(last, 79)}", recognised)
+
+
+def _untouched(ex, answer) -> bool:
+    if answer is None or answer is ...:
+        return True
+    if isinstance(answer, (list, tuple)):
+        return bool(answer) and all(x is None or x is ... for x in answer)
+    if not (ex.spec and isinstance(answer, FunctionType)):
+        return False
+    stub = {}
+    exec(ex.stub, stub)
+    return any(_same_code(answer, f) for f in (stub[ex.name], _blank))
+
+
+def _blank(): ...
+
+
+def _same_code(f, g) -> bool:
+    f, g = f.__code__, g.__code__
+    return (f.co_code, f.co_names, f.co_consts) == (g.co_code, g.co_names, g.co_consts)
+
+
+# A function: run on inputs, beside the spec
+
+
+class Outcome(NamedTuple):
+    """What a function made of its inputs."""
+
+    value: Any = None
+    error: str | None = None
+    printed: str = ""
+    changed: bool = False  # the inputs, in place
+
+
+class Trial(NamedTuple):
+    inputs: tuple
+    expected: Any
+    got: Outcome
+
+
+def _judge_function(ex, answer, seed):
+    if not callable(answer):
+        call = f'check("{ex.id}", {ex.name})'
+        return _no(ex, f"it asks for the function itself, {call}, and got {in_short(answer)}.")
+    if not _takes(answer, ex.right):
+        arguments = f"{ex.name}{inspect.signature(ex.right)}"
+        return _no(ex, f"it calls {arguments}, and your function does not take these.")
+    trials = [t for t in (_trial(ex, answer, inputs) for inputs in draw(ex, seed)) if t]
+    failed = [t for t in trials if _failed(ex, t)]
+    if failed:
+        recognised = next((w for w in ex.wrong if _explains(w.answer, trials)), None)
+        smallest = min(failed, key=lambda t: len(in_short(t.inputs, 10_000)))
+        return _no(ex, *_report(ex, _shrunk(ex, answer, smallest)), recognised=recognised)
+    if any(t.got.changed for t in trials):
+        return _no(ex, "the values are right, but the function changes its input in place.",
+                   "Leave the input as it is: make a new tensor.")  # fmt: skip
+    dtypes = {getattr(t.got.value, "dtype", None) for t in trials}
+    if ex.dtype and dtypes != {ex.dtype}:
+        found = ", ".join(sorted(map(str, dtypes - {ex.dtype})))
+        return _no(ex, f"the values are right, the dtype is not: {found} instead of {ex.dtype}.")
+    return Verdict("passed", f"Passed: {ex.id} is right on all {len(trials)} inputs tried.")
+
+
+def draw(ex, seed=None) -> list[tuple]:
+    """The inputs of one check: the edge cases, and others drawn fresh or from the seed."""
+    seed = os.environ.get("QLESSON_SEED") if seed is None else seed
+    return list(ex.cases(random.Random(seed)))
+
+
+def _takes(answer, solution) -> bool:
+    try:
+        inspect.signature(answer).bind(*inspect.signature(solution).parameters)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin without a signature: calling it will tell
+        pass
+    return True
+
+
+def _trial(ex, answer, inputs):
+    """The answer beside the spec, or None where the solution and the spec differ."""
+    try:
+        expected = ex.spec(*[x.tolist() if isinstance(x, Tensor) else x for x in inputs])
+    except (ArithmeticError, ValueError, LookupError):
+        return None
+    trial = Trial(inputs, expected, _run(answer, inputs))
+    return None if _failed(ex, trial._replace(got=_run(ex.right, inputs))) else trial
+
+
+def _run(fn, inputs) -> Outcome:
+    """What fn makes of its own copies of the inputs, on the device that the course uses."""
+    device, said = best_device(), io.StringIO()
+    copies = [x.to(device, copy=True) if isinstance(x, Tensor) else x for x in inputs]
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                value, error = fn(*copies), None
+            except KeyboardInterrupt:
+                raise
+            except BaseException as e:  # SystemExit too
+                value, error = None, in_short(e)
+    changed = any(
+        isinstance(x, Tensor) and not torch.equal(x, y.cpu())
+        for x, y in zip(inputs, copies, strict=True)
+    )
+    return Outcome(value, error, said.getvalue(), changed)
+
+
+def _failed(ex, trial) -> bool:
+    got = trial.got
+    return got.error is not None or not _same(got.value, trial.expected, ex.within)
+
+
+def _explains(wrong, trials) -> bool:
+    """Whether this wrong function does on every input what the answer did."""
+    return all(_alike(_run(wrong, t.inputs), t.got) for t in trials)
+
+
+def _alike(a, b) -> bool:
+    if a.error or b.error:
+        return bool(a.error and b.error)
+    return _same(b.value, a.value)
+
+
+def _shrunk(ex, answer, trial):
+    """The trial with as much of its inputs left out as still goes wrong."""
+    for inputs in _smaller(trial.inputs):
+        smaller = _trial(ex, answer, inputs)
+        if smaller and _failed(ex, smaller):
+            return _shrunk(ex, answer, smaller)
+    return trial
+
+
+def _smaller(inputs):
+    """The inputs with one slice left out of every tensor of one shape, in all ways."""
+    for shape in dict.fromkeys(x.shape for x in inputs if isinstance(x, Tensor)):
+        for axis, n in enumerate(shape):
+            for i in range(n if n > 1 else 0):
+                keep = torch.tensor([j for j in range(n) if j != i])
+                yield tuple(
+                    x.index_select(axis, keep) if isinstance(x, Tensor) and x.shape == shape else x
+                    for x in inputs
+                )
+
+
+def _report(ex, trial):
+    yield "the smallest input found on which it goes wrong is"
+    named = dict(zip(inspect.signature(ex.right).parameters, trial.inputs, strict=True))
+    got = trial.got.error or in_short(trial.got.value)
+    rows = {name: in_short(x) for name, x in named.items()}
+    rows |= {"expected": in_short(trial.expected), "got": got}
+    width = max(map(len, rows))
+    yield from (f"  {name:{width}}  {text}" for name, text in rows.items())
+    if trial.got.error is None:
+        if trial.got.value is None:
+            yield "The function returns None: the line with return is missing."
+        shapes = _shape(trial.got.value), _shape(trial.expected)
+        if None not in shapes and shapes[0] != shapes[1]:
+            yield f"The shape is {shapes[0]} instead of {shapes[1]}."
+    if trial.got.printed:
+        yield f"It printed: {in_short(trial.got.printed.strip())}"
+
+
+# A value
+
+
+def _judge_letters(ex, answer):
+    if isinstance(answer, (list, tuple)) and all(isinstance(x, str) for x in answer):
+        answer = "".join(answer)
+    if not isinstance(answer, str):
+        return _no(ex, f'it asks for letters in quotes, such as "A", and got {in_short(answer)}.')
+    letters = _letters(answer)
+    if letters == _letters(ex.right):
+        return Verdict("passed", textwrap.fill(f"Passed: {ex.id}. {ex.why}", 79))
+    recognised = next((w for w in ex.wrong if _letters(w.answer) == letters), None)
+    return _no(ex, f"{letters or 'an empty answer'} is not right.", recognised=recognised)
+
+
+def _letters(text) -> str:
+    return "".join(sorted({c for c in text.upper() if c.isalpha()}))
+
+
+def _judge_numbers(ex, answer):
+    numbers = _numbers(answer)
+    if numbers is None:
+        return _no(ex, f"it asks for finite numbers, and got {in_short(answer)}.")
+    if any(w.rule for w in ex.wrong):
+        return _judge_construction(ex, numbers)
+    wanted, within = _numbers(ex.right), ex.within
+    if len(numbers) != len(wanted):
+        return _no(ex, f"it asks for {len(wanted)} numbers, and got {len(numbers)}.")
+    if _match(numbers, wanted, within):
+        return Verdict("passed", textwrap.fill(f"Passed: {ex.id}. {ex.why}", 79))
+    recognised = next((w for w in ex.wrong if _match(numbers, _list(w.answer))), None)
+    said = f"{in_short(answer)} is not right."
+    if len(wanted) > 1 and not recognised:
+        good = sum(
+            _match([a], [b], w)
+            for a, b, w in zip(numbers, wanted, _list(within, wanted), strict=True)
+        )
+        said = f"{good} of {len(wanted)} numbers right."
+    return _no(ex, said, recognised=recognised)
+
+
+def _judge_construction(ex, numbers):
+    try:
+        inspect.signature(ex.facts).bind(*numbers)
+    except TypeError:
+        return _no(ex, f"it asks for {len(ex.right)} numbers, and got {len(numbers)}.")
+    recognised = next((w for w in ex.wrong if w.rule(*numbers)), None)
+    said = ex.facts(*numbers)
+    if recognised:
+        return _no(ex, said, recognised=recognised)
+    return Verdict("passed", f"Passed: {ex.id}. {said[0].upper()}{said[1:]}")
+
+
+def _list(x, like=None):
+    return list(x) if isinstance(x, (list, tuple)) else [x] * len(like or [0])
+
+
+def _match(numbers, pattern, within=0) -> bool:
+    return len(numbers) == len(pattern) and all(
+        b is ... or abs(a - b) <= max(w, 1e-6 * abs(b))
+        for a, b, w in zip(numbers, pattern, _list(within, numbers), strict=True)
+    )
+
+
+def _numbers(answer):
+    """The answer as a flat list of finite floats, or None."""
+    x = _tensor(answer)
+    if x is None or x.ndim > 1 or x.numel() > 10_000 or x.dtype == torch.bool:
+        return None
+    x = x.double().reshape(-1)
+    return x.tolist() if torch.isfinite(x).all() else None
+
+
+# Comparing and showing what may be anything
+
+
+def _same(got, expected, within=0.0) -> bool:
+    """Integers exactly, floats to about five digits, tuples part by part."""
+    if isinstance(expected, tuple):
+        several = isinstance(got, (list, tuple)) or _shape(got)
+        return (
+            bool(several)
+            and len(got) == len(expected)
+            and all(_same(a, b, within) for a, b in zip(got, expected, strict=True))
+        )
+    a, b = _tensor(got), _tensor(expected)
+    if a is None or b is None:
+        return False
+    if b.ndim == 0 and a.numel() == 1:
+        a = a.reshape(())
+    if a.shape != b.shape:
+        return False
+    a, b, exact = a.double(), b.double(), not b.is_floating_point()
+    if exact or not b.numel():
+        return torch.equal(a, b)
+    within = max(within, 1e-6 * b.abs().max().item())
+    return torch.allclose(a, b, rtol=1e-5, atol=within, equal_nan=True)
+
+
+def _tensor(x):
+    """x as a tensor on the CPU, or None where it does not hold real numbers."""
+    try:
+        if isinstance(x, (list, tuple)):
+            if len(x) > 10_000:
+                return None
+            if any(isinstance(v, (list, tuple, Tensor)) for v in x):
+                return torch.stack([_tensor(v) for v in x])
+        if not isinstance(x, Tensor):
+            x = torch.as_tensor(np.asarray(x))  # float64 for Python's floats
+        return None if x.is_complex() or x.is_quantized else x.detach().cpu()
+    except Exception:
+        return None
+
+
+def _shape(x):
+    x = None if isinstance(x, tuple) else _tensor(x)
+    return None if x is None else tuple(x.shape)
+
+
+def in_short(x, most=200) -> str:
+    """x in one line of plain text, numbers to six digits."""
+    try:
+        text = _text(x)
+    except Exception:
+        text = f"an object of type {type(x).__name__}"
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 4] + " ..."
+
+
+def _text(x) -> str:
+    if isinstance(x, BaseException):
+        return f"{type(x).__name__}: {x}".rstrip(": ")
+    if isinstance(x, Tensor) and x.numel() <= 1000:
+        return _text(x.tolist())
+    if isinstance(x, Tensor):
+        return f"a tensor of shape {tuple(x.shape)}"
+    if isinstance(x, (list, tuple)) and len(x) <= 1000:
+        inside = ", ".join(_text(v) for v in x)
+        return f"[{inside}]" if isinstance(x, list) else f"({inside})"
+    if isinstance(x, float):
+        return f"{x:.6g}" if not x.is_integer() or abs(x) >= 1e6 else f"{x:.1f}"
+    if isinstance(x, str):
+        return f'"{x}"'
+    if x is ...:
+        return "..."
+    return f"the function {x.__name__}" if isinstance(x, FunctionType) else repr(x)

@@ -1,0 +1,91 @@
+"""Is this machine ready for the course? `python -m qlesson.teach.preflight` (notebook 00).
+
+Each check prints OK, or FIX with the remedy. The exit status is the number of lines to fix.
+"""
+
+import os
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+
+NEEDS = {"torch": (2, 11), "matplotlib": (3, 9), "ipywidgets": (8, 1), "jupyterlab": (4, 2)}
+MEMORY_GB = 1.0
+
+
+def checks():
+    """(what is needed, whether it is there, what was found, the remedy), one for each need."""
+    found = sys.version.split()[0]
+    yield "Python 3.11 or later", sys.version_info >= (3, 11), found, "install a newer Python"
+    for name, least in NEEDS.items():
+        found = _version(name)
+        ok = found is not None and _numbers(found) >= least
+        wanted = f"{name} {'.'.join(map(str, least))} or later"
+        yield wanted, ok, found, f'run: pip install "{name}>={least[0]}.{least[1]}"'
+    device, remedy = _device()
+    yield "a device for torch", device is not None, device, remedy
+    free = _free_gigabytes()
+    yield (
+        f"{MEMORY_GB:g} GB of free memory",
+        free is None or free >= MEMORY_GB,
+        "unknown" if free is None else f"{free:.1f} GB",
+        "close other notebooks (Kernel, Shut Down All Kernels)",
+    )
+    yield "a folder to write to", _can_write(), os.getcwd(), "open the course in a folder you own"
+
+
+def report(details=False) -> int:
+    """Print every check; returns how many need fixing. `details` adds what was found."""
+    problems = 0
+    for wanted, ok, found, remedy in checks():
+        problems += not ok
+        print(f"OK   {wanted}" if ok else f"FIX  {wanted}: {remedy}", end="")
+        print(f"   ({found})" if details else "")
+    return problems
+
+
+def _version(name):
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _numbers(text):
+    """(2, 13) from "2.13.0+cpu"."""
+    return tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in text.split(".")[:2])
+
+
+def _device():
+    try:
+        from qlesson.kernels import best_device
+
+        return str(best_device()), ""
+    except (ImportError, ValueError) as error:
+        return None, str(error)
+
+
+def _free_gigabytes():
+    """Memory that a new program could get, by /proc/meminfo and a container's limit, if any."""
+    free = []
+    try:
+        with open("/proc/meminfo") as lines:
+            free += [int(x.split()[1]) / 1e6 for x in lines if x.startswith("MemAvailable")]
+        with open("/sys/fs/cgroup/memory.max") as limit, open(
+            "/sys/fs/cgroup/memory.current"
+        ) as used:
+            free.append((int(limit.read()) - int(used.read())) / 1e9)
+    except (OSError, ValueError):
+        pass  # not Linux, or no limit: what was found so far stands
+    return min(free, default=None)
+
+
+def _can_write():
+    try:
+        with tempfile.TemporaryFile(dir="."):
+            return True
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(report(details=True))

@@ -1,0 +1,259 @@
+"""Show a figure, or a function's source, so that a test can compare what the reader sees.
+
+nbval compares text, never pixels: a sine turned into a cosine would pass. So a figure comes with
+the facts it draws, in words and rounded numbers.
+"""
+
+import base64
+import inspect
+import io
+import textwrap
+import zlib
+
+import numpy as np
+from matplotlib.collections import PathCollection
+from matplotlib.container import BarContainer
+from matplotlib.patches import Rectangle, StepPatch
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter
+from PIL import Image  # matplotlib's own dependency
+
+ASIDE = "aside"  # the gid of an artist that repeats what another one says
+MOST_LINES = 14
+MOST_POINTS = 12
+MOST_CELLS = 16
+MOST_LETTERS = 320
+
+
+def show(fig, alt):
+    """Display a figure as one bundle: its PNG, and its alt text with the facts it draws.
+
+    fig  a matplotlib Figure
+    alt  one sentence that says what the figure shows, for who cannot see it
+
+    Outside a notebook it prints the text.
+    """
+    bundle, metadata = mimebundle(fig, alt)
+    try:
+        from IPython.core.interactiveshell import InteractiveShell
+        from IPython.display import display
+
+        in_notebook = InteractiveShell.initialized()
+    except ImportError:
+        in_notebook = False
+    if in_notebook:
+        display(bundle, metadata=metadata, raw=True)
+    else:
+        print(bundle["text/plain"])
+
+
+def show_source(fn):
+    """Print a function, method or class exactly as the package has it, decorators and all."""
+    if isinstance(fn, property):
+        fn = fn.fget
+    print(textwrap.dedent(inspect.getsource(inspect.unwrap(fn))).rstrip())
+
+
+def mimebundle(fig, alt):
+    """The data and the metadata that `show` displays."""
+    image = base64.b64encode(png(fig)).decode("ascii")
+    text = "\n".join([textwrap.fill(alt, 99), *facts(fig)])
+    return {"image/png": image, "text/plain": text}, {"image/png": {"alt": alt}}
+
+
+def png(fig) -> bytes:
+    """The figure at 100 dots per inch on white; the same figure gives the same bytes.
+
+    It is reduced to 256 colours, each next one the colour whose pixels would lose most without
+    it: a third of the bytes, and no difference to see.
+    """
+    drawn = io.BytesIO()
+    fig.savefig(drawn, format="png", dpi=100, facecolor="white", edgecolor="white")
+    pixels = np.asarray(Image.open(drawn).convert("RGB"), dtype=np.int64)
+    packed = (pixels << [16, 8, 0]).sum(axis=2)
+    colors, place, count = np.unique(packed, return_inverse=True, return_counts=True)
+    colors = np.stack([colors >> 16, colors >> 8 & 255, colors & 255], axis=1)
+    palette, nearest = [], np.zeros(len(colors), dtype=np.uint8)
+    off = np.full(len(colors), 1 << 20)  # squared distance to the nearest colour chosen
+    while off.any() and len(palette) < 256:
+        chosen = colors[(count * off).argmax()]
+        distance = ((colors - chosen) ** 2).sum(axis=1)
+        nearest[distance < off] = len(palette)
+        off = np.minimum(off, distance)
+        palette.append(chosen)
+    image = Image.fromarray(nearest[place.reshape(packed.shape)], mode="P")
+    image.putpalette(np.array(palette, dtype=np.uint8).tobytes())
+    out = io.BytesIO()
+    image.save(out, "PNG", optimize=True, dpi=(100, 100))
+    return out.getvalue()
+
+
+def facts(fig) -> list[str]:
+    """What the figure draws, in at most 14 lines: titles, labels, and numbers to six digits."""
+    lines = []
+    words = [_one_line(t) for t in (fig.get_suptitle(), fig.get_supxlabel(), fig.get_supylabel())]
+    if any(words):
+        lines.append("figure; " + "; ".join(w for w in words if w))
+    for number, ax in enumerate(fig.axes, start=1):
+        heading, found = _heading(number, ax), list(_artists(ax))
+        if len(found) == 1 and len(heading) + len(found[0]) < MOST_LETTERS:
+            lines.append(f"{heading}; {found[0]}")
+        else:
+            lines += [heading, *(f"  {words}" for words in found)]
+    if len(lines) > MOST_LINES:
+        rest = lines[MOST_LINES - 1 :]
+        lines = [*lines[: MOST_LINES - 1], f"  and {len(rest)} lines more {_mark(' '.join(rest))}"]
+    return [_shorten(words) for words in lines]
+
+
+def _shorten(words) -> str:
+    """The beginning of a long line, and a mark of the rest."""
+    if len(words) <= MOST_LETTERS:
+        return words
+    start = words[: MOST_LETTERS - 20].rsplit(" ", 1)[0]
+    return f"{start} ... {_mark(words)}"
+
+
+def _mark(words) -> str:
+    """Changes when any letter of the words does."""
+    return f"(crc32 {zlib.crc32(words.encode()):08x})"
+
+
+def _heading(number, ax) -> str:
+    titles = [_one_line(ax.get_title(loc)) for loc in ("left", "center", "right")]
+    parts = [f"axes {number}"] + [f'"{t}"' for t in titles if t]
+    for name, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
+        words = _one_line(axis.get_label_text())
+        if axis.get_scale() != "linear":
+            words += f" ({axis.get_scale()})"
+        own = _own_tick_labels(axis)
+        if axis.get_visible() and own:
+            words += f" [{', '.join(own)}]"
+        if words.strip():
+            parts.append(f"{name}: {words.strip()}")
+    return "; ".join(parts)
+
+
+def _own_tick_labels(axis) -> list[str]:
+    """The words that were given to the ticks, where they are not their numbers."""
+    formatter, locator = axis.get_major_formatter(), axis.get_major_locator()
+    if isinstance(formatter, FixedFormatter):
+        words = formatter.seq
+    elif isinstance(formatter, FuncFormatter) and isinstance(locator, FixedLocator):
+        words = [formatter(x, i) for i, x in enumerate(locator())]
+    else:
+        words = []
+    return [_one_line(w) for w in words if w]
+
+
+def _artists(ax):
+    """A sentence for every artist of the axes that is not an aside."""
+    log_x, log_y = ax.get_xscale() == "log", ax.get_yscale() == "log"
+    for line in _wanted(ax.lines):
+        yield f"line{_name(line)}: {_points(*line.get_data(orig=False), log_x, log_y)}"
+    for collection in _wanted(ax.collections):
+        kind = "dots" if isinstance(collection, PathCollection) else "strokes"
+        yield f"{kind}{_name(collection)}: {_points(*_vertices(collection), log_x, log_y)}"
+    bars = [c for c in ax.containers if isinstance(c, BarContainer)]
+    yield from (_bars(b, log_x, log_y) for b in bars if len(_wanted(b.patches)))
+    in_bars = {id(p) for b in bars for p in b.patches}
+    boxes = []
+    for patch in _wanted(p for p in ax.patches if id(p) not in in_bars):
+        if isinstance(patch, StepPatch):
+            values, edges, _ = patch.get_data()
+            heights = _list_or_summary(values, log_y, MOST_CELLS)
+            yield f"steps{_name(patch)}: at {_positions(edges)}, heights {heights}"
+        elif isinstance(patch, Rectangle):
+            boxes.append(patch.get_bbox().get_points())
+        else:
+            yield f"shape{_name(patch)}: {_points(*patch.get_path().vertices.T, log_x, log_y)}"
+    if boxes:
+        yield f"boxes: {_points(*np.reshape(boxes, (-1, 2)).T, log_x, log_y)}"
+    for image in _wanted(ax.images):
+        a = np.asarray(image.get_array(), dtype=float)
+        shape = "x".join(map(str, a.shape))
+        yield f"image {shape}: {_list_or_summary(a.ravel(), False, MOST_CELLS)}"
+    strings = [_one_line(t.get_text()) for t in _wanted(ax.texts)]
+    if any(strings):
+        yield f"texts: {' | '.join(s for s in strings if s)}"
+
+
+def _wanted(artists):
+    return [a for a in artists if a.get_gid() != ASIDE]
+
+
+def _bars(bars, log_x, log_y) -> str:
+    upright = bars.orientation != "horizontal"
+    boxes = np.array([p.get_bbox().get_points().ravel() for p in bars.patches])
+    x0, y0, x1, y1 = boxes.T
+    at, size, base = ((x0 + x1) / 2, y1 - y0, y0) if upright else ((y0 + y1) / 2, x1 - x0, x0)
+    log = log_y if upright else log_x
+    words = f"at {_positions(at)}, heights {_list_or_summary(size, log, MOST_CELLS)}"
+    if np.any(base != 0) and not log:
+        words += f", from {_list_or_summary(base, log, MOST_CELLS)}"
+    return f"bars{_name(bars)}: {words}"
+
+
+def _positions(at) -> str:
+    """Evenly spaced places by their ends."""
+    at = np.asarray(at, dtype=float)
+    if at.size > 2 and np.ptp(np.diff(at)) <= 1e-6 * np.ptp(at):
+        first, last = _numbers(at[[0, -1]], at, False)
+        return f"{at.size} from {first} to {last}"
+    return _list_or_summary(at, False, MOST_CELLS)
+
+
+def _vertices(collection):
+    if isinstance(collection, PathCollection):
+        return np.ma.filled(collection.get_offsets().astype(float), np.nan).T
+    paths = [p.vertices for p in collection.get_paths() if len(p.vertices)]
+    return (np.concatenate(paths) if paths else np.zeros((0, 2))).T
+
+
+def _name(artist) -> str:
+    label = str(artist.get_label())
+    return "" if label.startswith("_") or not label else f' "{_one_line(label)}"'
+
+
+def _points(x, y, log_x, log_y) -> str:
+    x, y = (np.ma.filled(np.ma.asarray(v, dtype=float), np.nan) for v in (x, y))
+    drawn = np.isfinite(x) & np.isfinite(y)
+    x, y = x[drawn], y[drawn]
+    if x.size == 0:
+        return "none"
+    if x.size <= MOST_POINTS:
+        pairs = zip(_numbers(x, x, log_x), _numbers(y, y, log_y), strict=True)
+        return " ".join(f"({a}, {b})" for a, b in pairs)
+    return f"n {x.size}, x {_summary(x, log_x)}, y {_summary(y, log_y)}"
+
+
+def _list_or_summary(values, log, most=MOST_POINTS) -> str:
+    values = np.asarray(values, dtype=float)
+    if values.size <= most:
+        return " ".join(_numbers(values, values, log))
+    return f"n {values.size}, {_summary(values, log)}"
+
+
+def _summary(values, log) -> str:
+    """min, max, mean, standard deviation, and a mean that a reordering changes."""
+    v = np.asarray(values, dtype=float)
+    v = v[np.isfinite(v)]
+    if v.size == 0:
+        return "none"
+    if np.all(v == v[0]):
+        return f"all {_numbers(v[:1], v, log)[0]}"
+    position = np.arange(1, v.size + 1)
+    weighted = (v * position).sum() / position.sum()
+    low, high, mean, std, later = _numbers([v.min(), v.max(), v.mean(), v.std(), weighted], v, log)
+    return f"{low} to {high} mean {mean} std {std} weighted {later}"
+
+
+def _numbers(values, among, log) -> list[str]:
+    """Six significant digits; what is tiny beside the span of its neighbours is 0."""
+    finite = np.asarray(among, dtype=float)
+    finite = np.abs(finite[np.isfinite(finite)])
+    tiny = 0 if log or not finite.size else 1e-7 * finite.max()
+    return ["0" if abs(v) <= tiny else f"{v:.6g}" for v in np.asarray(values, dtype=float)]
+
+
+def _one_line(text) -> str:
+    return " ".join(str(text).split())

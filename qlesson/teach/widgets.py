@@ -1,0 +1,417 @@
+"""Live figures: controls above a picture, its numbers below, and the same numbers as text.
+
+    play("01")                # the figure with its controls
+    play("01", s=4.17, z=-84) # its numbers for these settings, as text
+
+A declaration says what can be set, and from the settings makes sentences and a figure of
+`qlesson.teach.figures`. What a declaration computes, the package computes.
+"""
+
+import html
+import io
+import operator
+import textwrap
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import NamedTuple
+
+import ipywidgets
+import torch
+
+import qlesson as ql
+from qlesson.error import error_shares
+from qlesson.qtensor import qparams_from_range
+from qlesson.teach import figures
+from qlesson.teach.show import mimebundle
+
+
+def play(notebook, **settings):
+    """The live figure of a notebook, or its numbers for these settings as text.
+
+    notebook  two digits, such as "01"
+    settings  what the controls set; those left out keep their first value
+
+    Raises ValueError for a notebook without a live figure, an unknown setting, or a value that
+    the control does not offer.
+    """
+    if notebook not in _DECLARATIONS:
+        raise ValueError(
+            f"No live figure belongs to notebook {notebook!r}: choose from "
+            f"{', '.join(map(repr, _DECLARATIONS))}."
+        )
+    declaration = _DECLARATIONS[notebook]
+    if not settings:
+        return LiveFigure(declaration)
+    sentences, _ = declaration.look(**_checked(declaration, notebook, settings))
+    print("\n".join(sentences))
+
+
+class Slider(NamedTuple):
+    """Numbers from low to high; whole numbers if `step` is one."""
+
+    words: str
+    low: float
+    high: float
+    step: float
+    start: float
+
+    def widget(self):
+        whole = isinstance(self.step, int)
+        kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
+        digits = 0 if whole else len(f"{self.step:g}".partition(".")[2])
+        return kind(
+            self.start, min=self.low, max=self.high, step=self.step,
+            readout_format="d" if whole else f".{digits}f",
+        )
+
+    def checked(self, value):
+        """`value` as the slider would give it; TypeError or ValueError if it could not."""
+        if isinstance(value, bool):
+            raise TypeError
+        value = operator.index(value) if isinstance(self.step, int) else float(value)
+        if not self.low <= value <= self.high:
+            raise ValueError
+        return value
+
+    def __str__(self):
+        kind = "whole number" if isinstance(self.step, int) else "number"
+        return f"a {kind} from {self.low:g} to {self.high:g}"
+
+
+class Switch(NamedTuple):
+    """On or off."""
+
+    words: str
+    start: bool
+
+    def widget(self):
+        return ipywidgets.Checkbox(self.start)
+
+    def checked(self, value):
+        """`value` if it is True or False, else ValueError."""
+        if value is not True and value is not False:
+            raise ValueError
+        return value
+
+    def __str__(self):
+        return "True or False"
+
+
+class Declaration(NamedTuple):
+    """One live figure.
+
+    picture   one sentence that says what the figure shows
+    controls  {setting: Slider or Switch}
+    look      from the settings to sentences about them and a function that makes the figure
+    """
+
+    picture: str
+    controls: dict[str, Slider | Switch]
+    look: Callable
+
+
+class LiveFigure(ipywidgets.VBox):
+    """Controls, a picture and its numbers; shows itself as a plain picture where nothing runs.
+
+    The first drawing lays the figure out, and the others keep that layout: finding it takes as
+    long as drawing does, and a picture that shifts under the eye is hard to compare.
+    """
+
+    def __init__(self, declaration):
+        self.declaration = declaration
+        self.controls = {name: c.widget() for name, c in declaration.controls.items()}
+        for name, control in self.controls.items():
+            control.description = declaration.controls[name].words
+            control.style.description_width = "11em"
+            control.layout = {"width": "34em", "max_width": "98%"}
+            control.observe(self._update, "value")
+        self.picture = ipywidgets.Image(
+            format="png", layout={"align_self": "flex-start", "max_width": "100%"}
+        )
+        self.words = ipywidgets.HTML(layout={"max_width": "98%"})
+        self.figure = None
+        super().__init__([*self.controls.values(), self.picture, self.words])
+        self.add_class("qlesson-play")
+        self._update()
+
+    @property
+    def settings(self):
+        """{setting: the value its control has}."""
+        return {name: control.value for name, control in self.controls.items()}
+
+    def _update(self, change=None):
+        with _one_thread():
+            self.sentences, figure = self.declaration.look(**self.settings)
+            words = "<br>".join(map(html.escape, self.sentences))
+            self.words.value = f'{_NAME_THE_CONTROLS}<div style="line-height: 1.5">{words}</div>'
+            with figures.drawing_into(self.figure):
+                self.figure = figure()
+        if layout := self.figure.get_layout_engine():
+            layout.set(rect=(0.03, 0, 0.97, 1))  # room on the left for longer numbers to come
+        self.picture.value = _png(self.figure)
+        self.figure.set_layout_engine(None)
+
+    def _repr_mimebundle_(self, **kwargs):
+        """The live view, and for a page without a kernel the picture and its facts."""
+        alt = " ".join([self.declaration.picture, *self.sentences])
+        data, metadata = mimebundle(self.figure, alt)
+        return super()._repr_mimebundle_(**kwargs) | data, metadata
+
+
+# ipywidgets gives a slider's handle no accessible name and its text no live region, so a screen
+# reader would say "slider, 3.5" and nothing about what it changed. Replacing the text runs this
+# in the page: the handles get the names that stand beside them, and the text is read out when it
+# changes. Where scripts are forbidden, nothing else is lost.
+_NAME_THE_CONTROLS = textwrap.dedent("""\
+    <img alt="" src="data:," style="display: none" onerror="
+      this.parentNode.setAttribute('aria-live', 'polite');
+      for (const s of this.closest('.qlesson-play').querySelectorAll('.widget-slider'))
+        s.querySelector('[role=slider]').setAttribute('aria-label', s.firstChild.textContent)">
+    """)
+
+
+def _png(fig):
+    """The figure as `show` draws it, and larger in bytes, because making it small takes time."""
+    image = io.BytesIO()
+    fig.savefig(
+        image, format="png", dpi=100, facecolor="white", edgecolor="white",
+        pil_kwargs={"compress_level": 1},
+    )
+    return image.getvalue()
+
+
+@contextmanager
+def _one_thread():
+    """Compute without waiting for a second core, which others in a classroom keep busy.
+
+    On tensors as small as these that wait takes ten times as long as the work.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _checked(declaration, notebook, settings):
+    """All settings, the given ones checked; or a sentence about what can be given."""
+    controls = declaration.controls
+    for name, value in settings.items():
+        if name not in controls:
+            offered = ", ".join(f"{n} ({c})" for n, c in controls.items())
+            raise ValueError(f"play({notebook!r}) has no setting {name!r}: choose from {offered}.")
+        try:
+            settings[name] = controls[name].checked(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name} must be {controls[name]}, got {value!r}.") from None
+    return {name: control.start for name, control in controls.items()} | settings
+
+
+_DECLARATIONS = {}
+
+
+def _declare(notebook, picture, **controls):
+    def register(look):
+        _DECLARATIONS[notebook] = Declaration(picture, controls, look)
+        return look
+
+    return register
+
+
+# ---------------------------------------------------------------- what there is to play with
+
+_T = torch.tensor([[191.6, -13.5, 728.6], [92.14, 295.5, -184], [0, 684.6, 245.5]])
+_BITS = partial(Slider, "bits", 2, 8, 1)
+_grey_picture = cache(figures.grey_picture)
+
+
+@cache
+def _normals(rows, cols=None):
+    shape = (rows,) if cols is None else (rows, cols)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+@_declare(
+    "00",
+    "A grey picture with 32 bits for each pixel, and the same pixels with fewer bits.",
+    bits=_BITS(start=3),
+)
+def _fewer_bits(bits):
+    picture = _grey_picture()
+    fewer = ql.fake_quantize(picture, ql.Scheme(bits))
+    sentences = [
+        f"{bits} bits for each pixel, in place of 32.",
+        f"Pixels: {picture.numel()} before, {fewer.numel()} after.",
+        f"Levels of grey: {picture.unique().numel()} before, {fewer.unique().numel()} after.",
+    ]
+    return sentences, partial(figures.pictures, {"32 bits": picture, f"{bits} bits": fewer})
+
+
+@_declare(
+    "01",
+    "Nine values, what they come back as, and their errors.",
+    s=Slider("scale s", 3.0, 5.0, 0.01, 3.5),
+    z=Slider("zero point z", -110, -40, 1, -70),
+)
+def _guess(s, z):
+    formula = ql.choose_qparams(_T)
+    mine = _rounding_and_clipping(s, z)
+    best = _rounding_and_clipping(*formula)
+    low, high = ql.dequantize_affine(torch.tensor([-128, 127]), s, z)
+    sentences = [
+        f"s = {s:.2f}, z = {z}: the codes reach from {low:.1f} to {high:.1f}.",
+        f"MSE {sum(mine):.3f} = rounding {mine.rounding:.3f} + clipping {mine.clipping:.3f}.",
+        f"The formula, s = {formula.scale:.4f}, z = {formula.zero_point}: MSE {sum(best):.3f}.",
+    ]
+    return sentences, partial(figures.guess, _T, s, z, -128, 127)
+
+
+def _rounding_and_clipping(s, z):
+    q = ql.quantize_affine(_T, s, z, -128, 127)
+    return error_shares(_T, ql.dequantize_affine(q, s, z), s)
+
+
+@_declare(
+    "02",
+    "A range of real values and the codes it maps to, and how many values each code gets.",
+    r_min=Slider("r_min", -2.0, 3.0, 0.1, 2.0),
+    r_max=Slider("r_max", 4.0, 8.0, 0.1, 6.0),
+    include_zero=Switch("hold 0", False),
+)
+def _pile_up(r_min, r_max, include_zero):
+    values = torch.linspace(2, 6, 200)
+    scheme = ql.Scheme(bits=5, include_zero=include_zero)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ql.ZeroPointClipped)
+        qparams = qparams_from_range(torch.tensor(r_min), torch.tensor(r_max), scheme)
+    x = ql.quantize(values, scheme, qparams)
+    used, counts = x.q.unique(return_counts=True)
+    codes = torch.tensor([scheme.quant_min, scheme.quant_max])
+    low, high = ql.dequantize_affine(codes, *qparams)
+    sentences = [
+        f"Range {r_min:z.1f} to {r_max:.1f}, hold 0 {'on' if include_zero else 'off'}: "
+        f"scale {x.scale:.4f}, zero point {x.zero_point} (codes {codes[0]} to {codes[1]}).",
+        f"The codes mean {low:z.2f} to {high:.2f}; the values lie from 2 to 6.",
+        f"{len(values)} different values go in, {len(used)} come back; "
+        f"{counts.max()} of them share code {used[counts.argmax()]}.",
+    ]
+    return sentences, partial(figures.pile_up, values, r_min, r_max, scheme)
+
+
+@_declare(
+    "03",
+    "The values and the range that each mapping covers; what holds no value is hatched.",
+    shift=Slider("shift", 0.0, 5.0, 0.25, 2.0),
+    relu=Switch("ReLU (negative values become 0)", False),
+)
+def _one_sided(shift, relu):
+    r = _normals(10_000) + shift
+    r = r.relu() if relu else r
+    symmetric = ql.quantize(r, ql.Scheme(8, "symmetric"))
+    asymmetric = ql.quantize(r, ql.Scheme(8))
+    seven = ql.fake_quantize(r, ql.Scheme(7))
+    equal = (symmetric.dequantize() == seven).sum()
+    wasted = torch.log2(symmetric.scale / asymmetric.scale)
+    sentences = [
+        f"Step at 8 bits: asymmetric {asymmetric.scale:.4f}, symmetric {symmetric.scale:.4f}. "
+        f"Symmetric wastes {wasted:.2f} bits.",
+        f"Of its codes -127 to 127 it uses {symmetric.q.min()} to {symmetric.q.max()}.",
+        f"8 bits symmetric and 7 bits asymmetric give the same for {equal} of {len(r)} values.",
+    ]
+    rows = {}
+    for name, x in (("asymmetric", asymmetric), ("symmetric", symmetric)):
+        codes = torch.tensor([x.scheme.quant_min, x.scheme.quant_max])
+        rows[name] = (r, *ql.dequantize_affine(codes, x.scale, x.zero_point))
+    return sentences, partial(figures.two_ranges, rows)
+
+
+@_declare(
+    "04",
+    "The staircase of a grey picture, and the picture that comes back.",
+    bits=_BITS(start=3),
+)
+def _survivors(bits):
+    picture, scheme = _grey_picture(), ql.Scheme(bits)
+    x = ql.quantize(picture, scheme)
+    r_hat = x.dequantize()
+    survivors = r_hat.unique()
+    named = ", ".join(f"{v:z.3f}" for v in survivors[:8])
+    sentences = [
+        f"{bits} bits: of {picture.unique().numel()} different values, "
+        f"{len(survivors)} survive, {x.scale:.4f} apart.",
+        f"They are {named}{', ...' if len(survivors) > 8 else ''}.",
+        f"No pixel is off by more than {ql.max_abs_error(picture, r_hat):.4f}.",
+    ]
+    return sentences, partial(figures.staircase_and_picture, picture, scheme)
+
+
+@cache
+def _normals_with_ten_outliers():
+    r = _normals(10_000).clone()
+    r[:5], r[5:10] = 20.0, -20.0
+    return r
+
+
+@cache
+def _shares(bits, limit):
+    r, scheme = _normals_with_ten_outliers(), ql.Scheme(bits, "symmetric")
+    qparams = ql.symmetric_qparams(limit, scheme.quant_max)
+    return error_shares(r, ql.quantize(r, scheme, qparams).dequantize(), qparams.scale)
+
+
+@_declare(
+    "05",
+    "Rounding error, clipping error and their sum, for every clip limit.",
+    bits=_BITS(start=4),
+    limit=Slider("clip limit", 1.0, 20.0, 0.5, 20.0),
+)
+def _clip(bits, limit):
+    limits = torch.linspace(1, 20, 39).tolist()
+    here = _shares(bits, limit)
+    best = min(limits, key=lambda x: sum(_shares(bits, x)))
+    sentences = [
+        f"{bits} bits, range -{limit:.1f} to {limit:.1f}: "
+        f"rounding {here.rounding:.4f} + clipping {here.clipping:.4f} = MSE {sum(here):.4f}.",
+        f"The smallest MSE at {bits} bits: {sum(_shares(bits, best)):.4f}, at limit {best:.1f}.",
+    ]
+    r = _normals_with_ten_outliers()
+    return sentences, partial(figures.clip_sweep, r, bits, limits, limit)
+
+
+_WAYS = {
+    "one scale per row": ql.PerAxis(0),
+    "groups of 32": ql.PerGroup(32),
+    "groups of 16": ql.PerGroup(16),
+}
+
+
+@cache
+def _price_and_sqnr(times, bits, way):
+    w = _normals(64, 1024).clone()
+    w[:, ::128] *= times
+    x = ql.quantize(w, ql.Scheme(bits, "symmetric", _WAYS[way]))
+    return x.bits_per_value, ql.sqnr(w, x.dequantize()).item()
+
+
+@_declare(
+    "06",
+    "SQNR against bits per value, for a scale per row and for two sizes of groups.",
+    times=Slider("8 columns larger by", 1, 12, 1, 1),
+    price=Slider("bits per value", 4, 6, 1, 5),
+)
+def _equal_price(times, price):
+    offers = zip((price, price - 1, price - 2), _WAYS)
+    bought = {(bits, way): _price_and_sqnr(times, bits, way) for bits, way in offers}
+    best_bits, best_way = max(bought, key=lambda offer: bought[offer][1])
+    sentences = [f"64 x 1024 normal weights, 8 columns {times} times as large."]
+    for (bits, way), (cost, db) in bought.items():
+        sentences.append(f"{bits} bits, {way}: {cost:.2f} bits per value, {db:.2f} dB.")
+    sentences.append(f"Best at this price: {best_bits} bits, {best_way}.")
+    curves = {}
+    for way in _WAYS:
+        points = [_price_and_sqnr(times, bits, way) for bits in (2, 3, 4, 5, 6)]
+        curves[way] = (*zip(*points), ["2", "3", "4", "5", "6"])
+    return sentences, partial(figures.error_by_price, curves, equal_price=price)

@@ -1,0 +1,171 @@
+"""The live figures in a real JupyterLab: stored pictures before a run, keys after it.
+
+The median time from a key to the changed picture is written to build/key_to_picture.txt.
+"""
+
+import json
+import statistics
+from pathlib import Path
+
+import nbformat
+import pytest
+from test_lab import ROOT, lab, pytestmark, screenshot  # noqa: F401
+
+from qlesson.authoring import refresh
+from qlesson.teach.widgets import _DECLARATIONS as DECLARATIONS
+from qlesson.teach.widgets import Slider
+
+NAME = "play.ipynb"
+KEYS = 10  # timed key presses in each figure
+
+OPEN = """async ([name, content]) => {
+  const app = jupyterapp, type = 'notebook', format = 'json'
+  await app.serviceManager.contents.save(name, {name, path: name, type, format, content})
+  await app.commands.execute('docmanager:open', {path: name})
+}"""
+
+# Time from a key to the moment when its picture has been decoded, one number for each new picture.
+WATCH = """img => {
+  window.times = []
+  let pressed = null
+  document.addEventListener('keydown', () => pressed = performance.now(), true)
+  new MutationObserver(() => img.decode().catch(() => {}).then(() => {
+    if (pressed !== null) window.times.push(performance.now() - pressed)
+    pressed = null
+  })).observe(img, {attributes: true, attributeFilter: ['src']})
+}"""
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A notebook with every live figure, run and stored as the course stores its own."""
+    path = tmp_path_factory.mktemp("play") / NAME
+    sources = ["from qlesson.teach import play", *(f'play("{n}")' for n in DECLARATIONS)]
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return refresh.run(path)
+
+
+@pytest.fixture(scope="module")
+def opened(lab, stored):  # noqa: F811
+    """The page with that notebook opened and its kernel shut down."""
+    lab.evaluate(OPEN, [NAME, json.loads(stored)])
+    lab.wait_for_function(
+        "name => { const w = jupyterapp.shell.currentWidget;"
+        " return w.title.label == name && w.context.isReady && w.content.widgets.length"
+        " && w.sessionContext.isReady }",
+        arg=NAME,
+    )
+    lab.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    return lab
+
+
+@pytest.fixture(scope="module")
+def running(opened):
+    """The same page after Run All, each figure live."""
+    opened.evaluate(
+        "async () => { const w = jupyterapp.shell.currentWidget;"
+        " await w.sessionContext.changeKernel({name: 'python3'});"
+        " await jupyterapp.commands.execute('notebook:run-all-cells') }"
+    )
+    for number in range(len(DECLARATIONS)):
+        cell(opened, number).scroll_into_view_if_needed()
+        live(opened, number).locator("img.widget-image").wait_for()
+    return opened
+
+
+def cell(page, number):
+    return page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell").nth(number + 1)
+
+
+def live(page, number):
+    return cell(page, number).locator(".qlesson-play")
+
+
+def test_a_stored_picture_stands_where_nothing_runs(opened):
+    assert opened.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session") is None
+    for number, notebook in enumerate(DECLARATIONS):
+        cell(opened, number).scroll_into_view_if_needed()
+        picture = cell(opened, number).locator(".jp-OutputArea img")
+        assert picture.evaluate("async i => { await i.decode(); return i.naturalWidth }") == 700
+        assert live(opened, number).count() == 0
+        screenshot(opened, f"play-{notebook}-stored")
+
+
+@pytest.mark.parametrize("number", range(len(DECLARATIONS)), ids=DECLARATIONS)
+def test_every_control_answers_a_key(running, number):
+    notebook = list(DECLARATIONS)[number]
+    cell(running, number).scroll_into_view_if_needed()
+    figure = live(running, number)
+    words = figure.locator("[aria-live=polite]")
+    picture = figure.locator("img.widget-image")
+    for control in DECLARATIONS[notebook].controls.values():
+        # The name that a screen reader says is the one that stands beside the control.
+        slider = isinstance(control, Slider)
+        handle = figure.get_by_role("slider" if slider else "checkbox", name=control.words, exact=True)
+        handle.focus()
+        before = picture.get_attribute("src"), words.inner_text()
+        at_the_end = slider and control.start == control.high
+        handle.press(("ArrowLeft" if at_the_end else "ArrowRight") if slider else "Space")
+        changed(running, picture, before[0])
+        assert words.inner_text() != before[1]
+        if slider:
+            step = -control.step if at_the_end else control.step
+            assert float(handle.get_attribute("aria-valuetext")) == pytest.approx(control.start + step)
+        else:
+            assert handle.is_checked() is not control.start
+            handle.press("Space")  # as it was: with it on, a picture may ignore a slider
+    screenshot(running, f"play-{notebook}-live")
+
+
+def changed(page, picture, source):
+    page.wait_for_function(
+        "([image, source]) => image.src != source", arg=[picture.element_handle(), source]
+    )
+
+
+def test_the_time_from_a_key_to_the_picture(running):
+    lines, everything = [], []
+    for number, (notebook, declaration) in enumerate(DECLARATIONS.items()):
+        cell(running, number).scroll_into_view_if_needed()
+        figure = live(running, number)
+        picture = figure.locator("img.widget-image")
+        picture.evaluate(WATCH)
+        for name, control in declaration.controls.items():
+            if not isinstance(control, Slider):
+                continue
+            handle = figure.get_by_role("slider", name=control.words, exact=True)
+            handle.focus()
+            for press in range(KEYS):
+                source = picture.get_attribute("src")
+                handle.press(("ArrowLeft", "ArrowRight")[press % 2])
+                changed(running, picture, source)
+                running.wait_for_timeout(30)
+        times = running.evaluate("() => window.times")
+        assert len(times) >= KEYS / 2
+        everything += times
+        lines.append(f"{notebook}  median {statistics.median(times):4.0f} ms of {len(times)}")
+    lines.append(f"all  median {statistics.median(everything):4.0f} ms of {len(everything)}")
+    report = ROOT / "build" / "key_to_picture.txt"
+    report.write_text("\n".join(lines) + "\n")
+    print(report.read_text())
+    assert statistics.median(everything) < 2000  # answers at all; the number is in the report
+
+
+def test_nothing_is_clipped_at_800_pixels_light_or_dark(running):
+    running.set_viewport_size({"width": 800, "height": 900})
+    for theme in ("JupyterLab Dark", "JupyterLab Light"):
+        running.evaluate(
+            "theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme
+        )
+        running.wait_for_timeout(500)
+        for number, notebook in enumerate(DECLARATIONS):
+            figure = live(running, number)
+            figure.scroll_into_view_if_needed()
+            picture = figure.locator("img.widget-image")
+            # A box scrolls what is wider than itself; nothing may be.
+            assert figure.evaluate("e => e.scrollWidth <= e.clientWidth")
+            inner, outer = picture.bounding_box(), figure.bounding_box()
+            assert inner["x"] + inner["width"] <= outer["x"] + outer["width"]
+            screenshot(running, f"play-{notebook}-800-{theme.split()[1].lower()}")
+    running.set_viewport_size({"width": 1280, "height": 900})

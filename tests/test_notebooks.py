@@ -1,0 +1,38 @@
+"""The notebooks keep the rules of qlesson/authoring/lint.py; `pytest notebooks` runs them."""
+
+from pathlib import Path
+
+import pytest
+
+from qlesson.authoring import lint
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = lint.load(ROOT / "notebooks")
+PART_ONE = """00_start_here 01_linear_formula 02_scale_and_zero_point 03_symmetric_mode
+    04_dequantization 05_quantization_error 06_granularity""".split()
+
+
+def test_part_one_is_there():
+    assert [nb.path.stem for nb in NOTEBOOKS][:7] == PART_ONE
+
+
+@pytest.mark.parametrize("nb", NOTEBOOKS, ids=lambda nb: nb.path.stem)
+def test_keeps_the_rules(nb):
+    assert not (found := lint.notebook_problems(nb)), "\n".join(found)
+
+
+def test_no_sentence_stands_in_two_notebooks():
+    assert not (found := list(lint.repeated_sentences(NOTEBOOKS))), "\n".join(found)
+
+
+def test_the_readme_has_their_minutes():
+    found = list(lint.readme_map(NOTEBOOKS, ROOT / "README.md"))
+    assert not found, "\n".join(found)
+
+
+def test_every_exception_is_needed():
+    """A reason stands only for a cell, a file or a sentence that still is there."""
+    assert set(lint.NOT_COMPARED) <= {(nb.path.stem, c.id) for nb in NOTEBOOKS for c in nb.cells}
+    assert set(lint.MAY_REPEAT) <= {s for nb in NOTEBOOKS for s in lint.sentences(nb)}
+    assert set(lint.MAX_KB_OF) <= {nb.path.stem for nb in NOTEBOOKS}
+    assert all(kb <= 500 for kb in lint.MAX_KB_OF.values())
