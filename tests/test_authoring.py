@@ -56,7 +56,7 @@ def good():
         if cell.cell_type == "code":
             count += 1
             cell.execution_count = count
-    return new_notebook(cells=cells)
+    return new_notebook(cells=cells, metadata=refresh.METADATA)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def folder(tmp_path):
 
 def save(nb, folder, name="01_title"):
     path = folder / f"{name}.ipynb"
-    path.write_text(nbformat.writes(nb), encoding="utf-8")
+    path.write_text(nbformat.writes(nb) + "\n", encoding="utf-8")
     return path
 
 
@@ -124,6 +124,10 @@ def each(cell_number, **attributes):
 SPOILED = {
     "null count": (each(1, execution_count=None), "execution counts are"),
     "counts out of order": (each(1, execution_count=7), "execution counts are"),
+    "version of Python": (
+        lambda nb: nb.metadata.update(language_info={"name": "python", "version": "3.11.7"}),
+        "not as refresh stores it",
+    ),
     "error": (output("error", ename="E", evalue="", traceback=[]), "stores an error"),
     "stderr": (output("stream", name="stderr", text="a warning"), "writes to stderr"),
     "widget state": (lambda nb: nb.metadata.update(widgets={}), "stores widget state"),
@@ -138,7 +142,7 @@ SPOILED = {
     "server address": (text("Open http://localhost:8888 then."), "localhost"),
     "machine path": (stdout("/home/ann/x.py"), "/home/ann"),
     "path in html": (output("display_data", data={"text/html": "<b>/tmp/x</b>"}), "/tmp/x"),
-    "windows path": (stdout(r"C:\Users\ann"), r"C:\U"),
+    "windows path": (stdout(r"C:\Users\ann"), r"C:\Users"),
     "installed path": (stdout("lib/site-packages/torch"), "site-packages"),
     "large": (text("x" * 310_000), "over 300"),
     "many lines": (code("pass\n" * 15 + "pass"), "16 lines"),

@@ -53,22 +53,23 @@ CASES = {
     "staircase": [0.5, 0, -4, 3, -3.0, 2.5],
     "staircase_and_picture": [PICTURE, ql.Scheme(3)],
     "pictures": [{f"{b} bits": ql.fake_quantize(PICTURE, ql.Scheme(b)) for b in (8, 4, 2)}],
-    "heatmaps": [{"T": T, "-T": -T}],
+    "heatmaps": [{"T": T, "few": FOUR[None, :2]}],
     "error_histogram": [OUTLIERS, clipped_to(3).dequantize(), clipped_to(3).scale.item()],
-    "clip_sweep": [OUTLIERS, 4, [float(x) for x in range(1, 21)], 7.0],
+    "clip_sweep": [OUTLIERS, 4, [2.0, 4.0, 7.0, 10.0, 15.0, 20.0], 7.0],
     "sqnr_by_bits": [
-        {"even": (BITS, [8.9, 16.2, 22.9, 29.3]), "other": (BITS, [4.1, 9.0, 15.0, 21.2])},
+        {"even": (BITS, [8.9, 16.2, 22.9, 29.3]), "other": (BITS[:2], [4.1, 9.0])},
     ],
     "shared_scales": [(3, 4), GRANULARITIES],
     "error_by_price": [
         {"4 bits": ([4.01, 4.25, 5.5], [11.3, 15.2, 17.9], ["tensor", "row", "8"]),
-         "5 bits": ([5.01, 5.25, 6.5], [17.1, 21.4, 24.2], ["tensor", "row", "8"])}, 5.2,
+         "5 bits": ([5.01], [17.1], ["tensor"])},
+        5.2,
     ],
     "memory": [
         {"7B": 7e9, "70B": 7e10}, [32, 16, 8, 4], {"phone": 8.0, "laptop": 16.0, "GPU": 24.0},
     ],
     "perplexity_by_bits": [
-        {"tensor": ([8, 4, 3, 2], [4.5, 7.2, 60.1, 903.0]), "row": ([8, 4, 2], [4.4, 5.2, 201.0])},
+        {"tensor": ([8, 4, 3, 2], [4.5, 7.2, 60.1, 903.0]), "row": ([8, 2], [4.4, 201.0])},
         4.4,
     ],
 }
@@ -88,17 +89,15 @@ EXTRA = {
     ],
     "pile_up": [
         [NORMAL, -1.0, 4.0, ql.Scheme(8)],
-        [NORMAL + 6, 3.0, 7.0, ql.Scheme(8)],
         [NORMAL - 6, -7.0, -3.0, ql.Scheme(4, include_zero=False)],
         [NORMAL, -1.0, 4.0, ql.Scheme(4, "symmetric")],
         [torch.zeros(5), 0.0, 0.0, ql.Scheme(4)],
     ],
     "code_counts": [[{"5 bits": ql.quantize(NORMAL, ql.Scheme(5, signed=False)).q}, 0, 31]],
     "staircase": [[3.5788, -77, -128, 127, -184, 728.6]],
-    "staircase_and_picture": [[PICTURE, ql.Scheme(8)], [PICTURE, ql.Scheme(4, "symmetric")]],
+    "staircase_and_picture": [[PICTURE, ql.Scheme(4, "symmetric")]],
     "pictures": [[{"one": PICTURE}], [{str(k): PICTURE for k in range(5)}]],
     "heatmaps": [
-        [{"q": ql.quantize(T).q}],
         [{n: T - ql.fake_quantize(T, ql.Scheme(granularity=g)) for n, g in GRANULARITIES.items()},
          "{:.2f}", "r_hat − r", True, True],
         [{f"panel {k}": 99 * NORMAL[9 * k : 9 * k + 9].view(3, 3) for k in range(7)}, "{:.2f}", "V"],
@@ -114,8 +113,11 @@ EXTRA = {
     "sqnr_by_bits": [[{"even": ([2, 3, 4, 8, 16], [9, 16.4, 22.9, 48, 96.3])}]],
     "shared_scales": [[(3, 3), {k: GRANULARITIES[k] for k in ("tensor", "row", "column")}],
                       [(2, 7), {"threes": ql.PerGroup(3), "down": ql.PerGroup(2, 0)}]],
-    "error_by_price": [[CASES["error_by_price"][0]]],
-    "memory": [[{"7B": 7e9, "13B": 13e9, "70B": 7e10}, [16, 8, 4], {"phone": 8, "GPU": 80}]],
+    "error_by_price": [
+        [{f"{b} bits": ([b, b + 0.25, b + 1], [6 * b - 15, 6 * b - 10, 6 * b - 7], ["tensor", "row", "32"])
+          for b in (3, 4, 5)}],
+    ],
+    "memory": [[{"7B": 7e9, "13B": 13e9, "70B": 7e10}, [16, 8], {"phone": 8, "GPU": 80}]],
     "perplexity_by_bits": [[{"the GPT": ([32, 8, 4, 3, 2], [4.4, 4.41, 5.2, 21.0, 700.0])}]],
 }
 EVERY = [
@@ -468,7 +470,7 @@ def test_clip_sweep():
 def test_sqnr_by_bits():
     ax = draw("sqnr_by_bits").axes[0]
     close(line(ax, "even"), [BITS, [8.9, 16.2, 22.9, 29.3]])
-    close(line(ax, "other")[1], [4.1, 9, 15, 21.2])
+    close(line(ax, "other")[1], [4.1, 9])
     x, y = line(ax, "6.02 dB per bit")
     close(np.diff(y), 6.02)
     assert words(ax) == ["+7.3", "+6.7", "+6.4"]
@@ -526,7 +528,7 @@ def test_memory():
 def test_perplexity_by_bits():
     ax = draw("perplexity_by_bits").axes[0]
     close(line(ax, "tensor"), [[3, 2, 1, 0], [4.5, 7.2, 60.1, 903]])
-    close(line(ax, "row"), [[3, 2, 0], [4.4, 5.2, 201]])
+    close(line(ax, "row"), [[3, 0], [4.4, 201]])
     assert [t.get_text() for t in ax.get_xticklabels()] == ["2", "3", "4", "8"]
     assert words(ax) == ["903", "201"] and ax.get_yscale() == "log"
     close({*line(ax, "float32: 4.4")[1]}.pop(), 4.4)
@@ -654,7 +656,7 @@ def test_looks(name, data):
         assert len(first) <= 40_000
         assert png(draw(name)) == first, "the same data give the same bytes"
     else:
-        canvas.draw()
+        fig.draw_without_rendering()
     width, height = fig.get_size_inches() * fig.dpi
     assert width == 700 and 150 <= height <= 400
     said = facts(fig)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import nbformat
 
+from qlesson.authoring import refresh
+
 MAX_KB = 300
 MAX_KB_OF = {}  # name: kB, at most 500, where figures earn it
 # Cells that nbval does not compare, (name, cell id): reason. The one list of them.
@@ -97,6 +99,14 @@ def counts(nb):
 
 
 @rule
+def stored_by_refresh(nb):
+    """No editor has left its own metadata, such as the version of Python."""
+    text = nb.path.read_text(encoding="utf-8")
+    if text != nbformat.writes(refresh.tidy(nbformat.reads(text, as_version=4))) + "\n":
+        yield f"is not as refresh stores it: make refresh N={nb.number}"
+
+
+@rule
 def clean_outputs(nb):
     if "widgets" in nb.metadata:
         yield f"stores widget state: make refresh N={nb.number}"
@@ -123,7 +133,7 @@ def pictures_have_facts(nb):
 
 
 ADDRESS = re.compile(
-    r"0x[0-9a-f]{7,}|\blocalhost\b|127\.0\.0\.1|site-packages|\b[A-Z]:\\\w"
+    r"0x[0-9a-f]{7,}|\blocalhost\b|127\.0\.0\.1|site-packages|\b[A-Z]:\\+(?:Users|Windows)"
     r"|(?<![\w.~/-])/(?:home|root|work|tmp|Users|opt|var)/\w+"
 )
 

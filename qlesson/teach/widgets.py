@@ -151,7 +151,7 @@ class LiveFigure(ipywidgets.VBox):
         if layout := self.figure.get_layout_engine():
             layout.set(rect=(0.03, 0, 0.97, 1))  # room on the left for longer numbers to come
         self.picture.value = _png(self.figure)
-        self.figure.set_layout_engine(None)
+        _stay(self.figure)
 
     def _repr_mimebundle_(self, **kwargs):
         """The live view, and for a page without a kernel the picture and its facts."""
@@ -170,6 +170,14 @@ _NAME_THE_CONTROLS = textwrap.dedent("""\
       for (const s of this.closest('.qlesson-play').querySelectorAll('.widget-slider'))
         s.querySelector('[role=slider]').setAttribute('aria-label', s.firstChild.textContent)">
     """)
+
+
+def _stay(fig):
+    """Keep the axes and the words below them where the first drawing put them."""
+    fig.set_layout_engine(None)
+    for ax in fig.axes:
+        label = ax.xaxis.label
+        ax.xaxis.set_label_coords(*label.get_position(), transform=label.get_transform())
 
 
 def _png(fig):
