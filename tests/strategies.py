@@ -17,6 +17,7 @@ KINDS = (
     "outlier",
     "halves",
     "integers",
+    "subnormal",
 )
 
 
@@ -39,6 +40,8 @@ def tensors(draw, min_dims=0, max_dims=4, dtypes=FLOATS):
         r = r * 0
     elif kind == "tiny":
         r = r * 1e-6
+    elif kind == "subnormal":
+        r = r * 1e-42
     elif kind == "outlier":
         r.view(-1)[0] = 300.0
     elif kind == "halves":

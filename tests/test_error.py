@@ -188,6 +188,18 @@ def test_without_clipping_all_error_is_rounding(bits):
     assert rounding > 0
 
 
+def test_half_a_step_parts_rounding_from_clipping():
+    r = torch.tensor([0.2, 0.5, 0.505, 0.52, 0.9, -0.5, -0.9])
+    rounding, clipping = error_shares(r, 0 * r, 1.0)
+    assert rounding.item() == pytest.approx((0.2**2 + 2 * 0.5**2 + 0.505**2) / 7)
+    assert clipping.item() == pytest.approx((0.52**2 + 2 * 0.9**2) / 7)
+
+
+def test_shares_refuse_what_the_error_refuses():
+    with pytest.raises(ValueError, match="equal shapes"):
+        error_shares(torch.ones(2, 3), torch.ones(3), 1.0)
+
+
 def test_shares_with_a_scale_per_row():
     r = torch.tensor([[0.2, 9.0], [20.0, 90.0]])
     scheme = ql.Scheme(4, "symmetric", ql.PerAxis(0))

@@ -134,6 +134,22 @@ def test_at_5_bits_a_value_another_bit_or_smaller_groups(outlier_columns, bit, g
         assert ql.sqnr(w, x.dequantize()).item() == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    "scheme, price",
+    [
+        (ql.Scheme(8, granularity=ql.PerGroup(32)), 8 + (32 + 8) / 32),
+        (ql.Scheme(4, granularity=ql.PerGroup(128)), 4 + (32 + 4) / 128),
+        (ql.Scheme(4, "symmetric", ql.PerGroup(128)), 4 + 32 / 128),
+        (ql.Scheme(4, granularity=ql.PerGroup(1000)), 4 + 2 * (32 + 4) / 1024),  # 1000 + 24
+        (ql.Scheme(16, granularity=ql.PerAxis(0)), 16 + (32 + 16) / 1024),
+    ],
+)
+def test_the_price_of_a_scale(scheme, price):
+    assert ql.quantize(play(False), scheme).bits_per_value == price
+    wide = ql.quantize(play(False).double(), scheme)
+    assert wide.bits_per_value == price + 32 * wide.scale.numel() / wide.q.numel()
+
+
 @given(st.data())
 def test_split_align_and_join_agree_with_the_spec(data):
     r = data.draw(tensors(min_dims=1, dtypes=(torch.float32,)))

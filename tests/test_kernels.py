@@ -60,10 +60,10 @@ def test_import_loads_neither_the_teachers_nor_the_authors_side():
 
 
 def test_import_adds_at_most_50_ms_to_torch():
-    """The least of up to five fresh interpreters: a busy machine makes some of them slow."""
+    """Processor time, the least of up to five fresh interpreters: a busy machine does not count."""
     code = (
-        "import time, torch; start = time.perf_counter(); import qlesson; "
-        "print(time.perf_counter() - start)"
+        "import time, torch; start = time.process_time(); import qlesson; "
+        "print(time.process_time() - start)"
     )
     milliseconds = []
     for _ in range(5):

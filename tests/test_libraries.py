@@ -267,11 +267,13 @@ def _():
     assert (module.scale, module.zero_point) == (torch.tensor(200 / 255), -128)
 
 
-@states(ROW, TORCHAO, "yes; `_choose_qparams_affine_dont_preserve_zero` is the literal formula")
+@states(ROW, TORCHAO, "yes; its `preserve_zero=False` is the literal formula")
 def _():
     scale, zero_point = ao_choose(FAR)
     assert (scale, zero_point) == (torch.tensor(200 / 255), -128)
-    scale, zero_point = ao._choose_qparams_affine_dont_preserve_zero(
+    literal = ao._choose_qparams_affine_dont_preserve_zero  # an operator of its own, not public
+    assert "preserve_zero=False" in literal.__doc__
+    scale, zero_point = literal(
         FAR, MappingType.ASYMMETRIC, (3,), torch.int8
     )
     q = ao_quantize(FAR, scale, zero_point)
@@ -410,32 +412,23 @@ def _():
     assert torch.equal(half.q, full.q)
 
 
-@states(ROW, ONNX, "in the standard; onnxruntime has float16 on the CPU, not bfloat16")
+@states(ROW, ONNX, "in the standard; onnxruntime's CPU has float16 and float32 only")
 def _():
     schema = onnx.defs.get_schema("QuantizeLinear", 21)
     allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
-    assert "tensor(bfloat16)" in allowed[schema.inputs[0].type_str]
+    assert set(allowed[schema.inputs[0].type_str]) == {
+        "tensor(float)",
+        "tensor(float16)",
+        "tensor(bfloat16)",
+        "tensor(int32)",
+    }
     half = onnx_quantize(T.half(), 3.578125, -77, scale_dtype=np.float16)
     assert half.tolist() == [[-23, -81, 127], [-51, 6, -128], [-77, 114, -8]]
-    nodes = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"])]
-    inputs = [
-        helper.make_tensor_value_info("x", TensorProto.BFLOAT16, (3, 3)),
-        helper.make_tensor_value_info("s", TensorProto.BFLOAT16, ()),
-        helper.make_tensor_value_info("z", TensorProto.INT8, ()),
-    ]
-    outputs = [helper.make_tensor_value_info("q", TensorProto.INT8, (3, 3))]
-    model = helper.make_model(
-        helper.make_graph(nodes, "bfloat16", inputs, outputs),
-        opset_imports=[helper.make_opsetid("", 21)],
-        ir_version=10,
-    )
-    onnx.checker.check_model(model, full_check=True)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    with pytest.raises(Exception, match="Could not find an implementation for QuantizeLinear"):
-        onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+    for other in (TensorProto.BFLOAT16, TensorProto.INT32):
+        model = one_quantize_linear(other)
+        onnx.checker.check_model(model, full_check=True)
+        with pytest.raises(Exception, match="Could not find an implementation for Quantize"):
+            session_of(model)
 
 
 @states(ROW, QUANTIZE, "refused: float32 only")

@@ -9,6 +9,7 @@ Colours have roles, and each role also has a marker, a line style or a hatch of 
 import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -260,7 +261,8 @@ def _error_stems(ax, trip):
     ax.set_xlabel("r, each value" if len(r) <= 12 else "values, in order of r")
     ax.set_ylabel("error r_hat − r")
     if clipped.any():
-        ax.legend(frameon=False, ncols=2)
+        # The lowest values err upwards and the highest downwards, so this corner stays free.
+        ax.legend(frameon=False, ncols=2, loc="lower left")
 
 
 # ---------------------------------------------------------------- ranges (02, 03)
@@ -299,8 +301,9 @@ def _range_map(
     ax.barh([0], [width], left=[quant_min], height=0.16, color=BAR, edgecolor=CODE, label="codes")
     if len(values):
         ax.vlines(values, 0.96, 1.04, color=REAL, lw=0.6, label="values")
-    ax.plot([quant_min, quant_min], [0.92, 0.08], color=GRID, lw=1.2, label=f"r_min = {r_min:.6g}")
-    ax.plot([quant_max, quant_max], [0.92, 0.08], color=GRID, lw=1.2, label=f"r_max = {r_max:.6g}")
+    for name, r in (("r_min", r_min), ("r_max", r_max)):
+        code = _number(quantize_affine(r, scale, z, quant_min, quant_max, torch.int32))
+        ax.plot([at(r), code], [0.92, 0.08], color=GRID, lw=1.2, label=f"{name} = {r:.6g}")
     ax.plot([at(0.0), z], [0.92, 0.08], color=CODE, lw=1.8, label=f"0 to z, s = {scale:.6g}")
     hollow = {} if r_min <= 0 <= r_max else {"mfc": "white"}
     ax.plot(at(0.0), 1, "o", color=REAL, ms=7, label="0", **hollow)
@@ -538,7 +541,9 @@ def grey_picture(size=64):
     glow = (2 * light * height - 0.64).clamp(min=0)  # the mirrored light towards the eye
     ball = ball + 0.30 * glow**8
     picture = torch.where(dx * dx + dy * dy < 1, ball, ground).clamp(0, 1)
-    return picture.reshape(size, 3, size, 3).mean(dim=(1, 3)).float()
+    picture = picture.reshape(size, 3, size, 3).mean(dim=(1, 3))
+    darkest, brightest = picture.min(), picture.max()
+    return ((picture - darkest) / (brightest - darkest)).float()
 
 
 # ---------------------------------------------------------------- errors (05)
@@ -548,7 +553,7 @@ def heatmaps(named, fmt="{:.1f}", unit="", shared=True, diverging=False):
     """Matrices as heat maps with their values printed   (notebooks 00, 04, 06).
 
     named      {title: 2-D tensor}
-    fmt, unit  how a value is printed, and what it is measured in
+    fmt, unit  how a value is printed (a code never has decimals), and what it is measured in
     shared     one colour scale for all of them
     diverging  colours on both sides of 0
     """
@@ -565,13 +570,15 @@ def heatmaps(named, fmt="{:.1f}", unit="", shared=True, diverging=False):
         "qlesson", [_ORANGE, _PALE, _SKY] if diverging else [_lighter(_SKY, 0.12), _SKY]
     )
     for ax, (title, a) in zip(np.ravel(axes), arrays.items(), strict=False):
+        is_code = not torch.as_tensor(named[title]).is_floating_point()
         among = everything if shared else a
         low, high = among.min(), among.max()
         if diverging:
             low, high = -np.abs(among).max(), np.abs(among).max()
         ax.imshow(a, cmap=cmap, vmin=low, vmax=high if high > low else low + 1, aspect="auto")
-        words = {at: _no_minus_zero(fmt.format(v)) for at, v in np.ndenumerate(a)}
-        room = 7 * 72 / across / a.shape[1] - 4  # points from cell to cell, less a gap
+        form = "{:.0f}" if is_code else fmt
+        words = {at: _no_minus_zero(form.format(v)) for at, v in np.ndenumerate(a)}
+        room = 6.6 * 72 / across / a.shape[1] - 5  # points from cell to cell, less a gap
         points = min(10, room / 0.64 / max(map(len, words.values())))
         for (i, j), word in words.items():
             ax.text(j, i, word, ha="center", va="center", fontsize=points, color=INK)
@@ -618,15 +625,18 @@ def error_histogram(r, r_hat, scale):
     return fig
 
 
-def clip_sweep(r, bits, limits, chosen):
-    """Rounding and clipping error against the clip limit   (notebook 05, Play)."""
-    r = _tensor(r)
+def clip_sweep(r, bits, limits, chosen, shares_at=None):
+    """Rounding and clipping error against the clip limit   (notebook 05, Play).
+
+    shares_at  from a limit to both errors, for who has them already; None computes them
+    """
     limits = [_number(x) for x in limits]
-    scheme = Scheme(bits=bits, mapping="symmetric")
-    shares = [_shares_at(r, scheme, limit) for limit in limits]
+    if shares_at is None:
+        shares_at = partial(_shares_at, _tensor(r), Scheme(bits=bits, mapping="symmetric"))
+    shares = [shares_at(limit) for limit in limits]
     rounding, clipping = (np.array(x) for x in zip(*shares, strict=True))
     total = rounding + clipping
-    here = _shares_at(r, scheme, _number(chosen))
+    here = shares_at(_number(chosen))
     best = int(total.argmin())
     fig, ax = _figure(3.4)
     ax.plot(limits, rounding, color=ERROR, ls="--", lw=1.8, label="rounding")
@@ -790,10 +800,10 @@ def memory(models, bits, devices):
     places, words, sizes = [], [], []
     for i, (name, weights) in enumerate(models.items()):
         at = -np.arange(len(bits)) - i * (len(bits) + 0.6)
-        gigabytes = [weights * b / 8 / 1e9 for b in bits]
+        gigabytes = [_number(weights) * _number(b) / 8 / 1e9 for b in bits]
         ax.barh(at, gigabytes, height=0.76, color=SIZE, edgecolor=REAL, lw=0.8, label=name)
         places, sizes = [*places, *at], [*sizes, *gigabytes]
-        words += [f"{name}, {b} bits" for b in bits]
+        words += [f"{name}, {_short(b)} bits" for b in bits]
     lowest = 10.0 ** np.floor(np.log10(0.9 * min(sizes)))
     ax.set_xscale("log")
     ax.set_xlim(lowest, 2.2 * max(sizes))

@@ -21,7 +21,7 @@ import ipywidgets
 import torch
 
 import qlesson as ql
-from qlesson.error import error_shares
+from qlesson.error import ErrorShares, error_shares
 from qlesson.qtensor import qparams_from_range
 from qlesson.teach import figures
 from qlesson.teach.show import mimebundle
@@ -44,7 +44,9 @@ def play(notebook, **settings):
     declaration = _DECLARATIONS[notebook]
     if not settings:
         return LiveFigure(declaration)
-    sentences, _ = declaration.look(**_checked(declaration, notebook, settings))
+    settings = _checked(declaration, notebook, settings)
+    with _one_thread():
+        sentences, _ = declaration.look(**settings)
     print("\n".join(sentences))
 
 
@@ -62,13 +64,16 @@ class Slider(NamedTuple):
         kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
         digits = 0 if whole else len(f"{self.step:g}".partition(".")[2])
         return kind(
-            self.start, min=self.low, max=self.high, step=self.step,
+            self.start,
+            min=self.low,
+            max=self.high,
+            step=self.step,
             readout_format="d" if whole else f".{digits}f",
         )
 
     def checked(self, value):
-        """`value` as the slider would give it; TypeError or ValueError if it could not."""
-        if isinstance(value, bool):
+        """`value` as the slider would give it, or an error if it could not."""
+        if isinstance(value, (bool, str)):
             raise TypeError
         value = operator.index(value) if isinstance(self.step, int) else float(value)
         if not self.low <= value <= self.high:
@@ -128,7 +133,7 @@ class LiveFigure(ipywidgets.VBox):
             control.layout = {"width": "34em", "max_width": "98%"}
             control.observe(self._update, "value")
         self.picture = ipywidgets.Image(
-            format="png", layout={"align_self": "flex-start", "max_width": "100%"}
+            format="png", layout={"align_self": "flex-start", "max_width": "98%"}
         )
         self.words = ipywidgets.HTML(layout={"max_width": "98%"})
         self.figure = None
@@ -144,13 +149,13 @@ class LiveFigure(ipywidgets.VBox):
     def _update(self, change=None):
         with _one_thread():
             self.sentences, figure = self.declaration.look(**self.settings)
-            words = "<br>".join(map(html.escape, self.sentences))
-            self.words.value = f'{_NAME_THE_CONTROLS}<div style="line-height: 1.5">{words}</div>'
             with figures.drawing_into(self.figure):
                 self.figure = figure()
         if layout := self.figure.get_layout_engine():
             layout.set(rect=(0.03, 0, 0.97, 1))  # room on the left for longer numbers to come
         self.picture.value = _png(self.figure)
+        words = "<br>".join(map(html.escape, self.sentences))
+        self.words.value = f'{_NAME_THE_CONTROLS}<div style="line-height: 1.5">{words}</div>'
         _stay(self.figure)
 
     def _repr_mimebundle_(self, **kwargs):
@@ -184,7 +189,11 @@ def _png(fig):
     """The figure as `show` draws it, and larger in bytes, because making it small takes time."""
     image = io.BytesIO()
     fig.savefig(
-        image, format="png", dpi=100, facecolor="white", edgecolor="white",
+        image,
+        format="png",
+        dpi=100,
+        facecolor="white",
+        edgecolor="white",
         pil_kwargs={"compress_level": 1},
     )
     return image.getvalue()
@@ -213,7 +222,7 @@ def _checked(declaration, notebook, settings):
             raise ValueError(f"play({notebook!r}) has no setting {name!r}: choose from {offered}.")
         try:
             settings[name] = controls[name].checked(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):  # the last from a tensor of many
             raise ValueError(f"{name} must be {controls[name]}, got {value!r}.") from None
     return {name: control.start for name, control in controls.items()} | settings
 
@@ -313,7 +322,7 @@ def _pile_up(r_min, r_max, include_zero):
     "03",
     "The values and the range that each mapping covers; what holds no value is hatched.",
     shift=Slider("shift", 0.0, 5.0, 0.25, 2.0),
-    relu=Switch("ReLU (negative values become 0)", False),
+    relu=Switch("ReLU", False),
 )
 def _one_sided(shift, relu):
     r = _normals(10_000) + shift
@@ -324,8 +333,8 @@ def _one_sided(shift, relu):
     equal = (symmetric.dequantize() == seven).sum()
     wasted = torch.log2(symmetric.scale / asymmetric.scale)
     sentences = [
-        f"Step at 8 bits: asymmetric {asymmetric.scale:.4f}, symmetric {symmetric.scale:.4f}. "
-        f"Symmetric wastes {wasted:.2f} bits.",
+        f"Step at 8 bits: asymmetric {asymmetric.scale:.4f}, symmetric {symmetric.scale:.4f}: "
+        f"{wasted:.2f} bits wasted.",
         f"Of its codes -127 to 127 it uses {symmetric.q.min()} to {symmetric.q.max()}.",
         f"8 bits symmetric and 7 bits asymmetric give the same for {equal} of {len(r)} values.",
     ]
@@ -350,7 +359,7 @@ def _survivors(bits):
     sentences = [
         f"{bits} bits: of {picture.unique().numel()} different values, "
         f"{len(survivors)} survive, {x.scale:.4f} apart.",
-        f"They are {named}{', ...' if len(survivors) > 8 else ''}.",
+        f"They are {named}{' and higher' if len(survivors) > 8 else ''}.",
         f"No pixel is off by more than {ql.max_abs_error(picture, r_hat):.4f}.",
     ]
     return sentences, partial(figures.staircase_and_picture, picture, scheme)
@@ -367,7 +376,8 @@ def _normals_with_ten_outliers():
 def _shares(bits, limit):
     r, scheme = _normals_with_ten_outliers(), ql.Scheme(bits, "symmetric")
     qparams = ql.symmetric_qparams(limit, scheme.quant_max)
-    return error_shares(r, ql.quantize(r, scheme, qparams).dequantize(), qparams.scale)
+    shares = error_shares(r, ql.quantize(r, scheme, qparams).dequantize(), qparams.scale)
+    return ErrorShares(*(share.item() for share in shares))
 
 
 @_declare(
@@ -386,7 +396,8 @@ def _clip(bits, limit):
         f"The smallest MSE at {bits} bits: {sum(_shares(bits, best)):.4f}, at limit {best:.1f}.",
     ]
     r = _normals_with_ten_outliers()
-    return sentences, partial(figures.clip_sweep, r, bits, limits, limit)
+    shares_at = partial(_shares, bits)
+    return sentences, partial(figures.clip_sweep, r, bits, limits, limit, shares_at)
 
 
 _WAYS = {
@@ -407,19 +418,24 @@ def _price_and_sqnr(times, bits, way):
 @_declare(
     "06",
     "SQNR against bits per value, for a scale per row and for two sizes of groups.",
-    times=Slider("8 columns larger by", 1, 12, 1, 1),
+    times=Slider("8 columns times", 1, 12, 1, 1),
     price=Slider("bits per value", 4, 6, 1, 5),
 )
 def _equal_price(times, price):
-    offers = zip((price, price - 1, price - 2), _WAYS)
+    offers = zip((price, price - 1, price - 2), _WAYS, strict=True)
     bought = {(bits, way): _price_and_sqnr(times, bits, way) for bits, way in offers}
     best_bits, best_way = max(bought, key=lambda offer: bought[offer][1])
-    sentences = [f"64 x 1024 normal weights, 8 columns {times} times as large."]
+    larger = f", 8 of the columns {times} times as large" if times > 1 else ""
+    sentences = [f"64 x 1024 normal weights{larger}."]
     for (bits, way), (cost, db) in bought.items():
         sentences.append(f"{bits} bits, {way}: {cost:.2f} bits per value, {db:.2f} dB.")
     sentences.append(f"Best at this price: {best_bits} bits, {best_way}.")
-    curves = {}
-    for way in _WAYS:
-        points = [_price_and_sqnr(times, bits, way) for bits in (2, 3, 4, 5, 6)]
-        curves[way] = (*zip(*points), ["2", "3", "4", "5", "6"])
-    return sentences, partial(figures.error_by_price, curves, equal_price=price)
+
+    def draw():
+        curves = {}
+        for way in _WAYS:
+            points = [_price_and_sqnr(times, bits, way) for bits in (2, 3, 4, 5, 6)]
+            curves[way] = (*zip(*points, strict=True), ["2", "3", "4", "5", "6"])
+        return figures.error_by_price(curves, equal_price=price)
+
+    return sentences, draw

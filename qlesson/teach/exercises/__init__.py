@@ -103,9 +103,8 @@ def progress():
     done = _passed()
     for notebook in sorted({ex.notebook for ex in exercises().values()}):
         ids = [ex.id for ex in exercises().values() if ex.notebook == notebook]
-        print(
-            f"{notebook}  " + "   ".join(f"{i} {'passed' if i in done else '-     '}" for i in ids)
-        )
+        states = [f"{id} {'passed' if id in done else '-':9}" for id in ids]
+        print(f"{notebook}  {''.join(states)}".rstrip())
     print(f"{len(done)} of {len(exercises())} passed")
 
 

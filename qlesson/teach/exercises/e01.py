@@ -41,6 +41,7 @@ class Formula:
     def cases(rng):
         for value in (0.0, 1.0, -5.0, 300.0, 3.75, 2.5, 3.5):
             yield tensor([value]), 1.0, 0
+        yield tensor([3.0]), 2.0, 1
         yield tensor([0.5, 1.5, 2.5, -0.5]), 1.0, 1
         yield tensor(T), 3.5, 58
         for _ in range(20):
@@ -71,6 +72,10 @@ class Formula:
     @wrong("You round before you add z. The formula adds z first; ties show the difference.")
     def rounded_outside(r, s, z):
         return (torch.round(r / s) + z).clamp(0, 255).to(torch.uint8)
+
+    @wrong("You multiply by s. The number of steps is r / s.")
+    def multiplied(r, s, z):
+        return torch.round(r * s + z).clamp(0, 255).to(torch.uint8)
 
     @wrong("The sign of z is turned. 0.0 must get the code z, so z is added.")
     def zero_point_subtracted(r, s, z):

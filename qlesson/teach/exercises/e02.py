@@ -73,7 +73,7 @@ class BothEquations:
         s = (r.max() - r.min()) / (quant_max - quant_min)
         return s, torch.round(quant_min + r.min() / s).clamp(quant_min, quant_max)
 
-    @wrong("You widen the range to hold 0. That comes later; here the range stays as it is.")
+    @wrong("You widen the range to hold 0, as the repair does. Here it stays as it is.")
     def widened(r, quant_min, quant_max):
         low, high = r.min().clamp(max=0), r.max().clamp(min=0)
         s = (high - low) / (quant_max - quant_min)

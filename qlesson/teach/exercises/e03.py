@@ -119,12 +119,13 @@ class FourthSum:
         either zero point is 0, which is why the test with zw = 0 did not see it."""
     stub = """
         def integer_dot(qw, qx, zw, zx):
-            return qw @ qx - zx * qw.sum() - zw * qx.sum()
+            return (qw * qx).sum() - zx * qw.sum() - zw * qx.sum()
         """
 
     @right
     def integer_dot(qw, qx, zw, zx):
-        return qw @ qx - zx * qw.sum() - zw * qx.sum() + len(qw) * zw * zx
+        constant = len(qw) * zw * zx
+        return (qw * qx).sum() - zx * qw.sum() - zw * qx.sum() + constant
 
     def spec(qw, qx, zw, zx):
         return sum((w - zw) * (x - zx) for w, x in zip(qw, qx, strict=True))
@@ -142,20 +143,20 @@ class FourthSum:
 
     @wrong("This is still the old function in another form. Try zw = 1 and zx = 1.")
     def unchanged(qw, qx, zw, zx):
-        return (qw * qx).sum() - zx * qw.sum() - zw * qx.sum()
+        return (qw * (qx - zx)).sum() - zw * qx.sum()
 
     @wrong("You add zw * zx once. It occurs in each of the n products.")
     def added_once(qw, qx, zw, zx):
-        return qw @ qx - zx * qw.sum() - zw * qx.sum() + zw * zx
+        return (qw * qx).sum() - zx * qw.sum() - zw * qx.sum() + zw * zx
 
     @wrong("The sign of the last term is turned: minus times minus gives plus.")
     def subtracted(qw, qx, zw, zx):
-        return qw @ qx - zx * qw.sum() - zw * qx.sum() - len(qw) * zw * zx
+        return (qw * qx).sum() - zx * qw.sum() - zw * qx.sum() - len(qw) * zw * zx
 
     @wrong("The zero points are exchanged: zx goes with the sum of qw, zw with that of qx.")
     def sums_exchanged(qw, qx, zw, zx):
-        return qw @ qx - zw * qw.sum() - zx * qx.sum() + len(qw) * zw * zx
+        return (qw * qx).sum() - zw * qw.sum() - zx * qx.sum() + len(qw) * zw * zx
 
     @wrong("Only the first and last term are left. The sums of qw and of qx count too.")
     def middle_terms_lost(qw, qx, zw, zx):
-        return qw @ qx + len(qw) * zw * zx
+        return (qw * qx).sum() + len(qw) * zw * zx

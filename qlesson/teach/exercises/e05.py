@@ -103,8 +103,8 @@ class TwoShares:
 @exercise("5.2", "Decibels in the head", "predict a number", difficulty=1, minutes=3)
 class Decibels:
     """
-    A layer has an SQNR of 30 dB at 5 bits, and its range stays fixed. About how many decibels has
-    it at 8 bits? And how many times smaller is its mean squared error then?
+    A layer has an SQNR of 30 dB at 5 bits, and its range stays fixed. About how many decibels does
+    it have at 8 bits, and how many times smaller is its mean squared error then?
     """
 
     hints = (

@@ -109,7 +109,7 @@ class Price:
     ]
 
 
-@exercise("6.3", "Groups that are none", "repair a bug", difficulty=3, minutes=8)
+@exercise("6.3", "Three groups of two", "repair a bug", difficulty=3, minutes=8)
 class Groups:
     """
     This function should return the largest magnitude of each group of `group_size` neighbours in

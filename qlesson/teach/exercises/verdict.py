@@ -89,6 +89,8 @@ def _judge_function(ex, answer, seed):
         arguments = f"{ex.name}{inspect.signature(ex.right)}"
         return _no(ex, f"it calls {arguments}, and your function does not take these.")
     trials = [t for t in (_trial(ex, answer, inputs) for inputs in draw(ex, seed)) if t]
+    if not trials:
+        return _no(ex, "its own solution does not run here, so nothing can be compared.")
     failed = [t for t in trials if _failed(ex, t)]
     if failed:
         recognised = next((w for w in ex.wrong if _explains(w.answer, trials)), None)
@@ -198,6 +200,8 @@ def _report(ex, trial):
     if trial.got.error is None:
         if trial.got.value is None:
             yield "The function returns None: the line with return is missing."
+        elif isinstance(trial.expected, tuple) and not _has(len(trial.expected), trial.got.value):
+            yield f"It asks for {len(trial.expected)} results, separated by a comma."
         shapes = _shape(trial.got.value), _shape(trial.expected)
         if None not in shapes and shapes[0] != shapes[1]:
             yield f"The shape is {shapes[0]} instead of {shapes[1]}."
@@ -284,11 +288,8 @@ def _numbers(answer):
 def _same(got, expected, within=0.0) -> bool:
     """Integers exactly, floats to about five digits, tuples part by part."""
     if isinstance(expected, tuple):
-        several = isinstance(got, (list, tuple)) or _shape(got)
-        return (
-            bool(several)
-            and len(got) == len(expected)
-            and all(_same(a, b, within) for a, b in zip(got, expected, strict=True))
+        return _has(len(expected), got) and all(
+            _same(a, b, within) for a, b in zip(got, expected, strict=True)
         )
     a, b = _tensor(got), _tensor(expected)
     if a is None or b is None:
@@ -302,6 +303,10 @@ def _same(got, expected, within=0.0) -> bool:
         return torch.equal(a, b)
     within = max(within, 1e-6 * b.abs().max().item())
     return torch.allclose(a, b, rtol=1e-5, atol=within, equal_nan=True)
+
+
+def _has(n, x) -> bool:
+    return bool(isinstance(x, (list, tuple)) or _shape(x)) and len(x) == n
 
 
 def _tensor(x):
