@@ -25,6 +25,15 @@ def test_no_sentence_stands_in_two_notebooks():
     assert not (found := list(lint.repeated_sentences(NOTEBOOKS))), "\n".join(found)
 
 
+def test_the_readme_shows_their_first_picture():
+    assert list(lint.readme_picture(NOTEBOOKS, ROOT / "README.md")) == []
+
+
+def test_a_stale_readme_picture_is_found(tmp_path):
+    (tmp_path / "readme.png").write_bytes(b"another picture")
+    assert list(lint.readme_picture(NOTEBOOKS, tmp_path / "README.md"))
+
+
 def test_the_readme_has_their_minutes():
     found = list(lint.readme_map(NOTEBOOKS, ROOT / "README.md"))
     assert not found, "\n".join(found)

@@ -441,6 +441,16 @@ def readme_map(notebooks, readme):
             yield f"{nb.path.stem}: README.md says {row[1]} minutes, its length says {minutes(nb)}"
 
 
+def readme_picture(notebooks, readme):
+    """README.md shows the first picture of notebook 00, as `refresh` copied it."""
+    picture = readme.parent / "readme.png"
+    for nb in notebooks:
+        if nb.number == "00" and (
+            not picture.exists() or picture.read_bytes() != refresh.first_picture(nb)
+        ):
+            yield "readme.png is not the first picture of notebook 00: make refresh N=00"
+
+
 def load(folder):
     return [read(p) for p in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))]
 
@@ -453,7 +463,11 @@ def problems(folder, readme):
     """Everything that is wrong with the notebooks in `folder`, one line each."""
     notebooks = load(folder)
     found = [p for nb in notebooks for p in notebook_problems(nb)]
-    return found + [*repeated_sentences(notebooks), *readme_map(notebooks, readme)]
+    return found + [
+        *repeated_sentences(notebooks),
+        *readme_map(notebooks, readme),
+        *readme_picture(notebooks, readme),
+    ]
 
 
 def main(folder, readme):

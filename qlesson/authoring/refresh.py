@@ -4,6 +4,8 @@ Everything that differs from run to run or from machine to machine is left out: 
 state, the version of Python, what the editor remembers about a cell.
 """
 
+import base64
+
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
@@ -61,6 +63,13 @@ def run(path):
     return nbformat.writes(tidy(nb)) + "\n"
 
 
+def first_picture(nb):
+    """The PNG bytes of a notebook's first picture, or None."""
+    outputs = [o for c in nb.cells for o in c.get("outputs", [])]
+    pictures = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
+    return base64.b64decode(pictures[0]) if pictures else None
+
+
 def main(folder, names=(), check=False):
     """Refresh the named notebooks, or all; 1 if one failed or, with check, would change."""
     bad = 0
@@ -81,5 +90,8 @@ def main(folder, names=(), check=False):
             bad = 1
         else:
             path.write_text(after, encoding="utf-8", newline="\n")
+            picture = first_picture(nbformat.reads(after, as_version=4))
+            if path.name.startswith("00") and picture:
+                (folder.parent / "readme.png").write_bytes(picture)
             print(f"{path.name}: written")
     return bad

@@ -155,7 +155,8 @@ class LiveFigure(ipywidgets.VBox):
             layout.set(rect=(0.03, 0, 0.97, 1))  # room on the left for longer numbers to come
         self.picture.value = _png(self.figure)
         words = "<br>".join(map(html.escape, self.sentences))
-        self.words.value = f'{_NAME_THE_CONTROLS}<div style="line-height: 1.5">{words}</div>'
+        names = _SAY_WHAT_IT_IS.format(html.escape(self.declaration.picture))
+        self.words.value = f'{names}<div style="line-height: 1.5">{words}</div>'
         _stay(self.figure)
 
     def _repr_mimebundle_(self, **kwargs):
@@ -165,15 +166,17 @@ class LiveFigure(ipywidgets.VBox):
         return super()._repr_mimebundle_(**kwargs) | data, metadata
 
 
-# ipywidgets gives a slider's handle no accessible name and its text no live region, so a screen
-# reader would say "slider, 3.5" and nothing about what it changed. Replacing the text runs this
-# in the page: the handles get the names that stand beside them, and the text is read out when it
-# changes. Where scripts are forbidden, nothing else is lost.
-_NAME_THE_CONTROLS = textwrap.dedent("""\
-    <img alt="" src="data:," style="display: none" onerror="
-      this.parentNode.setAttribute('aria-live', 'polite');
-      for (const s of this.closest('.qlesson-play').querySelectorAll('.widget-slider'))
-        s.querySelector('[role=slider]').setAttribute('aria-label', s.firstChild.textContent)">
+# ipywidgets gives a slider's handle no accessible name, a picture no alt text and its text no live
+# region, so a screen reader would say "slider, 3.5" and nothing about what that changed. Replacing
+# the text runs this in the page: each handle gets the name that stands beside it, the picture its
+# sentence, and the text is read out when it changes. Where scripts are forbidden, no more is lost.
+_SAY_WHAT_IT_IS = textwrap.dedent("""\
+    <img alt="{}" src="data:," style="display: none" onerror="
+      const all = this.closest('.qlesson-play');
+      all.querySelector('img.widget-image').alt = this.alt;
+      for (const s of all.querySelectorAll('.widget-slider'))
+        s.querySelector('[role=slider]').setAttribute('aria-label', s.firstChild.textContent);
+      this.parentNode.setAttribute('aria-live', 'polite')">
     """)
 
 

@@ -95,22 +95,17 @@ class GPT(nn.Module):
         self.position_embedding = nn.Embedding(config.context, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
         self._initialize()
 
     def _initialize(self):
-        """Matrices from N(0, 1 / in_features), smaller where a block adds to x; biases 0.
-
-        The positions start as waves, so that "one character back" is easy to learn.
-        """
-        for name, weights in self.blocks.named_parameters():
+        """Matrices from N(0, 0.02^2), smaller where a block adds its result to x; biases 0."""
+        for name, weights in self.named_parameters():
             adds = name.endswith(("attention.out.weight", "mlp.down.weight"))
             if weights.dim() == 2:
-                shrink = math.sqrt(2 * len(self.blocks)) if adds else 1
-                nn.init.normal_(weights, std=weights.shape[1] ** -0.5 / shrink)
+                nn.init.normal_(weights, std=0.02 / math.sqrt(2 * len(self.blocks) if adds else 1))
             elif name.endswith("bias"):
                 nn.init.zeros_(weights)
-        nn.init.normal_(self.token_embedding.weight, std=0.05)
-        self.position_embedding.weight.data = 0.1 * _waves(self.config.context, self.config.width)
 
     def forward(self, ids, cache=None):
         """ids, integers [batch, time] -> logits [batch, time, 94].
@@ -120,7 +115,7 @@ class GPT(nn.Module):
         """
         past = next(iter(cache.values()))[0].shape[2] if cache else 0
         positions = torch.arange(past, past + ids.shape[1], device=ids.device)
-        x = self.token_embedding(ids) + self.position_embedding(positions)
+        x = self.dropout(self.token_embedding(ids) + self.position_embedding(positions))
         for block in self.blocks:
             x = block(x, cache)
         return F.linear(self.norm(x), self.token_embedding.weight)
@@ -237,13 +232,6 @@ def quantized(model, scheme):
     for name, its_scheme in schemes.items():
         matrices[name].copy_(quantize(matrices[name], its_scheme).dequantize())
     return model
-
-
-def _waves(context, width):
-    """[context, width]: sin(t f) and cos(t f), f from 1 to 1/10,000 (Vaswani et al. 2017)."""
-    frequency = torch.exp(-math.log(10_000) * torch.arange(0, width, 2) / width)
-    angle = torch.arange(context)[:, None] * frequency
-    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
 
 
 def _check_request(n, temperature):

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from qlesson.tinygpt.model import GPT, VOCABULARY, Config, encode, heldout_text, perplexity
 
-STEPS, BATCH, WARM_UP, PEAK_RATE, WEIGHT_DECAY = 3000, 32, 100, 3e-3, 0.1
+BATCH, WARM_UP, PEAK_RATE, WEIGHT_DECAY = 64, 100, 1.5e-3, 0.1
 PLAIN = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "..."})
 
 
@@ -67,7 +67,7 @@ def batch_loss(model, text, batch):
     return F.cross_entropy(logits.float().flatten(0, 1), window[:, 1:].flatten())
 
 
-def train(text, steps=STEPS, seed=0, config=Config(), batch=BATCH, device="cpu", report=None):
+def train(text, steps=2000, seed=0, config=Config(), batch=BATCH, device="cpu", report=None):
     """A GPT trained on text [length]. report(model, step, loss) is called after every step."""
     torch.manual_seed(seed)
     model = GPT(config).to(device).train()
@@ -93,7 +93,7 @@ def save(model, path):
 
 def parse(arguments):
     parser = argparse.ArgumentParser(prog="python -m qlesson.tinygpt.train", description=__doc__)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("my_notebooks/tinygpt"), help="a folder")

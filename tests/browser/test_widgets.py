@@ -115,6 +115,7 @@ def test_every_control_answers_a_key(running, number):
         else:
             assert handle.is_checked() is not control.start
             handle.press("Space")  # as it was: with it on, a picture may ignore a slider
+    assert picture.get_attribute("alt") == DECLARATIONS[notebook].picture
     screenshot(running, f"play-{notebook}-live")
 
 
