@@ -66,9 +66,7 @@ def qparams_from_range(r_min: Tensor, r_max: Tensor, scheme: Scheme) -> QParams:
             widen = _too_small((r_max - r_min) / r_min.new_tensor(levels))
         r_min = torch.where(widen, r_min.clamp(max=0), r_min)
         r_max = torch.where(widen, r_max.clamp(min=0), r_max)
-        scale, zero_point = asymmetric_qparams(
-            r_min, r_max, scheme.quant_min, scheme.quant_max
-        )
+        scale, zero_point = asymmetric_qparams(r_min, r_max, scheme.quant_min, scheme.quant_max)
     empty = _too_small(scale)
     scale = torch.where(empty, 1, scale)
     zero_point = torch.where(empty, 0, zero_point)
@@ -272,9 +270,7 @@ def _float_tensor(r, scheme) -> Tensor:
     if isinstance(r, QTensor):
         raise TypeError("r is a QTensor already: call r.dequantize() first.")
     if not isinstance(r, Tensor):
-        raise TypeError(
-            f"r must be a torch tensor, got {type(r).__name__}: use torch.tensor(r)."
-        )
+        raise TypeError(f"r must be a torch tensor, got {type(r).__name__}: use torch.tensor(r).")
     if r.layout != torch.strided:
         raise TypeError(f"r has layout {r.layout}: use r.to_dense() first.")
     if r.dtype not in FLOATS:
@@ -323,9 +319,7 @@ def _checked_qparams(r, scheme, qparams, check) -> QParams:
 
 def _number(name, value):
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(
-            f"{name} must be a number or a torch tensor, got {type(value).__name__}."
-        )
+        raise TypeError(f"{name} must be a number or a torch tensor, got {type(value).__name__}.")
     return float(value)
 
 

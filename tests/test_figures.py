@@ -29,7 +29,10 @@ RELU = NORMAL.clamp(min=0)
 PICTURE = figures.grey_picture(32)
 BITS = [2, 3, 4, 5]
 GRANULARITIES = {
-    "tensor": ql.PerTensor(), "row": ql.PerAxis(0), "column": ql.PerAxis(1), "pairs": ql.PerGroup(2)
+    "tensor": ql.PerTensor(),
+    "row": ql.PerAxis(0),
+    "column": ql.PerAxis(1),
+    "pairs": ql.PerGroup(2),
 }
 
 
@@ -41,7 +44,9 @@ def clipped_to(limit, bits=4):
 
 CASES = {
     "number_lines": [
-        {"half": (FOUR, 0.5, -1, -8, 7), "quarter": (FOUR, 0.25, -2, -8, 7)}, -5.0, 6.0,
+        {"half": (FOUR, 0.5, -1, -8, 7), "quarter": (FOUR, 0.25, -2, -8, 7)},
+        -5.0,
+        6.0,
     ],
     "number_to_code": [T.flatten(), 3.5, -70, -128, 127],
     "round_half_even": [],
@@ -62,12 +67,16 @@ CASES = {
     ],
     "shared_scales": [(3, 4), GRANULARITIES],
     "error_by_price": [
-        {"4 bits": ([4.01, 4.25, 5.5], [11.3, 15.2, 17.9], ["tensor", "row", "8"]),
-         "5 bits": ([5.01], [17.1], ["tensor"])},
+        {
+            "4 bits": ([4.01, 4.25, 5.5], [11.3, 15.2, 17.9], ["tensor", "row", "8"]),
+            "5 bits": ([5.01], [17.1], ["tensor"]),
+        },
         5.2,
     ],
     "memory": [
-        {"7B": 7e9, "70B": 7e10}, [32, 16, 8, 4], {"phone": 8.0, "laptop": 16.0, "GPU": 24.0},
+        {"7B": 7e9, "70B": 7e10},
+        [32, 16, 8, 4],
+        {"phone": 8.0, "laptop": 16.0, "GPU": 24.0},
     ],
     "perplexity_by_bits": [
         {"tensor": ([8, 4, 3, 2], [4.5, 7.2, 60.1, 903.0]), "row": ([8, 2], [4.4, 201.0])},
@@ -79,8 +88,14 @@ SCHEME16 = ql.choose_qparams(T, ql.Scheme(16))
 NAMES = ["tensor", "row", "32"]
 EXTRA = {
     "number_lines": [
-        [{"8 bits": (T, *ql.choose_qparams(T), -128, 127), "16": (T, *SCHEME16, -32768, 32767),
-          "far": (T, 0.1, 0, -8, 7), "3 bits": (T, *ql.choose_qparams(T, ql.Scheme(3)), -4, 3)}],
+        [
+            {
+                "8 bits": (T, *ql.choose_qparams(T), -128, 127),
+                "16": (T, *SCHEME16, -32768, 32767),
+                "far": (T, 0.1, 0, -8, 7),
+                "3 bits": (T, *ql.choose_qparams(T, ql.Scheme(3)), -4, 3),
+            }
+        ],
     ],
     "guess": [[torch.linspace(-3, 3, 40), 0.1, 3, -8, 7], [T, 4.17, -84, -128, 127]],
     "range_map": [
@@ -100,8 +115,16 @@ EXTRA = {
     "staircase_and_picture": [[PICTURE, ql.Scheme(4, "symmetric")]],
     "pictures": [[{"one": PICTURE}], [{str(k): PICTURE for k in range(5)}]],
     "heatmaps": [
-        [{n: T - ql.fake_quantize(T, ql.Scheme(granularity=g)) for n, g in GRANULARITIES.items()},
-         "{:.2f}", "r_hat − r", True, True],
+        [
+            {
+                n: T - ql.fake_quantize(T, ql.Scheme(granularity=g))
+                for n, g in GRANULARITIES.items()
+            },
+            "{:.2f}",
+            "r_hat − r",
+            True,
+            True,
+        ],
         [{f"no. {k}": 99 * NORMAL[9 * k : 9 * k + 9].view(3, 3) for k in range(7)}, "{:.2f}", "r"],
         [{"a": NORMAL[:48].view(6, 8), "b": NORMAL[48:96].view(6, 8)}, "{:.1f}", "", False],
         [{"zeros": torch.zeros(2, 2)}, "{:.0f}", "", True, True],
@@ -113,11 +136,17 @@ EXTRA = {
     ],
     "clip_sweep": [[OUTLIERS, 8, np.linspace(1, 21, 21), 20]],
     "sqnr_by_bits": [[{"even": ([2, 3, 4, 8, 16], [9, 16.4, 22.9, 48, 96.3])}]],
-    "shared_scales": [[(3, 3), {k: GRANULARITIES[k] for k in ("tensor", "row", "column")}],
-                      [(2, 7), {"threes": ql.PerGroup(3), "down": ql.PerGroup(2, 0)}]],
+    "shared_scales": [
+        [(3, 3), {k: GRANULARITIES[k] for k in ("tensor", "row", "column")}],
+        [(2, 7), {"threes": ql.PerGroup(3), "down": ql.PerGroup(2, 0)}],
+    ],
     "error_by_price": [
-        [{f"{b} bits": ([b, b + 0.25, b + 1], [6 * b - 15, 6 * b - 10, 6 * b - 7], NAMES)
-          for b in (3, 4, 5)}],
+        [
+            {
+                f"{b} bits": ([b, b + 0.25, b + 1], [6 * b - 15, 6 * b - 10, 6 * b - 7], NAMES)
+                for b in (3, 4, 5)
+            }
+        ],
     ],
     "memory": [[{"7B": 7e9, "13B": 13e9, "70B": 7e10}, [16, 8], {"phone": 8, "GPU": 80}]],
     "perplexity_by_bits": [[{"the GPT": ([32, 8, 4, 3, 2], [4.4, 4.41, 5.2, 21.0, 700.0])}]],
@@ -175,7 +204,8 @@ def minus(text):
 
 def test_every_figure_has_a_case_and_names_its_notebook():
     public = {
-        name for name, f in vars(figures).items()
+        name
+        for name, f in vars(figures).items()
         if inspect.isfunction(f) and f.__module__ == figures.__name__ and name[0] != "_"
     }
     assert public == set(CASES) | {"grey_picture", "drawing_into"}
@@ -238,7 +268,7 @@ def test_round_half_even():
     close(y, [-2, -2, 0, 0, 2, 2])
     close(line(ax, "not here")[1], [-3, -1, -1, 1, 1, 3])
     for stair in (c for c in ax.collections if c.get_label() == "round(x)"):
-        ((a, n), (b, _)), = stair.get_segments()
+        (((a, n), (b, _)),) = stair.get_segments()
         middle = torch.linspace(a, b, 12)[1:-1]
         assert (torch.round(middle) == n).all()
     assert "2.5 → 2" in words(ax) and "−0.5 → 0" in words(ax)
@@ -301,8 +331,9 @@ def test_range_map_draws_a_clipped_zero_point_beyond_the_wall():
     assert arrow.xy[0] == -128
 
 
-@pytest.mark.parametrize("scheme", [ql.Scheme(5, include_zero=False), ql.Scheme(5),
-                                    ql.Scheme(4, "symmetric")])
+@pytest.mark.parametrize(
+    "scheme", [ql.Scheme(5, include_zero=False), ql.Scheme(5), ql.Scheme(4, "symmetric")]
+)
 @pytest.mark.filterwarnings("error")
 def test_pile_up(scheme):
     values = torch.linspace(-1, 6, 50)
@@ -522,8 +553,10 @@ def test_error_by_price():
 
 
 def test_error_by_price_keeps_its_words_off_the_curves():
-    falling = {"down": ([3, 4, 5, 6], [30, 22, 13, 5], ["one", "two", "three", "four"]),
-               "up": ([3, 4, 5, 6], [4, 12, 21, 29], ["five", "six", "seven", "eight"])}
+    falling = {
+        "down": ([3, 4, 5, 6], [30, 22, 13, 5], ["one", "two", "three", "four"]),
+        "up": ([3, 4, 5, 6], [4, 12, 21, 29], ["five", "six", "seven", "eight"]),
+    }
     fig = figures.error_by_price(falling)
     fig.draw_without_rendering()
     (ax,) = fig.axes

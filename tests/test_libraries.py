@@ -273,9 +273,7 @@ def _():
     assert (scale, zero_point) == (torch.tensor(200 / 255), -128)
     literal = ao._choose_qparams_affine_dont_preserve_zero  # an operator of its own, not public
     assert "preserve_zero=False" in literal.__doc__
-    scale, zero_point = literal(
-        FAR, MappingType.ASYMMETRIC, (3,), torch.int8
-    )
+    scale, zero_point = literal(FAR, MappingType.ASYMMETRIC, (3,), torch.int8)
     q = ao_quantize(FAR, scale, zero_point)
     r_hat = ao.dequantize_affine(q, (3,), scale, zero_point, torch.int8)
     assert r_hat.tolist() == [100.0, 100.0, 100.0]

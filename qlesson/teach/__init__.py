@@ -1,7 +1,7 @@
 """What only a notebook needs: `show` a figure, `show_source` of a function, `play`, `figures`.
 
-    from qlesson.teach import figures, play, show, show_source
-    from qlesson.teach import check, hint, progress, solution  # the exercises
+from qlesson.teach import figures, play, show, show_source
+from qlesson.teach import check, hint, progress, solution  # the exercises
 """
 
 from qlesson.teach.exercises import check, hint, progress, solution

@@ -177,17 +177,28 @@ def round_half_even():
     ax.plot(x, y, "o", color=CODE, ms=7, label="tie")
     for a, b in zip(x, y, strict=True):
         lower = b < a
-        ax.annotate(f"{_short(a)} → {_short(b)}", (a, b), (10 if lower else -10, 0),
-                    textcoords="offset points", ha="left" if lower else "right", va="center")
+        ax.annotate(
+            f"{_short(a)} → {_short(b)}",
+            (a, b),
+            (10 if lower else -10, 0),
+            textcoords="offset points",
+            ha="left" if lower else "right",
+            va="center",
+        )
     ax.set_xlim(-4.2, 4.2)
     ax.set_ylim(-3.4, 3.4)
     ax.set_xticks(range(-3, 4))
     ax.set_yticks(range(-3, 4))
     ax.set_xlabel("x")
     ax.set_ylabel("round(x)")
-    ax.legend(handles=[_dot("o", CODE, "where the tie goes"),
-                       _dot("o", CODE, "where it does not", mfc="white")],
-              frameon=False, loc="upper left")
+    ax.legend(
+        handles=[
+            _dot("o", CODE, "where the tie goes"),
+            _dot("o", CODE, "where it does not", mfc="white"),
+        ],
+        frameon=False,
+        loc="upper left",
+    )
     return fig
 
 
@@ -204,13 +215,25 @@ def clip_or_wrap(scale, zero_point, quant_min, quant_max):
     ax.axvspan(*_grid(scale, zero_point, quant_min, quant_max)[[0, -1]], color=INSIDE, lw=0)
     ax.plot(x, _array(saturated), color=CODE, lw=3.5, label="clip, then cast: saturates")
     jumps = np.flatnonzero(np.diff(y) < 0) + 1
-    ax.plot(np.insert(x, jumps, np.nan), np.insert(y, jumps, np.nan), color=INK, lw=1.3, ls="--",
-            label="cast alone: wraps around")
+    ax.plot(
+        np.insert(x, jumps, np.nan),
+        np.insert(y, jumps, np.nan),
+        color=INK,
+        lw=1.3,
+        ls="--",
+        label="cast alone: wraps around",
+    )
     for code, side in ((quant_max + 1, -1), (quant_min - 1, 1)):
         at = int((codes == code).nonzero())
         ax.plot(x[at], y[at], "X", color=CLIPPED, ms=8, label="wrapped")
-        ax.annotate(f"{_short(code)} becomes {_short(y[at])}", (x[at], y[at]), (10 * side, 0),
-                    textcoords="offset points", ha="left" if side > 0 else "right", va="center")
+        ax.annotate(
+            f"{_short(code)} becomes {_short(y[at])}",
+            (x[at], y[at]),
+            (10 * side, 0),
+            textcoords="offset points",
+            ha="left" if side > 0 else "right",
+            va="center",
+        )
     ax.set_xlabel("r  (shaded: the range that has codes)")
     ax.set_ylabel("code q")
     ends = sorted({quant_min, 0, quant_max})
@@ -248,14 +271,22 @@ def _error_stems(ax, trip):
     x = np.arange(len(r))
     ax.axhline(0, color=GRID, lw=0.8, gid=ASIDE)
     for part, color, marker, name in (
-        (~clipped, ERROR, "o", "rounded"), (clipped, CLIPPED, "X", "clipped"),
+        (~clipped, ERROR, "o", "rounded"),
+        (clipped, CLIPPED, "X", "clipped"),
     ):
         ax.vlines(x[part], 0, error[part], color=color, lw=2, gid=ASIDE)
         ax.plot(x[part], error[part], marker, color=color, ms=6, label=name)
     if len(r) <= 12:
         for i, e in enumerate(error):
-            ax.annotate(_short(e, 3), (i, e), (0, 6 if e >= 0 else -6), fontsize=_SMALL,
-                        textcoords="offset points", ha="center", va="bottom" if e >= 0 else "top")
+            ax.annotate(
+                _short(e, 3),
+                (i, e),
+                (0, 6 if e >= 0 else -6),
+                fontsize=_SMALL,
+                textcoords="offset points",
+                ha="center",
+                va="bottom" if e >= 0 else "top",
+            )
         _own_ticks(ax.xaxis, x, [_short(v) for v in r])
     ax.margins(y=0.22)
     ax.set_xlabel("r, each value" if len(r) <= 12 else "values, in order of r")
@@ -296,8 +327,15 @@ def _range_map(
     everything = [quant_min, quant_max, shown, at(0.0), *values]
     low, high = min(everything), max(everything)
     ax.hlines(1, low, high, color=GRID, lw=1, ls=":", gid=ASIDE)
-    ax.barh([1], [width], left=[quant_min], height=0.16, color=INSIDE, edgecolor=REAL,
-            label="real range")
+    ax.barh(
+        [1],
+        [width],
+        left=[quant_min],
+        height=0.16,
+        color=INSIDE,
+        edgecolor=REAL,
+        label="real range",
+    )
     ax.barh([0], [width], left=[quant_min], height=0.16, color=BAR, edgecolor=CODE, label="codes")
     if len(values):
         ax.vlines(values, 0.96, 1.04, color=REAL, lw=0.6, label="values")
@@ -315,8 +353,12 @@ def _range_map(
     words[z] = (f"z = {_short(z)}", CODE)
     if free != z:
         ax.plot(shown, 0, "d", color=CLIPPED, ms=8, mfc="white", label="z before the clip")
-        ax.annotate("", (z, 0), (shown, 0), arrowprops=dict(
-            arrowstyle="->", color=CLIPPED, lw=1.4, shrinkA=7, shrinkB=7))
+        ax.annotate(
+            "",
+            (z, 0),
+            (shown, 0),
+            arrowprops=dict(arrowstyle="->", color=CLIPPED, lw=1.4, shrinkA=7, shrinkB=7),
+        )
         words[shown] = (_short(free, 6), CLIPPED)
     _spread_words(ax, list(words), words.values(), -0.08, -0.28, limits)
     ax.set_xlim(*limits)
@@ -348,9 +390,14 @@ def pile_up(values, r_min, r_max, scheme):
     counts = _array(torch.bincount(q - lo, minlength=hi - lo + 1))
     below.bar(np.arange(lo, hi + 1), counts, width=1.0, color=CODE, lw=0.8, label="values")
     most = int(counts.argmax())
-    below.annotate(f"{int(counts[most]):,} on code {_short(lo + most)}", (lo + most, counts[most]),
-                   (0, 3), textcoords="offset points", va="bottom",
-                   ha="right" if 2 * most > len(counts) else "left")
+    below.annotate(
+        f"{int(counts[most]):,} on code {_short(lo + most)}",
+        (lo + most, counts[most]),
+        (0, 3),
+        textcoords="offset points",
+        va="bottom",
+        ha="right" if 2 * most > len(counts) else "left",
+    )
     below.set_xlim(*limits)
     below.set_ylim(0, 1.25 * counts.max())
     ticks = MaxNLocator(6, integer=True).tick_values(lo, hi)
@@ -378,8 +425,16 @@ def code_counts(rows, quant_min, quant_max):
     for ax, (label, counts) in zip(np.ravel(axes), found.items(), strict=True):
         baseline = _count_axis(ax, np.concatenate(list(found.values())))
         unused = counts == 0
-        ax.stairs(unused.astype(float), edges, fill=True, color=UNUSED, lw=0, zorder=0,
-                  transform=ax.get_xaxis_transform(), label="never used")
+        ax.stairs(
+            unused.astype(float),
+            edges,
+            fill=True,
+            color=UNUSED,
+            lw=0,
+            zorder=0,
+            transform=ax.get_xaxis_transform(),
+            label="never used",
+        )
         ax.stairs(counts, edges, fill=True, color=CODE, lw=0, label="count", baseline=baseline)
         _title(ax, f"{label}: {100 * unused.mean():.3g} % of the {len(codes)} codes never used")
     ax.set_xlabel("code q  (shaded: never used)")
@@ -417,8 +472,10 @@ def two_ranges(rows):
     rows  {label: (values, r_min, r_max)}
     """
     fig, axes = _figure(min(4.0, 0.9 + 1.15 * len(rows)), rows=len(rows), sharex=True, sharey=True)
-    drawn = [(label, _array(values).ravel(), _number(a), _number(b))
-             for label, (values, a, b) in rows.items()]
+    drawn = [
+        (label, _array(values).ravel(), _number(a), _number(b))
+        for label, (values, a, b) in rows.items()
+    ]
     low = min(min(v.min(), a) for _, v, a, _ in drawn)
     high = max(max(v.max(), b) for _, v, _, b in drawn)
     bars = []
@@ -451,8 +508,9 @@ def staircase(scale, zero_point, quant_min, quant_max, r_min, r_max):
     error = t.r_hat - t.r
     below.plot(t.r, np.where(t.clipped, np.nan, error), color=ERROR, lw=1.4, label="rounding")
     if t.clipped.any():
-        below.plot(t.r, np.where(t.clipped, error, np.nan), color=CLIPPED, lw=2, ls="--",
-                   label="clipping")
+        below.plot(
+            t.r, np.where(t.clipped, error, np.nan), color=CLIPPED, lw=2, ls="--", label="clipping"
+        )
     for side in (-half, half):
         below.axhline(side, color=GRID, lw=1.2, ls="-.", label=f"s/2 = {half:.6g}")
     below.margins(y=0.15)
@@ -470,8 +528,9 @@ def _staircase(ax, scale, zero_point, quant_min, quant_max, r_min, r_max):
     ax.plot([r_min, r_max], [r_min, r_max], color=GRID, lw=1, ls=":", label="r_hat = r")
     ax.plot(t.r, np.where(t.clipped, np.nan, t.r_hat), color=CODE, lw=1.6, label="rounded")
     if t.clipped.any():
-        ax.plot(t.r, np.where(t.clipped, t.r_hat, np.nan), color=CLIPPED, lw=2, ls="--",
-                label="clipped")
+        ax.plot(
+            t.r, np.where(t.clipped, t.r_hat, np.nan), color=CLIPPED, lw=2, ls="--", label="clipped"
+        )
     ax.set_xlim(r_min, r_max)
     ax.set_ylabel("r_hat")
     return t
@@ -610,8 +669,15 @@ def error_histogram(r, r_hat, scale):
         most = max(1.3 * half, 1.05 * np.abs(error[part]).max())
         edges = np.linspace(-most, most, 53)
         counts, _ = np.histogram(error[part], edges)
-        ax.stairs(counts, edges, fill=True, edgecolor="white", lw=0,
-                  label=f"{name} share {_number(share.mean()):.6g}", **look)
+        ax.stairs(
+            counts,
+            edges,
+            fill=True,
+            edgecolor="white",
+            lw=0,
+            label=f"{name} share {_number(share.mean()):.6g}",
+            **look,
+        )
         for side in (-half, half):
             ax.axvline(side, color=INK, lw=1.2, ls="--", label=f"s/2 = {half:.6g}")
         ax.set_xlabel("error r_hat − r  (dashed: ± s/2)")
@@ -643,16 +709,25 @@ def clip_sweep(r, bits, limits, chosen, shares_at=None):
     ax.plot(limits, clipping, color=CLIPPED, ls=":", lw=2.2, label="clipping")
     ax.plot(limits, total, color=TOTAL, lw=2, label="both: the MSE")
     ax.axvline(_number(chosen), color=CODE, lw=1.2, gid=ASIDE)
-    ax.plot(limits[best], total[best], "*", color=TOTAL, ms=13,
-            label=f"smallest: {_short(total[best])} at {_short(limits[best])}")
+    ax.plot(
+        limits[best],
+        total[best],
+        "*",
+        color=TOTAL,
+        ms=13,
+        label=f"smallest: {_short(total[best])} at {_short(limits[best])}",
+    )
     ax.plot(_number(chosen), sum(here), "o", color=CODE, ms=8, label="chosen")
     ax.set_yscale("log")
     ax.set_ylim(total[total > 0].min() / 30, total.max() * 2)
     ax.yaxis.set_major_formatter(_PLAIN)
     ax.set_xlabel("clip limit: the range is −limit to limit")
     ax.set_ylabel("mean squared error")
-    _title(ax, f"{bits} bits, limit {_short(chosen)}: rounding {_short(here[0])} + "
-               f"clipping {_short(here[1])} = MSE {_short(sum(here))}")
+    _title(
+        ax,
+        f"{bits} bits, limit {_short(chosen)}: rounding {_short(here[0])} + "
+        f"clipping {_short(here[1])} = MSE {_short(sum(here))}",
+    )
     _legend_above(fig, ax.get_lines()[:3] + ax.get_lines()[4:5])
     return fig
 
@@ -673,14 +748,27 @@ def sqnr_by_bits(curves, slope=6.02):
     for (label, (bits, values)), style in zip(curves.items(), _STYLES * 9, strict=False):
         _curve(ax, _array(bits), _array(values), style, label)
     bits, values = map(_array, next(iter(curves.values())))
-    ax.plot(bits, values[-1] + slope * (bits - bits[-1]), color=GRID, ls=(0, (2, 2)), lw=1.4,
-            zorder=1, label=f"{_short(slope)} dB per bit")
+    ax.plot(
+        bits,
+        values[-1] + slope * (bits - bits[-1]),
+        color=GRID,
+        ls=(0, (2, 2)),
+        lw=1.4,
+        zorder=1,
+        label=f"{_short(slope)} dB per bit",
+    )
     for i in range(1, len(bits)):
         steps = bits[i] - bits[i - 1]
         gain = f"{(values[i] - values[i - 1]) / steps:+.1f}".replace("-", "−")
-        ax.annotate(gain if steps == 1 else f"{gain} a bit",
-                    ((bits[i] + bits[i - 1]) / 2, (values[i] + values[i - 1]) / 2), (-6, 6),
-                    textcoords="offset points", ha="right", va="bottom", color=REAL)
+        ax.annotate(
+            gain if steps == 1 else f"{gain} a bit",
+            ((bits[i] + bits[i - 1]) / 2, (values[i] + values[i - 1]) / 2),
+            (-6, 6),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            color=REAL,
+        )
     ax.set_xlabel("bits")
     ax.set_ylabel("SQNR (dB)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -710,8 +798,14 @@ def shared_scales(shape, granularities):
         top = gap + highest
         for numbers, y in ((scales, top), (cells, 0)):
             n, m = numbers.shape
-            ax.imshow(numbers % len(_TINTS), cmap=ListedColormap(_TINTS), vmin=-0.5,
-                      vmax=len(_TINTS) - 0.5, extent=(0, m, y - n, y), gid=ASIDE)
+            ax.imshow(
+                numbers % len(_TINTS),
+                cmap=ListedColormap(_TINTS),
+                vmin=-0.5,
+                vmax=len(_TINTS) - 0.5,
+                extent=(0, m, y - n, y),
+                gid=ASIDE,
+            )
             ax.vlines(np.arange(1, m), y - n, y, color="white", lw=1.5, gid=ASIDE)
             ax.hlines(y - np.arange(1, n), 0, m, color="white", lw=1.5, gid=ASIDE)
             for (i, j), k in np.ndenumerate(numbers):
@@ -748,8 +842,13 @@ def error_by_price(curves, equal_price=None):
         _curve(ax, price, values, style, label)
         points += [(x, y, str(n), style[0]) for x, y, n in zip(price, values, names, strict=True)]
     if equal_price is not None:
-        ax.axvline(_number(equal_price), color=GRID, lw=1.4, ls=(0, (2, 2)),
-                   label=f"{_short(equal_price)} bits per value")
+        ax.axvline(
+            _number(equal_price),
+            color=GRID,
+            lw=1.4,
+            ls=(0, (2, 2)),
+            label=f"{_short(equal_price)} bits per value",
+        )
     ax.set_xlabel("bits per value")
     ax.set_ylabel("SQNR (dB)")
     ax.margins(0.08, 0.12)
@@ -766,8 +865,10 @@ def _name_points(fig, ax, points):
     taken = [np.zeros((0, 2))]
     for line in (line for line in ax.get_lines() if line.get_marker() != "None"):
         xy = ax.transData.transform(np.column_stack(line.get_data()))
-        taken += [a + (b - a) * np.linspace(0, 1, 30)[:, None]
-                  for a, b in zip(xy[:-1], xy[1:], strict=True)]
+        taken += [
+            a + (b - a) * np.linspace(0, 1, 30)[:, None]
+            for a, b in zip(xy[:-1], xy[1:], strict=True)
+        ]
     taken = np.concatenate(taken)
     for x, y, word, color in points:
         at = ax.transData.transform((x, y))
@@ -781,9 +882,16 @@ def _name_points(fig, ax, points):
         _, side, corner = best
         grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 8)] * 2), axis=-1).reshape(-1, 2)
         taken = np.concatenate([taken, corner + grid * size])
-        ax.annotate(word, (x, y), side * 6, textcoords="offset points", fontsize=_SMALL,
-                    color=color, ha=("right", "center", "left")[int(side[0]) + 1],
-                    va=("top", "center", "bottom")[int(side[1]) + 1])
+        ax.annotate(
+            word,
+            (x, y),
+            side * 6,
+            textcoords="offset points",
+            fontsize=_SMALL,
+            color=color,
+            ha=("right", "center", "left")[int(side[0]) + 1],
+            va=("top", "center", "bottom")[int(side[1]) + 1],
+        )
 
 
 # ---------------------------------------------------------------- what it is for (00)
@@ -811,8 +919,14 @@ def memory(models, bits, devices):
     for name, size in devices.items():
         ax.axvline(_number(size), color=CODE, lw=1.4, ls="--", label=name)
     for y, size in zip(places, sizes, strict=True):
-        ax.annotate(f"{_short(size, 3)} GB", (size, y), (5, 0), textcoords="offset points",
-                    va="center", bbox=dict(facecolor="white", edgecolor="none", pad=1))
+        ax.annotate(
+            f"{_short(size, 3)} GB",
+            (size, y),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            bbox=dict(facecolor="white", edgecolor="none", pad=1),
+        )
     names = [(f"{name}\n{_short(size)} GB", CODE) for name, size in devices.items()]
     logs = np.log10([_number(size) for size in devices.values()])
     _spread_words(ax, logs, names, 0.7, 1.1, np.log10(ax.get_xlim()), place=lambda x: 10.0**x)
@@ -835,8 +949,15 @@ def perplexity_by_bits(curves, floor=None):
         x, values = [every.index(_number(b)) for b in bits], _array(values)
         _curve(ax, x, values, style, label)
         side = -1 if x[-1] < x[0] else 1
-        ax.annotate(_short(values[-1]), (x[-1], values[-1]), (9 * side, 0), va="center",
-                    ha="right" if side < 0 else "left", textcoords="offset points", color=style[0])
+        ax.annotate(
+            _short(values[-1]),
+            (x[-1], values[-1]),
+            (9 * side, 0),
+            va="center",
+            ha="right" if side < 0 else "left",
+            textcoords="offset points",
+            color=style[0],
+        )
     if floor is not None:
         ax.axhline(_number(floor), color=GRID, lw=1.2, ls="--", label=f"float32: {_short(floor)}")
     ax.set_yscale("log")
@@ -991,8 +1112,9 @@ def _dot(marker, color, label, ms=6.5, **more):
 
 
 def _legend_above(fig, handles):
-    fig.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False,
-               fontsize=10)
+    fig.legend(
+        handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=10
+    )
 
 
 def _wider(low, high, share):
@@ -1024,8 +1146,15 @@ def _spread_words(ax, at, words, start, y, limits, place=lambda x: x):
     for i, x in zip(order, spread, strict=True):
         word, color = words[i]
         ax.plot([place(at[i]), place(x)], [start, y], color=color, lw=0.6, clip_on=False, gid=ASIDE)
-        ax.text(place(x), y, word, color=color, fontsize=_SMALL, ha="center",
-                va="bottom" if y > start else "top")
+        ax.text(
+            place(x),
+            y,
+            word,
+            color=color,
+            fontsize=_SMALL,
+            ha="center",
+            va="bottom" if y > start else "top",
+        )
 
 
 _PLAIN = FuncFormatter(lambda v, _: f"{v:g}")

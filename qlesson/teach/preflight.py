@@ -70,9 +70,10 @@ def _free_gigabytes():
     try:
         with open("/proc/meminfo") as lines:
             free += [int(x.split()[1]) / 1e6 for x in lines if x.startswith("MemAvailable")]
-        with open("/sys/fs/cgroup/memory.max") as limit, open(
-            "/sys/fs/cgroup/memory.current"
-        ) as used:
+        with (
+            open("/sys/fs/cgroup/memory.max") as limit,
+            open("/sys/fs/cgroup/memory.current") as used,
+        ):
             free.append((int(limit.read()) - int(used.read())) / 1e9)
     except (OSError, ValueError):
         pass  # not Linux, or no limit: what was found so far stands

@@ -1,10 +1,10 @@
 """The course's own language model, small enough to train on two cores (card.md).
 
-    from qlesson import tinygpt
+from qlesson import tinygpt
 
-    model = tinygpt.load()
-    model.generate('The "for" statement', 80)
-    tinygpt.perplexity(tinygpt.quantized(model, ql.Scheme(bits=4)))
+model = tinygpt.load()
+model.generate('The "for" statement', 80)
+tinygpt.perplexity(tinygpt.quantized(model, ql.Scheme(bits=4)))
 """
 
 from qlesson.tinygpt.model import (
