@@ -390,7 +390,7 @@ def test_two_ranges():
         close(boxes[0], [low, 5])
         hatched = sum(np.ptp(b) for b in boxes[1:])
         assert hatched == pytest.approx(float(share))
-        assert f"{100 * share / (5 - low):.3g} % of it holds no value" in ax.get_title("left")
+        assert f"{100 * share / (5 - low):.1f} % of it holds no value" in ax.get_title("left")
 
 
 def test_staircase_is_fake_quantize():

@@ -77,15 +77,34 @@ def run_onnx(operator, x, scale, zero_point, code_type, opset=21, **attributes):
         [helper.make_tensor_value_info("y", made, x.shape)],
         parameters,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    return torch.from_numpy(session_of(model_of(graph, opset)).run(None, {"x": x})[0])
+
+
+def model_of(graph, opset=21):
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+def session_of(model):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
+    return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    return torch.from_numpy(session.run(None, {"x": x})[0])
+
+
+def one_quantize_linear(dtype):
+    """A model that takes x and its scale in `dtype`."""
+    inputs = [("x", dtype, (3, 3)), ("s", dtype, ()), ("z", TensorProto.INT8, ())]
+    return model_of(
+        helper.make_graph(
+            [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"])],
+            "one_operator",
+            [helper.make_tensor_value_info(*i) for i in inputs],
+            [helper.make_tensor_value_info("q", TensorProto.INT8, (3, 3))],
+        )
+    )
 
 
 def onnx_quantize(r, scale, zero_point, code_type=TensorProto.INT8, opset=21, **attributes):

@@ -199,7 +199,7 @@ def test_03_on_one_sided_values_symmetric_mode_has_a_bit_less(capsys):
     # After ReLU, whatever the shift: 8 bits symmetric is 7 bits asymmetric, value for value.
     for shift in torch.arange(0, 5.1, 0.25).tolist():
         text, _ = said(capsys, "03", shift=shift, relu=True)
-        assert re.search(r"it uses \d to 127", text)
+        assert re.search(r"uses \d to 127 of its codes", text)
         assert "the same for 10000 of 10000 values" in text
 
 

@@ -491,7 +491,7 @@ def two_ranges(rows):
             ax.axvspan(start, stop, facecolor=UNUSED, edgecolor=GRID, hatch="//", lw=0)
         ax.stairs(n, edges, fill=True, color=REAL, lw=0, label="values", baseline=baseline)
         share = 100 * sum(stop - start for start, stop in empty) / ((b - a) or 1.0)
-        _title(ax, f"{label}: {_short(a)} to {_short(b)}, {share:.3g} % of it holds no value")
+        _title(ax, f"{label}: {_short(a)} to {_short(b)}, {share:.1f} % of it holds no value")
     ax.set_xlabel("r  (shaded: the range; hatched: no value there)")
     ax.set_xlim(*_wider(low, high, 0.02))
     return fig

@@ -338,7 +338,7 @@ def _one_sided(shift, relu):
     sentences = [
         f"Step at 8 bits: asymmetric {asymmetric.scale:.4f}, symmetric {symmetric.scale:.4f}: "
         f"{wasted:.2f} bits wasted.",
-        f"Of its codes -127 to 127 it uses {symmetric.q.min()} to {symmetric.q.max()}.",
+        f"Symmetric mode uses {symmetric.q.min()} to {symmetric.q.max()} of its codes -127 to 127.",
         f"8 bits symmetric and 7 bits asymmetric give the same for {equal} of {len(r)} values.",
     ]
     rows = {}

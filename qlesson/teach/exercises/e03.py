@@ -102,7 +102,7 @@ class UnusedCodes:
     ]
 
 
-@exercise("3.3", "The fourth sum", "repair a bug", difficulty=2, minutes=6)
+@exercise("3.3", "A test that was too kind", "repair a bug", difficulty=2, minutes=6)
 class FourthSum:
     """
     This function should return `((qw - zw) * (qx - zx)).sum()`, computed from sums of codes, as
