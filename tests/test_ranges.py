@@ -42,6 +42,17 @@ def test_qparams_follow_the_spec_from_the_ends_of_each_block(problem):
         assert (scale.flatten()[block].item(), zero_point.flatten()[block].item()) == (s, z)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("ends", [(0.001, 0.003), (-60000.0, 60000.0), (1.0, 1.0), (-3.1, 0.7)])
+@pytest.mark.filterwarnings("ignore::qlesson.ZeroPointClipped")
+def test_half_ends_are_raised_to_float32(ends, dtype):
+    half = [torch.tensor(v).to(dtype) for v in ends]
+    for scheme in (ql.Scheme(), ql.Scheme(include_zero=False), ql.Scheme(mapping="symmetric")):
+        raised = qparams_from_range(*(v.float() for v in half), scheme)
+        assert qparams_from_range(*half, scheme) == raised
+        assert raised.scale.dtype == torch.float32
+
+
 def test_a_range_from_elsewhere():
     """Notebook 05's play: a symmetric range of our own choice."""
     ends = torch.tensor(-7.0), torch.tensor(7.0)

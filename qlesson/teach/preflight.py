@@ -8,7 +8,8 @@ import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
 
-NEEDS = {"torch": (2, 11), "matplotlib": (3, 9), "ipywidgets": (8, 1), "jupyterlab": (4, 2)}
+# As in pyproject.toml; a test compares them.
+NEEDS = {"torch": (2, 11), "matplotlib": (3, 11), "ipywidgets": (8, 1), "jupyterlab": (4, 4)}
 MEMORY_GB = 1.0
 
 

@@ -1,6 +1,6 @@
 """Train the course's GPT again, from its seed: `python -m qlesson.tinygpt.train`.
 
-About 18 minutes on two free CPU cores. The text is Python's own documentation, which every Python
+About 20 minutes on two free CPU cores. The text is Python's own documentation, which every Python
 carries in `pydoc_data.topics`; it differs a little between versions, and so do the weights.
 """
 
