@@ -75,9 +75,10 @@ def test_heldout_text_is_not_in_the_training_text(training_text):
     assert tinygpt.calibration_text() == heldout[tiny.MEASURED + 1 :]
 
 
-@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the text it was trained on is 3.11's")
 def test_no_long_passage_of_the_measured_text_was_trained_on(training_text):
-    """The topics repeat each other: 8 % of this text's 64-character passages were in the rest."""
+    """The topics repeat each other: of their last 5 %, as they stand, 34 % is in the rest too."""
+    if len(training_text) != 339_598:
+        pytest.skip("this Python's text is not 3.11.7's, which the weights were trained on")
     training, heldout = tinygpt.decode(training_text), tinygpt.heldout_text()
     seen = {training[i : i + 64] for i in range(len(training) - 63)}
     passages = [heldout[i : i + 64] for i in range(tiny.MEASURED)]
