@@ -203,7 +203,7 @@ def _():
     assert onnx_quantize(TIES, 1.0, 1).tolist() == OUTSIDE
 
 
-@states(ROW, QUANTIZE, "inside, on the CPU")
+@states(ROW, QUANTIZE, "inside, on an x86 CPU")
 def _():
     assert torch_quantize(TIES, 1.0, 1).tolist() == INSIDE
     assert torch_quantize(TIES.repeat(50), 1.0, 1).tolist() == INSIDE * 50  # the vector code
