@@ -41,6 +41,12 @@ def test_a_vote_has_four_answers_one_of_them_right(number):
     assert all(text.startswith("**") or text.endswith(")") for _, text in answers)
 
 
+def test_learners_per_server():
+    _, table = rows("One server for the room")
+    for memory, learners in table:
+        assert int(learners) == int((int(memory.removesuffix(" GB")) - 1) / 0.45)
+
+
 def numbers(text):
     return [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", text)]
 
