@@ -316,7 +316,7 @@ def _pile_up(r_min, r_max, include_zero):
         f"scale {x.scale:.4f}, zero point {x.zero_point} (codes {codes[0]} to {codes[1]}).",
         f"The codes mean {low:z.2f} to {high:.2f}; the values lie from 2 to 6.",
         f"{len(values)} different values go in, {len(used)} come back; "
-        f"{counts.max()} of them share code {used[counts.argmax()]}.",
+        f"{counts.max()} of the {len(values)} share code {used[counts.argmax()]}.",
     ]
     return sentences, partial(figures.pile_up, values, r_min, r_max, scheme)
 
