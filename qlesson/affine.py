@@ -100,6 +100,8 @@ def _as_float(x, like=None) -> Tensor:
     Without `like`, float64 stays float64 and everything else becomes float32. Half precision
     is raised first: its few digits would move the zero point (notebook 04).
     """
+    if isinstance(x, Tensor):
+        x = x.as_subclass(Tensor)
     if isinstance(like, Tensor):
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         return torch.as_tensor(x, dtype=dtype, device=like.device)

@@ -13,7 +13,7 @@ def best_device() -> torch.device:
     name = os.environ.get("QLESSON_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # meta holds no values, and fails here
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"QLESSON_DEVICE={name!r} cannot be used here ({str(error).splitlines()[0]}): "

@@ -142,6 +142,13 @@ class QTensor:
                 f"q has dtype {_name(self.q.dtype)}, the scheme's codes are "
                 f"{_name(self.scheme.dtype)}: make q with ql.quantize(r, scheme)."
             )
+        if self.q.numel() == 0:
+            raise ValueError(f"q is empty (shape {tuple(self.q.shape)}): there are no codes.")
+        if self.zero_point.dtype != self.scheme.dtype:
+            raise ValueError(
+                f"zero_point has dtype {_name(self.zero_point.dtype)}, but is stored like the "
+                f"codes in {_name(self.scheme.dtype)}: use zero_point.to({self.scheme.dtype})."
+            )
         expected = self.scheme.granularity.scale_shape(self.q.shape)
         _check_shape_and_device(self.scale, self.zero_point, expected, self.q, self.scheme)
 
@@ -271,8 +278,10 @@ def _float_tensor(r, scheme) -> Tensor:
         raise TypeError("r is a QTensor already: call r.dequantize() first.")
     if not isinstance(r, Tensor):
         raise TypeError(f"r must be a torch tensor, got {type(r).__name__}: use torch.tensor(r).")
-    if r.layout != torch.strided:
-        raise TypeError(f"r has layout {r.layout}: use r.to_dense() first.")
+    if r.is_nested or r.layout != torch.strided:
+        kind = "nested" if r.is_nested else r.layout
+        remedy = "pass one tensor at a time" if r.is_nested else "use r.to_dense() first"
+        raise TypeError(f"r has layout {kind}: {remedy}.")
     if r.dtype not in FLOATS:
         raise TypeError(f"r must be {_one_of_floats()}, got {r.dtype}: use r.float() first.")
     if r.is_meta:
@@ -320,7 +329,10 @@ def _checked_qparams(r, scheme, qparams, check) -> QParams:
 def _number(name, value):
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number or a torch tensor, got {type(value).__name__}.")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is too large for a float: pass a finite number.") from None
 
 
 def _check_shape_and_device(scale, zero_point, expected, r, scheme):

@@ -1,6 +1,6 @@
 """A Scheme says which codes there are and how real values map to them (notebooks 01-06)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from numbers import Integral
 
 import torch
@@ -26,7 +26,7 @@ class Scheme:
 
     bits: int = 8
     mapping: str = "asymmetric"
-    granularity: Granularity = field(default_factory=PerTensor)
+    granularity: Granularity = PerTensor()
     signed: bool = True
     include_zero: bool = True
     rounding: str = "inside"

@@ -255,3 +255,17 @@ def test_every_division_of_the_whole_is_by_a_tensor(mapping, granularity, roundi
             ql.fake_quantize(r, scheme)
         assert len(divisions.found) >= 5
         assert divisions.all_by_a_tensor_on_the_same_device()
+
+
+def test_the_formulas_return_plain_tensors():
+    class Special(torch.Tensor):
+        pass
+
+    r = torch.tensor([1.0, 2.0, 3.0]).as_subclass(Special)
+    results = [
+        ql.quantize_affine(r, 0.1, 3, -128, 127),
+        ql.dequantize_affine(r, r, r),
+        *ql.asymmetric_qparams(r.amin(), r.amax(), -128, 127),
+        *ql.symmetric_qparams(r.amax(), 127),
+    ]
+    assert {type(x) for x in results} == {torch.Tensor}

@@ -21,7 +21,7 @@ def test_the_best_device_is_cuda_where_there_is_one(monkeypatch):
 def test_cuda_is_taken_when_torch_reports_it(monkeypatch):
     monkeypatch.delenv("QLESSON_DEVICE", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch, "empty", lambda *size, device: None)
+    monkeypatch.setattr(torch, "zeros", lambda *size, device: torch.ones(*size))
     assert ql.best_device() == torch.device("cuda")
 
 
@@ -31,7 +31,7 @@ def test_the_environment_variable_overrides(monkeypatch):
     assert ql.best_device() == torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", "tpu", "cpu:x", "xpu"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "tpu", "cpu:x", "xpu", "meta"])
 def test_a_device_that_is_not_there_is_refused(monkeypatch, name):
     monkeypatch.setenv("QLESSON_DEVICE", name)
     with pytest.raises(ValueError, match=f"QLESSON_DEVICE='{name}' cannot be used") as error:

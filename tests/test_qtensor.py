@@ -1081,3 +1081,29 @@ def test_nan_and_infinity_are_the_same_codes_on_cuda():
         assert torch.equal(here, there.cpu())
     with pytest.raises(ValueError, match="1 NaN and 2 infinite"):
         ql.quantize(r.cuda())
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_tensor_is_refused():
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    for call in (ql.quantize, ql.choose_qparams, ql.fake_quantize):
+        with pytest.raises(TypeError, match="r has layout nested: pass one tensor at a time"):
+            call(nested)
+
+
+def test_a_number_too_large_for_a_float_is_refused():
+    with pytest.raises(ValueError, match="scale is too large for a float"):
+        ql.quantize(torch.ones(3), ql.Scheme(), ql.QParams(10**400, 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32])
+def test_a_qtensor_stores_its_zero_point_like_its_codes(dtype):
+    q, scale = torch.tensor([1, 2], dtype=torch.int8), torch.tensor(0.1)
+    with pytest.raises(ValueError, match=r"zero_point has dtype .* use zero_point.to"):
+        ql.QTensor(q, scale, torch.tensor(0, dtype=dtype), ql.Scheme())
+
+
+def test_a_qtensor_holds_codes():
+    empty, zero = torch.empty(0, 3, dtype=torch.int8), torch.tensor(0, dtype=torch.int8)
+    with pytest.raises(ValueError, match="q is empty"):
+        ql.QTensor(empty, torch.tensor(0.1), zero, ql.Scheme())
