@@ -173,7 +173,7 @@ def test_02_past_zero_the_zero_point_sticks_and_values_pile_up(capsys):
         used, counts = q.unique(return_counts=True)
         back, most = len(used), counts.max().item()
         assert f"scale {s:.4f}, zero point {z} (codes -16 to 15)" in text
-        assert f"200 different values go in, {back} come back; {most} of them" in text
+        assert f"200 different values go in, {back} come back; {most} of the 200" in text
         left.append(back)
         points.append((free, z))
     assert all(z == -16 and free < z for free, z in points[3:])  # the wall
@@ -182,7 +182,7 @@ def test_02_past_zero_the_zero_point_sticks_and_values_pile_up(capsys):
     # Holding 0 takes the pile away, and the wall with it.
     text, _ = said(capsys, "02", r_min=2.0, include_zero=True)
     assert "zero point -16" in text and "0.00 to 6.00" in text
-    assert int(re.search(r"; (\d+) of them", text)[1]) < 15
+    assert int(re.search(r"; (\d+) of the 200", text)[1]) < 15
 
 
 def test_03_on_one_sided_values_symmetric_mode_has_a_bit_less(capsys):
