@@ -29,6 +29,7 @@ help:
 
 lab: .venv/lab ## open the course in JupyterLab, on your own copies of the notebooks
 	@$(RUN) -I qlesson/teach/copies.py
+	@cp qlesson/teach/server_config.py .venv/etc/jupyter/jupyter_server_config.py
 	@cd my_notebooks && ../$(RUN) -m jupyterlab --log-level=WARN --ServerApp.ip=localhost \
 		--LabApp.default_url=/lab/tree/00_start_here.ipynb \
 		$$([ "$$(id -u)" != 0 ] || echo --allow-root) \
