@@ -199,7 +199,7 @@ _SAY_WHAT_IT_IS = textwrap.dedent("""\
           const text = String(parseFloat((+handle.ariaValueText).toFixed(4)));
           if (text != 'NaN' && text != handle.ariaValueText) handle.ariaValueText = text;
         }};
-        handle.ariaLabel = s.firstChild.textContent;
+        handle.setAttribute('aria-label', s.firstChild.textContent);
         handle.rounds ??= new MutationObserver(round);
         handle.rounds.observe(handle, {{attributeFilter: ['aria-valuetext']}});
         round();
