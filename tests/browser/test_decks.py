@@ -3,10 +3,13 @@
 Screenshots of every slide land in build/screenshots/slides.
 """
 
+import base64
+import io
 import re
 
 import nbformat
 import pytest
+from PIL import Image
 from test_lab import CHROMIUM, FLAGS, NOTEBOOKS, ROOT, playwright, pytestmark  # noqa: F401
 
 from qlesson.authoring import slides
@@ -113,9 +116,18 @@ def code(source, text, **metadata):
     return nbformat.v4.new_code_cell(source, outputs=outputs, metadata=metadata)
 
 
+def picture(width, height):
+    image = io.BytesIO()
+    Image.new("RGB", (width, height)).save(image, "PNG")
+    data = {"image/png": base64.b64encode(image.getvalue()).decode()}
+    output = nbformat.v4.new_output("display_data", data=data)
+    return nbformat.v4.new_code_cell("show(figure)", outputs=[output])
+
+
 def test_what_no_slide_can_hold_is_divided(page, tmp_path):
     text = deck(
         code("print(x)", "\n".join(f"line {n} " + 30 * "long " for n in range(100))),
+        picture(700, 1000),
         markdown("## Rows\n\n| a | b |\n| --- | --- |\n" + "| some | words |\n" * 60),
         markdown("## Points\n\n" + "- some point\n" * 60),
         markdown("## Words\n\n" + 12 * ("A sentence of seven words stands here. " * 9 + "\n\n")),
