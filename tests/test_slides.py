@@ -81,6 +81,11 @@ def test_markdown_has_mathml_and_links_from_deck_to_deck():
     assert "the map" in made and "teaching" in made and "previous" not in made
 
 
+def test_a_logarithm_keeps_its_distance():
+    assert slides.spaced(r"20 \log_{10} 2 = x") == r"20\,\log_{10}\,2 = x"
+    assert slides.spaced(r"\frac{1}{2}") == r"\frac{1}{2}"
+
+
 PAPER = "https://example.org/x.ipynb?y"
 
 

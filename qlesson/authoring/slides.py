@@ -32,10 +32,10 @@ class Renderer(IPythonRenderer):
         super().__init__(escape=False, exclude_anchor_links=True)
 
     def inline_math(self, body):
-        return convert(body)
+        return convert(spaced(body))
 
     def block_math(self, body):
-        return f"<p>{convert(body, display='block')}</p>\n"
+        return f"<p>{convert(spaced(body), display='block')}</p>\n"
 
     def link(self, text, url, title=None):
         if url.startswith("#") or url.endswith(".md"):
@@ -44,6 +44,11 @@ class Renderer(IPythonRenderer):
 
     def block_code(self, code, info=None):
         return lines_of(python(code) if info == "python" else html.escape(code), "code")
+
+
+def spaced(body):
+    """TeX with the space around a logarithm written out, which MathML does not add."""
+    return re.sub(r" *(\\log(?:_\{?\w+\}?)?) *", r"\\,\1\\,", body)
 
 
 def markdown(source):
