@@ -13,6 +13,7 @@ The integer arithmetic is in `qlesson.integer`, and the formulas, as ever, in `q
 """
 
 import copy
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -231,17 +232,25 @@ class QuantizedEmbedding(_Layer):
                 "ql.PerGroup(size), ql.PerAxis(0) or ql.PerTensor()."
             )
 
+    @property
+    def num_embeddings(self) -> int:
+        return self.codes.q.shape[0]
+
+    @property
+    def embedding_dim(self) -> int:
+        return self.codes.q.shape[1]
+
     def forward(self, ids: Tensor) -> Tensor:
         q, scale, zero_point, scheme = (
             getattr(self.codes, n) for n in ("q", "scale", "zero_point", "scheme")
         )
-        width, dtype = q.shape[1], self.codes.like.dtype
+        shape, dtype = (*ids.shape, self.embedding_dim), self.codes.like.dtype
         if ids.numel() == 0:
-            return scale.new_empty(*ids.shape, width, dtype=dtype)
+            return scale.new_empty(shape, dtype=dtype)
         rows = ids.flatten()
         if scheme.granularity not in (PerTensor(), PerAxis(1), PerAxis(-1)):
             scale, zero_point = scale[rows], zero_point[rows]
-        return QTensor(q[rows], scale, zero_point, scheme).dequantize(dtype).view(*ids.shape, width)
+        return QTensor(q[rows], scale, zero_point, scheme).dequantize(dtype).view(shape)
 
 
 class QuantizedConv(_Layer):
@@ -338,7 +347,7 @@ class IntegerLinear(_KeepsScale):
     def _constant(self) -> Tensor:
         """bias - z_x sum w + n z_x z_w, int32 [outputs]: known before any input."""
         layer, (_, z_w) = self.layer, self._weight()
-        _, z_x = int8_codes(layer.codes.q[:0].to(layer.activations.dtype), layer.input_zero_point)
+        _, z_x = int8_codes(layer.input_zero_point, layer.input_zero_point)
         return self.bias_codes - z_x * layer.weight_sums[0] + layer.in_features * z_x * z_w
 
 
@@ -403,7 +412,7 @@ def quantize_model(model, scheme, skip=(), activations=None, qparams=None):
     in_proj_weight is no layer and stays float.
 
     The original stays as it is. Memory: the new model beside it, without a second float copy of
-    the swapped weights, and for one layer at a time a few times its size.
+    the swapped weights, and for one layer at a time about eight times its size.
     Raises ValueError, with the layer's name, for one that cannot be swapped, and for a pattern
     that fits nothing.
     """
@@ -485,11 +494,10 @@ def load_state(model, tensors, activations=None):
     layers, made = _layers(model), {}
     codes_of = _codes_of(layers, tensors)
     for name, layer in layers.items():
-        if _key(layer) in codes_of:
+        codes = codes_of.get(_key(layer))
+        if codes is not None and not isinstance(tensors.get(_join(name, "weight")), Tensor):
             qparams = _static_qparams(name, tensors, activations)
-            with _naming(name):
-                codes = codes_of[_key(layer)]
-                made[layer] = _swapped(model, name, layer, codes, activations, qparams)
+            made[layer] = _swapped(model, name, layer, codes, activations, qparams)
     qmodel = _with_layers(model, made)
     missing, unknown = set(state(qmodel)) - set(tensors), set(tensors) - set(state(qmodel))
     if missing or unknown:
@@ -637,19 +645,16 @@ def _nbytes(model) -> int:
     return sum(x.nbytes for x in [*model.parameters(), *model.buffers()])
 
 
-class _naming:
+@contextmanager
+def _naming(name):
     """An error inside gets the layer's name in front and a remedy behind."""
-
-    def __init__(self, name):
-        self.name = name or "(the model)"
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, (ValueError, TypeError)):
-            remedy = f"To leave this layer as it is: skip={self.name!r}."
-            raise kind(f"Layer {self.name!r}: {error} {remedy}") from error
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        if not name:
+            raise
+        remedy = f"To leave this layer as it is: skip={name!r}."
+        raise type(error)(f"Layer {name!r}: {error} {remedy}") from error
 
 
 def _codes_of(layers, tensors):

@@ -185,6 +185,7 @@ def test_an_embedding_is_a_row_of_w_hat(granularity, rows):
     new, ids = QuantizedEmbedding(w), torch.tensor([[0, rows - 1, 0], [rows // 2, 0, 0]])
     assert torch.equal(new(ids), w.dequantize()[ids])
     assert new(ids[:0]).shape == (0, 3, 8)
+    assert (new.num_embeddings, new.embedding_dim) == (rows, 8)
 
 
 def test_an_embedding_refuses_groups_of_rows():
@@ -608,6 +609,11 @@ def test_a_layer_that_cannot_be_swapped_is_named_with_a_remedy(make, message):
     quantize_model(make(), BY_ROW, skip="2")
 
 
+def test_a_layer_alone_has_no_name_to_skip():
+    with pytest.raises(ValueError, match="^it has hooks.*first\\.$"):
+        quantize_model(with_hook()[2], BY_ROW)
+
+
 def test_a_meta_layer_is_named():
     with pytest.raises(TypeError, match="Layer '0': r is on the meta device"):
         quantize_model(nn.Sequential(nn.Linear(4, 4, device="meta")), BY_ROW)
@@ -744,6 +750,15 @@ def test_state_and_back(name):
     with torch.no_grad():
         assert torch.equal(back(*inputs()), qmodel(*inputs()))
     assert len(list(back.buffers())) == len(list(qmodel.buffers()))  # what was shared still is
+
+
+@pytest.mark.parametrize("skip", ["head", "embedding"])
+def test_state_of_a_shared_weight_that_one_layer_keeps_in_float(skip):
+    torch.manual_seed(0)
+    qmodel, ids = quantize_model(Tied(), BY_ROW, skip)[0], torch.tensor([1, 4])
+    back = load_state(Tied(), state(qmodel))
+    assert torch.equal(back(ids), qmodel(ids))
+    assert isinstance(getattr(back, skip), layers.SWAPPED)
 
 
 class Packed:
