@@ -21,8 +21,9 @@ EXACT_IN_FLOAT = 1024  # products of two int8 codes whose sum float32 holds: 102
 def int_matmul(x: Tensor, w: Tensor) -> Tensor:
     """x w^T on integers: int8 [m, k] and int8 [n, k] -> int32 [m, n], exact modulo 2^32.
 
-    torch._int_mm where it is exact, else float32 in slices of k that float32 sums exactly: a CPU
-    without VNNI adds pairs of products in 16 bits, and what does not fit is lost (notebook 09).
+    torch._int_mm where a first product shows it exact, else float32 in slices of k that float32
+    sums exactly. An x86 CPU without VNNI adds pairs of products in 16 bits: what does not fit is
+    lost (pytorch/pytorch issue 136746).
     """
     if x.dtype != torch.int8 or w.dtype != torch.int8:
         raise TypeError(f"int_matmul takes int8 codes, got {x.dtype} and {w.dtype}: see int8_codes")
@@ -51,7 +52,7 @@ def _matmul_in_slices(x, w) -> Tensor:
 
 @cache
 def _int_mm_is_exact(device) -> bool:
-    """Whether torch._int_mm exists on this device and does not saturate on the largest codes."""
+    """Whether torch._int_mm exists on this device, and loses nothing on the largest codes."""
     x = torch.full((32, 64), 127, dtype=torch.int8, device=device)
     try:
         return bool((torch._int_mm(x, x.t()) == 64 * 127 * 127).all())
@@ -163,7 +164,7 @@ def requantize(accumulator: Tensor, factor: FixedPoint, zero_point, scheme: Sche
     Returns codes of the scheme's dtype.
 
     Rounded once, half up, in 64 bits, as TensorFlow Lite does with TFLITE_SINGLE_ROUNDING.
-    gemmlowp rounds twice, and a code may then differ by one (notebook 09).
+    gemmlowp rounds twice, and a code may then differ by one (notebook 09, More).
     """
     product = accumulator.long() * factor.multiplier
     rounded = (product + (1 << (factor.shift - 1))) >> factor.shift
