@@ -86,7 +86,7 @@ def bits_used(rows, limit=31):
     at = np.arange(len(names))[::-1]
     ax.barh(at, bits, height=0.6, color=draw.BAR, edgecolor=draw.CODE, label="bits")
     for y, value in zip(at, bits, strict=True):
-        ax.text(value + 0.3, y, f"{value:.1f}", va="center", fontsize=draw.SMALL)
+        ax.text(value + 0.3, y, draw.short(value), va="center", fontsize=draw.SMALL)
     ax.axvline(limit, color=draw.INK, ls="--", lw=1.4, label=f"an int32 holds {limit}")
     draw.own_ticks(ax.yaxis, at, names)
     ax.set_xlim(0, limit + 2)
