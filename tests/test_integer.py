@@ -25,6 +25,7 @@ from qlesson.integer import (
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 SHAPES = [(1, 1, 1), (1, 7, 3), (2, 16, 2), (17, 8, 8), (16, 64, 5), (33, 1025, 65), (4, 4001, 3)]
+SHAPES += [(3, 1, 4), (1, 2, 1), (1, 64, 5), (5, 3, 1)]
 
 
 def codes(*shape, low=-128, high=127, seed=0, dtype=torch.int8):
@@ -63,11 +64,34 @@ def test_the_padding_for_cuda_changes_nothing(m, k, n, monkeypatch):
     assert torch.equal(integer._padded_int_mm(x, w).long(), exact(x, w))
 
 
-def test_int_matmul_takes_views_and_empty_matrices():
+def laid_out(x, how):
+    """The same codes, or as many of them, in another layout in memory."""
+    m, k = x.shape
+    if how == "by columns":
+        return x.t().contiguous().t()
+    if how == "a part":
+        return torch.nn.functional.pad(x, (3, 2, 2, 1))[2:-1, 3:-2]
+    if how == "every third":
+        return x.repeat_interleave(3, 1)[::1, ::3]
+    if how == "one row for all":
+        return x[:1].expand(m, k)
+    return x[:1].as_strided((1, k), (1, 1))  # a single row, whose stride should not matter
+
+
+LAYOUTS = ["by columns", "a part", "every third", "one row for all", "a single row"]
+
+
+@pytest.mark.parametrize("how_x", LAYOUTS)
+@pytest.mark.parametrize("how_w", LAYOUTS)
+@pytest.mark.parametrize("m,k,n", [(3, 2, 4), (17, 8, 16), (2, 65, 3)])
+def test_int_matmul_takes_any_layout(m, k, n, how_x, how_w):
+    x, w = laid_out(codes(m, k), how_x), laid_out(codes(n, k, seed=1), how_w)
+    assert torch.equal(int_matmul(x, w).long(), exact(x, w))
+
+
+def test_int_matmul_takes_empty_matrices():
     x, w = codes(9, 40), codes(5, 40, seed=1)
-    assert torch.equal(int_matmul(x[:, 3:20], w[:, 3:20]).long(), exact(x[:, 3:20], w[:, 3:20]))
-    assert torch.equal(int_matmul(x[::2], w.flip(0)).long(), exact(x[::2], w.flip(0)))
-    assert int_matmul(x[:0], w).shape == (0, 5)
+    assert int_matmul(x[:0], w).shape == (0, 5) and int_matmul(x, w[:0]).shape == (9, 0)
     assert torch.equal(int_matmul(x[:, :0], w[:, :0]), torch.zeros(9, 5, dtype=torch.int32))
 
 

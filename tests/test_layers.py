@@ -10,6 +10,8 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import qlesson as ql
@@ -95,6 +97,41 @@ def test_w8a8_is_exact(granularity, mapping_w, bits, mapping_x, signed, ranges, 
     assert torch.allclose(new(x).double(), y, rtol=1e-5, atol=1e-5)
     w_hat, x_hat = w.dequantize(torch.float64), x_codes.dequantize(torch.float64)
     assert torch.allclose(y, F.linear(x_hat, w_hat, layer.bias.double()), atol=1e-5)
+
+
+@settings(deadline=None, max_examples=150, derandomize=True)
+@given(
+    shape=st.tuples(st.integers(1, 20), st.integers(1, 70), st.integers(1, 20)),
+    weight_bits=st.sampled_from([2, 4, 8]),
+    input_bits=st.sampled_from([3, 8]),
+    mappings=st.tuples(*[st.sampled_from(["symmetric", "asymmetric"])] * 2),
+    group_size=st.integers(1, 80),
+    grouped=st.booleans(),
+    signed=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_w8a8_is_exact_for_any_shape(
+    shape, weight_bits, input_bits, mappings, group_size, grouped, signed, seed
+):
+    """The sums of the groups, put together in float64, are the product of the values."""
+    m, k, n = shape
+    by_mapping = [signed or mapping == "symmetric" for mapping in mappings]
+    granularity = ql.PerGroup(group_size) if grouped else ql.PerAxis(0)
+    scheme = ql.Scheme(weight_bits, mappings[0], granularity, by_mapping[0])
+    activations = ql.Scheme(input_bits, mappings[1], ql.PerAxis(0), by_mapping[1])
+    x, w = drawn(m, k, seed=seed) + 0.2, ql.quantize(drawn(n, k, seed=seed + 1), scheme)
+    new = QuantizedLinear(w, None, activations)
+    codes = new.quantize_input(x)
+    x_part = codes.q.long() - codes.zero_point.long()
+    size = min(group_size, k) if grouped else k
+    w_part = w.q.long() - w.zero_point.long().repeat_interleave(size, 1)[:, :k]
+    products = x_part[:, None] * w_part  # [m, n, k]
+    sums = [p.sum(2) for p in products.split(size, 2)]
+    accumulators = list(new.accumulators(codes))
+    assert len(sums) == len(accumulators)
+    assert all(torch.equal(a, b.long()) for a, b in zip(sums, accumulators, strict=True))
+    y = sum(a.double() * s for a, s in zip(sums, w.scale.double().t(), strict=True))
+    assert torch.allclose(new(x).double(), codes.scale.double() * y, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
