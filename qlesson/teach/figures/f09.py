@@ -48,11 +48,37 @@ def _outline(ax, q_x, q_w, z_x, z_w):
     ax.set_ylim(-0.3, q_w + 0.3)
 
 
-def pipelines(rows):
-    """What each kind of layer computes, step by step, and which steps use floats   (notebook 09).
+KINDS_OF_LAYERS = {  # name: (step, whether it runs on integers)
+    "weight-only": [
+        ("x", False),
+        ("W: codes → floats", False),
+        ("product", False),
+        ("+ b", False),
+        ("y", False),
+    ],
+    "W8A8": [
+        ("x → codes", False),
+        ("product, int32", True),
+        ("× s_x s_w", False),
+        ("+ b", False),
+        ("y", False),
+    ],
+    "integer-only": [
+        ("codes of x", True),
+        ("product, int32", True),
+        ("+ bias, int32", True),
+        ("× multiplier, >> shift", True),
+        ("codes of y", True),
+    ],
+}
 
-    rows  {name: [(step, whether it is on integers), ...]}
+
+def pipelines():
+    """What each kind of layer computes, step by step, and which steps run on floats (notebook 09).
+
+    The kinds are those of `qlesson.layers`.
     """
+    rows = KINDS_OF_LAYERS
     fig, ax = draw.figure(0.35 + 0.72 * len(rows))
     longest = max(map(len, rows.values()))
     for row, (name, steps) in enumerate(rows.items()):
