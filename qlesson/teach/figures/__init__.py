@@ -20,23 +20,28 @@ from qlesson.teach.figures.f02 import code_counts, pile_up, range_map, two_range
 from qlesson.teach.figures.f04 import grey_picture, pictures, staircase, staircase_and_picture
 from qlesson.teach.figures.f05 import clip_sweep, error_histogram, heatmaps, sqnr_by_bits
 from qlesson.teach.figures.f06 import error_by_price, shared_scales
+from qlesson.teach.figures.f09 import bits_used, four_areas, noise_split, pipelines
 
 __all__ = [
+    "bits_used",
     "clip_or_wrap",
     "clip_sweep",
     "code_counts",
     "drawing_into",
     "error_by_price",
     "error_histogram",
+    "four_areas",
     "grey_picture",
     "guess",
     "heatmaps",
     "memory",
+    "noise_split",
     "number_lines",
     "number_to_code",
     "perplexity_by_bits",
     "pictures",
     "pile_up",
+    "pipelines",
     "range_map",
     "round_half_even",
     "shared_scales",
