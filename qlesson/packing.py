@@ -69,8 +69,8 @@ def unpack(
     Raises ValueError if the number of bytes is another.
     """
     _check_bits(bits, order)
+    _check_data("data", data, bits, shape)
     count = math.prod(shape)
-    _check_data(data, count, bits, shape)
     data = data.as_subclass(Tensor).contiguous()
     if bits == 16:
         return data.clone().view(torch.int16).view(shape)
@@ -183,12 +183,23 @@ class PackedTensor:
 
     def __post_init__(self):
         object.__setattr__(self, "shape", torch.Size(self.shape))
-        if (self.zero_point is None) != (self.scheme.mapping == "symmetric"):
+        bits, symmetric = self.scheme.bits, self.scheme.mapping == "symmetric"
+        _check_bits(bits, self.order)
+        _check_data("data", self.data, bits, self.shape)
+        expected = self.scheme.granularity.scale_shape(self.shape)
+        if tuple(self.scale.shape) != expected:
+            raise ValueError(
+                f"scale has shape {tuple(self.scale.shape)}, but {self.scheme.granularity} on a "
+                f"tensor of shape {tuple(self.shape)} needs {expected}."
+            )
+        if (self.zero_point is None) != symmetric:
             raise ValueError(
                 f"zero_point is {'missing' if self.zero_point is None else 'given'}, and the "
                 f"mapping is {self.scheme.mapping}: an asymmetric tensor has zero points, a "
                 "symmetric one has None."
             )
+        if not symmetric:
+            _check_data("zero_point", self.zero_point, bits, expected)
 
     @classmethod
     def pack(cls, x: QTensor, order: str = "low_first") -> "PackedTensor":
@@ -249,13 +260,13 @@ def _check_codes(q, bits):
         )
 
 
-def _check_data(data, count, bits, shape):
+def _check_data(name, data, bits, shape):
     if not isinstance(data, Tensor) or data.dtype != torch.uint8:
         kind = data.dtype if isinstance(data, Tensor) else type(data).__name__
-        raise TypeError(f"data must be a uint8 tensor, as pack gives it, got {kind}.")
-    expected = packed_size(count, bits)
+        raise TypeError(f"{name} must be a uint8 tensor, as pack gives it, got {kind}.")
+    expected = packed_size(math.prod(shape), bits)
     if tuple(data.shape) != (expected,):
         raise ValueError(
-            f"data has shape {tuple(data.shape)}, but {count} codes of {bits} bits (shape "
-            f"{tuple(shape)}) take {expected} bytes in one row."
+            f"{name} has shape {tuple(data.shape)}, but {math.prod(shape)} codes of {bits} bits "
+            f"(shape {tuple(shape)}) take {expected} bytes in one row."
         )
