@@ -126,13 +126,16 @@ def test_the_order_of_the_codes_is_kept(tmp_path, order):
 @pytest.mark.parametrize("mapping", ["asymmetric", "symmetric"])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8, 16])
 def test_the_file_is_its_header_and_nbytes(tmp_path, bits, mapping):
-    """And safetensors itself reads the parts: every tensor starts at its alignment."""
+    """Every tensor starts at a multiple of its width, and safetensors itself reads the parts."""
     path = tmp_path / "x.safetensors"
     r = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
     x = PackedTensor.pack(ql.quantize(r, ql.Scheme(bits, mapping, ql.PerAxis(0))))
     extra = {"half": torch.ones(3, dtype=torch.bfloat16), "wide": torch.ones(1).double()}
     checkpoint.save(path, {"w": x} | extra)
     header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    entries = json.loads(path.read_bytes()[8:header])
+    for name, width in (("wide", 8), ("w.scale", 4), ("half", 2)):
+        assert (header + entries[name]["data_offsets"][0]) % width == 0
     assert path.stat().st_size == header + x.nbytes + 6 + 8
     parts = load_file(path)
     assert same(parts["w.codes"], x.data) and same(parts["w.scale"], x.scale)
