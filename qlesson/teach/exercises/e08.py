@@ -144,10 +144,10 @@ class NegativeNeighbours:
         for _ in range(20):
             yield (tensor(_codes(rng, 2 * rng.randint(1, 4)), dtype=torch.int8),)
 
-    @wrong("This is the function as it was: a negative first code still fills the whole byte.")
-    def as_it_was(q):
+    @wrong("Now the second code is masked, and it did not need it: mask the first.")
+    def the_other_one(q):
         q = q.view(torch.uint8)
-        return q[0::2] | (q[1::2] << 4)
+        return q[0::2] | ((q[1::2] & 15) << 4)
 
     @wrong("The first code belongs in the lower half; your halves are exchanged.")
     def exchanged(q):

@@ -17,7 +17,7 @@ _ORDERS = ("low_first", "high_first")
 @declare(
     "08",
     "Eight codes, which bits of which bytes they take, and what is read from the bytes.",
-    bits=Slider("bits", 2, 8, 1, 4),
+    bits=Slider("bits", 2, 8, 1, 5),
     order=Choice("written", _ORDERS, "low_first"),
     read=Choice("read", _ORDERS, "low_first"),
 )
