@@ -367,7 +367,9 @@ class _File:
             with safe_open(self.path, "pt"):
                 pass
         except (SafetensorError, OSError) as error:
-            raise self._damaged(f"no safetensors file: {error}") from None
+            raise ValueError(
+                f"{self.path} is no safetensors file, or a damaged one: {error}."
+            ) from None
 
     def _noted(self, text):
         """What this module wrote into the header: the quantized tensors, and the checksums."""
@@ -390,7 +392,7 @@ class _File:
         return noted
 
     def _damaged(self, why):
-        return ValueError(f"{self.path} is damaged or a foreign file: {why}.")
+        return ValueError(f"{self.path} is damaged: {why}.")
 
     def read(self, name) -> bytearray:
         """The bytes of one stored tensor, checked against their checksum."""

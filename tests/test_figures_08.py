@@ -91,7 +91,7 @@ def test_what_is_read_stands_below_and_only_what_is_right_is_tinted():
         right = [a == b for a, b in zip(codes, back, strict=True)]
         marks = ["" if ok else "≠ " for ok in right]
         wanted = [m + str(q).replace("-", "−") for m, q in zip(marks, back, strict=True)]
-        assert words(fig)[-8:] == wanted
+        assert words(fig)[-9:] == [f"read {read}", *wanted]
         boxes = [p.get_facecolor()[:3] for p in fig.axes[0].patches if isinstance(p, Rectangle)]
         assert [box != (1, 1, 1) for box in boxes[-8:]] == right
         assert sum(right) == (8 if read == "low_first" else 4)

@@ -41,7 +41,7 @@ def bits_in_bytes(codes, bits, orders=("low_first",), rows=None, read=None):
     needed = sum(-(-len(data) // BYTES_IN_A_ROW) for data in drawn.values())
     rows = needed if rows is None else rows
     bottom = -0.4 - 3.0 * rows
-    fig, ax = draw.figure(0.72 + 0.85 * rows + (0.45 if read else 0))
+    fig, ax = draw.figure(0.72 + 0.85 * rows + (0.6 if read else 0))
     width = 9 * BYTES_IN_A_ROW - 1
     _code_boxes(ax, 0, [f"{a} = {draw.short(q)}" for a, q in _named(codes)], width)
     top = -1.6
@@ -59,7 +59,8 @@ def bits_in_bytes(codes, bits, orders=("low_first",), rows=None, read=None):
         back = unpack(packed, bits, codes.shape, signed=codes.dtype.is_signed, order=read)
         right = (back == codes).tolist()
         marks = [("" if ok else "≠ ") + draw.short(q) for ok, q in zip(right, back, strict=True)]
-        bottom -= 1.6
+        bottom -= 2.1
+        ax.text(0, bottom + 1.4, f"read {read}", ha="left", va="bottom", fontsize=draw.SMALL)
         _code_boxes(ax, bottom + 0.2, marks, width, right)
     ax.set_ylim(bottom, 1.2)
     ax.set_axis_off()
