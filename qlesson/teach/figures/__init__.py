@@ -20,13 +20,17 @@ from qlesson.teach.figures.f02 import code_counts, pile_up, range_map, two_range
 from qlesson.teach.figures.f04 import grey_picture, pictures, staircase, staircase_and_picture
 from qlesson.teach.figures.f05 import clip_sweep, error_histogram, heatmaps, sqnr_by_bits
 from qlesson.teach.figures.f06 import error_by_price, shared_scales
+from qlesson.teach.figures.f08 import bit_owners, bits_in_bytes, codebook_lines
 from qlesson.teach.figures.f09 import bits_used, four_areas, noise_split, pipelines
 
 __all__ = [
+    "bit_owners",
+    "bits_in_bytes",
     "bits_used",
     "clip_or_wrap",
     "clip_sweep",
     "code_counts",
+    "codebook_lines",
     "drawing_into",
     "error_by_price",
     "error_histogram",
