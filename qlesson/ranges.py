@@ -151,14 +151,14 @@ def _limit_of_least_divergence(counts, width, r_min, r_max, scheme) -> Tensor:
             continue
         inside = slice(half - k, half + k)
         q = _codes(centres[:, inside], scale, zero_point, scheme)
-        here = _divergence(counts, inside, q.long() - scheme.quant_min)
+        here = divergence(counts, inside, q.long() - scheme.quant_min)
         here = torch.where(scale >= width, here, torch.inf)
         best = torch.where(here < least, limit, best)
         least = torch.minimum(here, least)
     return best
 
 
-def _divergence(counts, inside, code) -> Tensor:
+def divergence(counts, inside, code) -> Tensor:
     """KL(P, Q) = sum of P log(P / Q), for each row.
 
     P is the histogram clipped: what lies outside goes to the first and the last bin inside. Q is

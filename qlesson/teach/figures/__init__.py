@@ -20,6 +20,7 @@ from qlesson.teach.figures.f02 import code_counts, pile_up, range_map, two_range
 from qlesson.teach.figures.f04 import grey_picture, pictures, staircase, staircase_and_picture
 from qlesson.teach.figures.f05 import clip_sweep, error_histogram, heatmaps, sqnr_by_bits
 from qlesson.teach.figures.f06 import error_by_price, shared_scales
+from qlesson.teach.figures.f07 import histogram_and_ranges, losses_by_limit, running_ranges
 
 __all__ = [
     "clip_or_wrap",
@@ -31,6 +32,8 @@ __all__ = [
     "grey_picture",
     "guess",
     "heatmaps",
+    "histogram_and_ranges",
+    "losses_by_limit",
     "memory",
     "number_lines",
     "number_to_code",
@@ -39,6 +42,7 @@ __all__ = [
     "pile_up",
     "range_map",
     "round_half_even",
+    "running_ranges",
     "shared_scales",
     "sqnr_by_bits",
     "staircase",
