@@ -20,6 +20,7 @@ from qlesson.teach.figures.f02 import code_counts, pile_up, range_map, two_range
 from qlesson.teach.figures.f04 import grey_picture, pictures, staircase, staircase_and_picture
 from qlesson.teach.figures.f05 import clip_sweep, error_histogram, heatmaps, sqnr_by_bits
 from qlesson.teach.figures.f06 import error_by_price, shared_scales
+from qlesson.teach.figures.f07 import histogram_and_ranges, losses_by_limit, running_ranges
 from qlesson.teach.figures.f08 import bit_owners, bits_in_bytes, codebook_lines
 from qlesson.teach.figures.f09 import bits_used, four_areas, noise_split, pipelines
 
@@ -38,6 +39,8 @@ __all__ = [
     "grey_picture",
     "guess",
     "heatmaps",
+    "histogram_and_ranges",
+    "losses_by_limit",
     "memory",
     "noise_split",
     "number_lines",
@@ -48,6 +51,7 @@ __all__ = [
     "pipelines",
     "range_map",
     "round_half_even",
+    "running_ranges",
     "shared_scales",
     "sqnr_by_bits",
     "staircase",
