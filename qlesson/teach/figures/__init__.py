@@ -20,11 +20,13 @@ from qlesson.teach.figures.f02 import code_counts, pile_up, range_map, two_range
 from qlesson.teach.figures.f04 import grey_picture, pictures, staircase, staircase_and_picture
 from qlesson.teach.figures.f05 import clip_sweep, error_histogram, heatmaps, sqnr_by_bits
 from qlesson.teach.figures.f06 import error_by_price, shared_scales
+from qlesson.teach.figures.f10 import damage_by_matrix, size_and_perplexity, written
 
 __all__ = [
     "clip_or_wrap",
     "clip_sweep",
     "code_counts",
+    "damage_by_matrix",
     "drawing_into",
     "error_by_price",
     "error_histogram",
@@ -40,8 +42,10 @@ __all__ = [
     "range_map",
     "round_half_even",
     "shared_scales",
+    "size_and_perplexity",
     "sqnr_by_bits",
     "staircase",
     "staircase_and_picture",
     "two_ranges",
+    "written",
 ]
