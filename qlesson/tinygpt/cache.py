@@ -41,6 +41,10 @@ class KVCache:
         parts = self.layers.setdefault(layer, tuple(map(_Growing, self.schemes)))
         return tuple(part.extend(new) for part, new in zip(parts, (keys, values), strict=True))
 
+    def contents(self):
+        """The keys and values of each layer as a later character sees them, in float."""
+        return [tuple(part.read() for part in parts) for parts in self.layers.values()]
+
 
 class _Growing:
     """A tensor that grows in time: whole blocks as a QTensor, then the rest in float."""
@@ -59,11 +63,14 @@ class _Growing:
 
     def extend(self, new):
         self.rest = new if self.rest is None else torch.cat([self.rest, new], dim=2)
-        everything = self.rest
-        if self.blocks:
-            everything = torch.cat([self.blocks.dequantize(new.dtype), self.rest], dim=2)
+        everything = self.read()
         self._pack()
         return everything
+
+    def read(self):
+        if not self.blocks:
+            return self.rest
+        return torch.cat([self.blocks.dequantize(self.rest.dtype), self.rest], dim=2)
 
     def _pack(self):
         """Quantize the blocks that are complete."""
