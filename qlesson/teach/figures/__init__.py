@@ -23,6 +23,7 @@ from qlesson.teach.figures.f06 import error_by_price, shared_scales
 from qlesson.teach.figures.f07 import histogram_and_ranges, losses_by_limit, running_ranges
 from qlesson.teach.figures.f08 import bit_owners, bits_in_bytes, codebook_lines
 from qlesson.teach.figures.f09 import bits_used, four_areas, noise_split, pipelines
+from qlesson.teach.figures.f10 import damage_by_matrix, size_and_perplexity, written
 
 __all__ = [
     "bit_owners",
@@ -32,6 +33,7 @@ __all__ = [
     "clip_sweep",
     "code_counts",
     "codebook_lines",
+    "damage_by_matrix",
     "drawing_into",
     "error_by_price",
     "error_histogram",
@@ -53,8 +55,10 @@ __all__ = [
     "round_half_even",
     "running_ranges",
     "shared_scales",
+    "size_and_perplexity",
     "sqnr_by_bits",
     "staircase",
     "staircase_and_picture",
     "two_ranges",
+    "written",
 ]
