@@ -11,9 +11,9 @@ import pytest
 from test_lab import ROOT, lab, playwright, pytestmark, screenshot  # noqa: F401
 
 from qlesson.authoring import refresh
-from qlesson.teach.widgets import _DECLARATIONS as DECLARATIONS
-from qlesson.teach.widgets import Slider
+from qlesson.teach.widgets import Choice, Slider, declarations
 
+DECLARATIONS = declarations()
 NAME = "play.ipynb"
 KEYS = 10  # timed key presses in each figure
 
@@ -100,18 +100,24 @@ def test_every_control_answers_a_key(running, number):
     picture = figure.locator("img.widget-image")
     for control in DECLARATIONS[notebook].controls.values():
         # The name that a screen reader says is the one that stands beside the control.
-        slider = isinstance(control, Slider)
-        role = "slider" if slider else "checkbox"
+        slider, choice = isinstance(control, Slider), isinstance(control, Choice)
+        role = "slider" if slider else "combobox" if choice else "checkbox"
         handle = figure.get_by_role(role, name=control.words, exact=True)
         handle.focus()
         before = picture.get_attribute("src"), words.inner_text()
         at_the_end = slider and control.start == control.high
-        handle.press(("ArrowLeft" if at_the_end else "ArrowRight") if slider else "Space")
+        if choice:
+            at_the_end = control.start == control.options[-1]
+        back, on = ("ArrowUp", "ArrowDown") if choice else ("ArrowLeft", "ArrowRight")
+        handle.press((back if at_the_end else on) if slider or choice else "Space")
         changed(running, picture, before[0])
         playwright.expect(words).not_to_have_text(before[1], use_inner_text=True)
         if slider:
             value = control.start + (-control.step if at_the_end else control.step)
             assert float(handle.get_attribute("aria-valuetext")) == pytest.approx(value)
+        elif choice:
+            place = control.options.index(control.start) + (-1 if at_the_end else 1)
+            assert handle.input_value() == control.options[place]
         else:
             assert handle.is_checked() is not control.start
             handle.press("Space")  # as it was: with it on, a picture may ignore a slider
