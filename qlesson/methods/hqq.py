@@ -21,7 +21,7 @@ P, BETA, GROWTH, STEPS = 0.7, 10.0, 1.01, 20  # the authors' values
 
 
 def shrink(x: Tensor, beta: float, p: float = P) -> Tensor:
-    """sign(x) max(|x| - |x|^(p-1) / beta, 0): nearly the E of least |E|^p + beta/2 (E - x)^2."""
+    """sign(x) max(|x| - |x|^(p-1)/beta, 0), nearly the E of least |E|^p / p + beta/2 (E-x)^2."""
     size = x.abs()
     return x.sign() * (size - size.clamp(min=1e-30).pow(p - 1) / beta).clamp(min=0)
 
