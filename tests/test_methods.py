@@ -487,6 +487,62 @@ def test_rotation_helps_where_a_column_of_the_weight_is_an_outlier():
     assert error_of(rotated, weight, inputs) < 0.3 * error_of(plain, weight, inputs)
 
 
+# A whole model
+
+
+class TwoLayers(torch.nn.Module):
+    """The second layer is used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(8, 16), torch.nn.Linear(16, 16)
+        self.norm, self.dropout = torch.nn.LayerNorm(16), torch.nn.Dropout(0.5)
+
+    def forward(self, x):
+        x = self.dropout(self.norm(self.first(x)))
+        return self.second(self.second(x))
+
+
+def test_layer_inputs_are_what_each_layer_meets():
+    torch.manual_seed(0)
+    model, x = TwoLayers().train(), torch.randn(3, 5, 8, dtype=torch.float64)
+    inputs = methods.layer_inputs(model, x)
+    assert list(inputs) == ["first", "second"]
+    assert torch.equal(inputs["first"], x.flatten(0, 1).float())
+    model = model.double().eval()  # no dropout
+    hidden = model.norm(model.first(x)).flatten(0, 1)
+    both = torch.cat([hidden, model.second(hidden)]).float()
+    torch.testing.assert_close(inputs["second"], both)
+    assert inputs["second"].dtype == torch.float32
+
+
+def test_with_method_replaces_the_weights_of_a_copy():
+    torch.manual_seed(0)
+    model, x = TwoLayers(), torch.randn(50, 8)
+    before, scheme = model.second.weight.clone(), ql.Scheme(4, granularity=ROW)
+    inputs = methods.layer_inputs(model, x.double())
+    small = methods.with_method(model, {"second": inputs["second"]}, rotate, scheme)
+    result = rotate(before, inputs["second"], scheme)
+    assert torch.equal(small.second.weight, result.float_weight())
+    assert torch.equal(small.first.weight, model.first.weight)
+    assert torch.equal(model.second.weight, before)
+    assert small.second.weight.requires_grad and small.training == model.training
+    with pytest.raises(ValueError, match=r"no torch.nn.Linear named \['norm'\]"):
+        methods.with_method(model, {"norm": x}, rotate, scheme)
+    with pytest.raises(ValueError, match="met no torch.nn.Linear"):
+        methods.layer_inputs(torch.nn.LayerNorm(8), x.double())
+
+
+def test_the_gpt_at_8_bits_loses_nothing():
+    from qlesson import tinygpt
+
+    gpt = tinygpt.load("cpu")
+    inputs = methods.layer_inputs(gpt, tinygpt.encode(tinygpt.calibration_text()[:64])[None])
+    assert {*inputs} == {*tinygpt.weight_matrices(gpt)} - {"token_embedding"}
+    small = methods.with_method(gpt, inputs, gptq, ql.Scheme(8, granularity=ROW))
+    assert tinygpt.perplexity(small, n=512) == pytest.approx(tinygpt.perplexity(gpt, n=512), 0.01)
+
+
 # The files
 
 
