@@ -12,7 +12,7 @@ limit, is left out.
 import torch
 from torch import Tensor
 
-from qlesson.methods.result import Result, checked, output_error
+from qlesson.methods.result import Result, checked
 from qlesson.qtensor import quantize
 from qlesson.scheme import Scheme
 
@@ -44,9 +44,10 @@ def awq(weight: Tensor, inputs: Tensor, scheme: Scheme, alphas=ALPHAS) -> Result
     weight, inputs = checked(weight, inputs)
     if not len(alphas):
         raise ValueError("alphas is empty: give at least one exponent, such as 0.")
-    tried = []
+    h, tried = inputs.double().T @ inputs.double(), []
     for alpha in alphas:
         s = awq_scales(inputs, alpha)
         result = Result(quantize(weight * s, scheme), factor=1 / s)
-        tried.append((output_error(weight, result.float_weight(), inputs).item(), result))
+        d = weight.double() - result.float_weight().double()
+        tried.append((((d @ h) * d).sum().item(), result))  # squared error of all outputs
     return min(tried, key=lambda pair: pair[0])[1]

@@ -20,11 +20,20 @@ from qlesson.teach.figures.f02 import code_counts, pile_up, range_map, two_range
 from qlesson.teach.figures.f04 import grey_picture, pictures, staircase, staircase_and_picture
 from qlesson.teach.figures.f05 import clip_sweep, error_histogram, heatmaps, sqnr_by_bits
 from qlesson.teach.figures.f06 import error_by_price, shared_scales
+from qlesson.teach.figures.f11 import (
+    channels,
+    column_errors,
+    side_by_side,
+    smoothing,
+    straight_through,
+)
 
 __all__ = [
+    "channels",
     "clip_or_wrap",
     "clip_sweep",
     "code_counts",
+    "column_errors",
     "drawing_into",
     "error_by_price",
     "error_histogram",
@@ -40,8 +49,11 @@ __all__ = [
     "range_map",
     "round_half_even",
     "shared_scales",
+    "side_by_side",
+    "smoothing",
     "sqnr_by_bits",
     "staircase",
     "staircase_and_picture",
+    "straight_through",
     "two_ranges",
 ]
