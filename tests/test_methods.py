@@ -322,6 +322,15 @@ def test_inputs_that_have_nothing_in_common_leave_rounding(granularity, mapping)
     assert torch.equal(gptq(weight, inputs, scheme).weight.q, ql.quantize(weight, scheme).q)
 
 
+def test_gptq_rounds_ties_as_the_scheme_says():
+    weight, codes = torch.tensor([[-1.0, 2.0, 0.5, 1.5]]), []  # scale 1, zero point -1
+    for rounding in ("inside", "outside"):
+        scheme = ql.Scheme(2, granularity=ROW, rounding=rounding)
+        codes.append(gptq(weight, torch.eye(4), scheme).weight.q)
+        assert torch.equal(codes[-1], ql.quantize(weight, scheme).q)
+    assert not torch.equal(*codes)
+
+
 @each_granularity
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_gptq_beats_rounding_on_these_layers(granularity, bits):

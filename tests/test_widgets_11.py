@@ -59,4 +59,4 @@ def test_the_smallest_error_lies_inside_and_beats_no_smoothing(times, capsys):
     every = [errors(times, i / 20) for i in range(21)]
     assert best == pytest.approx(min(e[2] for e in every), abs=0.0011)
     assert every[0][0] > 10 * every[16][0]  # the inputs' share falls
-    assert every[20][1] > 10 * every[0][1]  # the weights' share rises
+    assert every[20][1] > 5 * every[0][1]  # the weights' share rises

@@ -12,11 +12,12 @@ from qlesson.teach.show import ASIDE
 def side_by_side(panels, methods):
     """One panel of bars for each measure, the same methods below each other   (notebook 11).
 
-    panels   {title: {series: one value for each method}}, at most two series in a panel
+    panels   {title: {series: one value for each method}}, one or two series in a panel
     methods  the names, from top to bottom
     """
     fig, axes = draw.figure(0.9 + 0.36 * len(methods), cols=len(panels), sharey=True)
-    looks = [
+    alone = dict(facecolor=draw.lighter(draw.GREEN, 0.35), edgecolor=draw.ERROR)
+    pair = [
         dict(facecolor=draw.SIZE, edgecolor=draw.REAL),
         dict(facecolor=draw.BAR, edgecolor=draw.INK, hatch="///"),
     ]
@@ -25,7 +26,8 @@ def side_by_side(panels, methods):
     for ax, (title, series) in zip(np.ravel(axes), panels.items(), strict=True):
         high = 0.8 / len(series)
         most = max(draw.array(list(values)).max() for values in series.values())
-        for i, ((label, values), look) in enumerate(zip(series.items(), looks, strict=False)):
+        looks = pair if len(series) > 1 else [alone]
+        for i, ((label, values), look) in enumerate(zip(series.items(), looks, strict=True)):
             values, y = draw.array(list(values)), at + 0.4 - high * (i + 0.5)
             bars = ax.barh(y, values, height=high, lw=0.8, label=label, **look)
             if len(series) > 1:
