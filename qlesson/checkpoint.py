@@ -475,18 +475,11 @@ def _writing(path, entries, others, quantized):
     The file appears under its name when all are written; before that, and after an error, it does
     not. quantized=None writes a plain file, without notes and checksums.
     """
-    names = [name for name, _ in entries]
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ValueError(
-            f"{twice[0]} would be stored twice, since a quantized tensor w is stored as w.codes, "
-            "w.scale and w.zero_point: rename one of the two, or skip w."
-        )
+    _refuse_repeats([name for name, _ in entries])
     # As safetensors has it: the widest dtype first, so that each tensor starts at its alignment.
     layout = sorted(entries, key=lambda item: (-_width(item[1]), item[0]))
-    crc32 = dict.fromkeys(sorted(names), NO_CRC)
-    header = _header(layout, others, quantized, crc32)
-    begins, begin = {}, len(header)
+    crc32 = dict.fromkeys(sorted(name for name, _ in entries), NO_CRC)
+    begins, begin = {}, len(_header(layout, others, quantized, crc32))
     for name, entry in layout:
         begins[name] = begin
         begin += entry.nbytes
@@ -508,6 +501,15 @@ def _writing(path, entries, others, quantized):
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def _refuse_repeats(names):
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"{twice[0]} would be stored twice, since a quantized tensor w is stored as w.codes, "
+            "w.scale and w.zero_point: rename one of the two, or skip w."
+        )
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def nf4() -> Tensor:
     Eight steps of equal probability above 0, seven below, and 0 itself. Dettmers et al. 2023
     (QLoRA), arXiv:2305.14314.
     """
-    last = 1 - (1 / 32 + 1 / 30) / 2  # the paper's offset, so that the end is not infinite
+    last = 1 - (1 / 32 + 1 / 30) / 2  # the authors' offset: at 1 the quantile is infinite
     above = torch.special.ndtri(torch.linspace(0.5, last, 9, dtype=torch.float64))
     below = -torch.special.ndtri(torch.linspace(0.5, last, 8, dtype=torch.float64))
     return (torch.cat([below[1:].flip(0), above]) / above[-1]).float()

@@ -4,7 +4,7 @@ n codes of b bits take ceil(n * b / 8) bytes. A signed code is stored as its low
 complement. Which bits of which byte a code gets is the order:
 
 low_first   The first code takes the lowest bits. ONNX INT4, UINT4 and INT2; torchao's `pack_uint4`;
-            Keras `pack_int4`; compressed-tensors, which also adds 2^(b-1) to signed codes.
+            Keras `pack_int4`, of two rows; compressed-tensors, which adds 2^(b-1) to the codes.
             The same as numpy.packbits with bitorder="little".
 high_first  The first code takes the highest bits. bitsandbytes (NF4 and FP4), torchao's NF4Tensor.
             The same as numpy.packbits with bitorder="big".

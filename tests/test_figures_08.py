@@ -82,6 +82,12 @@ def test_bits_in_bytes_colours_a_bit_as_its_code():
     assert "unused" in words(CASES["one row of two"]())
 
 
+def test_four_bytes_stand_in_a_row():
+    texts = [t for t in CASES["read"]().axes[0].texts if t.get_text().startswith("byte")]
+    rows = [t.get_position()[1] for t in texts]
+    assert len(rows) == 7 and len(set(rows[:4])) == len(set(rows[4:])) == 1 and rows[0] > rows[4]
+
+
 def test_what_is_read_stands_below_and_only_what_is_right_is_tinted():
     codes = [1, 1, 2, 3, -3, -3, 0, 7]
     for read in ("low_first", "high_first"):
