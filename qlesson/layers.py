@@ -417,6 +417,7 @@ def quantize_model(model, scheme, skip=(), activations=None, qparams=None):
     that fits nothing.
     """
     layers = _layers(model)
+    _check_qparams(layers, activations, qparams)
     schemes = _plan(model, layers, scheme, skip)
     made, codes_of, rows = {}, {}, []
     for name in tqdm(schemes, "quantize", disable=None):
@@ -548,6 +549,14 @@ def _plan(model, layers, scheme, skip) -> dict[str, Scheme]:
         if found and not any(fits(pattern, name) for pattern in skip):
             plan[name] = found[0]
     return plan
+
+
+def _check_qparams(layers, activations, qparams):
+    if qparams is not None and activations is None:
+        raise ValueError("qparams are given without activations: pass their Scheme too.")
+    unknown = sorted(set(qparams or ()) - set(layers))
+    if unknown:
+        raise ValueError(f"qparams name {unknown}, which are no layers that could be quantized.")
 
 
 def _fits(pattern, name) -> bool:

@@ -557,6 +557,18 @@ def test_the_courses_gpt_in_w8a8():
         assert abs(tinygpt.perplexity(qmodel, n=2048) - float32) < 0.02 * float32
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("activations", [None, PER_TOKEN])
+def test_a_model_in_half_precision_stays_in_it(dtype, activations):
+    gpt = tinygpt.load().to(dtype)
+    qmodel, _ = quantize_model(gpt, BY_ROW, activations=activations)
+    ids = tinygpt.encode("for i in range").to(gpt.token_embedding.weight.device)[None]
+    with torch.no_grad():
+        assert qmodel(ids).dtype == qmodel.token_embedding(ids).dtype == dtype
+        assert ql.sqnr(gpt(ids), qmodel(ids)) > 25
+    assert qmodel.token_embedding.codes.scale.dtype == torch.float32
+
+
 def test_a_shared_weight_is_quantized_once_and_stays_shared():
     torch.manual_seed(0)
     model = Tied()
@@ -767,6 +779,11 @@ def test_calibrate_refuses():
         calibrate(model, [], PER_TOKEN)
     with pytest.raises(ValueError, match="Layer '0': qparams have no range for it"):
         quantize_model(model, BY_ROW, activations=ql.Scheme(), qparams={})
+    one = {"0": ql.QParams(0.1, 0)}
+    with pytest.raises(ValueError, match="qparams are given without activations"):
+        quantize_model(model, BY_ROW, qparams=one)
+    with pytest.raises(ValueError, match="qparams name \\['1'\\], which are no layers"):
+        quantize_model(model, BY_ROW, activations=ql.Scheme(), qparams={**one, "1": one["0"]})
 
 
 # --- to a file and back ---------------------------------------------------------------------------
