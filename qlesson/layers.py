@@ -417,10 +417,12 @@ def quantize_model(model, scheme, skip=(), activations=None, qparams=None):
     that fits nothing.
     """
     layers = _layers(model)
+    _check_qparams(layers, activations, qparams)
     schemes = _plan(model, layers, scheme, skip)
     made, codes_of, rows = {}, {}, []
     for name in tqdm(schemes, "quantize", disable=None):
         with _naming(name):
+            _refuse(layers[name])
             first, codes = codes_of.get(_key(layers[name]), (None, None))
             codes = codes or _quantized(layers[name], schemes[name])
             made[name] = _swapped(model, name, layers[name], codes, activations, qparams)
@@ -487,7 +489,8 @@ def load_state(model, tensors, activations=None):
     """The quantized model that `state` described, from the float model's architecture.
 
     model        the float model; it stays as it is, and its values are not used
-    tensors      what `state` gave, or a file with the same names; a PackedTensor is unpacked
+    tensors      what `state` gave, or `checkpoint.load` of a file with these names. A PackedTensor
+                 is unpacked; a quantized tensor that is no layer's weight becomes float.
     activations  the Scheme of the inputs that `quantize_model` was given. The ranges of static
                  layers are among the tensors.
     """
@@ -497,15 +500,19 @@ def load_state(model, tensors, activations=None):
         codes = codes_of.get(_key(layer))
         if codes is not None and not isinstance(tensors.get(_join(name, "weight")), Tensor):
             qparams = _static_qparams(name, tensors, activations)
-            made[layer] = _swapped(model, name, layer, codes, activations, qparams)
+            with _naming(name, remedy=""):
+                _refuse(layer)
+                made[layer] = _swapped(model, name, layer, codes, activations, qparams)
     qmodel = _with_layers(model, made)
-    missing, unknown = set(state(qmodel)) - set(tensors), set(tensors) - set(state(qmodel))
+    expected = state(qmodel)
+    missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     if missing or unknown:
         raise ValueError(
-            f"The tensors do not fit the model: missing {sorted(missing)}, unknown "
-            f"{sorted(unknown)}. Build the model with the settings of the one that was saved."
+            f"The tensors do not fit the model: missing {missing}, unknown {unknown}. Build the "
+            "model with the settings of the one that was saved."
         )
-    plain = {name: x for name, x in tensors.items() if isinstance(x, Tensor)}
+    plain = {name: tensors[name] for name, x in expected.items() if isinstance(x, Tensor)}
+    plain = {n: x if isinstance(x, Tensor) else _unpacked(x).dequantize() for n, x in plain.items()}
     qmodel.load_state_dict(plain, strict=False)
     return qmodel
 
@@ -550,6 +557,14 @@ def _plan(model, layers, scheme, skip) -> dict[str, Scheme]:
     return plan
 
 
+def _check_qparams(layers, activations, qparams):
+    if qparams is not None and activations is None:
+        raise ValueError("qparams are given without activations: pass their Scheme too.")
+    unknown = sorted(set(qparams or ()) - set(layers))
+    if unknown:
+        raise ValueError(f"qparams name {unknown}, which are no layers that could be quantized.")
+
+
 def _fits(pattern, name) -> bool:
     """Whether the pattern fits the name, or that of a module around it."""
     parts = name.split(".")
@@ -558,7 +573,6 @@ def _fits(pattern, name) -> bool:
 
 def _quantized(layer, scheme) -> QuantizedWeight:
     """The codes of a layer's weight, seen as a matrix [outputs, everything else]."""
-    _refuse(layer)
     return QuantizedWeight(quantize(layer.weight.flatten(1), scheme), layer.weight.dtype)
 
 
@@ -646,34 +660,35 @@ def _nbytes(model) -> int:
 
 
 @contextmanager
-def _naming(name):
+def _naming(name, remedy="To leave this layer as it is: skip={!r}."):
     """An error inside gets the layer's name in front and a remedy behind."""
     try:
         yield
     except (ValueError, TypeError) as error:
         if not name:
             raise
-        remedy = f"To leave this layer as it is: skip={name!r}."
-        raise type(error)(f"Layer {name!r}: {error} {remedy}") from error
+        raise type(error)(f"Layer {name!r}: {error} {remedy.format(name)}".rstrip()) from error
 
 
 def _codes_of(layers, tensors):
-    """{weight: its codes} from saved tensors."""
-    named = {_join(name, "weight"): layer for name, layer in layers.items()}
+    """{weight: its codes} from saved tensors, for the layers that have one there."""
     found = {}
-    for name, x in tensors.items():
-        if isinstance(x, Tensor):
+    for name, layer in layers.items():
+        x = tensors.get(_join(name, "weight"))
+        if x is None or isinstance(x, Tensor):
             continue
-        if name not in named:
-            raise ValueError(f"{name!r} is quantized, but the model has no such layer to swap.")
-        x = x if isinstance(x, QTensor) else x.unpack()
-        weight = named[name].weight
+        x, weight = _unpacked(x), layer.weight
         if x.shape not in (weight.shape, weight.flatten(1).shape):
             raise ValueError(
-                f"{name!r} has shape {tuple(x.shape)}, the model's is {tuple(weight.shape)}."
+                f"{_join(name, 'weight')!r} has shape {tuple(x.shape)}, the model's is "
+                f"{tuple(weight.shape)}."
             )
-        found[_key(named[name])] = QuantizedWeight(x.to(weight.device), weight.dtype)
+        found[_key(layer)] = QuantizedWeight(x.to(weight.device), weight.dtype)
     return found
+
+
+def _unpacked(x) -> QTensor:
+    return x if isinstance(x, QTensor) else x.unpack()
 
 
 def _static_qparams(name, tensors, activations):

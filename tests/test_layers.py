@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import qlesson as ql
-from qlesson import layers, tinygpt
+from qlesson import checkpoint, layers, tinygpt
 from qlesson.layers import (
     IntegerLinear,
     QuantizedConv,
@@ -27,6 +28,7 @@ from qlesson.layers import (
     state,
     to_onnx_qdq,
 )
+from qlesson.packing import PackedTensor
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 BY_ROW = ql.Scheme(8, "symmetric", ql.PerAxis(0))
@@ -557,6 +559,18 @@ def test_the_courses_gpt_in_w8a8():
         assert abs(tinygpt.perplexity(qmodel, n=2048) - float32) < 0.02 * float32
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("activations", [None, PER_TOKEN])
+def test_a_model_in_half_precision_stays_in_it(dtype, activations):
+    gpt = tinygpt.load().to(dtype)
+    qmodel, _ = quantize_model(gpt, BY_ROW, activations=activations)
+    ids = tinygpt.encode("for i in range").to(gpt.token_embedding.weight.device)[None]
+    with torch.no_grad():
+        assert qmodel(ids).dtype == qmodel.token_embedding(ids).dtype == dtype
+        assert ql.sqnr(gpt(ids), qmodel(ids)) > 25
+    assert qmodel.token_embedding.codes.scale.dtype == torch.float32
+
+
 def test_a_shared_weight_is_quantized_once_and_stays_shared():
     torch.manual_seed(0)
     model = Tied()
@@ -767,6 +781,11 @@ def test_calibrate_refuses():
         calibrate(model, [], PER_TOKEN)
     with pytest.raises(ValueError, match="Layer '0': qparams have no range for it"):
         quantize_model(model, BY_ROW, activations=ql.Scheme(), qparams={})
+    one = {"0": ql.QParams(0.1, 0)}
+    with pytest.raises(ValueError, match="qparams are given without activations"):
+        quantize_model(model, BY_ROW, qparams=one)
+    with pytest.raises(ValueError, match="qparams name \\['1'\\], which are no layers"):
+        quantize_model(model, BY_ROW, activations=ql.Scheme(), qparams={**one, "1": one["0"]})
 
 
 # --- to a file and back ---------------------------------------------------------------------------
@@ -798,29 +817,53 @@ def test_state_of_a_shared_weight_that_one_layer_keeps_in_float(skip):
     assert isinstance(getattr(back, skip), layers.SWAPPED)
 
 
-class Packed:
-    """What `qlesson.packing` gives: it becomes a QTensor by `unpack`."""
-
-    def __init__(self, x):
-        self.x = x
-
-    def unpack(self):
-        return self.x
-
-
 def test_state_of_static_layers_packed_tensors_and_plain_shapes():
     model, x = convnet().eval(), drawn(2, 3, 8, 8)
     qparams = calibrate(model, [x], ql.Scheme())
     qmodel, _ = quantize_model(model, BY_ROW, activations=ql.Scheme(), qparams=qparams)
     tensors = state(qmodel)
     assert torch.equal(tensors["4.input_scale"], qparams["4"].scale)
-    tensors["4.weight"] = Packed(tensors["4.weight"])
+    tensors["4.weight"] = PackedTensor.pack(tensors["4.weight"])
     tensors["0.weight"] = ql.quantize(model[0].weight, BY_ROW)  # 4 axes, as in a checkpoint
     back = load_state(convnet(), tensors, ql.Scheme()).eval()
     with torch.no_grad():
         assert torch.equal(back(x), qmodel(x))
     with pytest.raises(ValueError, match="pass the Scheme of the inputs"):
         load_state(model, tensors)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_quantized_model_in_a_file_and_back(name, tmp_path):
+    make, inputs = MODELS[name]
+    torch.manual_seed(0)
+    model, four = make().eval(), ql.Scheme(4, "asymmetric", ql.PerGroup(4))
+    qmodel, report = quantize_model(model, four)
+    checkpoint.save(tmp_path / "q.safetensors", state(qmodel))
+    for packed in (False, True):
+        tensors = checkpoint.load(tmp_path / "q.safetensors", packed=packed)
+        with torch.no_grad():
+            assert torch.equal(load_state(make().eval(), tensors)(*inputs()), qmodel(*inputs()))
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "tied"])
+def test_a_float_checkpoint_quantized_in_its_file_becomes_a_model(name, tmp_path):
+    """quantize_file knows no layers: it takes every matrix, and load_state finds places for all."""
+    make, inputs = MODELS[name]
+    torch.manual_seed(0)
+    model = make().eval()
+    floats = {n: x.clone() for n, x in model.state_dict().items()}
+    safetensors.torch.save_file(floats, tmp_path / "f.safetensors")
+    checkpoint.quantize_file(tmp_path / "f.safetensors", tmp_path / "q.safetensors", BY_ROW)
+    tensors = checkpoint.load(tmp_path / "q.safetensors")
+    if name == "twice":  # a file has no layer twice
+        tensors = {n: x for n, x in tensors.items() if not n.startswith("list.0")}
+    back = load_state(make().eval(), tensors)
+    same = make().eval()
+    values = {n: x if isinstance(x, torch.Tensor) else x.dequantize() for n, x in tensors.items()}
+    same.load_state_dict(values, strict=name != "twice")
+    with torch.no_grad():
+        assert torch.equal(back(*inputs()), same(*inputs()))
+    assert any(isinstance(m, layers.QuantizedWeight) for m in back.modules())
 
 
 def test_load_state_says_what_does_not_fit():
@@ -831,8 +874,10 @@ def test_load_state_says_what_does_not_fit():
         load_state(model, less)
     with pytest.raises(ValueError, match="missing \\[\\], unknown \\['x'\\]"):
         load_state(model, {**tensors, "x": torch.zeros(1)})
-    with pytest.raises(ValueError, match="'1.weight' is quantized, but the model has no such"):
+    with pytest.raises(ValueError, match="missing \\[\\], unknown \\['1.weight'\\]"):
         load_state(model, {**tensors, "1.weight": tensors["0.weight"]})
+    with pytest.raises(ValueError, match="Layer '2': it has hooks.*first.$"):
+        load_state(with_hook(), tensors)
     with pytest.raises(ValueError, match="'2.weight' has shape \\(16, 8\\), the model's is"):
         load_state(model, {**tensors, "2.weight": tensors["0.weight"]})
 
