@@ -18,11 +18,11 @@ def damage_by_matrix(damage, sqnr):
     """
     names = sorted(damage, key=damage.get, reverse=True)
     values, places = [draw.number(damage[name]) for name in names], -np.arange(len(names))
-    fig, ax = draw.figure(0.8 + 0.2 * len(names))
+    fig, ax = draw.figure(min(4.0, 0.9 + 0.2 * len(names)))
     ax.barh(places, values, height=0.72, color=draw.SIZE, edgecolor=draw.REAL, lw=0.8)
     for y, name, value in zip(places, names, values, strict=True):
         ax.annotate(
-            f"{draw.short(sqnr[name], 3)} dB",
+            f"{draw.number(sqnr[name]):z.1f} dB",
             (value, y),
             (5, 0),
             textcoords="offset points",
@@ -56,6 +56,7 @@ def size_and_perplexity(curves, floor=None):
         ax.axhline(draw.number(floor), color=draw.GRID, lw=1.2, ls="--", label=words)
     ax.set_yscale("log")
     draw.own_ticks(ax.yaxis, *_plain_ticks(ax.get_ylim()))
+    ax.yaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("size of the model (kB)")
     ax.set_ylabel("perplexity")
     ax.margins(0.06, 0.1)
@@ -65,7 +66,8 @@ def size_and_perplexity(curves, floor=None):
 
 
 def _plain_ticks(limits):
-    at = [a * 10**k for k in range(-1, 5) for a in (1, 2, 3, 4, 6)]
+    steps = (1, 2, 3, 4, 5, 6, 8) if limits[1] < 10 * limits[0] else (1, 2, 5)
+    at = [a * 10**k for k in range(-1, 5) for a in steps]
     at = [x for x in at if limits[0] <= x <= limits[1]]
     return at, [f"{x:g}" for x in at]
 
@@ -86,7 +88,7 @@ def written(texts, perplexities):
         at = draw.number(perplexities[label])
         below.plot([at], [0], marker, color=color, ms=8, clip_on=False, label=label)
         names = dict(textcoords="offset points", ha="center", color=color)
-        below.annotate(draw.short(at, 3), (at, 0), (0, 9 if i else -18), **names)
+        below.annotate(three_digits(at), (at, 0), (0, 9 if i else -18), **names)
     top.set_xlim(0, 1)
     top.set_ylim(-4 * len(texts), 0)
     top.set_axis_off()
@@ -105,3 +107,9 @@ def _blind_to_sure(ax):
     ax.yaxis.set_visible(False)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel("perplexity")
+
+
+def three_digits(p) -> str:
+    """A perplexity as this notebook writes it: 3.82, 22.6 or 134."""
+    p = draw.number(p)
+    return f"{p:.{max(0, 2 - int(np.log10(max(p, 1))))}f}"

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import qlesson as ql
 from qlesson import tinygpt
 from qlesson.teach import figures
+from qlesson.teach.figures.f10 import three_digits
 from qlesson.teach.widgets import Choice, Slider, declare
 
 PROMPT, LENGTH, SEED, TEMPERATURE = "An object is", 120, 0, 0.5
@@ -33,7 +34,8 @@ def _the_model_writes(bits, scales, mode, inputs):
     sentences = [
         f"Weights {bits} bits, {scales}, {mode}; inputs {inputs}: "
         f"{small.kilobytes} kB in place of {original.kilobytes}.",
-        f"Perplexity {small.perplexity:g} in place of {original.perplexity:g}.",
+        f"Perplexity {three_digits(small.perplexity)} in place of "
+        f"{three_digits(original.perplexity)}.",
         f"It writes: {' '.join(small.text.split())}",
     ]
     both = {FLOAT: original, f"{bits} bits": small}
@@ -59,7 +61,7 @@ def _read(scheme, input_bits):
     model = _gpt() if scheme is None else tinygpt.quantized(_gpt(), scheme, _per_token(input_bits))
     return _Reading(
         round(tinygpt.model_bytes(_gpt(), scheme or {}) / 1000),
-        float(f"{tinygpt.perplexity(model, n=CHARACTERS):.3g}"),
+        float(three_digits(tinygpt.perplexity(model, n=CHARACTERS))),
         PROMPT + model.generate(PROMPT, LENGTH, SEED, TEMPERATURE),
     )
 
