@@ -455,6 +455,8 @@ def test_catch_up_to_nowhere(kernel, capsys, nothing):
 SWAPS = {
     ast.Add: [ast.Sub], ast.Sub: [ast.Add], ast.Mult: [ast.Div, ast.Add], ast.Div: [ast.Mult],
     ast.Pow: [ast.Mult], ast.MatMult: [ast.Mult],
+    ast.BitAnd: [ast.BitOr], ast.BitOr: [ast.BitAnd],
+    ast.LShift: [ast.RShift], ast.RShift: [ast.LShift],
     ast.Lt: [ast.LtE, ast.Gt], ast.Gt: [ast.GtE, ast.Lt], ast.LtE: [ast.Lt], ast.GtE: [ast.Gt],
 }  # fmt: skip
 # (exercise, the changed expression): why it changes nothing
