@@ -68,7 +68,7 @@ def test_vote_07_clipping_pays_with_few_bits():
     for bits, pays in ((4, True), (8, False)):
         scheme = ql.Scheme(bits)
         clipped = ql.fake_quantize(r, scheme, qparams_from_range(*ends, scheme))
-        assert (ql.mse(r, clipped) < ql.mse(r, ql.fake_quantize(r, scheme))) is pays
+        assert bool(ql.mse(r, clipped) < ql.mse(r, ql.fake_quantize(r, scheme))) is pays
 
 
 def test_vote_08_and_09():
