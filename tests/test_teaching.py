@@ -11,6 +11,8 @@ import torch
 import yaml
 
 import qlesson as ql
+from qlesson.qtensor import qparams_from_range
+from qlesson.teach.exercises import exercises
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -30,22 +32,49 @@ def test_three_hours_are_three_hours():
     assert "Sum: 180 minutes" in section
 
 
-def test_the_day_adds_up_and_is_two_fifths_exercises():
-    section, table = rows("A full day")
-    minutes, exercises = (sum(int(row[i]) for row in table) for i in (1, 2))
-    assert f"Teaching time: {minutes} minutes. Exercises: {exercises} minutes." in section
-    assert exercises >= 0.4 * minutes
+@pytest.mark.parametrize("day", ["A full day", "A second day"])
+def test_a_day_adds_up_and_is_two_fifths_exercises(day):
+    section, table = rows(day)
+    minutes, worked = (sum(int(row[i]) for row in table) for i in (1, 2))
+    assert f"Teaching time: {minutes} minutes. Exercises: {worked} minutes." in section
+    assert worked >= 0.4 * minutes
     assert max(int(row[1]) for row in table) <= 50
+    for name, _, minutes in table:
+        asked = [ex.minutes for ex in exercises().values() if ex.notebook == name]
+        assert sum(asked) <= int(minutes), name
 
 
-@pytest.mark.parametrize("number", range(7))
-def test_a_vote_has_four_answers_one_of_them_right(number):
+@pytest.mark.parametrize("notebook", [f"{n:02d}" for n in range(13)])
+def test_a_vote_has_four_answers_one_of_them_right(notebook):
     votes = TEXT.split("## A vote for each notebook")[1].split("\n## ")[0]
-    vote = votes.split(f"**0{number}. ")[1].split("\n**0")[0]
+    vote = votes.split(f"**{notebook}. ")[1].split("\n**")[0]
     answers = re.findall(r"^- ([A-D]): (.*)$", vote, flags=re.M)
     assert [letter for letter, _ in answers] == list("ABCD")
     assert sum(text.startswith("**") for _, text in answers) == 1
     assert all(text.startswith("**") or text.endswith(")") for _, text in answers)
+
+
+def test_every_notebook_has_its_part():
+    drawn = re.findall(r"^- (\d\d): ", TEXT.split("## What to draw")[1], flags=re.M)
+    assert drawn == [f"{n:02d}" for n in range(1, 13)]
+    for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"):
+        assert re.search(rf"^\| .*\b{path.name[:2]}\b.* \| \d+ \|", TEXT, flags=re.M), path.name
+
+
+def test_vote_07_clipping_pays_with_few_bits():
+    r = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+    r[0] = 20.0
+    ends = r.kthvalue(10).values, r.kthvalue(9990).values
+    for bits, pays in ((4, True), (8, False)):
+        scheme = ql.Scheme(bits)
+        clipped = ql.fake_quantize(r, scheme, qparams_from_range(*ends, scheme))
+        assert bool(ql.mse(r, clipped) < ql.mse(r, ql.fake_quantize(r, scheme))) is pays
+
+
+def test_vote_08_and_09():
+    assert ql.quantize(torch.ones(1000, 1000), ql.Scheme(4)).q.nbytes == 1_000_000
+    product = 128 * 128
+    assert product.bit_length() == 15 and 2 * 127 * 127 < 2**15 < 3 * 127 * 127
 
 
 def test_learners_per_server():

@@ -33,7 +33,8 @@ BAD = """slide => {
     range.selectNodeContents(text)
     const size = parseFloat(getComputedStyle(text.parentNode).fontSize)
     const footer = text.parentNode.tagName == 'SMALL'
-    if (size < 20 || [...range.getClientRects()].some(r => !footer && !fits(r)))
+    const least = text.parentNode.closest('math') ? 15 : 20  // the second of two exponents is 15
+    if (size < least || [...range.getClientRects()].some(r => !footer && !fits(r)))
       bad.push(`text of ${size} px: ${text.textContent.slice(0, 40)}`)
   }
   return bad
