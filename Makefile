@@ -14,7 +14,7 @@ RUN = .venv/bin/python
 PIP = $(RUN) -m pip --disable-pip-version-check install -c .venv/pins.txt
 NEWS = @jupyterlab/apputils-extension:announcements  # asks each newcomer about news, and the network for them
 
-.PHONY: help lab test env fresh refresh lint clean
+.PHONY: help lab test env fresh bench refresh lint clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -33,6 +33,9 @@ env: .venv/lab ## make .venv with the pinned versions, and nothing else
 
 fresh: | .venv/bin/python ## restore your copies; what you wrote moves to a dated folder (N=05: that one alone)
 	@$(RUN) -I qlesson/teach/copies.py --fresh $(N)
+
+bench: .venv/test ## time the kernels beside their peers, in three minutes
+	@$(RUN) -m qlesson.bench $(BENCH)
 
 refresh: .venv/test ## authors: run the notebooks and store their outputs (N=05: that one alone)
 	@$(RUN) -m qlesson.authoring refresh $(N)

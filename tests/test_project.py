@@ -16,7 +16,7 @@ from qlesson.authoring import lint
 from qlesson.teach import copies
 
 ROOT = Path(__file__).parents[1]
-TARGETS = ["lab", "test", "env", "fresh", "refresh", "lint", "clean"]
+TARGETS = ["lab", "test", "env", "fresh", "bench", "refresh", "lint", "clean"]
 
 
 def run(*command, cwd=ROOT, **env):
