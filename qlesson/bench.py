@@ -19,10 +19,12 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import qlesson as ql
 
@@ -318,6 +320,20 @@ def run_copy(nbytes=2**27, device="cpu") -> list[dict]:
     return [{"contestant": "copy", "ms": ms, "low": low, "high": high, "moved": 2 * nbytes}]
 
 
+def run_pieces(nbytes=2**27, powers=(14, 15, 16, 17, 18, 19, 20, 22, 25)) -> list[dict]:
+    """The formula on 2^power values at a time, and on the whole tensor: where the cache ends."""
+    job = Job("given scale", "tensor", "float32", nbytes)
+    r, codes, whole = job.r.view(-1), job.codes.view(-1), job.r.numel()
+
+    def by(size):
+        for a, b in zip(r.split(size), codes.split(size), strict=True):
+            b.copy_(ql.quantize_affine(a, *job.qparams, -128, 127))
+
+    sizes = [n for n in (2**power for power in powers) if n <= whole]
+    found = measure({n: partial(by, n) for n in sizes})
+    return [{"values": n, "ms": ms, "low": a, "high": b} for n, (ms, a, b) in found.items()]
+
+
 def run_product(shape=(512, 2048, 2048), device="cpu") -> list[dict]:
     """y = x w^T with 8-bit weights and activations, against float32 and bfloat16 (notebook 09)."""
     n, inner, out = shape
@@ -346,6 +362,38 @@ def run_product(shape=(512, 2048, 2048), device="cpu") -> list[dict]:
     ]
 
 
+def quick(nbytes=2**24) -> str:
+    """This machine in some seconds, eagerly: the formula in one piece, in pieces, and the floor."""
+    job = Job("given scale", "tensor", "float32", nbytes, ql.best_device().type)
+    ours = {"in pieces": job.ours()["eager"]}
+    found = measure(formula(job) | ours | {FLOOR: job.floor()}, job.device)
+    lines = [f"{machine(job.device)['device']}, {nbytes / 1e6:.0f} MB of float32"]
+    return "\n".join(lines + [f"{name:16}{ms:8.2f} ms" for name, (ms, _, _) in found.items()])
+
+
+class Traffic(TorchDispatchMode):
+    """Counts, for every operator that runs, the bytes of the tensors it reads and writes."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__.strip("_")
+        if not func.is_view and made.numel() > 1:
+            read = sum(x.nbytes for x in args if isinstance(x, torch.Tensor))
+            self.rows.append((name, read, made.nbytes))
+        return made
+
+
+def traffic(call) -> list[tuple[str, int, int]]:
+    """(operator, bytes read, bytes written) of every operation that `call` runs eagerly."""
+    with Traffic() as counted:
+        call()
+    return counted.rows
+
+
 def report(nbytes=2**27, device="cpu", sizes=False, progress=None) -> dict:
     """Everything that is stored: where and when, and the rows."""
     with warnings.catch_warnings():
@@ -358,6 +406,8 @@ def report(nbytes=2**27, device="cpu", sizes=False, progress=None) -> dict:
         }
         if sizes:
             found["sizes"] = run_sizes(device=device)
+        if sizes and device == "cpu":
+            found["pieces"] = run_pieces()
     return found
 
 
@@ -403,7 +453,7 @@ def stored(name: str) -> dict:
 
 def as_json(found: dict) -> str:
     """A report as JSON, a row to a line, times to four digits."""
-    for part in ("copy", "rows", "product", "sizes"):
+    for part in ("copy", "rows", "product", "sizes", "pieces"):
         for row in found.get(part, []):
             row |= {key: float(f"{row[key]:.4g}") for key in ("ms", "low", "high")}
     return json.dumps(found).replace('[{"', '[\n{"').replace('}, {"', '},\n{"') + "\n"

@@ -1,9 +1,41 @@
-"""Where r_min and r_max come from (notebook 02; other choices in notebook 07)."""
+"""Where r_min and r_max come from: the values alone, or a search (notebooks 02 and 07).
+
+Of a tensor, for each block by itself, in the granularity's scale shape:
+
+    min_max(r, granularity)               the smallest and the largest value
+    percentile(r, granularity, 99.9)      without the outermost 0.1 % at either end
+    mse_search(r, scheme)                 the range of least squared error
+    entropy(r, scheme)                    the range of least KL divergence
+    moving_average(batches, granularity)  min and max, averaged over batches
+
+Of values that come in batches and are not kept, an observer of the same name:
+
+    observer = MSEObserver(scheme)
+    for batch in batches:
+        observer.observe(batch)
+    qparams = qparams_from_range(*observer.range(), scheme)
+
+What needs no codes takes a granularity, what searches takes the whole scheme. Both searches try
+ranges [max(r_min, -t), min(r_max, t)]: one limit t for both ends, from max|r| downwards.
+"""
+
+import math
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from qlesson.granularity import Granularity
+from qlesson.affine import asymmetric_qparams, dequantize_affine, quantize_affine, symmetric_qparams
+from qlesson.granularity import Granularity, PerTensor
+from qlesson.scheme import Scheme
+
+BINS = 4096  # of a histogram, over both signs
+KL_BINS = 2048  # of one that entropy searches: more are slower, and no better (notebook 07)
+FLOOR = 1e-4  # of one count: what Q has where only P has values
+WHOLE = PerTensor()
+
+
+# --- of a tensor ----------------------------------------------------------------------------------
 
 
 def min_max(r: Tensor, granularity: Granularity) -> tuple[Tensor, Tensor]:
@@ -13,3 +45,418 @@ def min_max(r: Tensor, granularity: Granularity) -> tuple[Tensor, Tensor]:
     infinity checks all of r.
     """
     return granularity.reduce(torch.amin, r), granularity.reduce(torch.amax, r)
+
+
+def moving_average(batches, granularity=WHOLE, weight=0.1) -> tuple[Tensor, Tensor]:
+    """Min and max of each batch, averaged: range <- range + weight * (batch's range - range).
+
+    The first batch starts it. Late batches count most, and a value seen once fades: Jacob et al.
+    2018, arXiv:1712.05877, section 3.1, for activations during training (notebook 07).
+
+    batches  tensors whose blocks have the same scale shape;  weight  in (0, 1]
+    """
+    observer = MovingAverageObserver(granularity, weight)
+    for batch in batches:
+        observer.observe(batch)
+    return observer.range()
+
+
+@torch.no_grad()
+def percentile(r: Tensor, granularity=WHOLE, percent=99.9) -> tuple[Tensor, Tensor]:
+    """The (100 - percent)-th and the percent-th percentile of each block   (notebook 07).
+
+    Both are values of r, the next ones outwards: at most 100 - percent percent of a block lie
+    beyond either end, and 100 is min-max. Wu et al. 2020, arXiv:2004.09602, take the percentile
+    of |r|, which on symmetric data is one end at half the rest: their 99.8 is 99.9 here.
+
+    percent  more than 50 (where both ends are the median), at most 100
+    """
+    _check_percent(percent)
+    r = _checked(r, granularity)
+    values, weights = _rows(r, granularity)
+    ordered = torch.where(weights > 0, values, torch.inf).sort(dim=1).values
+    low, high = (rank[:, None] for rank in _ranks(weights.sum(1), percent))
+    shape = granularity.scale_shape(r.shape)
+    return ordered.gather(1, low).reshape(shape), ordered.gather(1, high).reshape(shape)
+
+
+@torch.no_grad()
+def mse_search(r: Tensor, scheme: Scheme = Scheme()) -> tuple[Tensor, Tensor]:
+    """The range with the least mean squared error of each block   (notebook 07).
+
+    Quantizes r with about 200 limits t and keeps the best: Nagel et al. 2021, arXiv:2106.08295,
+    section 3.1. Never worse than min-max, which is among them.
+    """
+    r = _checked(r, _scheme(scheme).granularity)
+    values, weights = _rows(r, scheme.granularity)
+    shape = scheme.granularity.scale_shape(r.shape)
+    r_min, r_max = (x.reshape(-1, 1) for x in min_max(r, scheme.granularity))
+    limit = _limit_of_least_error(values, weights, r_min, r_max, scheme)
+    return tuple(x.reshape(shape) for x in _within(r_min, r_max, limit))
+
+
+def entropy(r: Tensor, scheme: Scheme = Scheme(), bins=KL_BINS) -> tuple[Tensor, Tensor]:
+    """The range whose codes keep the most of r's histogram, by KL divergence   (notebook 07).
+
+    As `EntropyObserver` says, fed once with r.
+    """
+    observer = EntropyObserver(scheme, bins)
+    observer.observe(r)
+    return observer.range()
+
+
+# --- the two searches -----------------------------------------------------------------------------
+
+
+def _limit_of_least_error(values, weights, r_min, r_max, scheme) -> Tensor:
+    """The limit t with the least sum of weights * (values - values_hat)^2, for each row.
+
+    values, weights [blocks, n]; r_min, r_max, t [blocks, 1]. The error has many local minima, so
+    a coarse pass goes from max|r| down to max|r| / 512 at ratios of 2^(1/8), and a fine one at
+    2^(1/256) through the neighbourhood of the best.
+    """
+
+    def error(limit):
+        scale, zero_point = _qparams(*_within(r_min, r_max, limit), scheme)
+        q = _codes(values, scale, zero_point, scheme)
+        off = dequantize_affine(q, scale, zero_point).double() - values
+        return (weights * off.square()).sum(1, keepdim=True)
+
+    start = best = torch.maximum(-r_min, r_max)
+    least = error(best)
+    for shares in (2.0 ** -(torch.arange(1, 73) / 8), 2.0 ** (torch.arange(-64, 65) / 256)):
+        for share in shares.tolist():
+            limit = torch.minimum(start * share, torch.maximum(-r_min, r_max))
+            here = error(limit)
+            best = torch.where(here < least, limit, best)
+            least = torch.minimum(here, least)
+        start = best
+    return best
+
+
+def _limit_of_least_divergence(counts, width, r_min, r_max, scheme) -> Tensor:
+    """The limit t, a whole number of bins, with the least KL divergence, for each row.
+
+    counts [blocks, bins], over both signs; width, r_min, r_max, t [blocks, 1]. Tries up to 256
+    limits, every bin where there are few. A limit whose step is narrower than a bin is left out:
+    the histogram cannot see what it rounds.
+    """
+    half, top = counts.shape[1] // 2, torch.maximum(-r_min, r_max)
+    centres, every = _centres(counts, width, r_min, r_max), math.ceil(half / 256)
+    best, least = top, torch.full_like(top, torch.inf, dtype=torch.float64)
+    for k in range(half, 0, -every):
+        limit = torch.minimum(k * width.to(top.dtype), top)
+        scale, zero_point = _qparams(*_within(r_min, r_max, limit), scheme)
+        if not bool((scale >= width).any()):
+            continue
+        inside = slice(half - k, half + k)
+        q = _codes(centres[:, inside], scale, zero_point, scheme)
+        here = divergence(counts, inside, q.long() - scheme.quant_min)
+        here = torch.where(scale >= width, here, torch.inf)
+        best = torch.where(here < least, limit, best)
+        least = torch.minimum(here, least)
+    return best
+
+
+def divergence(counts, inside, code) -> Tensor:
+    """KL(P, Q) = sum of P log(P / Q), for each row.
+
+    P is the histogram clipped: what lies outside goes to the first and the last bin inside. Q is
+    what the codes keep of the inside: the count of a code, spread evenly over its bins that are
+    not empty. So clipping makes P and Q differ, and so does rounding.
+
+    An empty bin of P adds nothing. Where Q alone is empty, an end code without values of its own
+    takes outliers, and KL would be infinite: there Q counts FLOOR, as onnxruntime smooths it.
+    """
+    p = counts[:, inside].clone()
+    p[:, 0] += counts[:, : inside.start].sum(1)
+    p[:, -1] += counts[:, inside.stop :].sum(1)
+    full = (p > 0).double()
+    empty = torch.zeros(len(p), int(code.max()) + 1, dtype=torch.float64, device=p.device)
+    kept = empty.scatter_add(1, code, counts[:, inside]).clamp(min=FLOOR)
+    among = empty.scatter_add(1, code, full)
+    q = full * (kept / among.clamp(min=1)).gather(1, code)
+    p, q = p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)
+    return torch.where(p > 0, p * (p / q).log(), 0).sum(1, keepdim=True)
+
+
+# --- of batches -----------------------------------------------------------------------------------
+
+
+class Observer:
+    """Sees one batch after the other and keeps what the range needs, not the batches.
+
+    observe(batch)  a float tensor; the scale shape must be that of the batches before, so per
+                    tensor any shape will do, and PerAxis(-1) may see batches of other lengths
+    range()         r_min and r_max so far, in the scale shape
+
+    Raises ValueError for NaN, infinity, an empty batch, another scale shape, or a range asked for
+    before any batch; TypeError for anything but a float tensor.
+    """
+
+    def __init__(self, granularity=WHOLE):
+        if not isinstance(granularity, Granularity):
+            raise TypeError(
+                "granularity must be ql.PerTensor(), ql.PerAxis(axis) or "
+                f"ql.PerGroup(group_size), got {granularity!r}."
+            )
+        self.granularity = granularity
+        self.shape = None  # of a scale
+
+    @torch.no_grad()
+    def observe(self, batch: Tensor) -> None:
+        """Take this batch into account."""
+        batch = _checked(batch, self.granularity)
+        shape = self.granularity.scale_shape(batch.shape)
+        if self.shape not in (None, shape):
+            raise ValueError(
+                f"This batch of shape {tuple(batch.shape)} has scales of shape {shape}, those "
+                f"before had {self.shape}: use one observer for each kind of batch, or PerTensor()."
+            )
+        self._update(batch, *min_max(batch, self.granularity))
+        self.shape = shape
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """(r_min, r_max) of the batches so far, in the granularity's scale shape."""
+        if self.shape is None:
+            raise ValueError("No batch was observed: call observe(batch) before range().")
+        return tuple(x.reshape(self.shape) for x in self._range())
+
+    def _update(self, batch, r_min, r_max):
+        """The smallest and the largest value so far."""
+        if self.shape is not None:
+            r_min, r_max = torch.minimum(r_min, self.r_min), torch.maximum(r_max, self.r_max)
+        self.r_min, self.r_max = r_min, r_max
+
+    def _range(self):
+        return self.r_min, self.r_max
+
+
+class MinMaxObserver(Observer):
+    """The smallest and the largest value of all batches; exact   (notebook 07)."""
+
+
+class MovingAverageObserver(Observer):
+    """Min and max averaged over batches, as `moving_average` says; exact   (notebook 07)."""
+
+    def __init__(self, granularity=WHOLE, weight=0.1):
+        super().__init__(granularity)
+        if not isinstance(weight, Real) or not 0 < weight <= 1:
+            raise ValueError(
+                f"weight must be a number above 0 and at most 1, got {weight!r}: it is the share "
+                "that a new batch has in the average."
+            )
+        self.weight = weight
+
+    def _update(self, batch, r_min, r_max):
+        if self.shape is not None:
+            r_min = self.r_min + self.weight * (r_min - self.r_min)
+            r_max = self.r_max + self.weight * (r_max - self.r_max)
+        self.r_min, self.r_max = r_min, r_max
+
+
+class HistogramObserver(Observer):
+    """Counts of each block's values in `bins` equal bins over [-2^e, 2^e]   (notebook 07).
+
+    e is the smallest that holds the block. When a larger value comes, e grows and neighbouring
+    bins merge, two, four or more into one, so no count is ever split: counts, kept in float64,
+    are exact, and the same whatever the order of the batches. What is lost is where in its bin a
+    value lies. Memory: 8 * bins bytes for each block.
+    """
+
+    def __init__(self, granularity=WHOLE, bins=BINS):
+        super().__init__(granularity)
+        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 2 or bins % 2:
+            raise ValueError(f"bins must be an even whole number of at least 2, got {bins!r}.")
+        self.bins = bins
+
+    def _update(self, batch, r_min, r_max):
+        super()._update(batch, r_min, r_max)
+        values, weights = self._counted(*_rows(batch, self.granularity))
+        if self.shape is None:
+            self.counts = values.new_zeros(len(values), self.bins, dtype=torch.float64)
+            self.exponent = torch.full_like(values[:, :1], -900, dtype=torch.int64)
+        exponent = torch.frexp(values.abs().amax(1, keepdim=True)).exponent  # |values| < 2^e
+        self._grow(torch.maximum(self.exponent, exponent.long()))
+        index = torch.floor(values.double() / self.width).long() + self.bins // 2
+        self.counts.scatter_add_(1, index, weights)
+
+    def _counted(self, values, weights):
+        """Which values to count, and how often."""
+        return values, weights
+
+    def _grow(self, exponent):
+        """Merge bins until they reach to 2^exponent."""
+        place = torch.arange(self.bins, device=exponent.device) - self.bins // 2
+        index = (place >> (exponent - self.exponent).clamp(max=62)) + self.bins // 2
+        self.counts = torch.zeros_like(self.counts).scatter_add_(1, index, self.counts)
+        self.exponent = exponent
+
+    @property
+    def width(self) -> Tensor:
+        """The width of a bin, [blocks, 1], in float64: for an even power of two, exact."""
+        power = ((self.exponent + 1024) << 52).view(torch.float64)  # 2^(e + 1), to the last bit
+        return power / power.new_tensor(self.bins)
+
+    def _ends(self):
+        return self.r_min.reshape(-1, 1), self.r_max.reshape(-1, 1)
+
+
+class PercentileObserver(HistogramObserver):
+    """`percentile` of all batches, from a histogram   (notebook 07).
+
+    Approximate: either end is the edge of the bin that holds the percentile, so at most one bin
+    further out, and never beyond the smallest and the largest value.
+    """
+
+    def __init__(self, granularity=WHOLE, percent=99.9, bins=BINS):
+        super().__init__(granularity, bins)
+        _check_percent(percent)
+        self.percent = percent
+
+    def _range(self):
+        below = self.counts.cumsum(1)
+        low, high = (
+            torch.searchsorted(below, rank[:, None].double(), right=True) - self.bins // 2
+            for rank in _ranks(below[:, -1], self.percent)
+        )
+        r_min, r_max = self._ends()
+        low, high = (low * self.width).to(r_min.dtype), ((high + 1) * self.width).to(r_max.dtype)
+        return torch.maximum(low, r_min), torch.minimum(high, r_max)
+
+
+class MSEObserver(HistogramObserver):
+    """`mse_search` over all batches, from a histogram   (notebook 07).
+
+    Approximate: every value counts as the centre of its bin. That serves as long as a step is
+    several bins wide.
+    """
+
+    def __init__(self, scheme: Scheme = Scheme(), bins=BINS):
+        super().__init__(_scheme(scheme).granularity, bins)
+        self.scheme = scheme
+
+    @torch.no_grad()
+    def _range(self):
+        centres = _centres(self.counts, self.width, *self._ends())
+        limit = _limit_of_least_error(centres, self.counts, *self._ends(), self.scheme)
+        return _within(*self._ends(), limit)
+
+
+class EntropyObserver(HistogramObserver):
+    """The range of least KL divergence between the histogram and what the codes keep of it.
+
+    Migacz 2017, "8-bit inference with TensorRT" (GTC talk S7310), with its pitfalls mended. Which
+    bins a code covers is asked of `quantize_affine`, so their number need not divide evenly;
+    counts are floats; only an end code that is empty but takes outliers is smoothed; and exact
+    zeros, which come back exactly, are not counted, or the half of the values that ReLU makes 0
+    would decide alone. With too few bins no limit can be judged, and the result is min-max.
+    Approximate like every histogram, and more: another number of bins may choose another range
+    (notebook 07).
+    """
+
+    def __init__(self, scheme: Scheme = Scheme(), bins=KL_BINS):
+        super().__init__(_scheme(scheme).granularity, bins)
+        self.scheme = scheme
+
+    def _counted(self, values, weights):
+        return values, torch.where(values == 0, 0, weights)
+
+    @torch.no_grad()
+    def _range(self):
+        ends = self._ends()
+        limit = _limit_of_least_divergence(self.counts, self.width, *ends, self.scheme)
+        return _within(*ends, limit)
+
+
+# --- shared ---------------------------------------------------------------------------------------
+
+
+def _within(r_min, r_max, limit):
+    return torch.clamp(r_min, -limit, limit), torch.clamp(r_max, -limit, limit)
+
+
+def _qparams(r_min, r_max, scheme):
+    """`qlesson.qtensor.qparams_from_range` without its checks and in one dtype for both."""
+    if scheme.mapping == "symmetric":
+        scale, zero_point = symmetric_qparams(torch.maximum(-r_min, r_max), scheme.quant_max)
+    else:
+        low, high = r_min.clamp(max=0), r_max.clamp(min=0)
+        if not scheme.include_zero:
+            levels = r_min.new_tensor(scheme.quant_max - scheme.quant_min)
+            point = (r_max - r_min) / levels < torch.finfo(r_min.dtype).tiny
+            low, high = torch.where(point, low, r_min), torch.where(point, high, r_max)
+        scale, zero_point = asymmetric_qparams(low, high, scheme.quant_min, scheme.quant_max)
+    usable = scale >= torch.finfo(scale.dtype).tiny
+    return torch.where(usable, scale, 1), torch.where(usable, zero_point, 0)
+
+
+def _codes(r, scale, zero_point, scheme):
+    ends = scheme.quant_min, scheme.quant_max
+    return quantize_affine(r, scale, zero_point, *ends, torch.int32, scheme.rounding)
+
+
+def _rows(r, granularity) -> tuple[Tensor, Tensor]:
+    """r as [blocks, values], in the order of the scales, and weights: 1, or 0 for a filling."""
+
+    def rows(x, dim, keepdim=False):
+        ends = dim if isinstance(dim, tuple) else (dim,)
+        kept = [d for d in range(x.ndim) if d not in ends]
+        return x.permute((*kept, *ends))
+
+    blocks = math.prod(granularity.scale_shape(r.shape))
+    values = granularity.reduce(rows, r).reshape(blocks, -1)
+    weights = torch.ones_like(values, dtype=torch.float64)
+    if values.numel() > r.numel():  # a short last group is filled up with copies of its last value
+        places = torch.arange(r.numel(), device=r.device).reshape(r.shape)
+        places = granularity.reduce(rows, places).reshape(blocks, -1)
+        weights[:, 1:] = (places[:, 1:] != places[:, :-1]).double()
+    return values, weights
+
+
+def _centres(counts, width, r_min, r_max) -> Tensor:
+    """The middle of every bin, [blocks, bins], in r's dtype and within what was seen."""
+    place = torch.arange(counts.shape[1], device=counts.device) - counts.shape[1] // 2 + 0.5
+    return (place * width).to(r_min.dtype).clamp(r_min, r_max)
+
+
+def _ranks(count, percent) -> tuple[Tensor, Tensor]:
+    """Which values, in ascending order from 0, are the two percentiles of `count` values."""
+    high = torch.ceil((count - 1) * (percent / 100)).long()
+    return count.long() - 1 - high, high
+
+
+def _check_percent(percent):
+    if isinstance(percent, bool) or not isinstance(percent, Real) or not 50 < percent <= 100:
+        raise ValueError(
+            f"percent must be a number above 50 and at most 100, got {percent!r}: 99.9 keeps all "
+            "but 0.1 % at either end."
+        )
+
+
+def _scheme(scheme) -> Scheme:
+    if not isinstance(scheme, Scheme):
+        raise TypeError(
+            f"scheme must be a ql.Scheme, got {scheme!r}: a search needs to know the codes."
+        )
+    return scheme
+
+
+def _checked(r, granularity) -> Tensor:
+    """r as a plain tensor in float32 or float64, or a sentence about why it has no range."""
+    if not isinstance(r, Tensor):
+        raise TypeError(f"r must be a torch tensor, got {type(r).__name__}: use torch.tensor(r).")
+    if not r.is_floating_point() or r.is_meta:
+        raise TypeError(f"r must hold floats, got {r.dtype} on {r.device}: use r.float() first.")
+    if r.numel() == 0:
+        raise ValueError(f"r is empty (shape {tuple(r.shape)}): no values have no range.")
+    granularity.scale_shape(r.shape)  # names an axis out of range
+    r = r.detach().as_subclass(Tensor)
+    bad = ~torch.isfinite(r)
+    if bool(bad.any()):
+        raise ValueError(
+            f"r holds {int(bad.sum())} NaN or infinite values, the first at index "
+            f"{tuple(bad.nonzero()[0].tolist())}: remove or replace them first, for example with "
+            "torch.nan_to_num(r)."
+        )
+    return r if r.dtype == torch.float64 else r.float()

@@ -13,10 +13,10 @@ import qlesson as ql
 from qlesson.error import error_shares
 from qlesson.teach import play
 from qlesson.teach.show import facts
-from qlesson.teach.widgets import _DECLARATIONS as DECLARATIONS
-from qlesson.teach.widgets import Slider
+from qlesson.teach.widgets import Choice, Slider, declarations
 
 VIEW = "application/vnd.jupyter.widget-view+json"
+DECLARATIONS = declarations()
 NOTEBOOKS = list(DECLARATIONS)
 EVERY_CONTROL = [(n, name) for n in NOTEBOOKS for name in DECLARATIONS[n].controls]
 T = torch.tensor([[191.6, -13.5, 728.6], [92.14, 295.5, -184], [0, 684.6, 245.5]])
@@ -24,6 +24,8 @@ T = torch.tensor([[191.6, -13.5, 728.6], [92.14, 295.5, -184], [0, 684.6, 245.5]
 
 def other_values(control):
     """Both ends and a place between, without the first value."""
+    if isinstance(control, Choice):
+        return [word for word in control.options if word != control.start]
     if not isinstance(control, Slider):
         return [not control.start, control.start]
     middle = control.low + control.step * round((control.high - control.low) / control.step / 3)
@@ -114,6 +116,17 @@ def test_ipywidgets_is_imported_for_those_who_play():
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="nothing_such"):
         getattr(sys.modules["qlesson.teach"], "nothing_such")  # noqa: B009
+
+
+def test_a_choice_takes_its_own_words_alone():
+    choice = Choice("mode", ("symmetric", "asymmetric"), "symmetric")
+    widget = choice.widget()
+    assert (widget.value, widget.options) == ("symmetric", ("symmetric", "asymmetric"))
+    assert choice.checked("asymmetric") == "asymmetric"
+    assert str(choice) == "one of 'symmetric', 'asymmetric'"
+    for value in ("both", "", 1, None, ["symmetric"], torch.tensor(1)):
+        with pytest.raises(ValueError):
+            choice.checked(value)
 
 
 # ---------------------------------------------------------------- the same in text
@@ -277,7 +290,7 @@ def test_06_the_winner_flips(capsys):
 
 
 def test_it_says_what_is_allowed():
-    for notebook in ("07", 1, None, "", "1"):
+    for notebook in ("99", 1, None, "", "1"):
         with pytest.raises(ValueError, match=r"choose from '00', '01', .*'06'"):
             play(notebook)
     with pytest.raises(ValueError, match="no setting 'scale': choose from s .*number from 3 to 5"):

@@ -11,9 +11,9 @@ import pytest
 from test_lab import ROOT, lab, playwright, pytestmark, screenshot  # noqa: F401
 
 from qlesson.authoring import refresh
-from qlesson.teach.widgets import _DECLARATIONS as DECLARATIONS
-from qlesson.teach.widgets import Slider
+from qlesson.teach.widgets import Choice, Slider, declarations
 
+DECLARATIONS = declarations()
 NAME = "play.ipynb"
 KEYS = 10  # timed key presses in each figure
 
@@ -100,18 +100,24 @@ def test_every_control_answers_a_key(running, number):
     picture = figure.locator("img.widget-image")
     for control in DECLARATIONS[notebook].controls.values():
         # The name that a screen reader says is the one that stands beside the control.
-        slider = isinstance(control, Slider)
-        role = "slider" if slider else "checkbox"
+        slider, choice = isinstance(control, Slider), isinstance(control, Choice)
+        role = "slider" if slider else "combobox" if choice else "checkbox"
         handle = figure.get_by_role(role, name=control.words, exact=True)
         handle.focus()
         before = picture.get_attribute("src"), words.inner_text()
         at_the_end = slider and control.start == control.high
-        handle.press(("ArrowLeft" if at_the_end else "ArrowRight") if slider else "Space")
+        if choice:
+            at_the_end = control.start == control.options[-1]
+        back, on = ("ArrowUp", "ArrowDown") if choice else ("ArrowLeft", "ArrowRight")
+        handle.press((back if at_the_end else on) if slider or choice else "Space")
         changed(running, picture, before[0])
         playwright.expect(words).not_to_have_text(before[1], use_inner_text=True)
         if slider:
             value = control.start + (-control.step if at_the_end else control.step)
             assert float(handle.get_attribute("aria-valuetext")) == pytest.approx(value)
+        elif choice:
+            place = control.options.index(control.start) + (-1 if at_the_end else 1)
+            assert handle.input_value() == control.options[place]
         else:
             assert handle.is_checked() is not control.start
             handle.press("Space")  # as it was: with it on, a picture may ignore a slider
@@ -173,3 +179,23 @@ def test_nothing_is_clipped_at_800_pixels_light_or_dark(running):
             assert inner["x"] + inner["width"] <= outer["x"] + outer["width"]
             screenshot(running, f"play-{notebook}-800-{theme.split()[1].lower()}")
     running.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_a_saved_figure_is_its_picture_when_opened_again(running):
+    """JupyterLab would show "model not found" once the kernel is gone."""
+    panel = running.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
+    running.evaluate("() => jupyterapp.shell.currentWidget.context.save()")
+    assert live(running, 0).locator("img.widget-image").count() == 1  # saving ends nothing
+    running.evaluate(
+        "async name => { const w = jupyterapp.shell.currentWidget;"
+        " await w.sessionContext.shutdown(); w.close();"
+        " await jupyterapp.commands.execute('docmanager:open', {path: name}) }",
+        NAME,
+    )
+    panel.locator(".jp-CodeCell").first.wait_for()
+    for number, notebook in enumerate(DECLARATIONS):
+        cell(running, number).scroll_into_view_if_needed()
+        picture = cell(running, number).locator(".jp-OutputArea img")
+        assert picture.evaluate("async i => { await i.decode(); return i.naturalWidth }") == 700
+        assert "not found" not in cell(running, number).inner_text()
+        screenshot(running, f"play-{notebook}-reopened")
