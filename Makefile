@@ -22,7 +22,7 @@ WHEEL = $(RUN) -m pip --disable-pip-version-check wheel -q -c .venv/pins.txt -w 
 BACKEND = '$(shell sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml)'
 NEWS = @jupyterlab/apputils-extension:announcements  # asks each newcomer about news, and the network for them
 
-.PHONY: help lab test env fresh wheelhouse refresh lint slides clean
+.PHONY: help lab test env fresh bench wheelhouse refresh lint slides clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -42,6 +42,9 @@ env: .venv/lab ## make .venv with the pinned versions, and nothing else
 
 fresh: | .venv/bin/python ## restore your copies; what you wrote moves to a dated folder (N=05: that one alone)
 	@$(RUN) -I qlesson/teach/copies.py --fresh $(N)
+
+bench: .venv/test ## time the kernels beside their peers, in three minutes
+	@$(RUN) -m qlesson.bench $(BENCH)
 
 wheelhouse: .venv/pins.txt ## fill build/wheelhouse, from which WHEELS=build/wheelhouse installs without a network
 	@rm -rf build/wheelhouse
