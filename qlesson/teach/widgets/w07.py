@@ -20,7 +20,7 @@ def _normals_and_ten_at(distance):
 
 @cache
 def _ranges_and_sqnr(bits, distance):
-    """{method: (r_min, r_max, SQNR in dB)}."""
+    """{method: (r_min, r_max, SQNR in dB, whether the ten are off by more than half a step)}."""
     r, scheme = _normals_and_ten_at(distance), ql.Scheme(bits, "symmetric")
     found = {
         "min-max": min_max(r, scheme.granularity),
@@ -31,7 +31,8 @@ def _ranges_and_sqnr(bits, distance):
     quality = {}
     for method, ends in found.items():
         x = ql.quantize(r, scheme, qparams_from_range(*ends, scheme))
-        quality[method] = (*ends, ql.sqnr(r, x.dequantize()).item())
+        clipped = bool(distance - ends[1] > x.scale / 2)
+        quality[method] = (*ends, ql.sqnr(r, x.dequantize()).item(), clipped)
     return quality
 
 
@@ -45,10 +46,10 @@ def _when_clipping_pays(bits, distance):
     quality = _ranges_and_sqnr(bits, distance)
     sentences = [f"{bits} bits, ten values of 10,000 at {distance} or -{distance}."]
     words = {}
-    for method, (low, high, db) in quality.items():
-        words[method] = f"{low:.2f} to {high:.2f}: {db:.2f} dB"
-        clips = "" if high >= distance else ", and clips the ten"
-        sentences.append(f"{method} {words[method]}{clips}.")
-    ranges = {method: (low, high) for method, (low, high, _) in quality.items()}
+    for method, (low, high, db, clipped) in quality.items():
+        said = f"{low:.2f} to {high:.2f}: {db:.2f} dB"
+        sentences.append(f"{method} {said}{', and clips the ten' if clipped else ''}.")
+        words[method] = said.replace("-", "−")
+    ranges = {method: ends[:2] for method, ends in quality.items()}
     r = _normals_and_ten_at(distance)
     return sentences, partial(figures.histogram_and_ranges, r, ranges, words)
