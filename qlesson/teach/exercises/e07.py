@@ -142,7 +142,9 @@ class LostBins:
     stub = """
         def merge(counts, levels):
             size = len(counts) // levels
-            merged = [counts[k * size:(k + 1) * size].sum() for k in range(levels)]
+            merged = []
+            for k in range(levels):
+                merged.append(counts[k * size : (k + 1) * size].sum())
             return torch.stack(merged)
     """
 
