@@ -119,8 +119,8 @@ def _limit_of_least_error(values, weights, r_min, r_max, scheme) -> Tensor:
     def error(limit):
         scale, zero_point = _qparams(*_within(r_min, r_max, limit), scheme)
         q = _codes(values, scale, zero_point, scheme)
-        off = dequantize_affine(q, scale, zero_point).double() - values
-        return (weights * off.square()).sum(1, keepdim=True)
+        off = dequantize_affine(q, scale, zero_point) - values
+        return (weights * off.double().square()).sum(1, keepdim=True)
 
     start = best = torch.maximum(-r_min, r_max)
     least = error(best)
@@ -392,8 +392,9 @@ def _qparams(r_min, r_max, scheme):
 
 
 def _codes(r, scale, zero_point, scheme):
+    """The codes of r as floats: casts to integers and back would take half of a search."""
     ends = scheme.quant_min, scheme.quant_max
-    return quantize_affine(r, scale, zero_point, *ends, torch.int32, scheme.rounding)
+    return quantize_affine(r, scale, zero_point, *ends, r.dtype, scheme.rounding)
 
 
 def _rows(r, granularity) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ class MovingAverage:
     """
 
     hints = (
-        "The average is one number that changes in a loop over ends[1:].",
+        "The average is one number that changes in a loop over the other batches.",
         "The distance from the average to the batch is end - average.",
         "average = average + weight * (end - average)",
     )
@@ -27,8 +27,8 @@ class MovingAverage:
 
     @right
     def moving(ends, weight):
-        average = ends[0]
-        for end in ends[1:]:
+        average, *others = ends
+        for end in others:
             average = average + weight * (end - average)
         return average
 
@@ -127,13 +127,13 @@ class LostBins:
     This function shares the bins of a histogram out among `levels` levels, neighbours together,
     and returns the count of each level. With 8 bins and 4 levels it is right. With 10 bins and 4
     levels some counts are lost. Why? Repair it so that bin `b` of `n` goes to the level
-    `b * levels // n`; `counts` has at least as many bins as there are levels.
+    `b * levels / n`, rounded down; `counts` has at least as many bins as there are levels.
     """
 
     hints = (
         "Add up what comes in and what goes out, with 10 bins and 4 levels.",
         "10 // 4 is 2, and 4 levels of 2 bins hold 8 bins. The last two belong nowhere.",
-        "Give each bin its level, then add: merged[b * levels // n] += counts[b].",
+        "Give each bin its level, then add: merged[int(b * levels / n)] += counts[b].",
     )
     why = """The size of a level is rounded down, so the last bins belong to no level. Asking each
         bin for its level instead loses none, and no level gets more than one bin more than
@@ -142,7 +142,9 @@ class LostBins:
     stub = """
         def merge(counts, levels):
             size = len(counts) // levels
-            merged = [counts[k * size:(k + 1) * size].sum() for k in range(levels)]
+            merged = []
+            for k in range(levels):
+                merged.append(counts[k * size : (k + 1) * size].sum())
             return torch.stack(merged)
     """
 
@@ -150,7 +152,7 @@ class LostBins:
     def merge(counts, levels):
         merged = torch.zeros(levels)
         for b, count in enumerate(counts):
-            merged[b * levels // len(counts)] += count
+            merged[int(b * levels / len(counts))] += count
         return merged
 
     def spec(counts, levels):
@@ -200,8 +202,8 @@ class LostBins:
     def means(counts, levels):
         merged, bins = torch.zeros(levels), torch.zeros(levels)
         for b, count in enumerate(counts):
-            merged[b * levels // len(counts)] += count
-            bins[b * levels // len(counts)] += 1
+            merged[int(b * levels / len(counts))] += count
+            bins[int(b * levels / len(counts))] += 1
         return merged / bins
 
     @wrong("The level is rounded to the nearest, so the first level gets too few bins.")

@@ -15,7 +15,7 @@ def histogram_and_ranges(values, ranges, words=None):
     r = draw.array(values).ravel()
     ends = {name: tuple(map(draw.number, pair)) for name, pair in ranges.items()}
     fig, (top, below) = draw.figure(
-        min(4.0, 2.3 + 0.3 * len(ends)), rows=2, sharex=True, height_ratios=[1.5, 0.35 * len(ends)]
+        min(4.0, 2.2 + 0.45 * len(ends)), rows=2, sharex=True, height_ratios=[1.4, 0.42 * len(ends)]
     )
     low, high = draw.wider(r.min(), r.max(), 0.03)
     counts, edges = np.histogram(r, 81, (low, high))
@@ -25,10 +25,10 @@ def histogram_and_ranges(values, ranges, words=None):
     top.set_ylabel("count")
     for y, (name, (r_min, r_max)) in enumerate(ends.items()):
         color = draw.STYLES[y % len(draw.STYLES)][0]
-        below.plot([r_min, r_max], [-y, -y], color=color, lw=2.5, marker="|", ms=11, label=name)
+        below.plot([r_min, r_max], [-y, -y], color=color, lw=2.5, marker="|", ms=9, label=name)
         said = f"{draw.short(r_min, 3)} to {draw.short(r_max, 3)}" if words is None else words[name]
-        below.text((low + high) / 2, 0.14 - y, said, ha="center", va="bottom", fontsize=draw.SMALL)
-    below.set_ylim(0.4 - len(ends), 0.75)
+        below.text((low + high) / 2, 0.2 - y, said, ha="center", va="bottom", fontsize=draw.SMALL)
+    below.set_ylim(0.5 - len(ends), 0.9)
     below.set_xlim(low, high)
     draw.own_ticks(below.yaxis, [-y for y in range(len(ends))], list(ends))
     below.tick_params(axis="y", length=0)
@@ -77,5 +77,5 @@ def running_ranges(largest, ranges):
     ax.xaxis.set_major_locator(draw.whole(9))
     ax.set_xlabel("batches observed")
     ax.set_ylabel("upper end of the range")
-    draw.legend_above(fig, ax.get_lines())
+    fig.legend(handles=ax.get_lines(), loc="outside upper left", ncols=3, frameon=False)
     return fig

@@ -1,4 +1,4 @@
-"""The live figure of notebook 07: when does clipping pay?"""
+"""The live figure of notebook 07: how much does a better range gain?"""
 
 from functools import cache, partial
 
@@ -41,14 +41,15 @@ def _ranges_and_sqnr(bits, distance):
     bits=Slider("bits", 2, 8, 1, 4),
     distance=Slider("ten values at ±", 4, 40, 1, 20),
 )
-def _when_clipping_pays(bits, distance):
+def _gain_over_min_max(bits, distance):
     quality = _ranges_and_sqnr(bits, distance)
     sentences = [f"{bits} bits, ten values of 10,000 at {distance} or -{distance}."]
     words = {}
     for method, (low, high, db) in quality.items():
-        words[method] = f"{low:.2f} to {high:.2f}: {db:.2f} dB"
-        clips = "" if high >= distance else ", and clips the ten"
-        sentences.append(f"{method} {words[method]}{clips}.")
-    ranges = {method: (low, high) for method, (low, high, _) in quality.items()}
+        said = f"{low:.2f} to {high:.2f}, {db:.2f} dB"
+        gain = db - quality["min-max"][2]
+        sentences.append(f"{method}: {said}{'' if method == 'min-max' else f' ({gain:+z.2f})'}.")
+        words[method] = said.replace("-", "−")
+    ranges = {method: ends[:2] for method, ends in quality.items()}
     r = _normals_and_ten_at(distance)
     return sentences, partial(figures.histogram_and_ranges, r, ranges, words)

@@ -1,0 +1,157 @@
+"""The figures of notebook 07 draw what they say, inside the canvas, and the same every time."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+import qlesson as ql
+from qlesson.ranges import min_max, percentile
+from qlesson.teach import figures
+from qlesson.teach.figures import drawing
+from qlesson.teach.show import facts, png
+
+NORMAL = torch.randn(2000, generator=torch.Generator().manual_seed(0))
+FAR = torch.cat([NORMAL, torch.tensor([20.0, -20.0])])
+LIMITS = torch.linspace(1, 5, 9)
+RANGES = {
+    "min-max": min_max(FAR, ql.PerTensor()),
+    "percentile 99.9": percentile(FAR, ql.PerTensor(), 99),
+    "entropy": (-4.0, 3.5),
+    "MSE search": (torch.tensor(-7.0), torch.tensor(7.0)),
+}
+CASES = {
+    "histogram_and_ranges": [
+        [FAR, RANGES],
+        [NORMAL.relu(), {"all": (0.0, 3.6), "half": (0.0, 1.8)}],
+        [FAR, RANGES, dict.fromkeys(RANGES, "−20.00 to 20.00: 28.28 dB")],
+    ],
+    "losses_by_limit": [
+        [
+            {
+                "mean squared error": {
+                    f"{b} bits": (LIMITS, (LIMITS - b / 2) ** 2 + b) for b in (8, 4, 3)
+                }
+            }
+        ],
+        [
+            {
+                "error": {"a": (LIMITS, LIMITS.flip(0))},
+                "KL divergence": {"a": (LIMITS.tolist(), (LIMITS**2).tolist())},
+            }
+        ],
+    ],
+    "running_ranges": [
+        [
+            [1.0, 3.0, 2.0, 4.0],
+            {
+                "min-max": [1.0, 3.0, 3.0, 4.0],
+                "moving average": [1.0, 1.2, 1.3, 1.6],
+                "percentile 99.9": [0.9, 1.0, 1.1, 1.2],
+                "MSE search": [0.8, 0.8, 0.9, 0.9],
+            },
+        ]
+    ],
+}
+EVERY = [(name, data) for name, cases in CASES.items() for data in cases]
+
+
+def draw(name, data):
+    return getattr(figures, name)(*data)
+
+
+def line(ax, label):
+    (found,) = [x for x in ax.lines if x.get_label() == label]
+    return found
+
+
+def test_every_figure_has_a_case_and_names_its_notebook():
+    own = {n for n in figures.__all__ if getattr(figures, n).__module__.endswith(".f07")}
+    assert own == set(CASES)
+    assert all("(notebook 07)" in getattr(figures, n).__doc__.split("\n\n")[0] for n in own)
+
+
+def test_histogram_and_ranges():
+    top, below = draw("histogram_and_ranges", CASES["histogram_and_ranges"][0]).axes
+    (steps,) = top.patches
+    counts, edges, _ = steps.get_data()
+    assert counts.sum() == len(FAR) and counts[0] == counts[-1] == 0
+    inside = (FAR.numpy() >= edges[40]) & (FAR.numpy() < edges[41])
+    assert counts[40] == inside.sum()
+    for y, (name, ends) in enumerate(RANGES.items()):
+        x, height = line(below, name).get_data()
+        assert list(x) == [float(end) for end in ends] and list(height) == [-y, -y]
+    texts = [t.get_text() for t in below.texts]
+    assert texts[0] == "−20 to 20" and texts[2] == "−4 to 3.5"
+    assert [t.get_text() for t in below.get_yticklabels()] == list(RANGES)
+    words = draw("histogram_and_ranges", CASES["histogram_and_ranges"][2]).axes[1].texts
+    assert {t.get_text() for t in words} == {"−20.00 to 20.00: 28.28 dB"}
+
+
+def test_losses_by_limit_puts_a_star_at_each_minimum():
+    (ax,) = draw("losses_by_limit", CASES["losses_by_limit"][0]).axes
+    for bits in (8, 4, 3):
+        x, y = line(ax, f"{bits} bits").get_data()
+        np.testing.assert_allclose(x, LIMITS)
+        np.testing.assert_allclose(y, (LIMITS - bits / 2) ** 2 + bits)
+        (star_x,), (star_y,) = line(ax, f"least of {bits} bits").get_data()
+        assert (star_x, star_y) == (bits / 2, bits)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["8 bits", "4 bits", "3 bits"]
+    left, right = draw("losses_by_limit", CASES["losses_by_limit"][1]).axes
+    assert line(left, "least of a").get_xdata() == 5 and line(right, "least of a").get_xdata() == 1
+    assert right.get_title(loc="left") == "KL divergence" and right.get_legend() is None
+
+
+def test_running_ranges():
+    largest, ranges = CASES["running_ranges"][0]
+    (ax,) = draw("running_ranges", CASES["running_ranges"][0]).axes
+    for label, ends in {"largest of the batch": largest, **ranges}.items():
+        x, y = line(ax, label).get_data()
+        assert list(x) == [1, 2, 3, 4] and list(y) == ends
+    (legend,) = ax.figure.legends
+    assert [t.get_text() for t in legend.get_texts()] == ["largest of the batch", *ranges]
+
+
+@pytest.mark.parametrize("name, data", EVERY)
+def test_looks(name, data):
+    fig = draw(name, data)
+    canvas = FigureCanvasAgg(fig)
+    first = png(fig)
+    width, height = fig.get_size_inches() * fig.dpi
+    assert width == 700 and 200 <= height <= 400 and len(first) <= 40_000
+    assert Image.open(io.BytesIO(first)).width == 700
+    assert png(draw(name, data)) == first
+    box = fig.get_tightbbox(canvas.get_renderer())
+    assert min(box.x0, box.y0) >= -0.01
+    assert box.x1 <= 7.01 and box.y1 <= height / 100 + 0.01
+    assert len(facts(fig)) < 15
+    words = [t for ax in fig.axes for t in ax.texts if t.get_text()]
+    boxes = [t.get_window_extent() for t in words]
+    for i, a in enumerate(boxes):
+        for b in boxes[:i]:
+            assert min(a.x1, b.x1) - max(a.x0, b.x0) <= 1 or min(a.y1, b.y1) - max(a.y0, b.y0) <= 2
+
+
+def test_a_change_of_the_data_changes_the_text():
+    for name, data in EVERY:
+        changed = [FAR * 1.0001, *data[1:]] if name == "histogram_and_ranges" else None
+        if name == "losses_by_limit":
+            panels = {
+                p: {k: (x, torch.as_tensor(y) * 1.0001) for k, (x, y) in curves.items()}
+                for p, curves in data[0].items()
+            }
+            changed = [panels]
+        if name == "running_ranges":
+            changed = [data[0], {k: [1.0001 * v for v in ends] for k, ends in data[1].items()}]
+        assert facts(draw(name, changed)) != facts(draw(name, data))
+
+
+def test_drawing_into_a_figure_leaves_nothing_of_the_one_before():
+    old, new = CASES["histogram_and_ranges"][2], CASES["histogram_and_ranges"][0]
+    fig = draw("histogram_and_ranges", old)
+    with drawing.drawing_into(fig):
+        assert draw("histogram_and_ranges", new) is fig
+    assert facts(fig) == facts(draw("histogram_and_ranges", new))
