@@ -1,5 +1,6 @@
 """The live figure of notebook 10: the model writes with fewer bits."""
 
+import textwrap
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -31,14 +32,15 @@ INPUTS = {FLOAT: None} | {f"{b} bits": b for b in (8, 6, 5, 4, 3, 2)}
 def _the_model_writes(bits, scales, mode, inputs):
     scheme = ql.Scheme(bits, mode, WAYS[scales])
     original, small = _read(None, None), _read(scheme, INPUTS[inputs])
+    perplexities = [three_digits(it.perplexity) for it in (small, original)]
     sentences = [
-        f"Weights {bits} bits, {scales}, {mode}; inputs {inputs}: "
-        f"{small.kilobytes} kB in place of {original.kilobytes}.",
-        f"Perplexity {three_digits(small.perplexity)} in place of "
-        f"{three_digits(original.perplexity)}.",
-        f"It writes: {' '.join(small.text.split())}",
+        f"Weights {bits} bits, {scales}, {mode}; inputs {inputs}.",
+        f"{small.kilobytes} kB in place of {original.kilobytes}; "
+        f"perplexity {perplexities[0]} in place of {perplexities[1]}.",
+        *textwrap.wrap(f"It writes: {' '.join(small.text.split())}", 79),
     ]
-    both = {FLOAT: original, f"{bits} bits": small}
+    label = f"{bits} bits" + (f", inputs {inputs}" if INPUTS[inputs] else "")
+    both = {FLOAT: original, label: small}
     texts = {label: it.text for label, it in both.items()}
     perplexities = {label: it.perplexity for label, it in both.items()}
     return sentences, partial(figures.written, texts, perplexities)
