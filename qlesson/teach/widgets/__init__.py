@@ -188,7 +188,8 @@ class LiveFigure(ipywidgets.VBox):
 # region, so a screen reader would say "slider, 2.0999999999999996" and nothing about what that
 # changed. Replacing the text runs this in the page: each handle gets the name that stands beside it
 # and rounds what it says, the picture gets its sentence, and the text is read out when it changes.
-# Where scripts are forbidden, no more is lost.
+# A drop-down keeps its keys from JupyterLab, which would go to another cell at an arrow and cut
+# this one at an x. Where scripts are forbidden, no more is lost.
 _SAY_WHAT_IT_IS = textwrap.dedent("""\
     <img alt="{}" src="data:," style="display: none" onerror="
       const all = this.closest('.qlesson-play');
@@ -204,6 +205,9 @@ _SAY_WHAT_IT_IS = textwrap.dedent("""\
         handle.rounds.observe(handle, {{attributeFilter: ['aria-valuetext']}});
         round();
       }}
+      for (const s of all.querySelectorAll('select')) s.onkeydown = event => {{
+        if (!event.shiftKey && !event.ctrlKey && !event.metaKey) event.stopPropagation();
+      }};
       this.parentNode.setAttribute('aria-live', 'polite')">
     """)
 
