@@ -326,6 +326,12 @@ def test_perplexity_is_the_same_through_a_float_cache(model):
     assert pieces == pytest.approx(whole, rel=1e-6)
 
 
+def test_who_shares_a_scale_in_the_cache():
+    """A character's 32 channels in a head, or a channel over 32 characters."""
+    assert tinygpt.PER_TOKEN.scale_shape((1, 4, 64, 32)) == (1, 4, 64, 1)
+    assert tinygpt.PER_CHANNEL.scale_shape((1, 4, 64, 32)) == (1, 4, 2, 32)
+
+
 @pytest.mark.parametrize("granularity", [tinygpt.PER_TOKEN, tinygpt.PER_CHANNEL])
 @pytest.mark.parametrize("sizes", [(70,), (1,) * 70, (31, 1, 38), (32, 32, 6)])
 def test_the_cache_quantizes_whole_blocks_once(granularity, sizes):
