@@ -17,7 +17,18 @@ from qlesson.authoring import lint
 from qlesson.teach import copies
 
 ROOT = Path(__file__).parents[1]
-TARGETS = ["lab", "test", "env", "fresh", "bench", "wheelhouse", "refresh", "lint", "slides", "clean"]
+TARGETS = [
+    "lab",
+    "test",
+    "env",
+    "fresh",
+    "bench",
+    "wheelhouse",
+    "refresh",
+    "lint",
+    "slides",
+    "clean",
+]
 
 
 def run(*command, cwd=ROOT, **env):
