@@ -112,7 +112,8 @@ def test_every_time_in_the_text_of_notebook_12_is_stored():
         f"37 bytes predict {37 * 2**25 / bandwidth / 1e6:.0f} ms, and {whole:.0f} ms were",
         f"{memory['formula, memory reused']['ms']:.0f} ms are left of "
         f"{memory['formula, whole']['ms']:.0f}.",
-        f"a valley, at {pieces[2**17]:.0f} ms, more than {pieces[2**25] // pieces[2**17]:.0f} times",
+        f"a valley, at {pieces[2**17]:.0f} ms, more than "
+        f"{pieces[2**25] // pieces[2**17]:.0f} times",
         f"Compiled takes {compiled:.1f} ms, {compiled / floor:.1f} floors.",
         f"ONNX Runtime takes {ms['onnxruntime']:.1f} ms",
         f"alone {product['float32'] / product['torch._int_mm alone']:.1f} times as fast",

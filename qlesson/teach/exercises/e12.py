@@ -51,7 +51,7 @@ class Floor:
     @right
     def my_floor(values, bytes_in, bytes_out, readings, gb_per_s):
         moved = values * (readings * bytes_in + bytes_out)
-        return moved / (gb_per_s * 1e9) * 1000
+        return moved / (gb_per_s * 10**9) * 1000
 
     def spec(values, bytes_in, bytes_out, readings, gb_per_s):
         moved = values * bytes_out
