@@ -39,7 +39,7 @@ GRANULARITIES = {
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WORKS = ("given scale", "choose", "dequantize")
 FLOOR = "one pass"  # the limit: out.copy_(x), which reads and writes the same bytes
-ROUNDS, PAUSE, BLOCK_SECONDS = 3, 0.06, 0.1
+ROUNDS, PAUSE, BLOCK_SECONDS, SLOW_MS = 3, 0.06, 0.1, 50
 SIZES = [2**n for n in range(12, 31, 3)]
 
 
@@ -59,9 +59,9 @@ def measure(contestants: dict[str, Callable], device="cpu", rounds=ROUNDS) -> di
 
 
 def _block(call, device) -> list[float]:
-    """Times of one contestant in ms: the first call warms up and does not count."""
-    _timed(call, device)
-    ms, end = [], time.perf_counter() + BLOCK_SECONDS
+    """Times of one contestant in ms: the first call warms up, and counts only where it is long."""
+    first = _timed(call, device)
+    ms, end = [first] if first > SLOW_MS else [], time.perf_counter() + BLOCK_SECONDS
     while len(ms) < 2 or (time.perf_counter() < end and len(ms) < 100):
         ms.append(_timed(call, device))
     return ms
@@ -142,8 +142,15 @@ def formula(job):
     """The formula of affine.py on the whole tensor: one operation, one pass over memory each."""
     g, (scale, zero_point) = job.scheme.granularity, map(job.scheme.granularity.align, job.qparams)
     if job.work == "given scale":
-        r = g.split(job.r)
-        return {"formula, whole": lambda: ql.quantize_affine(r, scale, zero_point, -128, 127)}
+        r, held = g.split(job.r), torch.empty_like(g.split(job.r), dtype=torch.float32)
+
+        def reused():
+            """The same five operations, without an intermediate in fresh memory."""
+            torch.div(r, scale, out=held).add_(zero_point).round_().clamp_(-128, 127)
+            return g.split(job.codes).copy_(held)
+
+        whole = partial(ql.quantize_affine, r, scale, zero_point, -128, 127)
+        return {"formula, whole": whole, "formula, memory reused": reused}
     if job.work == "dequantize":
         q = g.split(job.codes)
         return {"formula, whole": lambda: ql.dequantize_affine(q, scale, zero_point)}
@@ -334,6 +341,24 @@ def run_pieces(nbytes=2**27, powers=(14, 15, 16, 17, 18, 19, 20, 22, 25)) -> lis
     return [{"values": n, "ms": ms, "low": a, "high": b} for n, (ms, a, b) in found.items()]
 
 
+def run_memory(nbytes=2**27) -> list[dict]:
+    """The formula with and without fresh memory, and how many pages the system had to find."""
+    import resource
+
+    def fresh(call):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        call()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    job = Job("given scale", "tensor", "float32", nbytes)
+    contestants = formula(job) | {"eager": job.ours()["eager"]}
+    found = measure(contestants)
+    return [
+        {"contestant": k, "ms": a, "low": b, "high": c, "fresh_pages": fresh(contestants[k])}
+        for k, (a, b, c) in found.items()
+    ]
+
+
 def run_product(shape=(512, 2048, 2048), device="cpu") -> list[dict]:
     """y = x w^T with 8-bit weights and activations, against float32 and bfloat16 (notebook 09)."""
     n, inner, out = shape
@@ -347,7 +372,7 @@ def run_product(shape=(512, 2048, 2048), device="cpu") -> list[dict]:
     def w8a8():
         with ql.use_kernels("compiled"):
             qx = ql.quantize(x, scheme)
-        return torch._int_mm(qx.q, qwt).float() * qx.scale * qw.scale.view(1, -1)
+        return (torch._int_mm(qx.q, qwt) * qx.scale).mul_(qw.scale.view(1, -1))
 
     contestants = {
         "float32": lambda: x @ w.t(),
@@ -407,7 +432,7 @@ def report(nbytes=2**27, device="cpu", sizes=False, progress=None) -> dict:
         if sizes:
             found["sizes"] = run_sizes(device=device)
         if sizes and device == "cpu":
-            found["pieces"] = run_pieces()
+            found["pieces"], found["memory"] = run_pieces(), run_memory()
     return found
 
 
@@ -453,7 +478,7 @@ def stored(name: str) -> dict:
 
 def as_json(found: dict) -> str:
     """A report as JSON, a row to a line, times to four digits."""
-    for part in ("copy", "rows", "product", "sizes", "pieces"):
+    for part in ("copy", "rows", "product", "sizes", "pieces", "memory"):
         for row in found.get(part, []):
             row |= {key: float(f"{row[key]:.4g}") for key in ("ms", "low", "high")}
     return json.dumps(found).replace('[{"', '[\n{"').replace('}, {"', '},\n{"') + "\n"

@@ -21,8 +21,8 @@ from qlesson.affine import dequantize_affine, narrowed, quantize_affine, safe_qp
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
 
 # Values that eager takes at a time on a CPU. Measured on two cores, 2^25 float32 values with given
-# scale: 28, 21 and 136 ms for pieces of 2^16, 2^17 and 2^18, and 167 ms for all in one piece.
-# Larger intermediates leave the cache, and each asks the system for fresh pages.
+# scale: 56, 28, 25 and 28 ms in pieces of 2^15 to 2^18, and 188 ms all in one piece: its
+# intermediates leave the cache, and each is written into fresh pages (bench_results/cpu.json).
 EAGER_PIECE = 2**17
 # On a GPU each operation is a launch: few large pieces.
 EAGER_PIECE_CUDA = 2**24
@@ -34,7 +34,7 @@ COPIED_PIECE = 2**18
 # compiler's minimum and maximum: groups of 32 take 33 ms, in two readings 36; of 128, 25 and 23.
 # The ranges of so many values at a time need little memory.
 FUSED_BLOCK = 64
-FUSED_PIECE = 2**24
+FUSED_PIECE = 2**23
 # One scale for all is repeated for rows of this many values, so that every core has some rows; a
 # tensor of less than two rows costs less than a compiled call does, and runs eagerly.
 ROW = 1024

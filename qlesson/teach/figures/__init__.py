@@ -31,6 +31,7 @@ from qlesson.teach.figures.f11 import (
     smoothing,
     straight_through,
 )
+from qlesson.teach.figures.f12 import pieces, roofline, times, traffic
 
 __all__ = [
     "bit_owners",
@@ -58,9 +59,11 @@ __all__ = [
     "number_to_code",
     "perplexity_by_bits",
     "pictures",
+    "pieces",
     "pile_up",
     "pipelines",
     "range_map",
+    "roofline",
     "round_half_even",
     "running_ranges",
     "shared_scales",
@@ -71,6 +74,8 @@ __all__ = [
     "staircase",
     "staircase_and_picture",
     "straight_through",
+    "times",
+    "traffic",
     "two_ranges",
     "written",
 ]
