@@ -346,3 +346,13 @@ def test_memory_beyond_the_output(mode, most, granularity):
     code = PEAK.format(mode=mode, granularity=granularity, dtype="float32")
     quantizing, dequantizing = map(float, run(code).split())
     assert quantizing <= most and dequantizing <= most
+
+
+def test_a_piece_ends_where_a_group_ends():
+    cut = list(kernels.pieces(torch.zeros(8), ql.PerGroup(2), 3))
+    assert [(w[0].start, w[0].stop, h[0].start, h[0].stop) for w, h in cut] == [
+        (0, 2, 0, 1),
+        (2, 4, 1, 2),
+        (4, 6, 2, 3),
+        (6, 8, 3, 4),
+    ]
