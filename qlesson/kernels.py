@@ -73,8 +73,9 @@ class use_kernels:
                 some seconds for a C++ compiler (a CPU) or for Triton (CUDA)
     "auto"      eager, until so many values went through one formula that compiling pays off
 
-    The results are the same, bit for bit. float64 runs eagerly in every mode, and so does
-    everything, after one warning, where there is no compiler.
+    The mode is one for the whole process: `with` blocks in several threads at once mix it up, and
+    change nothing but the time. The results are the same, bit for bit. float64 runs eagerly in
+    every mode, and so does everything, after one warning, where there is no compiler.
 
     Raises ValueError for another word.
     """
@@ -82,9 +83,11 @@ class use_kernels:
     def __init__(self, mode: str):
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}.")
+        self.mode = mode
         self._before, _state["mode"] = _state["mode"], mode
 
     def __enter__(self):
+        _state["mode"] = self.mode
         return self
 
     def __exit__(self, *error):
@@ -239,7 +242,7 @@ def _rows(x, scale, zero_point, out, granularity):
     blocks = _blocks(x, granularity)
     if blocks.ndim == 3:
         shape = (len(blocks), 1, blocks.shape[2])
-        return blocks, scale.view(shape), zero_point.view(shape), out.view(blocks.shape)
+        return blocks, scale.reshape(shape), zero_point.reshape(shape), out.view(blocks.shape)
     times = len(blocks) // scale.numel()
     repeated = [p.reshape(1, -1).expand(times, -1).reshape(-1, 1) for p in (scale, zero_point)]
     return blocks, *repeated, out.view(blocks.shape)

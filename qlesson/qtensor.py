@@ -224,7 +224,7 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (inside,) = ctx.saved_tensors
-        return grad * inside, None, None
+        return torch.where(inside, grad, 0), None, None  # even an infinite gradient
 
 
 def _codes(r, qparams, scheme, out, margin=0) -> Tensor:

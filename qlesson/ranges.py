@@ -139,7 +139,8 @@ def _limit_of_least_divergence(counts, width, r_min, r_max, scheme) -> Tensor:
 
     counts [blocks, bins], over both signs; width, r_min, r_max, t [blocks, 1]. Tries up to 256
     limits, every bin where there are few. A limit whose step is narrower than a bin is left out:
-    the histogram cannot see what it rounds.
+    the histogram cannot see what it rounds. So is one that clips more than half of the values:
+    all in one end code, P and Q are equal, and nothing is kept.
     """
     half, top = counts.shape[1] // 2, torch.maximum(-r_min, r_max)
     centres, every = _centres(counts, width, r_min, r_max), math.ceil(half / 256)
@@ -152,7 +153,8 @@ def _limit_of_least_divergence(counts, width, r_min, r_max, scheme) -> Tensor:
         inside = slice(half - k, half + k)
         q = _codes(centres[:, inside], scale, zero_point, scheme)
         here = divergence(counts, inside, q.long() - scheme.quant_min)
-        here = torch.where(scale >= width, here, torch.inf)
+        most = 2 * counts[:, inside].sum(1, keepdim=True) >= counts.sum(1, keepdim=True)
+        here = torch.where((scale >= width) & most, here, torch.inf)
         best = torch.where(here < least, limit, best)
         least = torch.minimum(here, least)
     return best
@@ -271,6 +273,11 @@ class HistogramObserver(Observer):
         self.bins = bins
 
     def _update(self, batch, r_min, r_max):
+        if bool((torch.maximum(-r_min, r_max) >= 2.0**1022).any()):
+            raise ValueError(
+                f"The batch reaches from {r_min.min().item():g} to {r_max.max().item():g}: a "
+                "histogram ends at 2^1022. Scale the batch down."
+            )
         super()._update(batch, r_min, r_max)
         values, weights = self._counted(*_rows(batch, self.granularity))
         if self.shape is None:
@@ -416,7 +423,7 @@ def _centres(counts, width, r_min, r_max) -> Tensor:
 
 def _ranks(count, percent) -> tuple[Tensor, Tensor]:
     """Which values, in ascending order from 0, are the two percentiles of `count` values."""
-    high = torch.ceil((count - 1) * (percent / 100)).long()
+    high = torch.ceil((count - 1) * percent / 100).long()
     return count.long() - 1 - high, high
 
 

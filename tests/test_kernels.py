@@ -147,6 +147,29 @@ def mode():
     return kernels._state["mode"]
 
 
+@pytest.mark.parametrize(
+    "r, granularity",
+    [(torch.randn(2, 64, 40), ql.PerGroup(3, 1)), (R[:1].expand(300, 300), ql.PerGroup(1))],
+    ids=["ragged groups before another axis", "expanded"],
+)
+def test_scales_that_are_not_contiguous(compiler, r, granularity):
+    scheme = ql.Scheme(granularity=granularity)
+    with ql.use_kernels("eager"):
+        expected = ql.quantize(r, scheme)
+    with ql.use_kernels("compiled"):
+        found = ql.quantize(r, scheme, ql.QParams(expected.scale, expected.zero_point))
+        assert torch.equal(found.q, expected.q)
+        assert torch.equal(found.dequantize(), expected.dequantize())
+    assert compiler.calls
+
+
+def test_use_kernels_made_before_and_entered_later():
+    later = ql.use_kernels("eager")
+    ql.use_kernels("compiled")
+    with later:
+        assert mode() == "eager"
+
+
 def test_use_kernels_as_a_function_and_as_a_context():
     ql.use_kernels("eager")
     assert mode() == "eager"

@@ -40,6 +40,13 @@ def aligned(x, p):
 # --- goldens ---
 
 
+def test_a_clipped_value_gets_no_gradient_however_large_it_is():
+    r = torch.tensor([0.5, 9.0], requires_grad=True)
+    out = ql.fake_quantize(r, ql.Scheme(8, "symmetric"), ql.QParams(0.01, 0))
+    out.backward(torch.tensor([1.0, torch.inf]))
+    assert r.grad.tolist() == [1, 0]
+
+
 def test_T_in_and_out():
     x = ql.quantize(T)
     assert x.q.tolist() == [[-23, -81, 127], [-51, 6, -128], [-77, 114, -8]]
