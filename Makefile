@@ -36,7 +36,7 @@ lab: .venv/lab ## open the course in JupyterLab, on your own copies of the noteb
 		$$([ "$$(uname)" = Darwin ] || [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || echo --no-browser)
 
 test: .venv/test ## run every test and every notebook
-	@$(RUN) -m pytest
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest  # two workers share the cores: more threads would wait for each other
 
 env: .venv/lab ## make .venv with the pinned versions, and nothing else
 

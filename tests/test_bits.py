@@ -93,6 +93,15 @@ def assert_same(r, scheme, qparams=None):
             assert torch.equal(y.dequantize(dtype).cpu(), r_hat)
 
 
+@pytest.fixture(autouse=True)
+def two_threads():
+    """Whatever the run of the tests has: the parts of a tensor must meet without a seam."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def compiled(monkeypatch):
     """Fails where the compiled path was not taken, or fell back."""
