@@ -84,8 +84,9 @@ def four_terms(x, z_x, w, z_w, w_sums=None) -> FourTerms:
     w       int8 codes of the weight [n, k], and z_w its zero point: one, or one per row [n]
     w_sums  sum_k w in int32 [n], when it is known before
 
-    Only the first two depend on the input, and z_w = 0 removes the second. Arithmetic modulo 2^32:
-    a term may overflow, and the total is right as long as it fits in 32 bits itself.
+    Only the first two need a sum over the input; with a static z_x the others are known before.
+    z_w = 0 removes the second and the last. Arithmetic modulo 2^32: a term may overflow, and the
+    total is right as long as it fits in 32 bits itself.
     """
     z_x, z_w = (torch.as_tensor(z, device=x.device).to(torch.int32) for z in (z_x, z_w))
     if w_sums is None:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from qlesson import codebooks
+import qlesson as ql
+from qlesson import codebooks, ranges, tinygpt
 
 # As QLoRA's authors publish them in bitsandbytes.
 NF4 = [
@@ -90,6 +91,22 @@ def test_each_scale_belongs_to_its_own_block(name):
     before, after = (getattr(codebooks, name)(x).view(8, size) for x in (r, changed))
     differs = (before != after).any(1).tolist()
     assert before.shape == (8, size) and differs == [i == 5 for i in range(8)]
+
+
+def test_what_helps_asymmetric_int4_against_the_books():
+    """Notebook 08: a zero point brings 0.9 dB, and 16 codes in place of 15 bring 0.6 dB."""
+    w = tinygpt.weight_matrices(tinygpt.load("cpu"))["blocks.0.mlp.up"]
+    groups = ql.PerGroup(64)
+    symmetric, asymmetric = (ql.Scheme(4, m, groups) for m in ("symmetric", "asymmetric"))
+    r_min, r_max = ranges.min_max(w, groups)
+    wider = ql.qtensor.qparams_from_range(r_min, r_max + (r_max - r_min) / 14, asymmetric)
+    fifteen = ql.quantize(w, asymmetric, wider)
+    assert fifteen.q.max() == 6 and fifteen.q.min() == -8
+    db = [
+        ql.sqnr(w, w_hat.dequantize()).item()
+        for w_hat in (ql.quantize(w, symmetric), fifteen, ql.quantize(w, asymmetric))
+    ]
+    assert [db[1] - db[0], db[2] - db[1]] == pytest.approx([0.9, 0.6], abs=0.05)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -266,6 +266,17 @@ def test_other_forms_of_a_right_value(capsys):
         assert said_of(capsys, "5.3", answer).startswith("Passed") == bool(three > two)
 
 
+def test_a_wrong_number_is_recognised_in_fewer_digits(capsys):
+    for answers, part in [
+        ((39.375, 39.38, 39.4), "The zero points are missing"),
+        ((40.46875, 40.47, 40.5), "not 8."),
+        ((37.2, 37.18), "GiB"),
+    ]:
+        for answer in answers:
+            assert part in said_of(capsys, "8.2", answer)
+    assert said_of(capsys, "8.2", 38).endswith('hint("8.2") gives a hint.\n')
+
+
 def test_the_report(capsys):
     said = said_of(capsys, "1.1", lambda r, s, z: (r / s + z + 0.6).int())
     assert said.split("\n")[1:] == [

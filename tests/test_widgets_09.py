@@ -27,10 +27,10 @@ def layers():
 
 
 def quantized(layer, weights, inputs):
-    """x W^T by the layer of the package, without the bias."""
+    """The layer of the package, with its bias."""
     scheme = ql.Scheme(weights or 16, "symmetric", ql.PerAxis(0))
     per_token = ql.Scheme(inputs, granularity=ql.PerAxis(0)) if inputs else None
-    return QuantizedLinear(ql.quantize(layer.weight, scheme), None, per_token)
+    return QuantizedLinear(ql.quantize(layer.weight, scheme), layer.bias, per_token)
 
 
 @pytest.mark.parametrize("weights, inputs", [(4, 8), (4, 5), (8, 8), (2, 3)])
@@ -40,11 +40,12 @@ def test_the_sentences_are_true(layers, name, weights, inputs, capsys):
     said = capsys.readouterr().out
     layer, x = layers[name]
     with torch.no_grad():
-        y = torch.nn.functional.linear(x, layer.weight)
+        y = torch.nn.functional.linear(x, layer.weight, layer.bias)
         alone = ql.sqnr(y, quantized(layer, weights, None)(x)).item()
         both = ql.sqnr(y, quantized(layer, weights, inputs)(x)).item()
         x_hat = ql.fake_quantize(x, ql.Scheme(inputs, granularity=ql.PerAxis(0)))
-        from_inputs = ql.sqnr(y, torch.nn.functional.linear(x_hat, layer.weight)).item()
+        y_hat = torch.nn.functional.linear(x_hat, layer.weight, layer.bias)
+        from_inputs = ql.sqnr(y, y_hat).item()
     found = [float(db) for db in re.findall(r"([\d.]+) dB", said)]
     assert found == pytest.approx([alone, from_inputs, both], abs=0.06)
     noise = [10 ** (-db / 10) for db in (alone, from_inputs)]

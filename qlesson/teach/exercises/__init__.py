@@ -24,7 +24,7 @@ A value: numbers, or the letters of a choice.
 
     stub          "name = ..."
     right         the value; `within` is the distance that still counts as right
-    wrong         pairs (value, hint); ... stands for any number
+    wrong         pairs (value, hint), a value to within `within` as well; ... is any number
 
 A construction, which has many right answers.
 

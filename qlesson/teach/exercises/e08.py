@@ -96,11 +96,13 @@ class SeventyBillion:
     wrong = [
         (35, "That is the codes alone. Each group also has a scale and a zero point."),
         (39.375, "The zero points are missing: 4 bits for each group."),
-        (40.47, "The zero point is packed as well: 4 bits, not 8."),
+        (40.46875, "The zero point is packed as well: 4 bits, not 8."),
         (43.75, "A zero point takes 4 bits, as each code does, not 32."),
         (70, "That is a byte for each code. Packed, two codes share a byte."),
-        (74.9, "Your scales are counted, but each code takes 4 bits, not 8."),
-        (319.4, "Those are gigabits. Eight bits are a byte."),
+        (74.921875, "Your scales are counted, but each code takes 4 bits, not 8."),
+        (319.375, "Those are gigabits. Eight bits are a byte."),
+        (280, "Those are gigabits, and of the codes alone."),
+        (37.18, "Those are GiB, of 2**30 bytes. Here 1 GB is a billion bytes."),
     ]
 
 
@@ -144,10 +146,15 @@ class NegativeNeighbours:
         for _ in range(20):
             yield (tensor(_codes(rng, 2 * rng.randint(1, 4)), dtype=torch.int8),)
 
-    @wrong("Now the second code is masked, and it did not need it: mask the first.")
+    @wrong("The first code still spills over: mask it with & 15. The second code needs no mask.")
     def the_other_one(q):
         q = q.view(torch.uint8)
         return q[0::2] | ((q[1::2] & 15) << 4)
+
+    @wrong("The bits are right, but they are read as int8. Bytes are uint8: .view(torch.uint8).")
+    def signed_bytes(q):
+        q = q & 15
+        return q[0::2] | (q[1::2] << 4)
 
     @wrong("The first code belongs in the lower half; your halves are exchanged.")
     def exchanged(q):

@@ -17,7 +17,7 @@ class FourSums:
     """
     Write `my_product(x, z_x, w, z_w)`: the sum over k of `(x - z_x)(w - z_w)` for every row of `x`
     and every row of `w`. Both are int8 matrices with k columns, the zero points are numbers, and
-    the result is a matrix of integers (rows of `x`, rows of `w`), exact.
+    the result is a matrix (rows of `x`, rows of `w`), exact.
     """
 
     hints = (
@@ -106,18 +106,19 @@ class Accumulator:
         "8,388,607 // (127 * 127), and 8,388,607 // (127 * 7).",
     )
     why = """One product is at most 127 * 127 = 16,129, and 8,388,607 // 16,129 = 520. With 4-bit
-        weights it is at most 127 * 7 = 889, and the sum may be 9,436 products long. That is why
-        accumulators of narrow chips go with narrow weights."""
+        weights it is at most 127 * 7 = 889, and the sum may be 9,436 products long."""
     stub = "my_length_8, my_length_4 = ..., ..."
     right = (520, 9436)
     wrong = [
         ((511, ...), "In symmetric mode the smallest code is -127, not -128."),
+        ((516, ...), "Both sides are symmetric: both end at 127."),
         ((512, ...), "In symmetric mode the largest magnitude is 127, not 128."),
         ((1040, ...), "One of the 24 bits is the sign: the largest sum is 8,388,607."),
         ((129, ...), "255 is the reach of asymmetric codes. Symmetric ones end at 127."),
         ((133144, ...), "That is the length for 32 bits. Here the sum has 24."),
         ((66052, ...), "Divide by the largest product, 127 * 127, not by one code."),
         ((..., 8256), "4-bit symmetric codes end at 7, not at 8."),
+        ((..., 9362), "The inputs end at 127, not at 128."),
         ((..., 4403), "15 is the reach of asymmetric 4-bit codes. Symmetric ones end at 7."),
         ((..., 171196), "Only the weights have 4 bits. The inputs still reach 127."),
         ((..., 520), "With 4 bits the weights are smaller, so the sum may be longer."),
@@ -128,8 +129,9 @@ class Accumulator:
 class Requantize:
     """
     This function should turn int32 sums into int8 codes: `acc * multiplier / 2**shift`, rounded
-    half up, plus `z`, clipped to -128 to 127, without any float. Three things are wrong with it.
+    half up, plus `z`, clipped to -128 to 127, with integers only. Three things are wrong with it.
     The multiplier has up to 31 bits, and `>>` divides by a power of two and rounds down.
+    (A solution in float64 passes too; a chip without floats could not run it.)
     """
 
     hints = (
@@ -180,8 +182,7 @@ class Requantize:
 
     @wrong("The product overflows 32 bits: make acc int64 before it.")
     def overflows(acc, multiplier, shift, z):
-        product = (acc.long() * multiplier).to(torch.int32).long()
-        q = (product + (1 << (shift - 1))) >> shift
+        q = (acc * multiplier + (1 << (shift - 1))) >> shift
         return (q + z).clamp(-128, 127).to(torch.int8)
 
     @wrong("This rounds down. Add half of 2**shift before the shift.")

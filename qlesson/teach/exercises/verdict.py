@@ -240,7 +240,7 @@ def _judge_numbers(ex, answer):
         return _no(ex, f"it asks for {len(wanted)} numbers, and got {len(numbers)}.")
     if _match(numbers, wanted, within):
         return Verdict("passed", textwrap.fill(f"Passed: {ex.id}. {ex.why}", 79))
-    recognised = next((w for w in ex.wrong if _match(numbers, _list(w.answer))), None)
+    recognised = _recognise(ex, numbers)
     said = f"{in_short(answer)} is not right."
     if len(wanted) > 1 and not recognised:
         good = sum(
@@ -249,6 +249,12 @@ def _judge_numbers(ex, answer):
         )
         said = f"{good} of {len(wanted)} numbers right."
     return _no(ex, said, recognised=recognised)
+
+
+def _recognise(ex, numbers):
+    """The wrong answer that these numbers are, or else one that they round or abbreviate."""
+    near = ((w, ex.within if close else 0) for close in (False, True) for w in ex.wrong)
+    return next((w for w, within in near if _match(numbers, _list(w.answer), within)), None)
 
 
 def _judge_construction(ex, numbers):

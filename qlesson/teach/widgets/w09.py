@@ -15,26 +15,26 @@ _LAYERS = {"mlp.up": "after a norm", "mlp.down": "after a GELU"}
 
 
 @cache
-def _inputs_and_weight(name):
-    """The inputs of a layer of the GPT's first block on 256 characters, and its weight."""
+def _inputs_weight_bias(name):
+    """The inputs of a layer of the GPT's first block on 256 characters, its weight and its bias."""
     gpt = tinygpt.load("cpu")
     layer, seen = gpt.blocks[0].get_submodule(name), []
     layer.register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
     with torch.no_grad():
         gpt(tinygpt.encode(tinygpt.calibration_text()[:256])[None])
-    return seen[0], layer.weight.detach()
+    return seen[0], layer.weight.detach(), layer.bias.detach()
 
 
 @cache
 def _sqnr(name, weight_bits=None, input_bits=None):
-    """SQNR of x W^T in dB, to 0.1: matrix products differ between machines in later digits."""
-    x, w = _inputs_and_weight(name)
+    """SQNR of x W^T + b in dB, to 0.1: matrix products differ between machines in later digits."""
+    x, w, b = _inputs_weight_bias(name)
     x_hat, w_hat = x, w
     if input_bits:
         x_hat = ql.fake_quantize(x, ql.Scheme(input_bits, granularity=ql.PerAxis(0)))
     if weight_bits:
         w_hat = ql.fake_quantize(w, ql.Scheme(weight_bits, "symmetric", ql.PerAxis(0)))
-    return round(ql.sqnr(F.linear(x, w), F.linear(x_hat, w_hat)).item(), 1)
+    return round(ql.sqnr(F.linear(x, w, b), F.linear(x_hat, w_hat, b)).item(), 1)
 
 
 @declare(
