@@ -39,7 +39,7 @@ from torch import Tensor
 
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
 from qlesson.kernels import best_device
-from qlesson.packing import PackedTensor, packed_size
+from qlesson.packing import PackedTensor, in_a_row, packed_size
 from qlesson.qtensor import FLOATS, QTensor, quantize
 from qlesson.scheme import Scheme
 
@@ -66,26 +66,49 @@ def save(path, tensors: dict[str, QTensor | PackedTensor | Tensor]):
     """Write the tensors to one safetensors file, quantized ones packed and with their scheme.
 
     Tensors that share memory are written once for each name. Raises TypeError for anything else in
-    the dictionary, and ValueError for two names that would be stored under one.
+    the dictionary, and ValueError for a name or a scheme that a file cannot hold, and for two names
+    that would be stored under one.
     """
     stored, quantized = [], {}
     for name, x in tensors.items():
+        _check_name(name)
         if isinstance(x, QTensor):
             x = PackedTensor.pack(x)
         if isinstance(x, PackedTensor):
             quantized[name] = _describe(x.scheme, x.shape, x.order)
-            stored += _parts(name, x)
-        elif isinstance(x, Tensor) and x.dtype in NAMES and not x.is_meta:
-            stored.append((name, x))
-        else:
-            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(
-                f"{name} is a {kind}: a file holds QTensors, PackedTensors and strided tensors."
-            )
+        stored += _parts(name, x) if isinstance(x, PackedTensor) else [(name, x)]
+    for name, x in stored:
+        _check_storable(name, x)
     entries = [(n, Entry(NAMES[x.dtype], tuple(x.shape), x.nbytes)) for n, x in stored]
     with _writing(Path(path), entries, {"format": "pt"}, quantized) as put:
         for name, x in stored:
             put(name, _bytes(x))
+
+
+def _check_name(name):
+    if not isinstance(name, str):
+        raise TypeError(f"{name!r} is no name of a tensor: the keys must be strings.")
+    if name == "__metadata__" or any("\ud800" <= c <= "\udfff" for c in name):
+        raise ValueError(
+            f"{name!r} is no name that a safetensors file can hold: it keeps __metadata__ for "
+            "itself, and text is UTF-8, without halves of surrogate pairs. Rename the tensor."
+        )
+
+
+def _check_storable(name, x):
+    """One check for plain tensors and for the parts of quantized ones."""
+    kind = type(x).__name__
+    if isinstance(x, Tensor):
+        if x.is_nested or x.layout != torch.strided:
+            kind = f"nested {kind}" if x.is_nested else x.layout
+        elif x.is_meta or x.dtype not in NAMES:
+            kind = f"{x.dtype} on {x.device}"
+        else:
+            return
+    raise TypeError(
+        f"{name} is a {kind}: a file holds QTensors, PackedTensors and strided tensors of the "
+        "dtypes of safetensors, with values."
+    )
 
 
 def load(path, *, packed: bool = False, device=None) -> dict[str, QTensor | PackedTensor | Tensor]:
@@ -130,13 +153,13 @@ def quantize_file(source, target, scheme: Scheme, *, skip=(), device=None) -> li
 
     source  a safetensors file; or the index of a sharded checkpoint, or the folder that holds one
     target  the file to write; for a sharded source a folder, which must not exist yet
-    skip    patterns such as "*.embed.*": tensors of these names stay as they are
+    skip    a pattern such as "*.embed.*", or several: tensors of these names stay as they are
     device  where to compute; None is `ql.best_device()`. It changes no bit.
 
     Quantized are tensors of float64, float32, float16 or bfloat16 with two axes or more that become
     smaller by it. All others (biases, integers, float8) are carried over byte for byte.
     """
-    files = _open_all(source)
+    files, skip = _open_all(source), (skip,) if isinstance(skip, str) else tuple(skip)
     for file in files:
         if file.quantized:
             raise ValueError(f"{file.path} is quantized already: dequantize it first.")
@@ -148,7 +171,8 @@ def quantize_file(source, target, scheme: Scheme, *, skip=(), device=None) -> li
 
     def job(file, name):
         skipped = any(fnmatch.fnmatchcase(name, pattern) for pattern in skip)
-        planned = None if skipped else _plan(file.entries[name], scheme)
+        with _naming(file, name):
+            planned = None if skipped else _plan(file.entries[name], scheme)
         if planned is None:
             return _carried(file, name)
         entries = {f"{name}.{part}": entry for part, entry in planned.items()}
@@ -242,12 +266,19 @@ def _carried(file, name):
 
 def _quantized(file, name, scheme, device):
     r = file.tensor(name).to(device)
-    try:
+    with _naming(file, name):
         x = quantize(r, scheme)
-    except ValueError as error:
-        raise ValueError(f"{name} in {file.path}: {error}") from None
     sqnr = _sqnr(r, x.dequantize(r.dtype))
     return {part: _bytes(t) for part, t in _parts(name, PackedTensor.pack(x))}, sqnr
+
+
+@contextmanager
+def _naming(file, name):
+    """A ValueError inside says which tensor it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name} in {file.path}: {error}") from None
 
 
 def _dequantized(file, name, dtype, device):
@@ -281,7 +312,10 @@ def _rewrite(files, jobs, target, index, plain) -> list[Row]:
             weight_map |= {part: path.name for job in work for part in job.entries}
         if index:
             size = sum(row.bytes_after for row in rows)
-            _write_index(folder / index.name, size, weight_map)
+            content = _read_index(index)
+            content["metadata"] = (content.get("metadata") or {}) | {"total_size": size}
+            content["weight_map"] = dict(sorted(weight_map.items()))
+            _write_index(folder / index.name, content)
     return rows
 
 
@@ -301,8 +335,7 @@ def _write(path, file, work, plain, done):
     return rows
 
 
-def _write_index(path, size, weight_map):
-    content = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
+def _write_index(path, content):
     with open(path, "x", encoding="utf-8") as file:
         json.dump(content, file, indent=2)
         file.flush()
@@ -451,12 +484,9 @@ def _open_all(source) -> list[_File]:
     index = _index_of(source)
     if index is None:
         return [_File(Path(source))]
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(weight_map.values()))
-        elsewhere = [name for name in shards if Path(name).name != name]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{index} is no index of a sharded checkpoint: no weight_map.") from None
+    weight_map = _read_index(index)["weight_map"]
+    shards = sorted(set(weight_map.values()))
+    elsewhere = [name for name in shards if Path(name).name != name]
     if elsewhere:
         raise ValueError(f"{index} names {elsewhere[0]!r}: the shards lie beside their index.")
     files = [_File(index.parent / name) for name in shards]
@@ -466,6 +496,23 @@ def _open_all(source) -> list[_File]:
         name, shard = wrong[0]
         raise ValueError(f"{index} and its shards differ: {name} in {shard} is only in one.")
     return files
+
+
+def _read_index(index) -> dict:
+    """What the index holds: its weight_map, {stored name: shard}, and often metadata."""
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        shards = content["weight_map"].values()
+        right = shards and all(isinstance(name, str) for name in shards)
+        right = right and isinstance(content.get("metadata") or {}, dict)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        right = False
+    if not right:
+        raise ValueError(
+            f"{index} is no index of a sharded checkpoint: it needs a weight_map of names to "
+            "shards, and its metadata, if any, is a JSON object."
+        )
+    return content
 
 
 @contextmanager
@@ -565,8 +612,8 @@ def _width(entry) -> int:
 
 def _bytes(x):
     """The bytes of a tensor, as numpy sees them."""
-    x = x.detach().as_subclass(Tensor).cpu().contiguous()
-    return x.view(-1).view(torch.uint8).numpy()
+    x = x.detach().resolve_conj().resolve_neg().cpu()
+    return in_a_row(x).view(torch.uint8).numpy()
 
 
 def _parts(name, x: PackedTensor):
@@ -577,6 +624,11 @@ def _parts(name, x: PackedTensor):
 
 def _describe(scheme, shape, order, dtype=None) -> dict:
     """What the header says about a quantized tensor; dtype is that of the source, if known."""
+    if type(scheme) is not Scheme or type(scheme.granularity) not in GRANULARITIES.values():
+        raise ValueError(
+            f"The scheme is {scheme}, and a file can name only a ql.Scheme with ql.PerTensor(), "
+            "ql.PerAxis(axis) or ql.PerGroup(group_size), not a subclass of them."
+        )
     fields = asdict(scheme)
     fields["granularity"] = {"kind": type(scheme.granularity).__name__} | fields["granularity"]
     return {"shape": list(shape), "dtype": dtype, "order": order, "scheme": fields}

@@ -2,7 +2,8 @@
 
 A codebook lists the values that can come back, before the scale. The formula of `affine` has the
 book -8, -7 ... 7; a 4-bit float and NF4 have others. Each function here takes r to the values that
-come back, with one scale for each block of neighbours on the last axis.
+come back, with one scale for each block of neighbours on the last axis. NaN, infinity, an empty r
+and a last axis that is not made of whole blocks raise ValueError.
 """
 
 import torch
@@ -51,7 +52,7 @@ def mxfp4(r: Tensor) -> Tensor:
     scale = 2^(floor(log2 max|r|) - 2): the exponent of the largest value becomes that of 4 and 6.
     What is then above 6 is clipped. OCP Microscaling Formats (MX) specification 1.0.
     """
-    blocks = r.float().unflatten(-1, (-1, 32))
+    blocks = _blocks(r, 32)
     exponent = torch.frexp(blocks.abs().amax(-1, keepdim=True)).exponent - 1
     scale = torch.exp2((exponent - 2).clamp(-127, 127).float())
     return (scale * _signed_e2m1(blocks / scale)).flatten(-2)
@@ -64,9 +65,10 @@ def nvfp4(r: Tensor) -> Tensor:
     One float32 scale for the tensor brings the blocks' scales, max|r| / 6, into E4M3's range.
     NVIDIA 2025, *Pretraining Large Language Models with NVFP4*, arXiv:2509.25149.
     """
-    blocks = r.float().unflatten(-1, (-1, 16))
+    blocks = _blocks(r, 16)
     largest = blocks.abs().amax(-1, keepdim=True) / E2M1_MAX
     whole = largest.amax() / largest.new_tensor(E4M3_MAX)
+    whole = whole.clamp(min=2.0**-120)  # times the smallest E4M3 it is still a normal float32
     smallest = torch.finfo(torch.float8_e4m3fn).tiny
     scale = (largest / whole).clamp(min=smallest).to(torch.float8_e4m3fn).float() * whole
     return (scale * _signed_e2m1(blocks / scale)).flatten(-2)
@@ -78,10 +80,28 @@ def nf4_blocks(r: Tensor) -> Tensor:
 
     QLoRA quantizes these scales once more; that is left out here.
     """
-    blocks = r.float().unflatten(-1, (-1, 64))
+    blocks = _blocks(r, 64)
     scale = blocks.abs().amax(-1, keepdim=True)
     scale = torch.where(scale > 0, scale, 1)
     return (scale * nearest(blocks / scale, nf4())).flatten(-2)
+
+
+def _blocks(r, size) -> Tensor:
+    """r as float32 [..., blocks, size], or a sentence about why it has no such blocks."""
+    if r.numel() == 0:
+        raise ValueError(f"r is empty (shape {tuple(r.shape)}): there is no value to quantize.")
+    if r.ndim == 0 or r.shape[-1] % size:
+        raise ValueError(
+            f"r has shape {tuple(r.shape)}, but its last axis must be made of whole blocks of "
+            f"{size} values: fill it up with zeros."
+        )
+    r = r.float()
+    if not bool(torch.isfinite(r).all()):
+        raise ValueError(
+            "r holds NaN or values that are infinite in float32: remove or replace them first, "
+            "for example with torch.nan_to_num(r)."
+        )
+    return r.unflatten(-1, (-1, size))
 
 
 def _signed_e2m1(x):

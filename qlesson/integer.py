@@ -49,8 +49,9 @@ def _padded_int_mm(x, w) -> Tensor:
 def _matmul_in_slices(x, w) -> Tensor:
     """The same product in float32: each slice's sums are integers that float32 holds."""
     total = torch.zeros(len(x), len(w), dtype=torch.int32, device=x.device)
-    for a, b in zip(x.split(EXACT_IN_FLOAT, 1), w.split(EXACT_IN_FLOAT, 1), strict=True):
-        total += (a.float() @ b.float().t()).to(torch.int32)
+    with torch.autocast(x.device.type, enabled=False):  # it would round the sums to bfloat16
+        for a, b in zip(x.split(EXACT_IN_FLOAT, 1), w.split(EXACT_IN_FLOAT, 1), strict=True):
+            total += (a.float() @ b.float().t()).to(torch.int32)
     return total
 
 
@@ -126,9 +127,11 @@ def integer_bias(bias: Tensor, x_scale: Tensor, w_scale: Tensor) -> Tensor:
     """round(bias / (s_x s_w)) in int32, [n]: the bias in units of the accumulator.
 
     It costs at most s_x s_w / 2 per output. w_scale is one number or one per output [n].
-    Raises ValueError where a bias needs more than 32 bits.
+    Raises ValueError where a bias needs more than 32 bits, or is NaN.
     """
     codes = torch.round(bias.detach().double() / (x_scale.double() * w_scale.double().flatten()))
+    if bool(codes.isnan().any()):
+        raise ValueError("The bias holds NaN, which is no integer: remove or replace it first.")
     if bool((codes.abs() > INT32_MAX).any()):
         raise ValueError(
             f"A bias of {bias.abs().max().item():g} needs more than 32 bits in units of s_x s_w = "

@@ -109,7 +109,8 @@ class QuantizedLinear(_Layer):
                  granularity is then PerTensor(), PerAxis(0) or PerGroup(size).
     qparams      None: from each input (dynamic). Given, one scale and zero point: static.
 
-    The product of codes is exact, so it is the same on every device; it has no gradient.
+    The product of codes is exact, so it is the same on every device; it has no gradient. With
+    activations y has x's dtype, under torch.autocast too: there is no float product to cast.
     """
 
     def __init__(self, weight, bias=None, activations=None, qparams=None):
@@ -121,12 +122,11 @@ class QuantizedLinear(_Layer):
                 raise ValueError("qparams are given without activations: pass their Scheme too.")
             return
         _check_product(self.codes, activations, self.static)
-        # Known before any input: the sum of each row, or of each group in it.
-        q, _ = int8_codes(self.codes.q, self.codes.zero_point)
-        sums = [q[:, columns].sum(1, dtype=torch.int32) for columns in self._groups()]
-        self.register_buffer("weight_sums", torch.stack(sums), persistent=False)
+        self.register_buffer("weight_sums", self._sums(), persistent=False)
+        self.register_load_state_dict_post_hook(_sum_again)
         if self.static:
-            scale, zero_point = (torch.as_tensor(p, device=q.device) for p in qparams)
+            device = self.codes.q.device
+            scale, zero_point = (torch.as_tensor(p, device=device) for p in qparams)
             self.register_buffer("input_scale", scale.to(self.codes.scale.dtype))
             self.register_buffer("input_zero_point", zero_point.to(activations.dtype))
 
@@ -147,6 +147,11 @@ class QuantizedLinear(_Layer):
         if self.activations is None:
             bias = None if self.bias is None else self.bias.to(x.dtype)
             return F.linear(x, self.codes.values(x.dtype), bias)
+        if x.ndim == 0 or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}, but its last axis must be the layer's "
+                f"in_features={self.in_features}."
+            )
         if x.numel() == 0:
             return x.new_empty(*x.shape[:-1], self.out_features)
         y = self.product(self.quantize_input(x.reshape(-1, x.shape[-1])))
@@ -175,11 +180,21 @@ class QuantizedLinear(_Layer):
             parts = q_x[:, columns], z_x, q_w[:, columns], z_w[:, i]
             yield four_terms(*parts, self.weight_sums[i]).total()
 
+    def _sums(self) -> Tensor:
+        """Known before any input: the sum of each row, or of each group in it, int32."""
+        q, _ = int8_codes(self.codes.q, self.codes.zero_point)
+        return torch.stack([q[:, part].sum(1, dtype=torch.int32) for part in self._groups()])
+
     def _groups(self):
         """The columns that share a scale in each row."""
         granularity, n = self.codes.scheme.granularity, self.in_features
         size = granularity.group_size if isinstance(granularity, PerGroup) else n
         return [slice(i, i + size) for i in range(0, n, size)]
+
+
+def _sum_again(layer, _keys):
+    """After load_state_dict, which brought other codes. At module level, to be pickled."""
+    layer.weight_sums = layer._sums()
 
 
 def _columns(p) -> Tensor:
@@ -450,6 +465,8 @@ def calibrate(model, batches, activations: Scheme) -> dict[str, QParams]:
     def watch(name):
         def before(layer, args, kwargs):
             x = args[0] if args else kwargs["input"]
+            if x.numel() == 0:
+                return
             low, high = min_max(x, PerTensor())
             if not bool(torch.isfinite(low) & torch.isfinite(high)):
                 raise ValueError(f"The input of layer {name!r} holds NaN or infinity.")
@@ -526,6 +543,11 @@ def _layers(model) -> dict[str, nn.Module]:
     """{first name: layer} of what can be swapped; the model itself has the name ""."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
+        raise TypeError(
+            "model is traced or scripted by torch.jit, which has put its layers into a program of "
+            "its own: quantize the model before."
+        )
     return {n: m for n, m in model.named_modules() if type(m).forward in _FORWARDS}
 
 

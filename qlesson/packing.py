@@ -16,6 +16,7 @@ At 8 and 16 bits a code fills its bytes, lowest byte first, in every order.
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,7 @@ def pack(q: Tensor, bits: int, order: str = "low_first") -> Tensor:
     """
     _check_bits(bits, order)
     _check_codes(q, bits)
-    codes = q.as_subclass(Tensor).contiguous().view(-1).view(torch.uint8)
+    codes = in_a_row(q).view(torch.uint8)
     if bits >= 8:
         return codes.clone()
     data = codes.new_empty(packed_size(codes.numel(), bits))
@@ -69,9 +70,9 @@ def unpack(
     Raises ValueError if the number of bytes is another.
     """
     _check_bits(bits, order)
+    shape = _checked_shape(shape)
     _check_data("data", data, bits, shape)
-    count = math.prod(shape)
-    data = data.as_subclass(Tensor).contiguous()
+    count, data = shape.numel(), in_a_row(data)
     if bits == 16:
         return data.clone().view(torch.int16).view(shape)
     codes = data.new_empty(count)
@@ -83,6 +84,15 @@ def unpack(
         if signed:
             _extend_sign(part, bits)
     return (codes.view(torch.int8) if signed else codes).view(shape)
+
+
+def in_a_row(x: Tensor) -> Tensor:
+    """The elements of x in one row with stride 1, on its device.
+
+    `contiguous` alone leaves a single element, or none, the stride of the slice it was cut by.
+    """
+    x = x.as_subclass(Tensor).contiguous()
+    return x.as_strided((x.numel(),), (1,))
 
 
 def _pack(codes, bits, order):
@@ -182,7 +192,7 @@ class PackedTensor:
     order: str = "low_first"
 
     def __post_init__(self):
-        object.__setattr__(self, "shape", torch.Size(self.shape))
+        object.__setattr__(self, "shape", _checked_shape(self.shape))
         bits, symmetric = self.scheme.bits, self.scheme.mapping == "symmetric"
         _check_bits(bits, self.order)
         _check_data("data", self.data, bits, self.shape)
@@ -230,7 +240,7 @@ class PackedTensor:
 
 
 def _check_bits(bits, order):
-    if bits not in (2, 3, 4, 5, 6, 7, 8, 16):
+    if not isinstance(bits, Integral) or bits not in (2, 3, 4, 5, 6, 7, 8, 16):
         raise ValueError(f"bits must be an integer from 2 to 8, or 16, got {bits!r}.")
     if order not in ORDERS:
         raise ValueError(f"order must be {' or '.join(map(repr, ORDERS))}, got {order!r}.")
@@ -239,6 +249,16 @@ def _check_bits(bits, order):
             f'order="halves" puts two codes of 4 bits into a byte, and bits is {bits}: '
             'use "low_first".'
         )
+
+
+def _checked_shape(shape) -> torch.Size:
+    try:
+        size = torch.Size(shape)
+    except TypeError:
+        size = (-1,)
+    if any(n < 0 for n in size):
+        raise ValueError(f"shape must hold lengths of 0 or more, such as (3, 4), got {shape!r}.")
+    return size
 
 
 def _check_codes(q, bits):

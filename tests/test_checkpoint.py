@@ -27,6 +27,13 @@ PLAIN = {
     "empty": torch.zeros(0, 4),
     "not contiguous": torch.arange(12.0).view(3, 4).T,
     "parameter": torch.nn.Parameter(torch.ones(3)),
+    "one of a column": torch.arange(5.0).view(1, 5)[:, 3],
+    "one of two": torch.arange(2, dtype=torch.int16)[1::2],
+    "none of four": torch.ones(4)[::2][:0],
+    "conjugate": torch.tensor([1 + 2j, 3 - 1j]).conj(),
+    "negative": torch.tensor([3 - 1j]).conj().imag,
+    "": torch.ones(1),
+    '\0 \n " \U0001f600': torch.ones(1),
 }
 
 
@@ -47,7 +54,8 @@ def same(a, b):
 
 
 def raw(x):
-    return bytes(x.detach().contiguous().view(-1).view(torch.uint8).tolist())
+    x = x.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+    return bytes(x.untyped_storage())
 
 
 def equal(x, y):
@@ -142,6 +150,17 @@ def test_the_file_is_its_header_and_nbytes(tmp_path, bits, mapping):
     assert ("w.zero_point" in parts) == (mapping == "asymmetric")
 
 
+class RowsOfMine(ql.PerAxis):
+    pass
+
+
+class SchemeOfMine(ql.Scheme):
+    pass
+
+
+MINE = ql.quantize(torch.ones(2, 2), ql.Scheme(granularity=RowsOfMine(0)))
+
+
 def test_tied_tensors_are_written_for_each_name(tmp_path):
     tied = torch.ones(4, 4)
     checkpoint.save(tmp_path / "x.safetensors", {"a": tied, "b": tied})
@@ -154,7 +173,24 @@ def test_tied_tensors_are_written_for_each_name(tmp_path):
     [
         ({"a": 3}, TypeError, "a is a int: a file holds QTensors"),
         ({"a": [1.0]}, TypeError, "a is a list"),
-        ({"a": torch.zeros(2, device="meta")}, TypeError, "a is a torch.float32"),
+        ({"a": torch.zeros(2, device="meta")}, TypeError, "a is a torch.float32 on meta"),
+        ({"a": torch.zeros(2, dtype=torch.complex128)}, TypeError, "a is a torch.complex128 on"),
+        ({"a": torch.eye(2).to_sparse()}, TypeError, "a is a torch.sparse_coo: a file holds"),
+        ({"a": torch.nested.nested_tensor([torch.ones(2)])}, TypeError, "a is a nested Tensor"),
+        (
+            {"a": torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged)},
+            TypeError,
+            "a is a nested NestedTensor",
+        ),
+        ({3: torch.ones(1)}, TypeError, "3 is no name of a tensor: the keys must be strings"),
+        ({b"a": ql.quantize(torch.ones(2))}, TypeError, "b'a' is no name of a tensor"),
+        ({"__metadata__": torch.ones(1)}, ValueError, "'__metadata__' is no name that a safet"),
+        ({"__metadata__": ql.quantize(torch.ones(2))}, ValueError, "it keeps __metadata__ for"),
+        ({"a\ud800": torch.ones(1)}, ValueError, r"'a\\ud800' is no name .* Rename the tensor"),
+        ({"\ud83d\ude00": ql.quantize(torch.ones(2))}, ValueError, "is no name that a safetensors"),
+        ({"w": MINE}, ValueError, r"RowsOfMine.*not a subclass of them"),
+        ({"w": PackedTensor.pack(MINE)}, ValueError, r"RowsOfMine.*not a subclass of them"),
+        ({"w": ql.quantize(torch.ones(2), SchemeOfMine())}, ValueError, "not a subclass of them"),
         (
             {"w": ql.quantize(torch.ones(2)), "w.scale": torch.ones(1)},
             ValueError,
@@ -294,6 +330,12 @@ def test_skip_leaves_tensors_as_they_are(source, tmp_path):
     assert not (tmp_path / "q2").exists()
 
 
+def test_skip_may_be_one_pattern_or_an_iterator(source, tmp_path):
+    for skip in ("conv.*", iter(["conv.*"])):
+        rows = checkpoint.quantize_file(source, tmp_path / "q", FOUR, skip=skip)
+        assert [row.name for row in rows if row.sqnr is not None] == ["up.weight"]
+
+
 def test_a_tensor_that_would_not_become_smaller_is_carried_over(tmp_path):
     narrow = {"narrow": torch.ones(8, 1), "wide": torch.ones(8, 100), "none": torch.ones(0, 5)}
     save_file(narrow, tmp_path / "in.safetensors")
@@ -329,6 +371,14 @@ def test_a_tensor_with_nan_is_named_and_nothing_is_written(tmp_path):
     assert (tmp_path / "q").read_bytes() == b"an older file"
     checkpoint.quantize_file(tmp_path / "in.safetensors", tmp_path / "q", FOUR, skip=["z.*"])
     assert checkpoint.load(tmp_path / "q")["z.weight"].isnan().all()
+
+
+def test_a_tensor_without_the_axis_of_the_scheme_is_named(source, tmp_path):
+    scheme = ql.Scheme(granularity=ql.PerAxis(2))
+    with pytest.raises(ValueError, match="up.weight in .*in.safetensors: axis=2 is out of range"):
+        checkpoint.quantize_file(source, tmp_path / "q", scheme)
+    checkpoint.quantize_file(source, tmp_path / "q", scheme, skip="up.*")
+    assert checkpoint.load(tmp_path / "q")["conv.weight"].scheme == scheme
 
 
 def test_names_that_would_meet_are_refused(tmp_path):
@@ -403,6 +453,27 @@ def test_shards_go_there_and_back(shards, tmp_path):
     assert same(back["2.up.weight"], r_hat)
 
 
+@pytest.mark.parametrize("metadata", [{"total_size": 1, "extra": "keep"}, {"extra": "keep"}])
+def test_the_indexs_own_metadata_is_carried_over(shards, tmp_path, metadata):
+    content = json.loads((shards / INDEX).read_text())
+    (shards / INDEX).write_text(json.dumps(content | {"metadata": metadata, "more": [1]}))
+    rows = checkpoint.quantize_file(shards, tmp_path / "q", FOUR)
+    checkpoint.dequantize_file(tmp_path / "q", tmp_path / "back")
+    found = [json.loads((tmp_path / name / INDEX).read_text()) for name in ("q", "back")]
+    sizes = [sum(row.bytes_after for row in rows), sum(row.bytes_before for row in rows)]
+    assert [x["metadata"] for x in found] == [{"extra": "keep", "total_size": n} for n in sizes]
+    assert [x["more"] for x in found] == [[1], [1]]
+
+
+@pytest.mark.parametrize("metadata", [{}, {"metadata": None}])
+def test_an_index_needs_no_metadata(shards, tmp_path, metadata):
+    content = json.loads((shards / INDEX).read_text())
+    (shards / INDEX).write_text(json.dumps({"weight_map": content["weight_map"]} | metadata))
+    checkpoint.quantize_file(shards, tmp_path / "q", FOUR)
+    written = json.loads((tmp_path / "q" / INDEX).read_text())["metadata"]
+    assert written.keys() == {"total_size"}
+
+
 def test_no_shard_is_left_when_one_fails(shards, tmp_path):
     bad = {f"2.{name}": x for name, x in weights(2).items()}
     bad["2.up.weight"][3, 4] = torch.inf
@@ -432,6 +503,12 @@ def test_no_shard_is_left_when_one_fails(shards, tmp_path):
         ),
         (lambda f: rewrite(f, lambda m: m.update(x=3)), ValueError, "is no index"),
         (lambda f: (f / INDEX).write_text("["), ValueError, "is no index of a sharded checkpoint"),
+        (lambda f: rewrite(f, lambda m: m.clear()), ValueError, "needs a weight_map of names to"),
+        (
+            lambda f: (f / INDEX).write_text('{"metadata": [1], "weight_map": {"a": "b"}}'),
+            ValueError,
+            "its metadata, if any, is a JSON object",
+        ),
         (lambda f: (f / INDEX).write_text("[]"), ValueError, "is no index of a sharded checkpoint"),
         (lambda f: (f / INDEX).unlink(), ValueError, "is a folder with 0 files"),
         (lambda f: (f / f"b{INDEX}").write_text(""), ValueError, "is a folder with 2 files"),

@@ -83,6 +83,33 @@ def test_nf4_blocks_take_the_nearest_value():
 
 
 @pytest.mark.parametrize("name", ["mxfp4", "nvfp4", "nf4_blocks"])
+@pytest.mark.parametrize("largest", [0.0, 1e-45, 5e-42, 1e-38, 1e-35])
+def test_zeros_and_the_smallest_floats_stay_finite(name, largest):
+    r = normals(2, 64).double()
+    r = (r * largest / r.abs().max()).float()
+    back = getattr(codebooks, name)(r)
+    assert (back - r).abs().max() <= r.abs().max()  # no NaN, and exactly 0 for zeros
+
+
+@pytest.mark.parametrize("name", ["mxfp4", "nvfp4", "nf4_blocks"])
+@pytest.mark.parametrize(
+    ("r", "words"),
+    [
+        (torch.zeros(0, 64), r"r is empty \(shape \(0, 64\)\)"),
+        (torch.zeros(2, 0), r"r is empty \(shape \(2, 0\)\)"),
+        (torch.tensor(1.0), r"r has shape \(\), but its last axis must be made of whole blocks"),
+        (torch.zeros(2, 63), "whole blocks of .. values: fill it up with zeros"),
+        (torch.full((1, 64), torch.nan), "r holds NaN or values that are infinite"),
+        (torch.full((1, 64), -torch.inf), "r holds NaN or values that are infinite"),
+        (torch.full((1, 64), 1e300, dtype=torch.float64), "infinite in float32"),
+    ],
+)
+def test_what_has_no_blocks_is_named(name, r, words):
+    with pytest.raises(ValueError, match=words):
+        getattr(codebooks, name)(r)
+
+
+@pytest.mark.parametrize("name", ["mxfp4", "nvfp4", "nf4_blocks"])
 def test_each_scale_belongs_to_its_own_block(name):
     size = {"mxfp4": 32, "nvfp4": 16, "nf4_blocks": 64}[name]
     r = normals(2, 4 * size)

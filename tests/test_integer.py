@@ -103,6 +103,15 @@ def test_int_matmul_wraps_where_32_bits_end():
     assert integer._matmul_in_slices(x, x).item() == -(2**31)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("k", [1, 70, 1025])
+def test_autocast_rounds_no_sum(k, device):
+    x, w = codes(17, k).to(device), codes(8, k, seed=1).to(device)
+    with torch.autocast(device, torch.bfloat16):
+        assert torch.equal(int_matmul(x, w).long(), exact(x, w))
+        assert torch.equal(integer._matmul_in_slices(x, w).long(), exact(x, w))
+
+
 def test_int_matmul_refuses_other_dtypes():
     with pytest.raises(TypeError, match="int8 codes, got torch.uint8"):
         int_matmul(codes(2, 2).byte(), codes(2, 2))
@@ -198,6 +207,10 @@ def test_an_integer_bias_is_off_by_half_a_unit_at_most():
     assert q.dtype == torch.int32 and 0.45 < off.max() <= 0.5
     with pytest.raises(ValueError, match="needs more than 32 bits"):
         integer_bias(torch.tensor([1.0, 5.0]), torch.tensor(1e-6), torch.tensor(1e-4))
+    with pytest.raises(ValueError, match="A bias of inf needs more than 32 bits"):
+        integer_bias(torch.tensor([1.0, -math.inf]), torch.tensor(1e-3), torch.tensor(1e-3))
+    with pytest.raises(ValueError, match="The bias holds NaN, which is no integer"):
+        integer_bias(torch.tensor([1.0, math.nan]), torch.tensor(1e-3), torch.tensor(1e-3))
 
 
 FACTORS = [2.0**-33, 2.0**-32, 1e-9, 0.1, 1 / 3, 0.5, 1 - 2**-53, 1.0, 1.5, 1e6, 2.0**30 - 1]

@@ -161,6 +161,24 @@ def test_static_ranges_clip_what_they_have_not_seen():
         new(x)
 
 
+@pytest.mark.parametrize("granularity", [ql.PerAxis(0), ql.PerGroup(4)])
+@pytest.mark.parametrize("shape", [(2, 9), (2, 7), (2, 100), (0, 9), (2, 0), (9,), ()])
+def test_w8a8_refuses_another_width(granularity, shape):
+    new = quantized(linear(8, 3), ql.Scheme(8, "symmetric", granularity), PER_TOKEN)
+    with pytest.raises(ValueError, match="but its last axis must be the layer's in_features=8"):
+        new(torch.zeros(shape))
+    assert new(torch.zeros(8)).shape == (3,)
+
+
+def test_w8a8_is_the_same_under_autocast():
+    new, x = quantized(linear(1, 12), BY_ROW, PER_TOKEN), drawn(4, 1)
+    wanted = new(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(new(x), wanted)
+        assert new(x).dtype == torch.float32
+        assert new(x.bfloat16()).dtype == torch.bfloat16
+
+
 def test_row_sums_stand_ready():
     new = quantized(linear(), ql.Scheme(8, "asymmetric", ql.PerGroup(8)), PER_TOKEN)
     q = new.codes.q.long()
@@ -317,6 +335,9 @@ def test_integer_only_refuses():
     weight = ql.quantize(big.weight, ql.Scheme(8, "symmetric"), ql.QParams(1e-3, 0))
     static = QuantizedLinear(weight, big.bias, ql.Scheme(), ql.QParams(1e-3, 0))
     with pytest.raises(ValueError, match="could overflow the 32-bit sum"):
+        IntegerLinear(static, ql.Scheme(), ql.QParams(0.1, 0))
+    big.bias.data[3] = torch.nan
+    with pytest.raises(ValueError, match="The bias holds NaN"):
         IntegerLinear(static, ql.Scheme(), ql.QParams(0.1, 0))
 
 
@@ -714,6 +735,10 @@ def test_what_is_no_model_or_has_no_layers():
         quantize_model({}, BY_ROW)
     with pytest.raises(TypeError, match="Layer '0': scheme must be a ql.Scheme"):
         quantize_model(mlp(), 8)
+    traced = torch.jit.trace(mlp(), drawn(2, 8))
+    for model in (traced, nn.Sequential(traced, nn.Linear(4, 4))):
+        with pytest.raises(TypeError, match="traced or scripted .*: quantize the model before"):
+            quantize_model(model, BY_ROW)
     qmodel, report = quantize_model(nn.ReLU(), BY_ROW)
     assert isinstance(qmodel, nn.ReLU) and report == []
     assert "bytes in all" in str(report)
@@ -770,6 +795,12 @@ def test_calibrate_takes_the_range_over_all_batches():
     qmodel, _ = quantize_model(model, BY_ROW, activations=scheme, qparams=found)
     assert torch.equal(qmodel[0].input_scale, found["0"].scale)
     assert ql.sqnr(model(both), qmodel(both)) > 30
+
+
+def test_calibrate_learns_nothing_from_an_empty_batch():
+    model, x = mlp(), drawn(5, 8)
+    assert calibrate(model, [x[:0]], ql.Scheme()) == {}
+    assert calibrate(model, [x[:0], x], ql.Scheme()) == calibrate(model, [x], ql.Scheme())
 
 
 def test_calibrate_refuses():
@@ -894,3 +925,24 @@ def test_torchs_own_state_dict_works():
     torch.save(first, saved)
     saved.seek(0)
     assert torch.equal(torch.load(saved, weights_only=False)(x), first(x))
+
+
+@pytest.mark.parametrize("granularity", [ql.PerTensor(), ql.PerAxis(0), ql.PerGroup(4)])
+@pytest.mark.parametrize("static", [False, True])
+def test_torchs_own_state_dict_brings_new_row_sums(static, granularity):
+    scheme, x = ql.Scheme(8, "asymmetric", granularity), drawn(3, 8) + 0.5
+    made = []
+    for factor in (1, 3):
+        model = mlp()
+        model[0].weight.data.mul_(factor).add_(factor)
+        qparams = calibrate(model, [x], ql.Scheme()) if static else None
+        made.append(quantize_model(model, scheme, activations=ql.Scheme(), qparams=qparams)[0])
+    first, second = made
+    saved = io.BytesIO()
+    torch.save(second, saved)
+    saved.seek(0)
+    for other in (copy.deepcopy(second), torch.load(saved, weights_only=False), second):
+        assert not torch.equal(other(x), first(x))
+        other.load_state_dict(first.state_dict())
+        assert torch.equal(other(x), first(x))
+        assert torch.equal(other[0].weight_sums, first[0].weight_sums)

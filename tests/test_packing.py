@@ -108,6 +108,17 @@ def test_a_tensor_that_is_not_contiguous_and_a_subclass():
     assert not data.is_contiguous() and torch.equal(unpack(data, 5, (6, 7)), q)
 
 
+@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_slice_of_one_element_or_none(bits, n):
+    """It is contiguous whatever its stride, which view(dtype) asks about."""
+    q = torch.tensor([3, 5, 7, 5], dtype=torch.int16 if bits == 16 else torch.int8)[1::2][:n]
+    data = pack(q, bits)
+    assert q.stride() == (2,) and torch.equal(data, pack(torch.tensor([5] * n).to(q.dtype), bits))
+    spread = torch.stack([data] * 2, dim=1)[:, 0]
+    assert torch.equal(unpack(spread, bits, (n,)), q)
+
+
 def test_8_and_16_bits_are_the_bytes_themselves():
     q = torch.tensor([-128, -1, 0, 127], dtype=torch.int8)
     assert pack(q, 8).tolist() == [128, 255, 0, 127]
@@ -249,6 +260,19 @@ def test_a_code_that_does_not_fit_is_refused(bits, signed):
             lambda: unpack(torch.zeros(4, dtype=torch.int8), 4, (8,)),
             TypeError,
             "data must be a uint8 tensor, as pack gives it, got torch.int8",
+        ),
+        (lambda: pack(torch.ones(2, dtype=torch.int8), 4.0), ValueError, "got 4.0"),
+        (lambda: pack(torch.ones(2, dtype=torch.int8), True), ValueError, "got True"),
+        (lambda: unpack(torch.zeros(2, dtype=torch.uint8), 4, 4), ValueError, r"\(3, 4\), got 4"),
+        (
+            lambda: unpack(torch.zeros(2, dtype=torch.uint8), 4, (-2, -2)),
+            ValueError,
+            r"shape must hold lengths of 0 or more, such as \(3, 4\), got \(-2, -2\)",
+        ),
+        (
+            lambda: PackedTensor(torch.zeros(1).byte(), 2, None, None, ql.Scheme(4)),
+            ValueError,
+            "shape must hold lengths of 0 or more",
         ),
         (lambda: PackedTensor.pack(torch.ones(2)), TypeError, "must be a QTensor, got Tensor"),
     ],
