@@ -25,6 +25,8 @@ class MovingAverage:
         keeps the larger part, and each batch fades by the factor 1 - weight with every later
         one."""
 
+    within = 1e-5  # an average of both signs may end near 0
+
     @right
     def moving(ends, weight):
         average, *others = ends
