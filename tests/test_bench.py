@@ -129,6 +129,9 @@ def test_every_time_in_the_text_of_notebook_12_is_stored():
     assert min(pieces, key=pieces.get) == 2**17
     trial = bench.stored("h100_trial")
     assert trial["copy_tb_per_s"] * 1000 > 100 * bandwidth
+    low, high = trial["compiled_dynamic_shapes_share"]
+    assert f"such kernels reached only {low} to {high} in the same trials" in text
+    assert max(pieces[2**25], whole) / memory["formula, whole"]["ms"] < 1.3
     assert trial["bits"]["differ_divided_by_a_python_number"] == 12_000_000
 
 
