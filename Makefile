@@ -2,6 +2,7 @@
 #   TORCH_INDEX=https://download.pytorch.org/whl/cpu   where torch comes from (this one: small, CPU only)
 #   TORCH=torch==2.12.1     another torch        PYTHON=python3.12   another Python for .venv
 #   CONSTRAINTS=            the newest versions in place of the pinned ones
+#   WHEELS=build/wheelhouse no network: install from that folder, which make wheelhouse fills
 # They count when .venv is made: `make clean` first to change your mind.
 
 CONSTRAINTS ?= constraints.txt
@@ -11,16 +12,24 @@ TORCH ?= $(or $(shell sed -n '/^torch==/p' $(CONSTRAINTS) /dev/null),torch)
 PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && echo $$p && break; done),python3)
 RUN = .venv/bin/python
-PIP = $(RUN) -m pip --disable-pip-version-check install -c .venv/pins.txt
+WHEELS ?=
+ifneq ($(WHEELS),)
+$(if $(wildcard $(WHEELS)/torch-*.whl),,$(error $(WHEELS) has no torch: `make wheelhouse` fills build/wheelhouse where there is a network))
+endif
+PIP = $(RUN) -m pip --disable-pip-version-check install -c .venv/pins.txt \
+	$(if $(WHEELS),--no-index --find-links $(abspath $(WHEELS)))
+WHEEL = $(RUN) -m pip --disable-pip-version-check wheel -q -c .venv/pins.txt -w build/wheelhouse
+BACKEND = '$(shell sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml)'
 NEWS = @jupyterlab/apputils-extension:announcements  # asks each newcomer about news, and the network for them
 
-.PHONY: help lab test env fresh refresh lint clean
+.PHONY: help lab test env fresh bench wheelhouse refresh lint slides clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
 
 lab: .venv/lab ## open the course in JupyterLab, on your own copies of the notebooks
 	@$(RUN) -I qlesson/teach/copies.py
+	@cp qlesson/teach/server_config.py .venv/etc/jupyter/jupyter_server_config.py
 	@cd my_notebooks && ../$(RUN) -m jupyterlab --log-level=WARN --ServerApp.ip=localhost \
 		--LabApp.default_url=/lab/tree/00_start_here.ipynb \
 		$$([ "$$(id -u)" != 0 ] || echo --allow-root) \
@@ -34,11 +43,25 @@ env: .venv/lab ## make .venv with the pinned versions, and nothing else
 fresh: | .venv/bin/python ## restore your copies; what you wrote moves to a dated folder (N=05: that one alone)
 	@$(RUN) -I qlesson/teach/copies.py --fresh $(N)
 
+bench: .venv/test ## time the kernels beside their peers, in three minutes
+	@$(RUN) -m qlesson.bench $(BENCH)
+
+wheelhouse: .venv/pins.txt ## fill build/wheelhouse, from which WHEELS=build/wheelhouse installs without a network
+	@rm -rf build/wheelhouse
+	@echo "Fetching $(TORCH)$(if $(TORCH_INDEX), from $(TORCH_INDEX))"
+	@$(WHEEL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --no-deps '$(TORCH)'
+	@echo "Fetching JupyterLab, matplotlib and what they need"
+	@$(WHEEL) build/wheelhouse/torch-*.whl $(BACKEND) .
+	@du -sh build/wheelhouse
+
 refresh: .venv/test ## authors: run the notebooks and store their outputs (N=05: that one alone)
 	@$(RUN) -m qlesson.authoring refresh $(N)
 
 lint: .venv/test ## authors: check the code and the rules of the notebooks
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m qlesson.authoring lint
+
+slides: .venv/test ## authors: write a deck of slides for each notebook into build/slides (N=05: that one alone)
+	@$(RUN) -m qlesson.authoring slides $(N)
 
 clean: ## remove .venv; your notebooks stay
 	rm -rf .venv
@@ -53,9 +76,11 @@ clean: ## remove .venv; your notebooks stay
 	@echo "1. Making .venv with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv --clear .venv
 
+.venv/pins.txt: $(CONSTRAINTS) | .venv/bin/python
+	@sed '/^torch==/d' $(CONSTRAINTS) /dev/null > $@
+
 # pip shows its progress where a person watches: torch can be several GB on Linux.
-.venv/lab: pyproject.toml $(CONSTRAINTS) | .venv/bin/python
-	@sed '/^torch==/d' $(CONSTRAINTS) /dev/null > .venv/pins.txt
+.venv/lab: pyproject.toml .venv/pins.txt | .venv/bin/python
 	@echo "2. Installing $(TORCH)$(if $(TORCH_INDEX), from $(TORCH_INDEX))"
 	@[ -t 1 ] || quiet=-q; $(PIP) $$quiet $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) '$(TORCH)'
 	@echo "3. Installing JupyterLab, matplotlib and what they need"

@@ -18,7 +18,7 @@ from qlesson.affine import (
 )
 from qlesson.error import max_abs_error, mse, sqnr
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
-from qlesson.kernels import best_device
+from qlesson.kernels import best_device, use_kernels
 from qlesson.qtensor import QTensor, ZeroPointClipped, choose_qparams, fake_quantize, quantize
 from qlesson.scheme import Scheme
 
@@ -41,4 +41,5 @@ __all__ = [
     "quantize_affine",
     "sqnr",
     "symmetric_qparams",
+    "use_kernels",
 ]

@@ -37,8 +37,8 @@ def asymmetric_qparams(r_min, r_max, quant_min, quant_max) -> QParams:
     quant_min, quant_max: the smallest and the largest code.
     Returns the scale in float32 (float64 for float64 ends) and the zero point in int32.
     """
-    r_min = _as_float(r_min, like=r_max)
-    r_max = _as_float(r_max, like=r_min)
+    like = _widest(r_min, r_max)
+    r_min, r_max = _as_float(r_min, like), _as_float(r_max, like)
     scale = (r_max - r_min) / r_min.new_tensor(quant_max - quant_min)
     zero_point = torch.round(quant_min - r_min / scale)
     zero_point = torch.clamp(zero_point, quant_min, quant_max)
@@ -94,13 +94,70 @@ def dequantize_affine(q, scale, zero_point) -> Tensor:
     return scale * (_as_float(q, scale) - _as_float(zero_point, scale))
 
 
+@torch.no_grad()
+def safe_qparams(
+    r_min, r_max, quant_min, quant_max, mapping="asymmetric", include_zero=True
+) -> QParams:
+    """The two formulas above, and what they leave open: a range that is too narrow.
+
+    An asymmetric range is `widened`. Where the scale would still be zero or subnormal,
+    scale = 1 and zero_point = 0.
+
+    r_min, r_max: float tensors of equal shape, r_min <= r_max, in units of r.
+    """
+    if mapping == "symmetric":
+        scale, zero_point = symmetric_qparams(torch.maximum(-r_min, r_max), quant_max)
+    else:
+        r_min, r_max = widened(r_min, r_max, quant_max - quant_min, include_zero)
+        scale, zero_point = asymmetric_qparams(r_min, r_max, quant_min, quant_max)
+    empty = too_small(scale)
+    return QParams(torch.where(empty, 1, scale), torch.where(empty, 0, zero_point))
+
+
+@torch.no_grad()
+def widened(r_min, r_max, steps, include_zero) -> tuple[Tensor, Tensor]:
+    """The ends of a range, moved to hold 0: with include_zero, or where its scale is too small.
+
+    steps: quant_max - quant_min. Two float tensors in units of r (notebook 02).
+    """
+    low, high = r_min.clamp(max=0), r_max.clamp(min=0)
+    if include_zero:
+        return low, high
+    narrow = too_small((r_max - r_min) / r_min.new_tensor(steps))
+    return torch.where(narrow, low, r_min), torch.where(narrow, high, r_max)
+
+
+def too_small(scale) -> Tensor:
+    """Where a scale is zero or subnormal: dividing by it would lose digits or overflow."""
+    return scale < torch.finfo(scale.dtype).tiny
+
+
+@torch.no_grad()
+def narrowed(r_hat, dtype) -> Tensor:
+    """r_hat in another float dtype, rounded once; what does not fit becomes the largest number.
+
+    float16 ends at 65504: a cast alone turns 65520 into infinity (notebook 04).
+    """
+    largest = torch.finfo(dtype).max
+    if largest < torch.finfo(r_hat.dtype).max:
+        r_hat = r_hat.clamp(-largest, largest)
+    return r_hat.to(dtype)
+
+
+def _widest(*ends):
+    """The tensor whose dtype and device count: a float64 one before the others."""
+    tensors = [x for x in ends if isinstance(x, Tensor)]
+    wide = [x for x in tensors if x.dtype == torch.float64]
+    return (wide or tensors or [None])[0]
+
+
 def _as_float(x, like=None) -> Tensor:
     """x as a tensor to compute with, on the device and in the computing dtype of `like`.
 
     Without `like`, float64 stays float64 and everything else becomes float32. Half precision
     is raised first: its few digits would move the zero point (notebook 04).
     """
-    if isinstance(x, Tensor):
+    if isinstance(x, Tensor) and type(x) is not Tensor:
         x = x.as_subclass(Tensor)
     if isinstance(like, Tensor):
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32

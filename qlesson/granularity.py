@@ -22,6 +22,10 @@ class Granularity:
         """The shape of scale and zero point for a tensor of this shape."""
         raise NotImplementedError
 
+    def block_shape(self, shape) -> tuple[int, ...]:
+        """How many values along each axis share a scale."""
+        return tuple(shape)
+
     def reduce(self, function, r: Tensor) -> Tensor:
         """`function` (torch.amin, torch.amax) over each block, in `scale_shape`."""
         raise NotImplementedError
@@ -70,6 +74,11 @@ class PerAxis(Granularity):
         axis = _index("axis", self.axis, shape)
         return tuple(n if i == axis else 1 for i, n in enumerate(shape))
 
+    def block_shape(self, shape) -> tuple[int, ...]:
+        """1 on the kept axis, r's length on every other."""
+        axis = _index("axis", self.axis, shape)
+        return tuple(1 if i == axis else n for i, n in enumerate(shape))
+
     def reduce(self, function, r: Tensor) -> Tensor:
         """`function` over all axes but the kept one, in `scale_shape`."""
         axis = _index("axis", self.axis, r.shape)
@@ -99,6 +108,11 @@ class PerGroup(Granularity):
         axis = _index("axis", self.axis, shape)
         return tuple(-(-n // self.group_size) if i == axis else n for i, n in enumerate(shape))
 
+    def block_shape(self, shape) -> tuple[int, ...]:
+        """group_size on the grouped axis (r's length if that is shorter), 1 on every other."""
+        axis = _index("axis", self.axis, shape)
+        return tuple(min(self.group_size, n) if i == axis else 1 for i, n in enumerate(shape))
+
     def split(self, r: Tensor) -> Tensor:
         """[..., n, ...] -> [..., groups, group_size, ...]; a short last group is filled up
         with copies of its last value, which change neither its minimum nor its maximum."""
@@ -124,7 +138,13 @@ class PerGroup(Granularity):
     def reduce(self, function, r: Tensor) -> Tensor:
         """`function` over each group, in `scale_shape`."""
         axis = _index("axis", self.axis, r.shape)
-        return function(self.split(r), dim=axis + 1)
+        n = r.shape[axis]
+        short = n % min(self.group_size, n)
+        whole = function(self.split(r.narrow(axis, 0, n - short)), dim=axis + 1)
+        if not short:
+            return whole
+        last = function(r.narrow(axis, n - short, short), dim=axis, keepdim=True)
+        return torch.cat([whole, last], axis)
 
 
 def _integer(name, value) -> int:

@@ -4,7 +4,6 @@ r -> range -> (scale, zero_point) -> q -> r_hat, for every granularity. The form
 `qlesson.affine`; here stand the checks, and the edges where a formula alone would fail.
 """
 
-import sys
 import warnings
 from dataclasses import dataclass
 from numbers import Real
@@ -12,14 +11,8 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from qlesson.affine import (
-    QParams,
-    asymmetric_qparams,
-    dequantize_affine,
-    quantize_affine,
-    symmetric_qparams,
-)
-from qlesson.ranges import min_max
+from qlesson import kernels
+from qlesson.affine import QParams, safe_qparams, too_small, widened
 from qlesson.scheme import Scheme
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -41,7 +34,7 @@ def choose_qparams(r: Tensor, scheme: Scheme = Scheme()) -> QParams:
     wide for the dtype; TypeError for anything but a strided float tensor.
     """
     r = _float_tensor(r, scheme)
-    r_min, r_max = min_max(r, scheme.granularity)
+    r_min, r_max = kernels.min_max(r, scheme.granularity)
     if not _all_finite(r_min, r_max):
         _refuse_non_finite(r)
     return qparams_from_range(r_min, r_max, scheme)
@@ -55,28 +48,15 @@ def qparams_from_range(r_min: Tensor, r_max: Tensor, scheme: Scheme) -> QParams:
     that is still too narrow for a normal float scale gets scale = 1 and zero_point = 0.
     """
     r_min, r_max = _at_least_float32(r_min), _at_least_float32(r_max)
-    if scheme.mapping == "symmetric":
-        scale, zero_point = symmetric_qparams(torch.maximum(-r_min, r_max), scheme.quant_max)
-        levels = scheme.quant_max
-    else:
-        levels = scheme.quant_max - scheme.quant_min
-        if scheme.include_zero:
-            widen = torch.ones_like(r_min, dtype=torch.bool)
-        else:
-            widen = _too_small((r_max - r_min) / r_min.new_tensor(levels))
-        r_min = torch.where(widen, r_min.clamp(max=0), r_min)
-        r_max = torch.where(widen, r_max.clamp(min=0), r_max)
-        scale, zero_point = asymmetric_qparams(r_min, r_max, scheme.quant_min, scheme.quant_max)
-    empty = _too_small(scale)
-    scale = torch.where(empty, 1, scale)
-    zero_point = torch.where(empty, 0, zero_point)
-    if not _all_finite(scale * levels):
+    codes = scheme.quant_min, scheme.quant_max
+    scale, zero_point = safe_qparams(r_min, r_max, *codes, scheme.mapping, scheme.include_zero)
+    if not _all_finite(scale.amax() * _levels(scheme)):
         raise ValueError(
             f"r reaches from {r_min.min().item():g} to {r_max.max().item():g}: that range is too "
             f"wide for {_name(scale.dtype)}. Scale r down, or pass it as float64."
         )
     if scheme.mapping == "asymmetric" and not scheme.include_zero:
-        _warn_if_clipped(r_min, r_max, scale, zero_point, empty, scheme)
+        _warn_if_clipped(r_min, r_max, scale, zero_point, scheme)
     return QParams(scale, zero_point.to(scheme.dtype))
 
 
@@ -95,26 +75,39 @@ def quantize(
     qparams  scale and zero point in the granularity's scale shape on r's device, or two numbers
              per tensor; None takes them from r with `choose_qparams`
     check    with given qparams, look for NaN and infinity in r first. check=False skips that
-             reading of r: then infinity saturates and NaN becomes code 0.
+             reading of r: then infinity saturates and NaN becomes code 0. Without qparams NaN
+             and infinity are always refused; check=False lets `out` be written before that.
     out      the integer tensor to fill: r's shape, the scheme's dtype, r's device
 
     Raises ValueError or TypeError as `choose_qparams`, for qparams or `out` that do not fit, and
     for a scale that is not positive or a zero point that is no code.
     """
     r = _float_tensor(r, scheme)
-    if qparams is None:
-        qparams = choose_qparams(r, scheme)
-    else:
+    if qparams is not None:
         qparams = _checked_qparams(r, scheme, qparams, check)
         if check and not _all_finite(*torch.aminmax(r)):
             _refuse_non_finite(r)
     if out is not None:
-        kept = {"r": r, "scale": qparams.scale, "zero_point": qparams.zero_point}
+        kept = {"r": r} | (qparams._asdict() if qparams else {})
         _check_out(out, r.shape, scheme.dtype, r.device, kept)
-    q = _codes(r, qparams, scheme, scheme.quant_min, scheme.quant_max, scheme.dtype)
-    if out is not None:
-        q = out.copy_(q)
-    return QTensor(q, *qparams, scheme)
+    q = torch.empty_like(r, dtype=scheme.dtype) if out is None else out
+    if qparams is None and (out is None or not check):
+        qparams = _chosen_while_quantizing(r, scheme, q)
+        if qparams is not None:
+            return QTensor(q, *qparams, scheme)
+    if qparams is None:
+        qparams = choose_qparams(r, scheme)
+    return QTensor(_codes(r, qparams, scheme, q), *qparams, scheme)
+
+
+def _chosen_while_quantizing(r, scheme, out) -> QParams | None:
+    """Scale and zero point, and `out` filled in one reading of r; None where that cannot be."""
+    if scheme.mapping == "asymmetric" and not scheme.include_zero:
+        return None  # the warning needs the range
+    qparams = kernels.choose_and_quantize(r, scheme, out)
+    if qparams is not None and not _all_finite(qparams[0].amax() * _levels(scheme)):
+        choose_qparams(r, scheme)  # says what is wrong
+    return qparams and QParams(*qparams)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +180,8 @@ class QTensor:
     def dequantize(self, dtype: torch.dtype | None = None, *, out: Tensor | None = None) -> Tensor:
         """r_hat = scale * (q - zero_point), in units of r (notebook 04).
 
-        dtype  the result's float dtype, rounded to once at the end; None is the scale's own
+        dtype  the result's float dtype, rounded to once at the end; None is the scale's own.
+               A value too large for it becomes its largest number (float16: 65504)
         out    the float tensor to fill: q's shape, that dtype, q's device
         """
         dtype = self.scale.dtype if dtype is None else dtype
@@ -196,12 +190,13 @@ class QTensor:
         if out is not None:
             kept = {"q": self.q, "scale": self.scale, "zero_point": self.zero_point}
             _check_out(out, self.shape, dtype, self.device, kept)
-        r_hat = _values(self.q, self.scale, self.zero_point, self.scheme).to(dtype)
-        return r_hat if out is None else out.copy_(r_hat)
+        r_hat = torch.empty_like(self.q, dtype=dtype) if out is None else out
+        held = (self.q, self.scale, self.zero_point)
+        return kernels.dequantize(*held, self.scheme.granularity, r_hat)
 
 
 def fake_quantize(r: Tensor, scheme: Scheme = Scheme(), qparams: QParams | None = None) -> Tensor:
-    """The value of quantize(r).dequantize(), in r's dtype, with a gradient to train through.
+    """The value of quantize(r).dequantize(r.dtype), with a gradient to train through.
 
     The gradient is 1 where the code before clipping lies in the range, else 0: the
     straight-through estimator of Bengio et al. 2013, arXiv:1308.3432 (notebook 11).
@@ -221,39 +216,31 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(ctx, r, qparams, scheme):
         low, high = scheme.quant_min, scheme.quant_max
         # One code more at either end: what lands there lies outside the range.
-        q = _codes(r, qparams, scheme, low - 1, high + 1, torch.int32)
+        q = _codes(r, qparams, scheme, torch.empty_like(r, dtype=torch.int32), margin=1)
         ctx.save_for_backward((q >= low) & (q <= high))
-        return _values(q.clamp(low, high), *qparams, scheme).to(r.dtype)
+        r_hat = torch.empty_like(r)
+        return kernels.dequantize(q.clamp_(low, high), *qparams, scheme.granularity, r_hat)
 
     @staticmethod
     def backward(ctx, grad):
         (inside,) = ctx.saved_tensors
-        return grad * inside, None, None
+        return torch.where(inside, grad, 0), None, None  # even an infinite gradient
 
 
-def _codes(r, qparams, scheme, quant_min, quant_max, dtype) -> Tensor:
-    """The formula on the granularity's blocks."""
-    scale, zero_point = map(scheme.granularity.align, qparams)
-    blocks = quantize_affine(
-        scheme.granularity.split(r), scale, zero_point, quant_min, quant_max, dtype, scheme.rounding
-    )
-    return scheme.granularity.join(blocks, r.shape)
-
-
-def _values(q, scale, zero_point, scheme) -> Tensor:
-    """The formula back, on the granularity's blocks."""
-    scale, zero_point = scheme.granularity.align(scale), scheme.granularity.align(zero_point)
-    blocks = dequantize_affine(scheme.granularity.split(q), scale, zero_point)
-    return scheme.granularity.join(blocks, q.shape)
+def _codes(r, qparams, scheme, out, margin=0) -> Tensor:
+    """Fill `out` with the codes of r, clipped to the scheme's, and `margin` more at either end."""
+    low, high = scheme.quant_min - margin, scheme.quant_max + margin
+    return kernels.quantize(r, *qparams, scheme.granularity, out, low, high, scheme.rounding)
 
 
 def _at_least_float32(x):
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _too_small(scale):
-    """Zero or subnormal: dividing by it would lose digits or overflow."""
-    return scale < torch.finfo(scale.dtype).tiny
+def _levels(scheme) -> int:
+    """How many steps of the scale the range spans; in symmetric mode, its half."""
+    lowest = 0 if scheme.mapping == "symmetric" else scheme.quant_min
+    return scheme.quant_max - lowest
 
 
 def _all_finite(*tensors) -> bool:
@@ -380,9 +367,21 @@ def _check_out(out, shape, dtype, device, kept):
         raise ValueError("out requires a gradient, and filling it has none: pass out.detach().")
     if any(n > 1 and step == 0 for n, step in zip(out.shape, out.stride(), strict=True)):
         raise ValueError(f"out is expanded, so its elements share memory: {remedy}")
+    if _may_overlap_itself(out):
+        raise ValueError(f"out overlaps itself, so its elements share memory: {remedy}")
     for name, x in kept.items():
         if _overlap(out, x):
             raise ValueError(f"out shares memory with {name}, which must stay as it is: {remedy}")
+
+
+def _may_overlap_itself(x) -> bool:
+    """Whether some stride steps into the elements that the smaller strides reach."""
+    reached = 0
+    for step, n in sorted((s, n) for n, s in zip(x.shape, x.stride(), strict=True) if n > 1):
+        if step <= reached:
+            return True
+        reached += (n - 1) * step
+    return False
 
 
 def _overlap(a, b) -> bool:
@@ -396,9 +395,11 @@ def _overlap(a, b) -> bool:
     return a_start < b_end and b_start < a_end
 
 
-def _warn_if_clipped(r_min, r_max, scale, zero_point, empty, scheme):
+def _warn_if_clipped(r_min, r_max, scale, zero_point, scheme):
+    steps = scheme.quant_max - scheme.quant_min
+    r_min, r_max = widened(r_min, r_max, steps, include_zero=False)
     exact = torch.round(scheme.quant_min - r_min / scale)
-    clipped = (exact != zero_point) & ~empty
+    clipped = (exact != zero_point) & ~too_small((r_max - r_min) / r_min.new_tensor(steps))
     count = int(clipped.sum())
     if not count:
         return
@@ -417,14 +418,5 @@ def _warn_if_clipped(r_min, r_max, scale, zero_point, empty, scheme):
         f"codes {scheme.quant_min} to {scheme.quant_max} and was clipped to {z:.0f}{many}: {lost}. "
         "include_zero=True widens the range to hold 0, at the price of a larger step.",
         ZeroPointClipped,
-        stacklevel=_levels_to_caller(),
+        stacklevel=kernels.levels_to_caller(),
     )
-
-
-def _levels_to_caller() -> int:
-    """The stacklevel that makes a warning point at the first line outside qlesson and torch."""
-    frame, level = sys._getframe(1), 1
-    inside = ("qlesson", "torch")
-    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in inside:
-        frame, level = frame.f_back, level + 1
-    return level

@@ -25,7 +25,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from qlesson.affine import asymmetric_qparams, dequantize_affine, quantize_affine, symmetric_qparams
+from qlesson.affine import dequantize_affine, quantize_affine, safe_qparams
 from qlesson.granularity import Granularity, PerTensor
 from qlesson.scheme import Scheme
 
@@ -139,7 +139,8 @@ def _limit_of_least_divergence(counts, width, r_min, r_max, scheme) -> Tensor:
 
     counts [blocks, bins], over both signs; width, r_min, r_max, t [blocks, 1]. Tries up to 256
     limits, every bin where there are few. A limit whose step is narrower than a bin is left out:
-    the histogram cannot see what it rounds.
+    the histogram cannot see what it rounds. So is one that clips more than half of the values:
+    all in one end code, P and Q are equal, and nothing is kept.
     """
     half, top = counts.shape[1] // 2, torch.maximum(-r_min, r_max)
     centres, every = _centres(counts, width, r_min, r_max), math.ceil(half / 256)
@@ -152,7 +153,8 @@ def _limit_of_least_divergence(counts, width, r_min, r_max, scheme) -> Tensor:
         inside = slice(half - k, half + k)
         q = _codes(centres[:, inside], scale, zero_point, scheme)
         here = divergence(counts, inside, q.long() - scheme.quant_min)
-        here = torch.where(scale >= width, here, torch.inf)
+        most = 2 * counts[:, inside].sum(1, keepdim=True) >= counts.sum(1, keepdim=True)
+        here = torch.where((scale >= width) & most, here, torch.inf)
         best = torch.where(here < least, limit, best)
         least = torch.minimum(here, least)
     return best
@@ -271,6 +273,11 @@ class HistogramObserver(Observer):
         self.bins = bins
 
     def _update(self, batch, r_min, r_max):
+        if bool((torch.maximum(-r_min, r_max) >= 2.0**1022).any()):
+            raise ValueError(
+                f"The batch reaches from {r_min.min().item():g} to {r_max.max().item():g}: a "
+                "histogram ends at 2^1022. Scale the batch down."
+            )
         super()._update(batch, r_min, r_max)
         values, weights = self._counted(*_rows(batch, self.granularity))
         if self.shape is None:
@@ -377,18 +384,8 @@ def _within(r_min, r_max, limit):
 
 
 def _qparams(r_min, r_max, scheme):
-    """`qlesson.qtensor.qparams_from_range` without its checks and in one dtype for both."""
-    if scheme.mapping == "symmetric":
-        scale, zero_point = symmetric_qparams(torch.maximum(-r_min, r_max), scheme.quant_max)
-    else:
-        low, high = r_min.clamp(max=0), r_max.clamp(min=0)
-        if not scheme.include_zero:
-            levels = r_min.new_tensor(scheme.quant_max - scheme.quant_min)
-            point = (r_max - r_min) / levels < torch.finfo(r_min.dtype).tiny
-            low, high = torch.where(point, low, r_min), torch.where(point, high, r_max)
-        scale, zero_point = asymmetric_qparams(low, high, scheme.quant_min, scheme.quant_max)
-    usable = scale >= torch.finfo(scale.dtype).tiny
-    return torch.where(usable, scale, 1), torch.where(usable, zero_point, 0)
+    ends = scheme.quant_min, scheme.quant_max
+    return safe_qparams(r_min, r_max, *ends, scheme.mapping, scheme.include_zero)
 
 
 def _codes(r, scale, zero_point, scheme):
@@ -399,20 +396,23 @@ def _codes(r, scale, zero_point, scheme):
 
 def _rows(r, granularity) -> tuple[Tensor, Tensor]:
     """r as [blocks, values], in the order of the scales, and weights: 1, or 0 for a filling."""
-
-    def rows(x, dim, keepdim=False):
-        ends = dim if isinstance(dim, tuple) else (dim,)
-        kept = [d for d in range(x.ndim) if d not in ends]
-        return x.permute((*kept, *ends))
-
-    blocks = math.prod(granularity.scale_shape(r.shape))
-    values = granularity.reduce(rows, r).reshape(blocks, -1)
+    shape = granularity.scale_shape(r.shape)
+    values = _in_rows(r, granularity, shape)
     weights = torch.ones_like(values, dtype=torch.float64)
     if values.numel() > r.numel():  # a short last group is filled up with copies of its last value
         places = torch.arange(r.numel(), device=r.device).reshape(r.shape)
-        places = granularity.reduce(rows, places).reshape(blocks, -1)
+        places = _in_rows(places, granularity, shape)
         weights[:, 1:] = (places[:, 1:] != places[:, :-1]).double()
     return values, weights
+
+
+def _in_rows(x, granularity, shape) -> Tensor:
+    """[blocks, values]: a scale has length 1 along the axes of its block."""
+    blocks = granularity.split(x)
+    shared = granularity.align(x.new_empty(shape)).shape or (1,) * blocks.ndim
+    within = [d for d, n in enumerate(shared) if n == 1]
+    kept = [d for d, n in enumerate(shared) if n > 1]
+    return blocks.permute((*kept, *within)).reshape(math.prod(shape), -1)
 
 
 def _centres(counts, width, r_min, r_max) -> Tensor:
@@ -423,7 +423,7 @@ def _centres(counts, width, r_min, r_max) -> Tensor:
 
 def _ranks(count, percent) -> tuple[Tensor, Tensor]:
     """Which values, in ascending order from 0, are the two percentiles of `count` values."""
-    high = torch.ceil((count - 1) * (percent / 100)).long()
+    high = torch.ceil((count - 1) * percent / 100).long()
     return count.long() - 1 - high, high
 
 

@@ -269,3 +269,12 @@ def test_the_formulas_return_plain_tensors():
         *ql.symmetric_qparams(r.amax(), 127),
     ]
     assert {type(x) for x in results} == {torch.Tensor}
+
+
+def test_mixed_ends_of_a_range_are_computed_in_float64():
+    low, high = torch.tensor(-184.0), torch.tensor(728.6, dtype=torch.float64)
+    expected = ql.asymmetric_qparams(low.double(), high, *CODES)
+    for ends in ((low, high), (low.item(), high)):
+        assert ql.asymmetric_qparams(*ends, *CODES) == expected
+    flipped = ql.asymmetric_qparams(-high, -low, *CODES)
+    assert flipped.scale.dtype == torch.float64 and flipped.scale == expected.scale

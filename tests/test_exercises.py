@@ -4,8 +4,10 @@ import ast
 import asyncio
 import itertools
 import json
+import re
 import sys
 import time
+import types
 from pathlib import Path
 
 import nbclient
@@ -15,7 +17,7 @@ import pytest
 import torch
 
 import qlesson as ql
-from qlesson.teach import check, hint, progress, solution
+from qlesson.teach import catch_up, check, hint, progress, solution
 from qlesson.teach import exercises as package
 from qlesson.teach.exercises import verdict
 
@@ -31,7 +33,8 @@ def fresh(monkeypatch, tmp_path):
     """No progress and no hints yet, and no notebook beside us."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("QLESSON_SEED", raising=False)
-    monkeypatch.setattr(package, "_passed_here", set())
+    monkeypatch.setattr(package, "_states_here", {})
+    monkeypatch.setattr(package, "_filled_in", {})
     monkeypatch.setattr(package, "_hints_given", {})
 
 
@@ -354,14 +357,15 @@ def test_progress(capsys, monkeypatch):
     check("2.2", (2, -5, 0))
     assert not file.exists()
     check("3.2", 8)
-    assert json.loads(file.read_text()) == ["1.2", "3.2"]
-    monkeypatch.setattr(package, "_passed_here", set())  # another session
+    assert json.loads(file.read_text()) == {"1.2": "passed", "3.2": "passed"}
+    monkeypatch.setattr(package, "_states_here", {})  # another session
     check("4.3", "BD")
     capsys.readouterr()
     progress()
     said = capsys.readouterr().out
     assert "1.2 passed" in said and "2.2 -" in said and f"3 of {len(ALL)} passed" in said
-    for spoiled in ("", "{", "3", '[["1.1"]]', '["8.8"]', '{"1.1": 1}'):
+    unknown = '{"1.1": 1, "1.3": [], "8.8": "passed"}'
+    for spoiled in ("", "{", "3", '[["1.1"]]', '["8.8"]', unknown):
         file.write_text(spoiled)
         progress()
     file.unlink()
@@ -371,11 +375,88 @@ def test_progress(capsys, monkeypatch):
     assert f"2 of {len(ALL)} passed" in capsys.readouterr().out
 
 
+@pytest.fixture
+def kernel(monkeypatch):
+    """The names of a notebook's kernel: those of its __main__."""
+    module = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    return vars(module)
+
+
+def test_catch_up_defines_what_is_missing(kernel, capsys):
+    catch_up("2.2")
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said] == ["1.1", "1.2", "1.3", "2.1", "2.2"]
+    assert said[3] == "2.1  my_qparams is defined"
+    assert said[4] == "2.2  my_scale, my_zero_point, my_code = 2, -5, -3"
+    assert kernel["my_code"] == -3 and kernel["my_qparams"] is package.exercises()["2.1"].right
+    check("2.1", kernel["my_qparams"])
+    assert "Passed" in capsys.readouterr().out
+    kernel["my_codes"].clear()
+    assert package.exercises()["1.2"].right == [17, 6, 127]
+    catch_up(" 02")
+    assert capsys.readouterr().out.splitlines()[-1] == "2.3  zero_point_of is defined"
+
+
+def test_catch_up_is_no_pass(kernel, capsys):
+    Path("mine.ipynb").touch()
+    check("1.2", [17, 6, 127])
+    catch_up(1)
+    capsys.readouterr()
+    progress()
+    said = capsys.readouterr().out
+    assert "01  1.1 shown    1.2 passed   1.3 shown\n" in said and "1 of" in said
+    assert json.loads(Path(package.PROGRESS_FILE).read_text())["1.1"] == "shown"
+    check("1.1", kernel["quantize_unsigned"])
+    catch_up(1)
+    progress()
+    assert "1.1 passed   1.2 passed   1.3 shown" in capsys.readouterr().out
+
+
+def test_catch_up_leaves_what_is_written(kernel, capsys):
+    stubs = {ex.id: ex.stub for ex in ALL}
+    exec(stubs["1.1"] + "\n" + stubs["2.3"] + "\nmy_codes = [..., ..., ...]", kernel)
+    exec("a = 7\ndef my_qparams(r, quant_min, quant_max): return 1, 2", kernel)
+    exec("my_scale, my_zero_point, my_code = 2.5, ..., ...", kernel)
+    mine = {name: kernel[name] for name in ("a", "my_qparams", "my_scale", "my_code")}
+    catch_up(2)
+    said = capsys.readouterr().out
+    assert re.findall(r"^(\S+)  .* is yours and stays$", said, flags=re.M) == ["1.3", "2.1", "2.2"]
+    assert mine == {name: kernel[name] for name in mine} and "b" not in kernel
+    for ex in ALL[:2] + [package.exercises()["2.3"]]:  # the stubs are nobody's
+        assert kernel[ex.name] == ex.right
+    catch_up(2)
+    assert capsys.readouterr().out == said
+
+
+def test_catch_up_through_the_course(kernel, capsys):
+    """Where two exercises have a name in common, the later one counts."""
+    last = ALL[-1].notebook
+    catch_up(int(last))
+    catch_up(last)
+    assert "yours" not in capsys.readouterr().out
+    for ex in ALL:
+        if ex.notebook == last:
+            names = ex.name.strip("()").split(", ")
+            found = [kernel[name] for name in names]
+            assert verdict.judge(ex, found[0] if len(names) == 1 else found).state == "passed"
+
+
+@pytest.mark.parametrize("nothing", ["9.9", 0, "x", None, "", 2.5, "1."])
+def test_catch_up_to_nowhere(kernel, capsys, nothing):
+    before = dict(kernel)
+    catch_up(nothing)
+    assert capsys.readouterr().out.startswith(f"There is no exercise or notebook {nothing}. ")
+    assert kernel == before
+
+
 # Mutants: every small change of a solution is caught
 
 SWAPS = {
     ast.Add: [ast.Sub], ast.Sub: [ast.Add], ast.Mult: [ast.Div, ast.Add], ast.Div: [ast.Mult],
     ast.Pow: [ast.Mult], ast.MatMult: [ast.Mult],
+    ast.BitAnd: [ast.BitOr], ast.BitOr: [ast.BitAnd],
+    ast.LShift: [ast.RShift], ast.RShift: [ast.LShift],
     ast.Lt: [ast.LtE, ast.Gt], ast.Gt: [ast.GtE, ast.Lt], ast.LtE: [ast.Lt], ast.GtE: [ast.Gt],
 }  # fmt: skip
 # (exercise, the changed expression): why it changes nothing

@@ -1,13 +1,17 @@
-"""Which device, and what `import qlesson` costs."""
+"""Which device, which kernels, in which pieces and memory, and what `import qlesson` costs."""
 
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
+from hypothesis import given
+from strategies import problems
 
 import qlesson as ql
+from qlesson import kernels
 
 
 def test_the_best_device_is_cuda_where_there_is_one(monkeypatch):
@@ -59,6 +63,12 @@ def test_import_loads_neither_the_teachers_nor_the_authors_side():
     assert not {f"qlesson.{name}" for name in upper} & set(loaded)
 
 
+def test_import_and_small_tensors_load_no_compiler():
+    code = "import sys, torch, qlesson as ql; ql.quantize(torch.randn(300, 300)).dequantize(); "
+    loaded = run(code + "print(*sys.modules)").split()
+    assert "torch._inductor.compile_fx" not in loaded
+
+
 def test_import_adds_at_most_50_ms_to_torch():
     """Processor time, the least of up to five fresh interpreters: a busy machine does not count."""
     code = (
@@ -93,6 +103,279 @@ def test_the_public_face():
         "max_abs_error",
         "ZeroPointClipped",
         "best_device",
+        "use_kernels",
     }
     assert all(getattr(ql, name).__doc__ for name in ql.__all__)
     assert issubclass(ql.ZeroPointClipped, UserWarning)
+
+
+# --- which kernels ---
+
+
+@pytest.fixture(autouse=True)
+def fresh_state(monkeypatch):
+    for key, value in {"mode": "auto", "broken": False}.items():
+        monkeypatch.setitem(kernels._state, key, value)
+    kernels._seen.clear()
+
+
+class Compiler:
+    """Stands for torch.compile: it runs the formula eagerly and counts, or it fails."""
+
+    def __init__(self, fails=False):
+        self.fails, self.calls = fails, 0
+
+    def __call__(self, formula, constants, kinds, device):
+        self.calls += 1
+        if self.fails:
+            raise RuntimeError("no g++ here\nand a second line")
+        return lambda *tensors: formula(*tensors, *constants)
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    monkeypatch.setattr(kernels, "_compiled", Compiler())
+    return kernels._compiled
+
+
+R = torch.randn(100, 300, generator=torch.Generator().manual_seed(0))
+ROWS = ql.Scheme(granularity=ql.PerAxis(0))
+GROUPS = ql.Scheme(granularity=ql.PerGroup(30))
+
+
+def mode():
+    return kernels._state["mode"]
+
+
+@pytest.mark.parametrize(
+    "r, granularity",
+    [(torch.randn(2, 64, 40), ql.PerGroup(3, 1)), (R[:1].expand(300, 300), ql.PerGroup(1))],
+    ids=["ragged groups before another axis", "expanded"],
+)
+def test_scales_that_are_not_contiguous(compiler, r, granularity):
+    scheme = ql.Scheme(granularity=granularity)
+    with ql.use_kernels("eager"):
+        expected = ql.quantize(r, scheme)
+    with ql.use_kernels("compiled"):
+        found = ql.quantize(r, scheme, ql.QParams(expected.scale, expected.zero_point))
+        assert torch.equal(found.q, expected.q)
+        assert torch.equal(found.dequantize(), expected.dequantize())
+    assert compiler.calls
+
+
+def test_use_kernels_made_before_and_entered_later():
+    later = ql.use_kernels("eager")
+    ql.use_kernels("compiled")
+    with later:
+        assert mode() == "eager"
+
+
+def test_use_kernels_as_a_function_and_as_a_context():
+    ql.use_kernels("eager")
+    assert mode() == "eager"
+    with ql.use_kernels("compiled"):
+        assert mode() == "compiled"
+        with ql.use_kernels("auto"):
+            assert mode() == "auto"
+        assert mode() == "compiled"
+    assert mode() == "eager"
+    with pytest.raises(KeyError), ql.use_kernels("compiled"):
+        raise KeyError
+    assert mode() == "eager"
+
+
+@pytest.mark.parametrize("word", ["fast", None, 3, "Eager"])
+def test_another_mode_is_refused_and_changes_nothing(word):
+    with pytest.raises(ValueError, match="mode must be one of 'auto', 'eager', 'compiled', got"):
+        ql.use_kernels(word)
+    assert mode() == "auto"
+
+
+def test_auto_is_eager_until_compiling_pays(compiler, monkeypatch):
+    monkeypatch.setattr(kernels, "PAYS_OFF", {"cpu": 3 * R.numel()})
+    qparams = ql.choose_qparams(R)
+    counts = []
+    for _ in range(5):
+        ql.quantize(R, ql.Scheme(), qparams)
+        counts.append(compiler.calls)
+    assert counts == [0, 0, 0, 1, 2]
+    ql.quantize(R, ql.Scheme(4), (0.1, 0))  # another formula counts for itself
+    assert compiler.calls == 2
+
+
+def test_the_real_threshold_spares_a_reader_the_compiler(compiler):
+    ql.quantize(torch.randn(3000, 3000), ROWS).dequantize()
+    assert compiler.calls == 0
+    assert kernels.PAYS_OFF["cpu"] * 0.3e-9 > 4  # seconds saved, against 5 s of compiling
+
+
+def test_eager_never_compiles_and_compiled_does(compiler):
+    with ql.use_kernels("eager"):
+        ql.quantize(R)
+    assert compiler.calls == 0
+    with ql.use_kernels("compiled"):
+        ql.quantize(R, GROUPS)
+        assert compiler.calls == 1  # range, scale and codes in one reading
+        ql.quantize(R.double(), ROWS)
+        ql.quantize(R[:3, :3])
+    assert compiler.calls == 1
+
+
+def test_without_a_compiler_one_warning_and_the_same_result(monkeypatch):
+    failing = Compiler(fails=True)
+    monkeypatch.setattr(kernels, "_compiled", failing)
+    for scheme in (ql.Scheme(), ROWS, ql.Scheme(granularity=ql.PerGroup(32))):
+        kernels._state["broken"] = False
+        expected = ql.quantize(R, scheme)
+        with ql.use_kernels("compiled"), pytest.warns(RuntimeWarning) as record:
+            x, again = ql.quantize(R, scheme), ql.quantize(R, scheme)
+            assert torch.equal(x.dequantize(), expected.dequantize())
+        assert len(record) == 1 and record[0].filename == __file__
+        message = str(record[0].message)
+        assert "(no g++ here)" in message and "\n" not in message
+        assert 'ql.use_kernels("eager")' in message and "Install a C++ compiler" in message
+        assert torch.equal(x.q, expected.q) and torch.equal(again.q, expected.q)
+
+
+def test_a_machine_without_a_compiler(tmp_path):
+    """The real thing: no g++ to be found, and nothing compiled before."""
+    code = (
+        "import warnings, torch, qlesson as ql; warnings.simplefilter('always'); "
+        "r = torch.randn(100, 300); x = ql.quantize(r); ql.use_kernels('compiled'); "
+        "y = ql.quantize(r); ql.quantize(r); print(torch.equal(x.q, y.q))"
+    )
+    root = os.path.dirname(os.path.dirname(ql.__file__))
+    hidden = {"PATH": str(tmp_path), "CXX": "no-such-compiler", "PYTHONPATH": root}
+    hidden |= {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    made = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | hidden
+    )
+    assert made.stdout == "True\n", made.stderr
+    ours = [line for line in made.stderr.splitlines() if "RuntimeWarning: torch.compile" in line]
+    assert len(ours) == 1, made.stderr
+
+
+def test_a_warning_from_torch_is_no_failure():
+    """Under `-W error` too the compiled path is taken."""
+    with warnings.catch_warnings(), ql.use_kernels("compiled"):
+        warnings.simplefilter("error")
+        ql.quantize(R, ql.Scheme(), (0.05, 3), check=False)
+    assert not kernels._state["broken"]
+
+
+# --- pieces ---
+
+
+@given(problems())
+def test_pieces_change_nothing(problem):
+    r, scheme = problem
+    whole = ql.quantize(r, scheme)
+    before, kernels.EAGER_PIECE = kernels.EAGER_PIECE, 5
+    try:
+        x = ql.quantize(r, scheme)
+        assert torch.equal(x.q, whole.q)
+        assert torch.equal(x.dequantize(), whole.dequantize())
+    finally:
+        kernels.EAGER_PIECE = before
+
+
+@given(problems())
+def test_pieces_hold_every_value_once_and_its_own_scale(problem):
+    r, scheme = problem
+    g = scheme.granularity
+    home = torch.arange(max(1, torch.tensor(g.scale_shape(r.shape)).prod().item()))
+    home = home.view(g.scale_shape(r.shape)).double()
+    expected = g.join((g.split(r) * 0).double() + g.align(home), r.shape)
+    for size in (1, 3, 7, 1000):
+        seen = torch.zeros(r.shape)
+        for where, at in kernels.pieces(r, g, size):
+            seen[where] += 1
+            assert r[where].numel() <= size
+            piece = g.split(r[where]) * 0 + g.align(home[at])
+            assert torch.equal(g.join(piece, r[where].shape).double(), expected[where])
+        assert (seen == 1).all()
+
+
+def test_pieces_of_more_values_than_an_int32_counts():
+    huge = torch.empty(2**17, 2**15 + 1, device="meta")
+    for g in (ql.PerTensor(), ql.PerAxis(0), ql.PerAxis(1), ql.PerGroup(32)):
+        cut = [w for w, _ in kernels.pieces(huge, g, kernels.COMPILED_PIECE)]
+        sizes = [(w[0].stop - w[0].start) * (w[1].stop - w[1].start) for w in cut]
+        assert sum(sizes) == huge.numel() and max(sizes) <= 2**30
+
+
+@pytest.mark.skipif(
+    os.environ.get("QLESSON_LARGE") != "1", reason="needs 8 GB: QLESSON_LARGE=1 runs it"
+)
+@pytest.mark.parametrize("kernel", ["eager", "compiled"])
+def test_a_tensor_past_2_to_the_31_elements(kernel):
+    r = torch.zeros(2**16 + 1, 2**15, dtype=torch.bfloat16)
+    r[-1, -5:] = torch.tensor([1.0, 2.0, 3.0, -4.0, 4.0])
+    with ql.use_kernels(kernel):
+        q = ql.quantize(r, ql.Scheme(), (0.5, 7), check=False).q
+    assert q[-1, -6:].tolist() == [7, 9, 11, 13, -1, 15]
+    assert (q[: 2**16] == 7).all()
+
+
+# --- compiling once ---
+
+
+def compiled_graphs():
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def test_a_hundred_shapes_compile_a_handful_of_kernels():
+    g = torch.Generator().manual_seed(0)
+    sizes = torch.randint(2, 400, (100, 2), generator=g).tolist()
+    before = compiled_graphs()
+    with ql.use_kernels("compiled"):
+        for i, (m, n) in enumerate(sizes):
+            granularity = (ql.PerTensor(), ql.PerAxis(0), ql.PerGroup(2 + i % 40))[i % 3]
+            r, scheme = torch.randn(8 * m, 8 * n), ql.Scheme(granularity=granularity)
+            ql.quantize(r, scheme, ql.choose_qparams(r, scheme))
+    assert compiled_graphs() - before <= 4  # codes and ranges of rows; one more where a length is 1
+    assert not kernels._state["broken"]
+
+
+# --- memory ---
+
+PEAK = """
+import pathlib, re, torch, qlesson as ql
+def status(key):
+    lines = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(key + r":\\s+(\\d+) kB", lines)[1]) * 1024
+ql.use_kernels({mode!r})
+scheme = ql.Scheme(granularity=ql.{granularity})
+small = torch.randn(2000, 1024, dtype=torch.{dtype})
+ql.quantize(small, scheme).dequantize(small.dtype)
+r = torch.zeros(48 * 1024, 1024, dtype=torch.{dtype}) + torch.arange(1024).to(torch.{dtype})
+del small
+for work in ("quantize", "dequantize"):
+    x = ql.quantize(r[:2048], scheme) if work == "quantize" else x
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS")
+    made = ql.quantize(r, scheme) if work == "quantize" else x.dequantize(r.dtype)
+    output = made.nbytes
+    print((status("VmHWM") - before - output) / r.nbytes)
+    x = made
+"""
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's /proc")
+@pytest.mark.parametrize("granularity", ["PerTensor()", "PerAxis(0)", "PerAxis(1)", "PerGroup(32)"])
+@pytest.mark.parametrize("mode, most", [("eager", 0.30), ("compiled", 0.05)])
+def test_memory_beyond_the_output(mode, most, granularity):
+    """As a share of the input: 200 MB of float32."""
+    code = PEAK.format(mode=mode, granularity=granularity, dtype="float32")
+    quantizing, dequantizing = map(float, run(code).split())
+    assert quantizing <= most and dequantizing <= most
+
+
+def test_a_piece_ends_where_a_group_ends():
+    cut = list(kernels.pieces(torch.zeros(8), ql.PerGroup(2), 3))
+    assert [(w[0].start, w[0].stop, h[0].start, h[0].stop) for w, h in cut] == [
+        (0, 2, 0, 1),
+        (2, 4, 1, 2),
+        (4, 6, 2, 3),
+        (6, 8, 3, 4),
+    ]

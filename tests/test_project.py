@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import tomllib
+import types
 import zipfile
 from pathlib import Path
 
@@ -16,12 +17,23 @@ from qlesson.authoring import lint
 from qlesson.teach import copies
 
 ROOT = Path(__file__).parents[1]
-TARGETS = ["lab", "test", "env", "fresh", "refresh", "lint", "clean"]
+TARGETS = [
+    "lab",
+    "test",
+    "env",
+    "fresh",
+    "bench",
+    "wheelhouse",
+    "refresh",
+    "lint",
+    "slides",
+    "clean",
+]
 
 
 def run(*command, cwd=ROOT, **env):
     # Inside `make test`, what make was called with would reach the make that is tested.
-    ours = "MAKEFLAGS MAKELEVEL MFLAGS PYTHON TORCH TORCH_INDEX CONSTRAINTS N".split()
+    ours = "MAKEFLAGS MAKELEVEL MFLAGS PYTHON TORCH TORCH_INDEX CONSTRAINTS WHEELS N".split()
     clean = {k: v for k, v in os.environ.items() if k not in ours}
     return subprocess.run(command, cwd=cwd, env=clean | env, capture_output=True, text=True)
 
@@ -93,6 +105,34 @@ def test_the_torch_build_can_be_chosen():
     assert "extra-index" not in chosen
     newest = run("make", "-n", "-B", "env", "CONSTRAINTS=").stdout
     assert "'torch'" in newest and "constraints.txt" not in newest
+
+
+def test_a_wheelhouse_is_filled_and_installed_from(tmp_path):
+    backend = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    made = run("make", "-n", "-B", "wheelhouse", "TORCH_INDEX=https://example.org/cpu").stdout
+    torch, rest = re.findall(r" pip .*wheel .*-w build/wheelhouse (.*)", made)
+    assert torch.split() == [*"--index-url https://example.org/cpu --no-deps".split(), torch_pin()]
+    # That torch, whatever else an index offers; what builds qlesson; qlesson with all it needs.
+    assert rest.split() == ["build/wheelhouse/torch-*.whl", *(f"'{r}'" for r in backend), "."]
+    assert "index" not in run("make", "-n", "-B", "wheelhouse").stdout
+
+    (tmp_path / "torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl").touch()
+    said = run("make", "-n", "-B", "env", f"WHEELS={tmp_path}").stdout
+    installs = re.findall(r" pip .* install .*", said)
+    assert len(installs) == 2
+    assert all(f"--no-index --find-links {tmp_path}" in line for line in installs)
+    assert "--no-index" not in run("make", "-n", "-B", "env").stdout
+
+
+def torch_pin():
+    return f"'{re.search('^torch==.*', (ROOT / 'constraints.txt').read_text(), flags=re.M)[0]}'"
+
+
+def test_a_folder_without_wheels_gets_one_clear_sentence(tmp_path):
+    made = run("make", "env", f"WHEELS={tmp_path}")
+    assert made.returncode and not made.stdout
+    assert f"{tmp_path} has no torch: `make wheelhouse` fills" in made.stderr
+    assert made.stderr.count("\n") == 1
 
 
 # --- the reader's copies ---
@@ -243,6 +283,42 @@ def test_binder_builds_from_them():
     assert "pip install --no-deps -e ." in post_build.read_text()
 
 
+# --- the server ---
+
+
+def saved(model):
+    """The model as Jupyter's server would write it, with the course's settings."""
+    config = types.SimpleNamespace(ContentsManager=types.SimpleNamespace())
+    exec((ROOT / "qlesson" / "teach" / "server_config.py").read_text(), {"c": config})
+    config.ContentsManager.pre_save_hook(model=model, path="x.ipynb", contents_manager=None)
+    return model
+
+
+def test_a_live_figure_is_saved_as_its_picture():
+    view = "application/vnd.jupyter.widget-view+json"
+    figure = {"data": {view: {}, "image/png": "x", "text/plain": "y"}}
+    slider = {"data": {view: {}, "text/plain": "IntSlider()"}}
+    others = [{"text": "z"}, {"data": {"image/png": "x"}}]
+    cells = [{"source": "1", "outputs": [figure, slider, *others]}, {"source": "words"}]
+    made = saved({"type": "notebook", "content": {"cells": cells}})["content"]["cells"]
+    expected = [{"data": {"image/png": "x", "text/plain": "y"}}, slider, *others]
+    assert made == [{"source": "1", "outputs": expected}, {"source": "words"}]
+
+
+def test_what_is_no_notebook_is_saved_as_it_is():
+    for content in ("text", None, {}):
+        assert saved({"type": "file", "content": content})["content"] == content
+    assert saved({"type": "notebook"}) == {"type": "notebook"}
+
+
+def test_the_settings_reach_the_server_of_make_lab_and_of_binder():
+    end = "etc/jupyter/jupyter_server_config.py"
+    would = run("make", "-n", "-B", "lab").stdout
+    assert f"cp qlesson/teach/server_config.py .venv/{end}" in would
+    post_build = (ROOT / "binder/postBuild").read_text()
+    assert f'cp qlesson/teach/server_config.py "$NB_PYTHON_PREFIX/{end}"' in post_build
+
+
 # --- words ---
 
 # Folders of the machine that a file was written on. test_authoring.py has some as bad examples, and
@@ -254,7 +330,7 @@ def test_no_file_names_the_machine_it_was_made_on():
     for path in tracked():
         if path.suffix in (".ipynb", ".safetensors", ".png") or path.name == "test_authoring.py":
             continue
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8").replace("/home/jovyan", "HOME of Jupyter's images")
         assert [f for f in FOLDERS if f in text] == [], path
         hosts = re.findall(r"(?:index-url|INDEX[:=]|find-links)[ =]*https?://([^/\s\"']+)", text)
         assert set(hosts) <= {"download.pytorch.org", "example.org"}, path

@@ -40,6 +40,13 @@ def aligned(x, p):
 # --- goldens ---
 
 
+def test_a_clipped_value_gets_no_gradient_however_large_it_is():
+    r = torch.tensor([0.5, 9.0], requires_grad=True)
+    out = ql.fake_quantize(r, ql.Scheme(8, "symmetric"), ql.QParams(0.01, 0))
+    out.backward(torch.tensor([1.0, torch.inf]))
+    assert r.grad.tolist() == [1, 0]
+
+
 def test_T_in_and_out():
     x = ql.quantize(T)
     assert x.q.tolist() == [[-23, -81, 127], [-51, 6, -128], [-77, 114, -8]]
@@ -1107,3 +1114,30 @@ def test_a_qtensor_holds_codes():
     empty, zero = torch.empty(0, 3, dtype=torch.int8), torch.tensor(0, dtype=torch.int8)
     with pytest.raises(ValueError, match="q is empty"):
         ql.QTensor(empty, torch.tensor(0.1), zero, ql.Scheme())
+
+
+@pytest.mark.parametrize("dtype, largest", [(torch.float16, 65504.0), (torch.bfloat16, None)])
+def test_a_value_too_large_for_half_becomes_its_largest_number(dtype, largest):
+    """The zero point's rounding moves an end of the range by up to half a step, past 65504."""
+    largest = largest or torch.finfo(dtype).max
+    x = ql.QTensor(
+        torch.tensor([127, -127], dtype=torch.int8),
+        torch.tensor(1.001 * largest / 127),
+        torch.tensor(0, dtype=torch.int8),
+        SYMMETRIC,
+    )
+    assert x.dequantize(dtype).tolist() == [largest, -largest]
+    r = torch.tensor([65504.0, -300.0]).half()
+    fake = ql.fake_quantize(r, ql.Scheme(3))
+    assert fake.isfinite().all() and torch.equal(
+        fake, ql.quantize(r, ql.Scheme(3)).dequantize(r.dtype)
+    )
+
+
+def test_an_out_that_overlaps_itself_is_refused():
+    r = torch.randn(3, 4)
+    out = torch.zeros(12, dtype=torch.int8)
+    with pytest.raises(ValueError, match="out overlaps itself"):
+        ql.quantize(r, out=out.as_strided((3, 4), (2, 1)))
+    assert not out.any()
+    assert ql.quantize(r, out=out.as_strided((3, 4), (1, 3))).q.shape == (3, 4)

@@ -151,7 +151,7 @@ each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("granularity", [ql.PerAxis(0), ql.PerAxis(1), ql.PerGroup(3, 0)])
 def test_each_block_has_the_range_it_has_alone(way, granularity):
     """Groups of 3 among 8 rows: the last has two, filled up with copies that must not count."""
-    r = normals(8, 5) * torch.tensor([1.0, 100.0, 0.01, 3.0, 0.0])
+    r = normals(8, 3) * torch.tensor([1.0, 100.0, 0.0])
     r[7] *= 50  # in the short group, and last
     scheme = ql.Scheme(4, granularity=granularity)
     low, high = way(r, scheme)
@@ -184,7 +184,7 @@ def plain_tensor(r):
 
 
 @pytest.mark.parametrize("way", [w for name, w in WAYS.items() if name != "moving_average"])
-@settings(max_examples=50)
+@settings(max_examples=15)
 @given(problem=problems(bits=(2, 4, 8)))
 def test_ranges_lie_within_the_values_and_can_be_used(way, problem):
     r, scheme = problem
@@ -208,6 +208,12 @@ def test_percentiles_are_numpys_taken_outwards(problem, percent):
     for block, inside in blocks.items():
         assert high[block] == np.percentile(inside, percent, method="higher")
         assert low[block] == -np.percentile([-x for x in inside], percent, method="higher")
+
+
+@pytest.mark.parametrize("n, percent, rank", [(1001, 99.9, 999), (2001, 99.9, 1998), (101, 55, 55)])
+def test_a_rank_that_is_whole_is_not_rounded_up(n, percent, rank):
+    """(n - 1) * 99.9 / 100 is whole here; (n - 1) * 0.999 in floats is a little more."""
+    assert percentile(torch.arange(float(n)), percent=percent)[1] == rank
 
 
 def test_a_hundred_percent_is_min_max_and_less_clips_no_more_than_it_says():
@@ -400,7 +406,7 @@ def slow_divergences(values, scheme, bins, every=1):
         limit = np.float32(min(k * width, top))
         ends = np.float32(max(low, -limit)), np.float32(min(high, limit))
         s, z = qparams_of_range(*ends, scheme)
-        if s < width:
+        if s < width or 2 * sum(n for b, n in counts.items() if -k <= b < k) < sum(counts.values()):
             continue
         p, codes = [0.0] * (2 * k), []
         for b, n in counts.items():
@@ -441,6 +447,14 @@ def test_with_many_bins_the_limits_tried_are_every_fourth():
     divergences = slow_divergences(r.tolist(), scheme, bins=KL_BINS, every=4)
     limit = max(-low.item(), high.item())
     assert divergences[limit] == pytest.approx(min(divergences.values()), rel=1e-9)
+
+
+def test_entropy_never_clips_most_of_the_values():
+    """With all values in one end code P and Q would be equal, and their divergence 0."""
+    for r, bits in ((DATA["normal"] + 10, 8), (DATA["normal"].abs() / 10 + 1, 4)):
+        low, high = entropy(r, ql.Scheme(bits))
+        assert ((r >= low) & (r <= high)).float().mean() >= 0.5
+        assert high > 0.9 * r.max()
 
 
 def test_with_too_few_bins_entropy_is_min_max():
@@ -627,6 +641,14 @@ def test_no_range_before_a_batch_and_a_refused_batch_leaves_no_trace(take):
     with pytest.raises(ValueError, match="infinite"):
         observer.observe(torch.tensor([INF, 7.0]))
     assert same(before, observer.range())
+
+
+def test_a_histogram_refuses_what_its_bins_cannot_reach():
+    observer = MSEObserver()
+    with pytest.raises(ValueError, match="a histogram ends at 2\\^1022. Scale the batch down"):
+        observer.observe(torch.tensor([1e308, 0], dtype=torch.float64))
+    with pytest.raises(ValueError, match="No batch was observed"):
+        observer.range()
 
 
 def test_batches_of_other_shapes():

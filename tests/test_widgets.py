@@ -1,6 +1,7 @@
 """The live figures of `qlesson.teach.widgets`: what they show, and that it is true."""
 
 import base64
+import html
 import re
 import subprocess
 import sys
@@ -74,7 +75,7 @@ def test_a_control_changes_picture_and_words(notebook, name):
         sentences, draw = declaration.look(**figure.settings)
         assert facts(figure.figure) == facts(draw())
         assert figure.sentences == sentences
-        assert all(sentence.split(":")[0] in figure.words.value for sentence in sentences)
+        assert all(html.escape(sentence) in figure.words.value for sentence in sentences)
         data, _ = figure._repr_mimebundle_()
         assert "\n".join(facts(draw())) in data["text/plain"]
 

@@ -1,10 +1,10 @@
-"""`python -m qlesson.authoring refresh|lint`, run at the root of the checkout."""
+"""`python -m qlesson.authoring refresh|lint|slides`, run at the root of the checkout."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from qlesson.authoring import lint, refresh
+from qlesson.authoring import lint, refresh, slides
 
 NOTEBOOKS = Path("notebooks")
 
@@ -16,11 +16,15 @@ def main(argv=None):
     command.add_argument("--check", action="store_true", help="only say what would change")
     command.add_argument("names", nargs="*", help="as in 05; all, if none is named")
     commands.add_parser("lint", help="check the rules of the notebooks, print their sizes")
+    command = commands.add_parser("slides", help="write a deck of each into build/slides")
+    command.add_argument("names", nargs="*", help="as in 05; all, if none is named")
     options = parser.parse_args(argv)
     if not NOTEBOOKS.is_dir():
         parser.error("run this at the root of the checkout, where notebooks/ is")
     if options.command == "refresh":
         return refresh.main(NOTEBOOKS, options.names, options.check)
+    if options.command == "slides":
+        return slides.main(NOTEBOOKS, options.names)
     return lint.main(NOTEBOOKS, Path("README.md"))
 
 

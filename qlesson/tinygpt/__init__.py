@@ -7,6 +7,7 @@ model.generate('The "for" statement', 80)
 tinygpt.perplexity(tinygpt.quantized(model, ql.Scheme(bits=4)))
 """
 
+from qlesson.tinygpt.cache import PER_CHANNEL, PER_TOKEN, KVCache
 from qlesson.tinygpt.model import (
     GPT,
     VOCABULARY,
@@ -20,17 +21,34 @@ from qlesson.tinygpt.model import (
     quantized,
     weight_matrices,
 )
+from qlesson.tinygpt.plan import (
+    divergence,
+    greedy_plan,
+    model_bytes,
+    packed_bytes,
+    sensitivity,
+    squared_error,
+)
 
 __all__ = [
     "Config",
     "GPT",
+    "KVCache",
+    "PER_CHANNEL",
+    "PER_TOKEN",
     "VOCABULARY",
     "calibration_text",
     "decode",
+    "divergence",
     "encode",
+    "greedy_plan",
     "heldout_text",
     "load",
+    "model_bytes",
+    "packed_bytes",
     "perplexity",
     "quantized",
+    "sensitivity",
+    "squared_error",
     "weight_matrices",
 ]

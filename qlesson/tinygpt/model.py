@@ -9,6 +9,7 @@ next. The architecture is GPT-2's (Radford et al. 2019); data, training and limi
 import copy
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,13 +18,14 @@ from safetensors import safe_open
 from torch import nn
 
 from qlesson.kernels import best_device
-from qlesson.qtensor import quantize
+from qlesson.qtensor import fake_quantize, quantize
+from qlesson.tinygpt.cache import BLOCK, KVCache
 
 FOLDER = Path(__file__).parent
 VOCABULARY = "\n" + "".join(chr(i) for i in range(32, 127) if chr(i) not in "$`")
 NUMBER = {character: i for i, character in enumerate(VOCABULARY)}
 MEASURED = 16_384  # held-out characters that perplexity predicts
-WINDOWS_AT_ONCE = 16  # bounds the memory that perplexity takes; changes no result
+WINDOWS_AT_ONCE = 16  # bounds the memory that perplexity takes; changes no result in float
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,11 @@ class Attention(nn.Module):
         batch, time, width = x.shape
         qkv = self.qkv(x).view(batch, time, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [batch, heads, time, width / heads]
-        before = cache.get(self) if cache else None
-        if before:
-            k, v = torch.cat([before[0], k], dim=2), torch.cat([before[1], v], dim=2)
         if cache is not None:
-            cache[self] = k, v
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=before is None)
+            k, v = cache.extend(self, k, v)
+        past = k.shape[2] - time
+        seen = q.new_ones(time, past + time, dtype=torch.bool).tril(past) if past else None
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=past == 0)
         return self.out(y.transpose(1, 2).reshape(batch, time, width))
 
 
@@ -110,10 +111,10 @@ class GPT(nn.Module):
     def forward(self, ids, cache=None):
         """ids, integers [batch, time] -> logits [batch, time, 94].
 
-        cache, a dict that starts empty, keeps the keys and values of the characters read so far;
-        once it is filled, ids holds the one character that follows: [batch, 1].
+        cache, a `KVCache`, keeps the keys and values of the characters read so far; ids are then
+        the characters that follow them.
         """
-        past = next(iter(cache.values()))[0].shape[2] if cache else 0
+        past = 0 if cache is None else cache.length
         positions = torch.arange(past, past + ids.shape[1], device=ids.device)
         x = self.dropout(self.token_embedding(ids) + self.position_embedding(positions))
         for block in self.blocks:
@@ -121,28 +122,30 @@ class GPT(nn.Module):
         return F.linear(self.norm(x), self.token_embedding.weight)
 
     @torch.no_grad()
-    def generate(self, prompt, n, seed=0, temperature=0.8):
+    def generate(self, prompt, n, seed=0, temperature=0.8, new_cache=KVCache):
         """The n characters that the model writes after the prompt.
 
         The next character is argmax(logits / temperature + noise), noise = -log(-log(u)) with
         u uniform: a draw from softmax(logits / temperature), known as Gumbel's trick. The noise
         depends on the seed alone, so two models part only where their logits differ enough.
         temperature=0 takes the most likely character. A full context goes on with its later half.
+        new_cache() makes the empty cache; None reads the whole window again for each character.
         """
         _check_request(n, temperature)
         noise = _gumbel_noise(n, seed) if temperature > 0 else torch.zeros(n, 1)
-        window, cache, written = encode(prompt)[-self.config.context :], {}, []
+        new_cache = new_cache or (lambda: None)
+        window, cache, written = encode(prompt)[-self.config.context :], new_cache(), []
         for i in range(n):
             logits = self._next_logits(window, cache)
             written.append(int((logits / (temperature or 1) + noise[i]).argmax()))
             window = torch.cat([window, torch.tensor(written[-1:])])
             if len(window) > self.config.context:
-                window, cache = window[-(self.config.context // 2) :], {}
+                window, cache = window[-(self.config.context // 2) :], new_cache()
         return decode(written)
 
     def _next_logits(self, window, cache):
         """Logits [94] of the character after window [time], float64 on the CPU; fills the cache."""
-        new = window[-1:] if cache else window
+        new = window[-1:] if cache is not None and cache.length else window
         device = self.token_embedding.weight.device
         return self(new[None].to(device), cache)[0, -1].double().cpu()
 
@@ -186,22 +189,30 @@ def calibration_text():
 
 
 @torch.no_grad()
-def perplexity(model, text=None, n=MEASURED):
+def perplexity(model, text=None, n=MEASURED, new_cache=None):
     """exp(mean of -log p(character | those before it)), p from 1/94 (a blind guess) to 1.
 
     Perplexity 3 means: as unsure as one who guesses among 3 characters. Measured on the first n
     characters of text (None: the held-out text) in windows of 256, a rest left out; within its
     window a character is predicted from the 1 to 256 before it.
+
+    With new_cache, a window is read in pieces of 32 characters through the cache new_cache()
+    makes: what it quantizes is what later pieces see, as when the model writes.
     """
+    inputs, targets = windows(model, heldout_text() if text is None else text, n)
+    pairs = zip(inputs.split(WINDOWS_AT_ONCE), targets.split(WINDOWS_AT_ONCE), strict=True)
+    total = sum(_loss(model, x, y, new_cache and new_cache()) for x, y in pairs)
+    return math.exp(total / targets.numel())
+
+
+def windows(model, text, n):
+    """The first n characters of text, and those that follow each: two of [n / 256, 256]."""
     context, device = model.config.context, model.token_embedding.weight.device
-    ids = encode(heldout_text() if text is None else text).to(device)
+    ids = encode(text).to(device)
     n = min(n, len(ids) - 1) // context * context
     if n < context:
         raise ValueError(f"Give n >= {context} and a text of at least {context + 1} characters.")
-    inputs, targets = ids[:n].view(-1, context), ids[1 : n + 1].view(-1, context)
-    pairs = zip(inputs.split(WINDOWS_AT_ONCE), targets.split(WINDOWS_AT_ONCE), strict=True)
-    total = sum(_loss(model, x, y) for x, y in pairs)
-    return math.exp(total / n)
+    return ids[:n].view(-1, context), ids[1 : n + 1].view(-1, context)
 
 
 def weight_matrices(model):
@@ -217,11 +228,15 @@ def weight_matrices(model):
     }
 
 
-def quantized(model, scheme):
+def quantized(model, scheme, activations=None):
     """A copy of the model with every matrix W of `weight_matrices` replaced by W_hat.
 
     W_hat = quantize(W, scheme).dequantize(): the values after the round trip, in float. A dict of
     name -> Scheme quantizes the matrices it names, each in its own way, and leaves the others.
+
+    activations, a Scheme, does the same to the input of every linear layer, as it comes: it is
+    seen as [characters, inputs], and PerAxis(0) is a scale per character. `quantize_model` of
+    `qlesson.layers` computes such a layer on integers, up to 8 bits (notebook 09).
     """
     model = copy.deepcopy(model)
     matrices = weight_matrices(model)
@@ -231,7 +246,15 @@ def quantized(model, scheme):
         raise ValueError(f"No matrix is named {sorted(unknown)}: see weight_matrices(model).")
     for name, its_scheme in schemes.items():
         matrices[name].copy_(quantize(matrices[name], its_scheme).dequantize())
+    if activations:
+        for layer in (m for m in model.modules() if isinstance(m, nn.Linear)):
+            layer.register_forward_pre_hook(partial(_quantize_input, activations))
     return model
+
+
+def _quantize_input(scheme, layer, inputs):
+    (x,) = inputs
+    return fake_quantize(x.reshape(-1, x.shape[-1]), scheme).view_as(x)
 
 
 def _check_request(n, temperature):
@@ -248,9 +271,10 @@ def _gumbel_noise(n, seed):
     return -torch.log(-torch.log(u))
 
 
-def _loss(model, inputs, targets):
+def _loss(model, inputs, targets, cache=None):
     """Sum of -log p(target) over windows [batch, time], in nats, without dropout."""
     training = model.training
-    logits = model.eval()(inputs)
+    pieces = inputs.split(BLOCK, dim=1) if cache else (inputs,)
+    logits = torch.cat([model.eval()(piece, cache) for piece in pieces], dim=1)
     model.train(training)
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()

@@ -24,6 +24,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 CHROMIUM = next(
     filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
 )
+NEWS = "@jupyterlab/apputils-extension:announcements"  # its question would cover the page
 FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
     --disable-component-update --disable-sync""".split()
 
@@ -58,9 +59,15 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A page with JupyterLab on copies of the notebooks, nobody's settings, no network."""
+    """A page with JupyterLab as `make lab` starts it, on copies of the notebooks."""
     tmp = tmp_path_factory.mktemp("lab")
     copies.copy(ROOT / "notebooks", tmp / "notebooks")
+    settings = tmp / "JUPYTER_CONFIG_DIR"
+    (settings / "labconfig").mkdir(parents=True)
+    no_news = f'{{"disabledExtensions": {{"{NEWS}": true}}}}'
+    (settings / "labconfig" / "page_config.json").write_text(no_news)
+    server_config = ROOT / "qlesson" / "teach" / "server_config.py"
+    shutil.copyfile(server_config, settings / "jupyter_server_config.py")
     port = free_port()
     places = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
     log = (tmp / "log").open("w")

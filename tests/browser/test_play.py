@@ -179,3 +179,23 @@ def test_nothing_is_clipped_at_800_pixels_light_or_dark(running):
             assert inner["x"] + inner["width"] <= outer["x"] + outer["width"]
             screenshot(running, f"play-{notebook}-800-{theme.split()[1].lower()}")
     running.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_a_saved_figure_is_its_picture_when_opened_again(running):
+    """JupyterLab would show "model not found" once the kernel is gone."""
+    panel = running.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
+    running.evaluate("() => jupyterapp.shell.currentWidget.context.save()")
+    assert live(running, 0).locator("img.widget-image").count() == 1  # saving ends nothing
+    running.evaluate(
+        "async name => { const w = jupyterapp.shell.currentWidget;"
+        " await w.sessionContext.shutdown(); w.close();"
+        " await jupyterapp.commands.execute('docmanager:open', {path: name}) }",
+        NAME,
+    )
+    panel.locator(".jp-CodeCell").first.wait_for()
+    for number, notebook in enumerate(DECLARATIONS):
+        cell(running, number).scroll_into_view_if_needed()
+        picture = cell(running, number).locator(".jp-OutputArea img")
+        assert picture.evaluate("async i => { await i.decode(); return i.naturalWidth }") == 700
+        assert "not found" not in cell(running, number).inner_text()
+        screenshot(running, f"play-{notebook}-reopened")

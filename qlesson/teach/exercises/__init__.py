@@ -1,4 +1,4 @@
-"""Exercises that check themselves: `check`, `hint`, `solution` and `progress`.
+"""Exercises that check themselves: `check`, `hint`, `solution`, `progress` and `catch_up`.
 
 Each notebook has a file here, e01.py for notebook 01, and each exercise is one block in it:
 
@@ -43,8 +43,10 @@ import json
 import math
 import pkgutil
 import re
+import sys
 import textwrap
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -54,7 +56,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from qlesson.teach.exercises.verdict import in_short, judge
+from qlesson.teach.exercises.verdict import in_short, judge, untouched
 
 PROGRESS_FILE = ".qlesson_progress.json"
 
@@ -74,7 +76,7 @@ def check(id, answer=None, *, seed=None):
         return
     verdict = judge(ex, answer, seed)
     if verdict.state == "passed":
-        _remember(ex.id)
+        _remember(ex.id, "passed")
     print(verdict.text)
 
 
@@ -99,13 +101,35 @@ def solution(id):
 
 
 def progress():
-    """Print which exercises are passed, in this session or noted beside the notebooks."""
-    done = _passed()
+    """Print which exercises are passed or shown, in this session or noted beside the notebooks."""
+    states = _states()
     for notebook in sorted({ex.notebook for ex in exercises().values()}):
         ids = [ex.id for ex in exercises().values() if ex.notebook == notebook]
-        states = [f"{id} {'passed' if id in done else '-':9}" for id in ids]
-        print(f"{notebook}  {''.join(states)}".rstrip())
-    print(f"{len(done)} of {len(exercises())} passed")
+        row = "".join(f"{id} {states.get(id, '-'):9}" for id in ids)
+        print(f"{notebook}  {row}".rstrip())
+    print(f"{list(states.values()).count('passed')} of {len(exercises())} passed")
+
+
+def catch_up(to):
+    """Define the answers of the exercises up to this one that are still open here.
+
+    to  the number of an exercise, "2.2", or of a notebook, 2, for all of its exercises
+
+    What you have written stays as it is. What is filled in counts as shown, not as passed, and
+    solution("2.2") prints its code and its reason.
+    """
+    here = vars(sys.modules["__main__"])
+    for ex in map(exercises().get, _up_to(to)):
+        names = ex.name.strip("()").split(", ")
+        values = [copy(ex.right)] if len(names) == 1 else ex.right
+        found = [here[n] for n in names if n in here and here[n] is not _filled_in.get(n)]
+        if found and not untouched(ex, found[0] if len(names) == 1 else found):
+            print(f"{ex.id}  {ex.name} is yours and stays")
+            continue
+        _filled_in.update(zip(names, values, strict=True))
+        here.update(zip(names, values, strict=True))
+        _remember(ex.id, "shown")
+        print(f"{ex.id}  {f'{ex.name} is defined' if ex.spec else ex.answered}")
 
 
 # What a block is made of
@@ -260,7 +284,8 @@ def exercises() -> dict[str, Exercise]:
 
 _known: dict[str, Exercise] = {}
 _hints_given: dict[str, int] = {}
-_passed_here: set[str] = set()
+_filled_in: dict[str, Any] = {}  # by catch_up, so that a second call knows them
+_states_here: dict[str, str] = {}
 
 
 def _find(id):
@@ -268,6 +293,16 @@ def _find(id):
     if ex is None:
         print(f"There is no exercise {id}. There are: {', '.join(exercises())}.")
     return ex
+
+
+def _up_to(to) -> list[str]:
+    """The ids of the exercises up to an exercise or the end of a notebook; a sentence if none."""
+    wanted = str(to).strip()
+    ids = list(exercises())
+    ends = [i for i in ids if i == wanted or i.split(".")[0] == wanted.lstrip("0")]
+    if not ends:
+        print(f"There is no exercise or notebook {to}. There are: {', '.join(ids)}.")
+    return ids[: ids.index(ends[-1]) + 1] if ends else []
 
 
 def _source(fn) -> str:
@@ -287,17 +322,20 @@ def _unwrapped(doc) -> str:
 # What is passed
 
 
-def _passed() -> set[str]:
+def _states() -> dict[str, str]:
+    """By exercise, "passed" or "shown", as noted beside the notebooks and in this session."""
     try:
-        noted = set(json.loads(Path(PROGRESS_FILE).read_text()))
+        noted = dict(json.loads(Path(PROGRESS_FILE).read_text()))
     except (OSError, ValueError, TypeError):
-        noted = set()
-    return (noted | _passed_here) & set(exercises())
+        noted = {}
+    found = {id: state for id, state in noted.items() if state in ("passed", "shown")}
+    return {id: state for id, state in (found | _states_here).items() if id in exercises()}
 
 
-def _remember(id):
-    """Note a pass for this session, and beside the notebooks where that can be written."""
-    _passed_here.add(id)
+def _remember(id, state):
+    """Note it for this session, and beside the notebooks where that can be written."""
+    if _states().get(id) != "passed":
+        _states_here[id] = state
     with contextlib.suppress(OSError):
         if any(Path().glob("*.ipynb")):
-            Path(PROGRESS_FILE).write_text(json.dumps(sorted(_passed())) + "\n")
+            Path(PROGRESS_FILE).write_text(json.dumps(_states()) + "\n")

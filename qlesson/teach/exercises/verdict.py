@@ -28,7 +28,7 @@ class Verdict(NamedTuple):
 def judge(ex, answer, seed=None) -> Verdict:
     """The verdict on an answer, whatever it is."""
     try:
-        if _untouched(ex, answer):
+        if untouched(ex, answer):
             return Verdict("untouched", f"{ex.id} not attempted yet")
         if ex.spec:
             return _judge_function(ex, answer, seed)
@@ -43,7 +43,8 @@ def _no(ex, *lines, recognised=None):
     return Verdict("wrong", f"{text}\n{textwrap.fill(last, 79)}", recognised)
 
 
-def _untouched(ex, answer) -> bool:
+def untouched(ex, answer) -> bool:
+    """Whether the answer is what the stub left: nothing, or the stub's own function."""
     if answer is None or answer is ...:
         return True
     if isinstance(answer, (list, tuple)):

@@ -260,6 +260,43 @@ def spread_words(ax, at, words, start, y, limits, place=lambda x: x):
         )
 
 
+def name_points(fig, ax, points):
+    """A word beside each point, on the side where it covers least of the curves and the words."""
+    if fig.get_layout_engine():
+        fig.draw_without_rendering()  # fixes the layout, so that data have places in pixels
+    ax.autoscale_view()
+    taken = [np.zeros((0, 2))]
+    for line in (line for line in ax.get_lines() if line.get_marker() != "None"):
+        xy = ax.transData.transform(np.column_stack(line.get_data()))
+        taken += [
+            a + (b - a) * np.linspace(0, 1, 30)[:, None]
+            for a, b in zip(xy[:-1], xy[1:], strict=True)
+        ]
+    taken = np.concatenate(taken)
+    for x, y, word, color in points:
+        at = ax.transData.transform((x, y))
+        size = np.array([len(word) * 0.62 * SMALL, 1.25 * SMALL]) * fig.dpi / 72
+        best = None
+        for side in SIDES:
+            corner = at + side * 9 + np.minimum(side, 0) * size - (side == 0) * size / 2
+            inside = np.all((taken > corner - 1) & (taken < corner + size + 1), axis=1).sum()
+            if best is None or inside < best[0]:
+                best = (inside, side, corner)
+        _, side, corner = best
+        grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 8)] * 2), axis=-1).reshape(-1, 2)
+        taken = np.concatenate([taken, corner + grid * size])
+        ax.annotate(
+            word,
+            (x, y),
+            side * 6,
+            textcoords="offset points",
+            fontsize=SMALL,
+            color=color,
+            ha=("right", "center", "left")[int(side[0]) + 1],
+            va=("top", "center", "bottom")[int(side[1]) + 1],
+        )
+
+
 PLAIN = FuncFormatter(lambda v, _: f"{v:g}")
 SIDES = np.array([(1, -1), (1, 1), (-1, 1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1)])
 PALE = "#f0f0f0"

@@ -185,15 +185,29 @@ class LiveFigure(ipywidgets.VBox):
 
 
 # ipywidgets gives a slider's handle no accessible name, a picture no alt text and its text no live
-# region, so a screen reader would say "slider, 3.5" and nothing about what that changed. Replacing
-# the text runs this in the page: each handle gets the name that stands beside it, the picture its
-# sentence, and the text is read out when it changes. Where scripts are forbidden, no more is lost.
+# region, so a screen reader would say "slider, 2.0999999999999996" and nothing about what that
+# changed. Replacing the text runs this in the page: each handle gets the name that stands beside it
+# and rounds what it says, the picture gets its sentence, and the text is read out when it changes.
+# A drop-down keeps its keys from JupyterLab, which would go to another cell at an arrow and cut
+# this one at an x. Where scripts are forbidden, no more is lost.
 _SAY_WHAT_IT_IS = textwrap.dedent("""\
     <img alt="{}" src="data:," style="display: none" onerror="
       const all = this.closest('.qlesson-play');
       all.querySelector('img.widget-image').alt = this.alt;
-      for (const s of all.querySelectorAll('.widget-slider'))
-        s.querySelector('[role=slider]').setAttribute('aria-label', s.firstChild.textContent);
+      for (const s of all.querySelectorAll('.widget-slider')) {{
+        const handle = s.querySelector('[role=slider]');
+        const round = () => {{
+          const text = String(parseFloat((+handle.ariaValueText).toFixed(4)));
+          if (text != 'NaN' && text != handle.ariaValueText) handle.ariaValueText = text;
+        }};
+        handle.setAttribute('aria-label', s.firstChild.textContent);
+        handle.rounds ??= new MutationObserver(round);
+        handle.rounds.observe(handle, {{attributeFilter: ['aria-valuetext']}});
+        round();
+      }}
+      for (const s of all.querySelectorAll('select')) s.onkeydown = event => {{
+        if (!event.shiftKey && !event.ctrlKey && !event.metaKey) event.stopPropagation();
+      }};
       this.parentNode.setAttribute('aria-live', 'polite')">
     """)
 

@@ -1,0 +1,42 @@
+"""SmoothQuant (Xiao et al. 2022, arXiv:2211.10438): move outliers from inputs into weights.
+
+Dividing input channel j by s_j and multiplying column j of the weight by s_j changes no output:
+
+    x W^T = (x / s) (W * s)^T
+
+An input channel with outliers gets a large s_j. Then the inputs are easy to quantize, and the
+weight is a little harder (notebook 11).
+"""
+
+import torch
+from torch import Tensor
+
+from qlesson.methods.result import Result, checked
+from qlesson.qtensor import quantize
+from qlesson.scheme import Scheme
+
+
+@torch.no_grad()
+def smoothing_scales(weight: Tensor, inputs: Tensor, alpha: float = 0.5) -> Tensor:
+    """s_j = max|X_j|^alpha / max|W_j|^(1 - alpha), [in]   (equation 4 of the paper).
+
+    alpha = 0 makes every column of the weight equally large, alpha = 1 every input channel.
+    A channel whose inputs or weights are all zero gets s_j = 1.
+    """
+    weight, inputs = checked(weight, inputs)
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be a number from 0 to 1, got {alpha!r}.")
+    x_max, w_max = inputs.abs().amax(dim=0).double(), weight.abs().amax(dim=0).double()
+    s = x_max.pow(alpha) / w_max.pow(1 - alpha)
+    return torch.where((x_max > 0) & (w_max > 0), s, 1).float()
+
+
+@torch.no_grad()
+def smoothquant(weight: Tensor, inputs: Tensor, scheme: Scheme, alpha: float = 0.5) -> Result:
+    """Quantize W * s; the inputs are to be multiplied by 1 / s, and then quantized too.
+
+    weight  [out, in]
+    inputs  [samples, in], for the largest magnitude of each channel
+    """
+    s = smoothing_scales(weight, inputs, alpha)
+    return Result(quantize(weight.detach() * s, scheme), factor=1 / s)

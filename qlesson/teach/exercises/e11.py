@@ -1,0 +1,201 @@
+"""The exercises of notebook 11, better than rounding."""
+
+import torch
+from torch import tensor
+
+from qlesson.teach.exercises import exercise, fault, right, wrong
+
+WEIGHTS, INPUTS = (0.4, 0.6), (1, -1)
+
+
+def weight_and_output_error(codes):
+    """Exercise 11.1: sum of squared weight errors, and the squared output error."""
+    off = [w - c for w, c in zip(WEIGHTS, codes, strict=True)]
+    return sum(d * d for d in off), sum(d * x for d, x in zip(off, INPUTS, strict=True)) ** 2
+
+
+def both_errors(a1, a2, b1, b2):
+    return *weight_and_output_error((a1, a2)), *weight_and_output_error((b1, b2))
+
+
+@exercise("11.1", "The better weights lose", "construct a counterexample", difficulty=2, minutes=6)
+class BetterWeightsLose:
+    """
+    A layer has two weights, 0.4 and 0.6, and meets one input, (1, -1), so its output is
+    0.4 - 0.6 = -0.2. Its codes are whole numbers, with scale 1. Give two ways to round the pair,
+    A = (a1, a2) and B = (b1, b2): A has the smaller weight error (the sum of both squared errors),
+    B the smaller output error.
+    """
+
+    hints = (
+        "Rounding to nearest always has the smallest weight error: let that be A.",
+        "The second input is negative. Two errors of which signs cancel in the output?",
+        "Round both weights down, or both up: the errors have one sign and cancel, but for 0.2.",
+    )
+    why = """A = (0, 1) is nearest: its errors are 0.4 and -0.4, and the output, with the second
+        input negative, adds them to 0.8. B = (0, 0) errs by 0.4 and 0.6, which is more, but in the
+        output 0.6 is subtracted from 0.4."""
+    stub = "a1, a2, b1, b2 = ..., ..., ..., ..."
+    right = [0, 1, 0, 0]
+
+    def facts(a1, a2, b1, b2):
+        wa, ya, wb, yb = both_errors(a1, a2, b1, b2)
+        return (
+            f"A has weight error {wa:.2f} and output error {ya:.2f}, "
+            f"B has weight error {wb:.2f} and output error {yb:.2f}."
+        )
+
+    @fault("All four must be whole numbers: the codes of this layer.", (0.4, 1, 0, 0))
+    def not_whole(*numbers):
+        return any(x != round(x) for x in numbers)
+
+    @fault("A and B are the same pair. One of the two weights must be rounded otherwise.", [0] * 4)
+    def equal(a1, a2, b1, b2):
+        return (a1, a2) == (b1, b2)
+
+    @fault("A and B are exchanged: A is the pair with the smaller weight error.", (0, 0, 0, 1))
+    def exchanged(*numbers):
+        wa, ya, wb, yb = both_errors(*numbers)
+        return wb < wa - 1e-9 and ya < yb - 1e-9
+
+    @fault(
+        "The weight error of A is not the smaller one. What does rounding to nearest give?",
+        (0, 0, 1, 1),
+    )
+    def weights_not_better(*numbers):
+        wa, _, wb, _ = both_errors(*numbers)
+        return wa > wb - 1e-9
+
+    @fault(
+        "The output error of B is not the smaller one. Its two errors should cancel: the second "
+        "input is negative, so they need the same sign.",
+        (0, 1, 1, 0),
+    )
+    def output_not_better(*numbers):
+        _, ya, _, yb = both_errors(*numbers)
+        return yb > ya - 1e-9
+
+
+@exercise("11.2", "A protected column", "predict a number", difficulty=1, minutes=4)
+class Protected:
+    """
+    A row of weights is rounded with a step of 0.2. AWQ multiplies one of its columns by 4 before
+    rounding and divides it by 4 after; the step stays 0.2. Nothing is clipped. What is now the
+    largest error that a weight of this column can have, and by what factor does its mean squared
+    error fall, roughly?
+    """
+
+    hints = (
+        "Rounding the multiplied weight moves it by at most half a step. What follows?",
+        "Dividing by 4 divides the error by 4 too.",
+        "0.1 / 4, and a square of an error 4 times smaller.",
+    )
+    why = """Rounding moves the multiplied weight by at most 0.1, and dividing by 4 leaves 0.025.
+        An error 4 times smaller has a square 16 times smaller: two more bits, for one column."""
+    stub = "my_largest, my_factor = ..., ..."
+    right = (0.025, 16)
+    within = (0.0005, 0.5)
+    wrong = [
+        ((0.1, ...), "That is the bound without AWQ. The division by 4 comes after rounding."),
+        ((0.05, ...), "Rounding moves a number by half a step, not by a whole one."),
+        ((0.4, ...), "The weight was multiplied before. After rounding it is divided by 4."),
+        ((0.00625, ...), "The error is 4 times smaller, not 16 times: only its square is."),
+        ((..., 4), "The error is 4 times smaller. The question is about its square."),
+        ((..., 2), "That is the root of 4. The square of 1/4 is 1/16."),
+        ((..., 8), "The square of 4 is 16."),
+    ]
+
+
+@exercise("11.3", "Errors that do not cancel", "repair a bug", difficulty=3, minutes=8)
+class AfterColumn:
+    """
+    One step of GPTQ. Column `j` of the row `w` has been rounded to `w_hat`. The function should
+    put `w_hat` in its place, leave the earlier columns as they are, and move the later ones so
+    that they make up for the error; `u` is the matrix U. It has two faults, and with it the output
+    error grows. Repair both.
+    """
+
+    hints = (
+        "Compare it with the formula for e and for the move of the later columns, above.",
+        "e is the error divided by a number from the diagonal of U.",
+        "e = (w[j] - w_hat) / u[j, j], and the later columns move by -e * u[j, j + 1 :].",
+    )
+    why = """The move is -e * U[j, j+1:] with e = (w_j - w_hat_j) / U[j, j]. For inputs that go
+        together the entries of U beyond the diagonal are negative, so the minus turns an error
+        into an opposite one."""
+    stub = """
+        def after_column(w, w_hat, j, u):
+            e = w[j] - w_hat
+            row = w.clone()
+            row[j] = w_hat
+            row[j + 1 :] += e * u[j, j + 1 :]
+            return row
+        """
+
+    @right
+    def after_column(w, w_hat, j, u):
+        e = (w[j] - w_hat) / u[j, j]
+        row = w.clone()
+        row[j] = w_hat
+        row[j + 1 :] -= e * u[j, j + 1 :]
+        return row
+
+    def spec(w, w_hat, j, u):
+        e = (w[j] - w_hat) / u[j][j]
+        return [
+            float(x) if k < j else float(w_hat) if k == j else x - e * u[j][k]
+            for k, x in enumerate(w)
+        ]
+
+    def cases(rng):
+        yield tensor([0.5, 0.5]), 0.0, 0, tensor([[2.0, -1.0], [0.0, 1.0]])
+        yield tensor([0.5, 0.5]), 0.0, 1, tensor([[2.0, -1.0], [0.0, 4.0]])
+        yield tensor([0.5, 0.5]), 1.0, 0, tensor([[2.0, -1.0], [0.0, 1.0]])
+        for _ in range(20):
+            n = rng.randint(2, 4)
+            w = tensor([rng.randint(-20, 20) / 8 for _ in range(n)])
+            u = tensor([[rng.choice((-3, -2, -1, 2, 3)) / 2 for _ in range(n)] for _ in range(n)])
+            u = u.triu(1) + torch.diag(tensor([rng.choice((0.5, 2.0, 4.0)) for _ in range(n)]))
+            j = rng.randrange(n)
+            yield w, float(round(w[j].item())) + rng.choice((0.0, 0.25)), j, u
+
+    @wrong("The two faults are still there: a sign, and a division.")
+    def unchanged(w, w_hat, j, u):
+        row = w.clone()
+        row[j] = w_hat
+        row[j + 1 :] += (w[j] - w_hat) * u[j, j + 1 :]
+        return row
+
+    @wrong("The sign is right now. e is the error divided by u[j, j].")
+    def sign_only(w, w_hat, j, u):
+        row = w.clone()
+        row[j] = w_hat
+        row[j + 1 :] -= (w[j] - w_hat) * u[j, j + 1 :]
+        return row
+
+    @wrong("The division is right now. The move has a minus: it must go against the error.")
+    def division_only(w, w_hat, j, u):
+        row = w.clone()
+        row[j] = w_hat
+        row[j + 1 :] += (w[j] - w_hat) / u[j, j] * u[j, j + 1 :]
+        return row
+
+    @wrong("You multiply by u[j, j]. The error is divided by it.")
+    def multiplied(w, w_hat, j, u):
+        row = w.clone()
+        row[j] = w_hat
+        row[j + 1 :] -= (w[j] - w_hat) * u[j, j] * u[j, j + 1 :]
+        return row
+
+    @wrong("The later columns are right, but column j keeps its old value. It should be w_hat.")
+    def not_stored(w, w_hat, j, u):
+        row = w.clone()
+        row[j + 1 :] -= (w[j] - w_hat) / u[j, j] * u[j, j + 1 :]
+        return row
+
+    @wrong("You take a column of u. Row j of u holds the moves; below the diagonal it is all 0.")
+    def column_of_u(w, w_hat, j, u):
+        row = w.clone()
+        row[j] = w_hat
+        row[j + 1 :] -= (w[j] - w_hat) / u[j, j] * u[j + 1 :, j]
+        return row

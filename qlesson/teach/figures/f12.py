@@ -1,0 +1,97 @@
+"""The pictures of notebook 12: bytes that move, and the time they take."""
+
+import numpy as np
+
+from qlesson.teach.figures import drawing as draw
+
+
+def traffic(rows, floor):
+    """The bytes that every operation reads and writes, one below the other   (notebook 12).
+
+    rows   (operation, bytes read, bytes written) for each value, as they run
+    floor  (bytes read, bytes written) by a single pass that does it all
+    """
+    fig, ax = draw.figure(0.9 + 0.34 * (len(rows) + 1))
+    rows = [*rows, ("one pass", *floor)]
+    names, read, written = zip(*rows, strict=True)
+    at = -np.arange(len(rows))
+    ax.barh(at, read, 0.62, color=draw.SIZE, edgecolor=draw.INK, lw=0.6, label="read")
+    ax.barh(
+        at, written, 0.62, left=read, color=draw.BAR, edgecolor=draw.INK, lw=0.6, label="written",
+        hatch="//",
+    )  # fmt: skip
+    for y, a, b in zip(at, read, written, strict=True):
+        ax.text(a + b + 0.12, y, f"{a + b:g}", va="center", fontsize=draw.SMALL)
+    draw.own_ticks(ax.yaxis, at, names)
+    ax.xaxis.set_major_locator(draw.whole(9))
+    ax.set_xlim(0, 1.08 * max(np.add(read, written)))
+    ax.set_xlabel("bytes for each value")
+    fig.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=10)
+    return fig
+
+
+def times(ms, floor):
+    """How long each contestant takes, on a logarithmic axis   (notebook 12).
+
+    ms     {contestant: milliseconds}
+    floor  the time of one pass over the same bytes, drawn as a line
+    """
+    ms = dict(sorted(ms.items(), key=lambda item: item[1]))
+    fig, ax = draw.figure(0.8 + 0.3 * len(ms))
+    at = -np.arange(len(ms))
+    ax.barh(at, list(ms.values()), 0.62, color=draw.BAR, edgecolor=draw.INK, lw=0.6)
+    for y, t in zip(at, ms.values(), strict=True):
+        ax.text(1.06 * t, y, f"{t:.3g}", va="center", fontsize=draw.SMALL)
+    ax.axvline(floor, color=draw.GRID, ls="--", lw=1.4, label="floor")
+    ax.set_xscale("log")
+    ax.set_xlim(floor / 2, 1.6 * max(ms.values()))
+    draw.own_ticks(ax.xaxis, *_round_ticks(floor / 2, 1.6 * max(ms.values())))
+    draw.own_ticks(ax.yaxis, at, list(ms))
+    ax.set_xlabel("milliseconds; dashed: one pass over the same bytes")
+    return fig
+
+
+def pieces(sizes, ms, floor):
+    """The time of the formula on so many values at a time   (notebook 12).
+
+    sizes  values in a piece; ms  the time for the whole tensor; floor  the time of one pass
+    """
+    fig, ax = draw.figure(2.9)
+    draw.curve(ax, sizes, ms, draw.STYLES[0], "formula in pieces")
+    ax.axhline(floor, color=draw.GRID, ls="--", lw=1.4, label="one pass")
+    ax.set_xscale("log", base=2)
+    powers = np.log2(sizes).round().astype(int)
+    draw.own_ticks(ax.xaxis, sizes, [f"$2^{{{p}}}$" for p in powers])
+    ax.set_ylim(0, 1.1 * max(ms))
+    ax.set_xlabel("values in a piece")
+    ax.set_ylabel("milliseconds")
+    fig.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=10)
+    return fig
+
+
+def roofline(points, gb_per_s):
+    """Values per second against bytes per value, under the roof of memory   (notebook 12).
+
+    points    {name: (bytes moved for each value, values per second)}
+    gb_per_s  the bandwidth of memory: the roof is gb_per_s / bytes
+    """
+    fig, ax = draw.figure(3.3)
+    x = np.geomspace(2, 80, 50)
+    ax.plot(x, gb_per_s / x, color=draw.GRID, lw=1.6, ls="--", label="roof: bandwidth / bytes")
+    for style, (name, (moved, speed)) in zip(draw.STYLES, points.items(), strict=False):
+        ax.plot([moved], [speed / 1e9], style[1], color=style[0], ms=8, ls="", label=name)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlim(2, 80)
+    draw.own_ticks(ax.xaxis, [2, 5, 10, 20, 40, 80], list(map(str, [2, 5, 10, 20, 40, 80])))
+    draw.own_ticks(ax.yaxis, *_round_ticks(*ax.get_ylim()))
+    ax.set_xlabel("bytes moved for each value")
+    ax.set_ylabel("billion values per second")
+    fig.legend(loc="outside right upper", frameon=False, fontsize=10)
+    return fig
+
+
+def _round_ticks(low, high):
+    """1, 3, 10, 30 ... between two numbers, and their words."""
+    at = [m * 10.0**e for e in range(-4, 5) for m in (1, 3) if low <= m * 10.0**e <= high]
+    return at, [f"{t:g}" for t in at]

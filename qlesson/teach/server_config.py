@@ -1,0 +1,20 @@
+"""For Jupyter's server, which reads it as etc/jupyter/jupyter_server_config.py of its environment.
+
+A live figure is saved as its picture. What makes it live is gone with its kernel, and JupyterLab
+would show "model not found" in its place.
+"""
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def save_pictures(model, **kwargs):
+    """Drop the live view where a picture stands beside it, before a notebook is written."""
+    if model["type"] != "notebook" or not model.get("content"):
+        return
+    for cell in model["content"].get("cells", []):
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output["data"].pop(VIEW, None)
+
+
+c.ContentsManager.pre_save_hook = save_pictures  # noqa: F821  c is given by Jupyter

@@ -1,0 +1,87 @@
+"""The keys and values that a model keeps while it writes, in float or quantized   (notebook 10)."""
+
+import torch
+
+from qlesson.granularity import PerGroup
+from qlesson.qtensor import QTensor, quantize
+
+BLOCK = 32
+PER_TOKEN = PerGroup(BLOCK, axis=-1)  # a scale for a character's 32 channels in one head
+PER_CHANNEL = PerGroup(BLOCK, axis=-2)  # a scale for a channel over 32 characters
+
+
+class KVCache:
+    """The keys and values of the characters read so far, for every attention layer.
+
+    Each is [batch, heads, time, channels]. A model that keeps them reads a character once, in
+    place of once for each character that follows it.
+
+    keys, values  the Scheme of either, such as Scheme(4, granularity=PER_CHANNEL); None is float
+
+    Characters are quantized in blocks of 32, once they are complete; those after the last block
+    stay in float. A scale per channel needs a block to share it: KIVI, Liu et al. 2024,
+    arXiv:2402.02750, which quantizes keys per channel and values per token.
+    """
+
+    def __init__(self, keys=None, values=None):
+        self.schemes, self.layers = (keys, values), {}
+
+    @property
+    def length(self) -> int:
+        """Characters read so far."""
+        return next((keys.length for keys, _ in self.layers.values()), 0)
+
+    @property
+    def nbytes(self) -> float:
+        """Bytes of all keys and values: codes packed, with their scales and zero points."""
+        return sum(part.nbytes for parts in self.layers.values() for part in parts)
+
+    def extend(self, layer, keys, values):
+        """Keep the keys and values of new characters; return those of all characters so far."""
+        parts = self.layers.setdefault(layer, tuple(map(_Growing, self.schemes)))
+        return tuple(part.extend(new) for part, new in zip(parts, (keys, values), strict=True))
+
+    def contents(self):
+        """The keys and values of each layer as a later character sees them, in float."""
+        return [tuple(part.read() for part in parts) for parts in self.layers.values()]
+
+
+class _Growing:
+    """A tensor that grows in time: whole blocks as a QTensor, then the rest in float."""
+
+    def __init__(self, scheme):
+        self.scheme, self.blocks, self.rest = scheme, None, None
+
+    @property
+    def length(self):
+        return sum(x.shape[2] for x in (self.blocks, self.rest) if x is not None)
+
+    @property
+    def nbytes(self):
+        blocks = self.blocks.bits_per_value * self.blocks.q.numel() / 8 if self.blocks else 0
+        return blocks + self.rest.nbytes
+
+    def extend(self, new):
+        self.rest = new if self.rest is None else torch.cat([self.rest, new], dim=2)
+        everything = self.read()
+        self._pack()
+        return everything
+
+    def read(self):
+        if not self.blocks:
+            return self.rest
+        return torch.cat([self.blocks.dequantize(self.rest.dtype), self.rest], dim=2)
+
+    def _pack(self):
+        """Quantize the blocks that are complete."""
+        whole = self.rest.shape[2] // BLOCK * BLOCK
+        if self.scheme and whole:
+            done = quantize(self.rest[:, :, :whole], self.scheme)
+            self.blocks = _joined(self.blocks, done) if self.blocks else done
+            self.rest = self.rest[:, :, whole:]
+
+
+def _joined(a, b):
+    """Two QTensors of one scheme, one after the other in time."""
+    parts = zip((a.q, a.scale, a.zero_point), (b.q, b.scale, b.zero_point), strict=True)
+    return QTensor(*(torch.cat(pair, dim=2) for pair in parts), a.scheme)

@@ -1,0 +1,226 @@
+"""One formula, every machine: eager and compiled give the same bits, on more than 10^8 values.
+
+HYPOTHESIS_PROFILE=thorough compiles every scheme for every dtype, which takes some minutes.
+"""
+
+import itertools
+import os
+
+import pytest
+import torch
+
+import qlesson as ql
+from qlesson import kernels
+
+THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
+HALVES = (torch.bfloat16, torch.float16)
+DTYPES = (torch.float32, *HALVES)
+CUDA = pytest.param(
+    "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+)
+# (bits, mapping, signed, rounding): each code dtype, mapping and rounding; the rest when thorough
+KINDS = [(8, "asymmetric", True, "inside"), (16, "symmetric", True, "outside")]
+KINDS += [(8, "asymmetric", False, "outside")]
+EVERY_KIND = [
+    (bits, mapping, signed, rounding)
+    for bits, (mapping, signed), rounding in itertools.product(
+        (2, 3, 4, 5, 6, 7, 8, 16),
+        (("asymmetric", True), ("asymmetric", False), ("symmetric", True)),
+        ("inside", "outside"),
+    )
+    if signed or bits < 16
+]
+# a row per block, columns, ragged rows, groups in the middle, one scale with a rest
+LAYOUTS = [
+    ((96, 384), ql.PerTensor()),
+    ((7, 1111), ql.PerTensor()),
+    ((96, 384), ql.PerAxis(0)),
+    ((96, 384), ql.PerAxis(1)),
+    ((96, 384), ql.PerGroup(24)),
+    ((96, 384), ql.PerGroup(32, 0)),
+    ((64, 100), ql.PerGroup(32)),
+]
+MORE_LAYOUTS = [
+    ((6, 16, 96), ql.PerAxis(1)),
+    ((6, 16, 96), ql.PerGroup(5, 1)),
+    ((96, 384), ql.PerGroup(1)),
+    ((96, 384), ql.PerGroup(1000)),
+    ((4096,), ql.PerAxis(0)),
+]
+# The first compiles every kernel, the others (half a minute in all) the two that matter most.
+WORK = [(torch.float32, KINDS[0], LAYOUTS)]
+WORK += [(torch.float32, kind, LAYOUTS[1:3]) for kind in KINDS[1:]]
+WORK += [(dtype, KINDS[0], LAYOUTS[1:3]) for dtype in HALVES]
+if THOROUGH:
+    WORK = [
+        (dtype, kind, LAYOUTS + MORE_LAYOUTS)
+        for dtype, kind in itertools.product(DTYPES, EVERY_KIND)
+    ]
+
+
+def values(shape, dtype, seed=0):
+    """Normal values of many magnitudes, exact ties, near-ties, zeros, subnormals and large ones."""
+    g = torch.Generator().manual_seed(seed)
+    r = torch.randn(shape, generator=g) * torch.logspace(-3, 3, shape[-1])
+    flat = r.view(-1)
+    ties = torch.arange(len(flat[::5])) % 509 / 2 - 127
+    flat[::5], flat[1::5] = ties, ties.nextafter(torch.tensor(999.0))[: len(flat[1::5])]
+    flat[2::25] = 0
+    flat[7::25] = 1e-42
+    flat[12::25] = -3e4
+    return r.to(dtype)
+
+
+def assert_same(r, scheme, qparams=None):
+    """Every output of eager on the CPU and of the kernels chosen, bit for bit."""
+    with ql.use_kernels("eager"):
+        x = ql.quantize(r.cpu(), scheme, qparams)
+        there = ql.QParams(x.scale.to(r.device), x.zero_point.to(r.device))
+    with ql.use_kernels("compiled"):
+        y = ql.quantize(r, scheme, qparams and there)
+        given = ql.quantize(r, scheme, there, check=False)
+        chosen = ql.choose_qparams(r, scheme)
+    assert torch.equal(y.q.cpu(), x.q) and torch.equal(given.q.cpu(), x.q)
+    if qparams is None:
+        for found in (y, chosen):
+            assert torch.equal(found.scale.cpu(), x.scale)
+            assert torch.equal(found.zero_point.cpu(), x.zero_point)
+    flat = isinstance(scheme.granularity, ql.PerTensor) and scheme.bits == 8
+    for dtype in DTYPES if flat or THOROUGH else (torch.float32,):
+        with ql.use_kernels("eager"):
+            r_hat = x.dequantize(dtype)
+        with ql.use_kernels("compiled"):
+            assert torch.equal(y.dequantize(dtype).cpu(), r_hat)
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Fails where the compiled path was not taken, or fell back."""
+    calls = []
+    run = kernels._call
+    monkeypatch.setattr(kernels, "_call", lambda *a: calls.append(a[0].__name__) or run(*a))
+    monkeypatch.setitem(kernels._state, "broken", False)
+    yield calls
+    assert {"_quantize", "_dequantize"} <= set(calls)
+    assert not kernels._state["broken"]
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("dtype, kind, layouts", WORK, ids=lambda x: str(x)[:40])
+def test_eager_and_compiled_agree_bit_for_bit(device, dtype, kind, layouts, compiled):
+    bits, mapping, signed, rounding = kind
+    for shape, granularity in layouts:
+        scheme = ql.Scheme(bits, mapping, granularity, signed, rounding=rounding)
+        assert_same(values(shape, dtype).to(device), scheme)
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_layouts_that_do_not_lie_straight_in_memory(device, compiled):
+    r = values((96, 384), torch.float32).to(device)
+    wide = torch.empty(96, 768, device=device)
+    wide[:, ::2] = r
+    for odd in (r.t(), wide[:, ::2], r[:, 1:], r[5:].expand(91, 384)):
+        for granularity in (ql.PerTensor(), ql.PerAxis(0), ql.PerGroup(32)):
+            assert_same(odd, ql.Scheme(granularity=granularity))
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_ten_to_the_eight_random_values(device, compiled):
+    """Given scale per group, and one scale; the scale of each is random too."""
+    total = 0
+    for seed in range(4):
+        g = torch.Generator().manual_seed(seed)
+        r = torch.randn(2**18, 128, generator=g)
+        scale = torch.rand(2**18, 1, generator=g) * 0.05 + 1e-4
+        zero_point = torch.randint(-128, 128, (2**18, 1), generator=g).to(torch.int8)
+        if seed == 0:
+            qparams, scheme = ql.QParams(scale[0, 0], zero_point[0, 0]), ql.Scheme()
+        else:
+            qparams = ql.QParams(scale, zero_point)
+            scheme = ql.Scheme(granularity=ql.PerGroup(128))
+        there = ql.QParams(*(p.to(device) for p in qparams))
+        with ql.use_kernels("eager"):
+            x = ql.quantize(r, scheme, qparams, check=False)
+        with ql.use_kernels("compiled"):
+            y = ql.quantize(r.to(device), scheme, there, check=False)
+            r_hat = y.dequantize().cpu()
+        assert torch.equal(y.q.cpu(), x.q)
+        with ql.use_kernels("eager"):
+            assert torch.equal(r_hat, x.dequantize())
+        total += r.numel()
+    assert total > 10**8
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_planted_ties_and_near_ties(device, compiled):
+    """(k + 1/2) s for every code k and 4096 scales, and the floats next to it on either side."""
+    g = torch.Generator().manual_seed(0)
+    scale = torch.rand(4096, 1, generator=g) * 10 ** torch.linspace(-6, 6, 4096)[:, None]
+    tie = (torch.arange(-130, 126) + 0.5) * scale
+    for r in (tie, tie.nextafter(torch.tensor(torch.inf)), tie.nextafter(torch.tensor(-torch.inf))):
+        for z in (0, 1, -77):
+            zero_point = torch.full((4096, 1), z, dtype=torch.int8)
+            scheme = ql.Scheme(granularity=ql.PerAxis(0))
+            with ql.use_kernels("eager"):
+                x = ql.quantize(r, scheme, (scale, zero_point))
+            with ql.use_kernels("compiled"):
+                there = (scale.to(device), zero_point.to(device))
+                y = ql.quantize(r.to(device), scheme, there)
+                y.dequantize()
+            assert torch.equal(y.q.cpu(), x.q)
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_infinity_saturates_and_nan_is_code_0_compiled_too(device, compiled):
+    nan, inf = float("nan"), float("inf")
+    r = torch.tensor([nan, inf, -inf, 1e38, -1e38]).repeat(1000)
+    for kind, dtype in itertools.product(KINDS, DTYPES):
+        bits, mapping, signed, rounding = kind
+        if dtype in HALVES and kind != KINDS[0]:
+            continue
+        scheme = ql.Scheme(bits, mapping, signed=signed, rounding=rounding)
+        with ql.use_kernels("eager"):
+            x = ql.quantize(r.to(dtype), scheme, (0.1, 0), check=False)
+        with ql.use_kernels("compiled"):
+            y = ql.quantize(r.to(device, dtype), scheme, (0.1, 0), check=False)
+            y.dequantize()
+        assert torch.equal(y.q.cpu(), x.q)
+        assert x.q[:3].tolist() == [0, scheme.quant_max, scheme.quant_min]
+
+
+def test_refusals_are_the_same_compiled():
+    r = torch.randn(128, 128)
+    r[100, 7] = float("nan")
+    wide = torch.full((128, 128), 3e38)
+    wide[0] = -3e38
+    groups = ql.Scheme(granularity=ql.PerGroup(32))
+    out = torch.full((128, 128), 77, dtype=torch.int8)
+    with ql.use_kernels("compiled"):
+        for granularity in (ql.PerTensor(), ql.PerAxis(0), ql.PerGroup(32)):
+            with pytest.raises(ValueError, match=r"1 NaN .* index \(100, 7\)"):
+                ql.quantize(r, ql.Scheme(granularity=granularity), out=out)
+        assert (out == 77).all()  # nothing is written before an error ...
+        with pytest.raises(ValueError, match="1 NaN"):
+            ql.quantize(r, groups, check=False, out=out)  # ... but here it may be
+        assert not (out == 77).all()
+        with pytest.raises(ValueError, match="too wide for float32"):
+            ql.quantize(wide.t().contiguous(), groups)
+
+
+def test_a_ragged_split_before_a_division_compiles_right():
+    """With cat in place of index_select torch 2.13 gets this wrong on a CPU."""
+    g, r = ql.PerGroup(32), torch.randn(64, 100)
+    scale = torch.rand(64, 4) + 0.5
+    run = torch.compile(lambda r, s: g.join(torch.round(g.split(r) / g.align(s)), r.shape))
+    assert torch.equal(run(r, scale), g.join(torch.round(g.split(r) / g.align(scale)), r.shape))
+
+
+def test_the_formulas_compile_without_a_break():
+    run = torch.compile(
+        lambda r: ql.quantize_affine(
+            r, *ql.asymmetric_qparams(r.amin(), r.amax(), -128, 127), -128, 127
+        ),
+        fullgraph=True,
+    )
+    r = values((40, 64), torch.float32)
+    assert torch.equal(run(r), ql.quantize(r).q)

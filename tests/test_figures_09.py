@@ -1,0 +1,131 @@
+"""The figures of notebook 09 draw what they say, and look as the others do."""
+
+import io
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+from test_figures import as_lists, as_tensors, changes, close, contrast, drawn_texts, line, words
+
+from qlesson.teach import figures
+from qlesson.teach.figures import f09
+from qlesson.teach.show import facts, png
+
+CASES = {
+    "four_areas": [9.0, 3.0, 7.0, 2.0],
+    "pipelines": [],
+    "bits_used": [{"products": 16.7, "total": 15.0, "worst case": 23.0}],
+    "noise_split": [
+        {"inputs alone": ([2.0, 4.0, 8.0], [10.1, 24.2, 48.9]), "both": ([2.0, 8.0], [9.8, 23.1])},
+        23.4,
+        (8.0, 23.1),
+        "weights with 4 bits",
+    ],
+}
+each_case = pytest.mark.parametrize("name", CASES)
+
+
+def draw(name):
+    return getattr(figures, name)(*CASES[name])
+
+
+def test_every_figure_has_a_case_and_names_its_notebook():
+    module = "qlesson.teach.figures.f09"
+    public = {n for n in figures.__all__ if getattr(figures, n).__module__ == module}
+    assert public == set(CASES)
+    for name in public:
+        assert "(notebook 09" in getattr(figures, name).__doc__.split("\n\n")[0]
+
+
+def test_four_areas_add_up():
+    """Each rectangle has the area that its title gives, and the first four make the last."""
+    sizes = []
+    for ax in draw("four_areas").axes:
+        (box,) = [p for p in ax.patches if p.get_gid() != "aside"]
+        name, area = ax.get_title("left").split(": ")
+        close(box.get_width() * box.get_height(), float(area))
+        sizes.append((1 if name[0] in "+=" else -1) * float(area))
+    assert sizes == [63, -18, -21, 6, 30]
+    assert sum(sizes[:4]) == sizes[4] == (9 - 3) * (7 - 2)
+    strip, left = (draw("four_areas").axes[i].patches[0].get_bbox().get_points() for i in (1, 2))
+    close(strip, [[0, 0], [9, 2]])
+    close(left, [[0, 0], [3, 7]])
+    assert sorted(words(draw("four_areas").axes[0])) == ["2", "3", "7", "9"]
+
+
+def test_pipelines_give_integers_and_floats_boxes_of_their_own():
+    fig = draw("pipelines")
+    boxes = {t.get_text(): t.get_bbox_patch() for t in fig.axes[0].texts}
+    looks = {}
+    for steps in f09.KINDS_OF_LAYERS.values():
+        for step, on_integers in steps:
+            box = boxes[step]
+            looks.setdefault(on_integers, set()).add(
+                (type(box.get_boxstyle()).__name__, box.get_facecolor(), box.get_edgecolor())
+            )
+    assert len(looks[True]) == len(looks[False]) == 1 and looks[True] != looks[False]
+    assert {"Square", "Round"} == {next(iter(look))[0] for look in looks.values()}
+    assert [t.get_text() for t in fig.legends[0].get_texts()] == ["integers", "floats"]
+
+
+def test_bits_used():
+    ax = draw("bits_used").axes[0]
+    (bars,) = ax.containers
+    close([b.get_width() for b in bars], [16.7, 15, 23])
+    assert [t.get_text() for t in ax.get_yticklabels()] == list(CASES["bits_used"][0])
+    assert [b.get_y() for b in bars] == sorted((b.get_y() for b in bars), reverse=True)
+    assert words(ax) == ["16.7", "15", "23"]
+    close({*line(ax, "an int32 holds 31")[0]}.pop(), 31)
+
+
+def test_noise_split():
+    ax = draw("noise_split").axes[0]
+    close(line(ax, "inputs alone"), [[2, 4, 8], [10.1, 24.2, 48.9]])
+    close(line(ax, "both"), [[2, 8], [9.8, 23.1]])
+    close({*line(ax, "weights alone")[1]}.pop(), 23.4)
+    close(line(ax, "chosen"), [[8], [23.1]])
+    assert ax.get_title("left") == "weights with 4 bits"
+
+
+@each_case
+def test_lists_and_tensors_draw_the_same(name):
+    expected = facts(draw(name))
+    for data in (as_lists(CASES[name]), as_tensors(CASES[name], "cpu")):
+        assert facts(getattr(figures, name)(*data)) == expected
+
+
+@each_case
+def test_one_ten_thousandth_more_changes_the_text(name):
+    changed = [facts(getattr(figures, name)(*data)) for data in changes(CASES[name])]
+    assert all(facts(draw(name)) != other for other in changed)
+    assert bool(changed) == (name != "pipelines")
+
+
+def test_another_word_or_kind_of_step_changes_the_picture(monkeypatch):
+    before, kinds = draw("pipelines"), f09.KINDS_OF_LAYERS
+    for step, what in ((("x → codes", True), png), (("codes", False), facts)):
+        monkeypatch.setattr(f09, "KINDS_OF_LAYERS", {**kinds, "W8A8": [step, *kinds["W8A8"][1:]]})
+        assert what(draw("pipelines")) != what(before)
+
+
+@each_case
+def test_looks(name):
+    fig = draw(name)
+    canvas = FigureCanvasAgg(fig)
+    first = png(fig)
+    assert Image.open(io.BytesIO(first)).width == 700 and len(first) <= 40_000
+    assert png(draw(name)) == first
+    height = fig.get_size_inches()[1] * fig.dpi
+    assert 150 <= height <= 400
+    assert len(facts(fig)) < 15
+    box = fig.get_tightbbox(canvas.get_renderer())
+    assert min(box.x0, box.y0) >= -0.01 and box.x1 <= 7.01 and box.y1 <= height / 100 + 0.01
+    texts = [t for t in drawn_texts(fig) if t.get_text().strip()]
+    assert all(contrast(t.get_color()) >= 4.5 and t.get_fontsize() >= 6.5 for t in texts)
+    boxes = [t.get_window_extent() for t in texts]
+    for i, a in enumerate(boxes):
+        for b in boxes[:i]:
+            across, up = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+            assert not (across > 1 and up > 2)
+    for ax in fig.axes:
+        assert all(contrast(x.get_color()) >= 4.5 for x in ax.lines)

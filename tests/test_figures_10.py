@@ -1,0 +1,146 @@
+"""The pictures of notebook 10: what they draw is what they are given."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+from test_figures import contrast, drawn_texts
+
+from qlesson.teach import figures
+from qlesson.teach.figures import f10
+from qlesson.teach.show import facts, png
+
+HARM = {"embedding": 0.029, "blocks.0.mlp.up": 0.005, "blocks.3.mlp.up": 0.027, "out": 0.001}
+DB = {"embedding": 13.6, "blocks.0.mlp.up": 13.04, "blocks.3.mlp.up": 10.5, "out": 9.0}
+CURVES = {
+    "plans": ([461, 565, 773], [5.27, 3.9, 3.74], ["", "", ""]),
+    "row": ([479, 579], [5.04, 3.92], [3, 4]),
+}
+TEXTS = {
+    "float32": "An object is an instance of the class pattern of the class object which contained "
+    "property to an integer of the module be a sequence",
+    "2 bits": "An object iselly" + " thor" + "=" * 100,
+}
+PERPLEXITIES = {"float32": 3.82, "2 bits": 134.0}
+CASES = {
+    "harm": lambda: figures.damage_by_matrix(HARM, DB),
+    "seventeen": lambda: figures.damage_by_matrix(
+        {f"blocks.{i}.attention.qkv": 0.001 * i for i in range(1, 18)},
+        {f"blocks.{i}.attention.qkv": 10 for i in range(1, 18)},
+    ),
+    "sizes": lambda: figures.size_and_perplexity(CURVES, 3.74),
+    "sizes alone": lambda: figures.size_and_perplexity(CURVES),
+    "written": lambda: figures.written(TEXTS, PERPLEXITIES),
+    "the same": lambda: figures.written(
+        dict.fromkeys(TEXTS, TEXTS["float32"]), dict.fromkeys(TEXTS, 3.82)
+    ),
+    "hopeless": lambda: figures.written(TEXTS, {"float32": 3.82, "2 bits": 1989.0}),
+}
+
+
+def line(ax, label):
+    (found,) = [x for x in ax.lines if x.get_label() == label]
+    return np.asarray(found.get_data(), dtype=float)
+
+
+def test_the_bars_are_sorted_and_named():
+    (ax,) = CASES["harm"]().axes
+    assert [t.get_text() for t in ax.get_yticklabels()] == [
+        "embedding",
+        "blocks.3.mlp.up",
+        "blocks.0.mlp.up",
+        "out",
+    ]
+    widths = {round(p.get_y() + p.get_height() / 2): p.get_width() for p in ax.patches}
+    assert widths == pytest.approx({0: 0.029, -1: 0.027, -2: 0.005, -3: 0.001})
+    beside = {t.xy[1]: (t.get_text(), t.xy[0]) for t in ax.texts}
+    assert beside == {
+        0: ("13.6 dB", 0.029),
+        -1: ("10.5 dB", 0.027),
+        -2: ("13.0 dB", 0.005),
+        -3: ("9.0 dB", 0.001),
+    }
+
+
+def test_size_and_perplexity():
+    (ax,) = CASES["sizes"]().axes
+    for label, (x, y, _) in CURVES.items():
+        np.testing.assert_allclose(line(ax, label), [x, y])
+    assert set(line(ax, "float32: 3.74")[1]) == {3.74}
+    assert {(t.get_text(), *t.xy) for t in ax.texts if t.get_text()} == {
+        ("3", 479, 5.04),
+        ("4", 579, 3.92),
+    }
+    assert ax.get_yscale() == "log"
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["4", "5"]
+
+
+def test_written_shows_both_texts_whole():
+    top, below = CASES["written"]().axes
+    said = [t.get_text() for t in top.texts]
+    assert said[0] == "float32" and " ".join(said[1].split("\n")) == TEXTS["float32"]
+    assert said[2] == "2 bits" and said[3].replace("\n", "") == TEXTS["2 bits"].replace(
+        " ====", "===="
+    )
+    assert all(len(row) <= f10.LETTERS for text in said for row in text.split("\n"))
+    for label, p in PERPLEXITIES.items():
+        np.testing.assert_allclose(line(below, label), [[p], [0]])
+    assert {t.get_text() for t in below.texts} == {"3.82", "134"}
+
+
+@pytest.mark.parametrize(
+    ("p", "words"),
+    [(3.8241, "3.82"), (4, "4.00"), (22.59, "22.6"), (133.9, "134"), (1989.03, "1989")],
+)
+def test_three_digits(p, words):
+    assert f10.three_digits(p) == words
+
+
+def test_a_changed_datum_changes_the_facts():
+    changed = [
+        figures.damage_by_matrix(HARM | {"embedding": 0.0291}, DB),
+        figures.damage_by_matrix(HARM, DB | {"embedding": 13.7}),
+        figures.size_and_perplexity(CURVES | {"row": ([479, 580], [5.04, 3.92], [3, 4])}, 3.74),
+        figures.size_and_perplexity(CURVES, 3.75),
+        figures.written(TEXTS | {"2 bits": "An object isellY"}, PERPLEXITIES),
+        figures.written(TEXTS, PERPLEXITIES | {"2 bits": 135.0}),
+    ]
+    for fig, name in zip(changed, ("harm", "harm", "sizes", "sizes", "written", "written")):  # noqa: B905
+        assert facts(fig) != facts(CASES[name]())
+
+
+def test_drawing_into_a_figure_leaves_nothing_of_the_one_before():
+    fig = CASES["hopeless"]()
+    with figures.drawing_into(fig):
+        again = CASES["written"]()
+    assert again is fig and facts(fig) == facts(CASES["written"]())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_looks(name):
+    fig = CASES[name]()
+    first = png(fig)
+    assert Image.open(io.BytesIO(first)).width == 700 and len(first) <= 40_000
+    assert png(CASES[name]()) == first, "the same data give the same bytes"
+    assert len(facts(fig)) < 15
+    width, height = fig.get_size_inches() * fig.dpi
+    assert width == 700 and 150 <= height <= 400
+    box = fig.get_tightbbox(FigureCanvasAgg(fig).get_renderer())
+    assert min(box.x0, box.y0) >= -0.01
+    assert box.x1 <= 7.01 and box.y1 <= height / 100 + 0.01
+    texts = [t for t in drawn_texts(fig) if t.get_text().strip()]
+    assert all(contrast(t.get_color()) >= 4.5 and t.get_fontsize() >= 6.5 for t in texts)
+    boxes = [t.get_window_extent() for t in texts]
+    for i, (t, a) in enumerate(zip(texts, boxes, strict=True)):
+        for u, b in zip(texts[:i], boxes[:i], strict=True):
+            touch = min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 2
+            assert not touch, f"{t.get_text()!r} covers {u.get_text()!r}"
+
+
+@pytest.mark.parametrize("name", ["damage_by_matrix", "size_and_perplexity", "written"])
+def test_each_names_its_notebook(name):
+    first = getattr(figures, name).__doc__.split("\n\n")[0]
+    assert re.search(r"\(notebook 10(, Play)?\)", first)

@@ -1,0 +1,63 @@
+"""The pictures of notebook 12: what they draw is what was counted and stored."""
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from test_figures import contrast, drawn_texts
+
+from qlesson import bench
+from qlesson.teach import figures
+from qlesson.teach.show import facts, png
+
+MOVED = [("div", 4, 4), ("add", 4, 4), ("to_copy", 4, 1)]
+CPU = bench.stored("cpu")
+MS = bench.ms_of(CPU["rows"], work="given scale", granularity="tensor", dtype="float32")
+SIZES = [p["values"] for p in CPU["pieces"]]
+CASES = {
+    "traffic": lambda: figures.traffic(MOVED, (4, 1)),
+    "times": lambda: figures.times(MS, 7.0),
+    "pieces": lambda: figures.pieces(SIZES, [p["ms"] for p in CPU["pieces"]], 7.0),
+    "roofline": lambda: figures.roofline({"a": (37, 2e8), "b": (5, 3e9)}, 25.0),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_size_words_and_contrast(name):
+    fig = CASES[name]()
+    FigureCanvasAgg(fig)
+    first = png(fig)
+    assert len(first) <= 40_000 and png(CASES[name]()) == first
+    width, height = fig.get_size_inches() * fig.dpi
+    assert width == 700 and 150 <= height <= 400
+    assert len(facts(fig)) < 15
+    texts = [t for t in drawn_texts(fig) if t.get_text().strip()]
+    assert all(contrast(t.get_color()) >= 4.5 and t.get_fontsize() >= 6.5 for t in texts)
+
+
+def test_traffic_adds_read_and_written():
+    ax = CASES["traffic"]().axes[0]
+    assert [t.get_text() for t in ax.texts] == ["8", "8", "5", "5"]
+    assert [p.get_width() for p in ax.patches] == [4, 4, 4, 4, 4, 4, 1, 1]
+
+
+def test_times_are_sorted_and_the_floor_is_a_line():
+    ax = CASES["times"]().axes[0]
+    assert [p.get_width() for p in ax.patches] == sorted(MS.values())
+    assert list(ax.lines[0].get_xdata()) == [7.0, 7.0]
+
+
+def test_pieces_are_drawn_where_they_are():
+    line = CASES["pieces"]().axes[0].lines[0]
+    assert list(line.get_xdata()) == SIZES
+    assert list(line.get_ydata()) == [p["ms"] for p in CPU["pieces"]]
+
+
+def test_the_roof_is_bandwidth_over_bytes():
+    lines = CASES["roofline"]().axes[0].lines
+    x, y = lines[0].get_data()
+    assert (abs(x * y - 25.0) < 1e-9).all()
+    assert [(a.get_xdata()[0], a.get_ydata()[0]) for a in lines[1:]] == [(37, 0.2), (5, 3.0)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_names_its_notebook(name):
+    assert "(notebook 12)" in getattr(figures, name).__doc__.split("\n\n")[0]
