@@ -32,6 +32,7 @@ from qlesson.ranges import (
     MSEObserver,
     Observer,
     PercentileObserver,
+    _codes,
     _qparams,
     entropy,
     min_max,
@@ -162,6 +163,17 @@ def test_each_block_has_the_range_it_has_alone(way, granularity):
         assert (low[block], high[block]) == ends
 
 
+def test_the_filling_of_a_short_group_does_not_count():
+    """Groups of 5 and 3: the last value of 3 is there three times once the group is filled up."""
+    r = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 1.0, 2.0, 8.0])
+    groups = ql.PerGroup(5)
+    low, high = percentile(r, groups, 60)
+    assert (low.tolist(), high.tolist()) == ([2.0, 1.0], [4.0, 8.0])  # of 1, 2, 8: ranks 0 and 2
+    observer = HistogramObserver(groups)
+    observer.observe(r)
+    assert observer.counts.sum(1).tolist() == [5, 3]
+
+
 @each_way
 def test_dtypes_and_what_came_in(way):
     r = normals(40)
@@ -283,13 +295,13 @@ def test_the_qparams_inside_the_searches_are_the_packages(problem):
         assert torch.equal(zero_point.to(scheme.dtype), wanted.zero_point)
 
 
-def test_the_rounding_of_the_scheme_is_the_one_searched_with():
-    r = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 3.0, -5.0])
+def test_the_codes_inside_the_searches_are_the_packages():
+    """At ties with an odd zero point the two orders of rounding differ."""
+    r = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5, -2.5])
     for rounding in ("inside", "outside"):
-        scheme = ql.Scheme(3, rounding=rounding)
-        limits = 5 * 2.0 ** -(torch.arange(0, 73) / 8)
-        errors = [error_of(r, (r.min().clamp(-t, t), r.max().clamp(-t, t)), scheme) for t in limits]
-        assert error_of(r, mse_search(r, scheme), scheme) <= min(errors)
+        scheme, qparams = ql.Scheme(4, rounding=rounding), ql.QParams(torch.tensor(1.0), 1)
+        codes = _codes(r, qparams.scale, torch.tensor(qparams.zero_point), scheme)
+        assert codes.tolist() == ql.quantize(r, scheme, qparams).q.tolist()
 
 
 # --- histograms -----------------------------------------------------------------------------------
@@ -329,6 +341,9 @@ def test_counts_are_floats_past_16_million_and_merge_over_any_distance():
     observer.counts += 2.0**24  # where float32 would stop counting
     observed(observer, torch.tensor([1e-30]), torch.tensor([3e38]))
     assert observer.counts.tolist() == [[0, 2.0**25 + 1, 2.0**25 + 2, 1]]
+    observer = HistogramObserver(bins=1024)
+    observed(observer, torch.tensor([1e-30, -1e-30]), torch.tensor([1.5]))
+    assert observer.counts[0, 511:513].tolist() == [1, 1]
 
 
 def test_an_observer_keeps_no_batches():
