@@ -306,6 +306,12 @@ def test_the_report(capsys):
     assert "letters in quotes" in said_of(capsys, "4.3", [0, 3.75])
 
 
+def test_letters_may_be_joined_by_a_word(capsys):
+    for answer in ("BC", "b, c", "C and B", ["B", "C"]):
+        assert said_of(capsys, "12.3", answer).startswith("Passed: 12.3"), answer
+    assert "AD is not right" in said_of(capsys, "12.3", "A and D")
+
+
 def test_the_failing_input_is_small(capsys):
     """What takes two elements to go wrong is shown with two."""
 

@@ -5,6 +5,7 @@ import inspect
 import io
 import os
 import random
+import re
 import textwrap
 import warnings
 from types import FunctionType
@@ -226,6 +227,7 @@ def _judge_letters(ex, answer):
 
 
 def _letters(text) -> str:
+    text = re.sub(r"\band\b", "", text, flags=re.IGNORECASE)  # "B and C"
     return "".join(sorted({c for c in text.upper() if c.isalpha()}))
 
 
