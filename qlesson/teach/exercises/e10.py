@@ -86,9 +86,11 @@ class Memory:
             "Keys and values: each layer keeps two vectors, and a number has 2 bytes.",
         ),
         ((16_384, ...), "That is one layer. There are 32."),
+        ((1_048_576, ...), "16 bits are two bytes, not four."),
         ((4_194_304, ...), "Those are bits. Eight of them are a byte."),
         ((524_288, 131_072), "You left out the scales: each group of 32 has one of 32 bits."),
         ((524_288, 163_840), "You left out the zero points: each group has one of 4 bits."),
+        ((524_288, 196_608), "You gave the zero point 32 bits. It is a code, of 4 bits."),
         ((524_288, 1_343_488), "Your second number counts bits. Eight of them are a byte."),
     ]
 
@@ -98,7 +100,7 @@ class NextBit:
     """
     This function should say which matrix loses a bit next: the one whose damage grows least for a
     byte saved. For each matrix it gets the damage and the bytes as they are, and as they would be
-    with one bit less. It always picks a small matrix. Why? Repair it.
+    with one bit less. It tends to pick a small matrix. Why? Repair it.
     """
 
     hints = (
@@ -146,6 +148,10 @@ class NextBit:
     @wrong("That is the matrix with the highest price. Take the lowest.")
     def highest(damage, damage_less, size, size_less):
         return ((damage_less - damage) / (size - size_less)).argmax()
+
+    @wrong("That is the lowest price itself. Return its place: argmin in place of min.")
+    def the_price(damage, damage_less, size, size_less):
+        return ((damage_less - damage) / (size - size_less)).min()
 
     @wrong("You divide by the bytes that stay. Divide by the bytes saved.")
     def bytes_that_stay(damage, damage_less, size, size_less):

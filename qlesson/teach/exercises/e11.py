@@ -103,6 +103,7 @@ class Protected:
         ((..., 4), "The error is 4 times smaller. The question is about its square."),
         ((..., 2), "That is the root of 4. The square of 1/4 is 1/16."),
         ((..., 8), "The square of 4 is 16."),
+        ((..., 0.0625), "That is the share that is left. How many times smaller is it?"),
     ]
 
 
