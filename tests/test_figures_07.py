@@ -1,18 +1,15 @@
 """The figures of notebook 07 draw what they say, inside the canvas, and the same every time."""
 
-import io
-
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from PIL import Image
+from looks import assert_looks
 
 import qlesson as ql
 from qlesson.ranges import min_max, percentile
 from qlesson.teach import figures
 from qlesson.teach.figures import drawing
-from qlesson.teach.show import facts, png
+from qlesson.teach.show import facts
 
 NORMAL = torch.randn(2000, generator=torch.Generator().manual_seed(0))
 FAR = torch.cat([NORMAL, torch.tensor([20.0, -20.0])])
@@ -117,22 +114,8 @@ def test_running_ranges():
 
 @pytest.mark.parametrize("name, data", EVERY)
 def test_looks(name, data):
-    fig = draw(name, data)
-    canvas = FigureCanvasAgg(fig)
-    first = png(fig)
-    width, height = fig.get_size_inches() * fig.dpi
-    assert width == 700 and 200 <= height <= 400 and len(first) <= 40_000
-    assert Image.open(io.BytesIO(first)).width == 700
-    assert png(draw(name, data)) == first
-    box = fig.get_tightbbox(canvas.get_renderer())
-    assert min(box.x0, box.y0) >= -0.01
-    assert box.x1 <= 7.01 and box.y1 <= height / 100 + 0.01
-    assert len(facts(fig)) < 15
-    words = [t for ax in fig.axes for t in ax.texts if t.get_text()]
-    boxes = [t.get_window_extent() for t in words]
-    for i, a in enumerate(boxes):
-        for b in boxes[:i]:
-            assert min(a.x1, b.x1) - max(a.x0, b.x0) <= 1 or min(a.y1, b.y1) - max(a.y0, b.y0) <= 2
+    assert_looks(lambda: draw(name, data))
+    assert draw(name, data).get_size_inches()[1] >= 2
 
 
 def test_a_change_of_the_data_changes_the_text():

@@ -1,11 +1,8 @@
 """The figures of notebook 09 draw what they say, and look as the others do."""
 
-import io
-
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from PIL import Image
-from test_figures import as_lists, as_tensors, changes, close, contrast, drawn_texts, line, words
+from looks import assert_looks
+from test_figures import as_lists, as_tensors, changes, close, line, words
 
 from qlesson.teach import figures
 from qlesson.teach.figures import f09
@@ -110,22 +107,4 @@ def test_another_word_or_kind_of_step_changes_the_picture(monkeypatch):
 
 @each_case
 def test_looks(name):
-    fig = draw(name)
-    canvas = FigureCanvasAgg(fig)
-    first = png(fig)
-    assert Image.open(io.BytesIO(first)).width == 700 and len(first) <= 40_000
-    assert png(draw(name)) == first
-    height = fig.get_size_inches()[1] * fig.dpi
-    assert 150 <= height <= 400
-    assert len(facts(fig)) < 15
-    box = fig.get_tightbbox(canvas.get_renderer())
-    assert min(box.x0, box.y0) >= -0.01 and box.x1 <= 7.01 and box.y1 <= height / 100 + 0.01
-    texts = [t for t in drawn_texts(fig) if t.get_text().strip()]
-    assert all(contrast(t.get_color()) >= 4.5 and t.get_fontsize() >= 6.5 for t in texts)
-    boxes = [t.get_window_extent() for t in texts]
-    for i, a in enumerate(boxes):
-        for b in boxes[:i]:
-            across, up = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
-            assert not (across > 1 and up > 2)
-    for ax in fig.axes:
-        assert all(contrast(x.get_color()) >= 4.5 for x in ax.lines)
+    assert_looks(lambda: draw(name))

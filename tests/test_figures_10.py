@@ -1,17 +1,14 @@
 """The pictures of notebook 10: what they draw is what they are given."""
 
-import io
 import re
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from PIL import Image
-from test_figures import contrast, drawn_texts
+from looks import assert_looks
 
 from qlesson.teach import figures
 from qlesson.teach.figures import f10
-from qlesson.teach.show import facts, png
+from qlesson.teach.show import facts
 
 HARM = {"embedding": 0.029, "blocks.0.mlp.up": 0.005, "blocks.3.mlp.up": 0.027, "out": 0.001}
 DB = {"embedding": 13.6, "blocks.0.mlp.up": 13.04, "blocks.3.mlp.up": 10.5, "out": 9.0}
@@ -121,23 +118,7 @@ def test_drawing_into_a_figure_leaves_nothing_of_the_one_before():
 
 @pytest.mark.parametrize("name", CASES)
 def test_looks(name):
-    fig = CASES[name]()
-    first = png(fig)
-    assert Image.open(io.BytesIO(first)).width == 700 and len(first) <= 40_000
-    assert png(CASES[name]()) == first, "the same data give the same bytes"
-    assert len(facts(fig)) < 15
-    width, height = fig.get_size_inches() * fig.dpi
-    assert width == 700 and 150 <= height <= 400
-    box = fig.get_tightbbox(FigureCanvasAgg(fig).get_renderer())
-    assert min(box.x0, box.y0) >= -0.01
-    assert box.x1 <= 7.01 and box.y1 <= height / 100 + 0.01
-    texts = [t for t in drawn_texts(fig) if t.get_text().strip()]
-    assert all(contrast(t.get_color()) >= 4.5 and t.get_fontsize() >= 6.5 for t in texts)
-    boxes = [t.get_window_extent() for t in texts]
-    for i, (t, a) in enumerate(zip(texts, boxes, strict=True)):
-        for u, b in zip(texts[:i], boxes[:i], strict=True):
-            touch = min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 2
-            assert not touch, f"{t.get_text()!r} covers {u.get_text()!r}"
+    assert_looks(CASES[name])
 
 
 @pytest.mark.parametrize("name", ["damage_by_matrix", "size_and_perplexity", "written"])

@@ -1,17 +1,14 @@
 """The figures of notebook 11 draw what they say, and look as the others do."""
 
-import io
-
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from PIL import Image
-from test_figures import as_lists, as_tensors, changes, close, contrast, drawn_texts, line, words
+from looks import assert_looks
+from test_figures import as_lists, as_tensors, changes, close, line, words
 
 import qlesson as ql
 from qlesson.teach import figures
-from qlesson.teach.show import facts, png
+from qlesson.teach.show import facts
 
 _G = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(40, 32, generator=_G)
@@ -134,19 +131,4 @@ def test_one_ten_thousandth_more_changes_the_text(name):
 
 @each_case
 def test_looks(name):
-    fig = draw(name)
-    canvas, first = FigureCanvasAgg(fig), png(fig)
-    assert Image.open(io.BytesIO(first)).width == 700
-    assert len(first) <= 40_000
-    assert png(draw(name)) == first
-    width, height = fig.get_size_inches() * fig.dpi
-    assert width == 700 and 150 <= height <= 400 and len(facts(fig)) < 15
-    box = fig.get_tightbbox(canvas.get_renderer())
-    assert min(box.x0, box.y0) >= -0.01 and box.x1 <= 7.01 and box.y1 <= height / 100 + 0.01
-    texts = [t for t in drawn_texts(fig) if t.get_text().strip()]
-    assert all(contrast(t.get_color()) >= 4.5 and t.get_fontsize() >= 6.5 for t in texts)
-    boxes = [t.get_window_extent() for t in texts]
-    for i, (t, a) in enumerate(zip(texts, boxes, strict=True)):
-        for u, b in zip(texts[:i], boxes[:i], strict=True):
-            touch = min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 2
-            assert not touch, f"{t.get_text()!r} covers {u.get_text()!r}"
+    assert_looks(lambda: draw(name))

@@ -1,12 +1,10 @@
 """The pictures of notebook 12: what they draw is what was counted and stored."""
 
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from test_figures import contrast, drawn_texts
+from looks import assert_looks
 
 from qlesson import bench
 from qlesson.teach import figures
-from qlesson.teach.show import facts, png
 
 MOVED = [("div", 4, 4), ("add", 4, 4), ("to_copy", 4, 1)]
 CPU = bench.stored("cpu")
@@ -21,16 +19,8 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_size_words_and_contrast(name):
-    fig = CASES[name]()
-    FigureCanvasAgg(fig)
-    first = png(fig)
-    assert len(first) <= 40_000 and png(CASES[name]()) == first
-    width, height = fig.get_size_inches() * fig.dpi
-    assert width == 700 and 150 <= height <= 400
-    assert len(facts(fig)) < 15
-    texts = [t for t in drawn_texts(fig) if t.get_text().strip()]
-    assert all(contrast(t.get_color()) >= 4.5 and t.get_fontsize() >= 6.5 for t in texts)
+def test_looks(name):
+    assert_looks(CASES[name])
 
 
 def test_traffic_adds_read_and_written():
