@@ -210,6 +210,16 @@ def curve(ax, x, y, style, label):
     ax.plot(x, y, color=color, marker=marker, ls=line, lw=1.6, ms=6, label=label)
 
 
+def named_curves(ax, curves):
+    """Curves {label: (x, y, names of the points)}, and the points as `name_points` takes them."""
+    points = []
+    for (label, (x, y, names)), style in zip(curves.items(), STYLES * 9, strict=False):
+        x, y = array(x), array(y)
+        curve(ax, x, y, style, label)
+        points += [(a, b, str(n), style[0]) for a, b, n in zip(x, y, names, strict=True)]
+    return points
+
+
 def dot(marker, color, label, ms=6.5, **more):
     return Line2D([], [], ls="", marker=marker, color=color, label=label, ms=ms, **more)
 

@@ -64,13 +64,7 @@ def error_by_price(curves, equal_price=None):
     equal_price  bits per value at which to compare, a vertical line
     """
     fig, ax = draw.figure(3.8)
-    points = []
-    for (label, (price, values, names)), style in zip(
-        curves.items(), draw.STYLES * 9, strict=False
-    ):
-        price, values = draw.array(price), draw.array(values)
-        draw.curve(ax, price, values, style, label)
-        points += [(x, y, str(n), style[0]) for x, y, n in zip(price, values, names, strict=True)]
+    points = draw.named_curves(ax, curves)
     if equal_price is not None:
         ax.axvline(
             draw.number(equal_price),

@@ -44,13 +44,7 @@ def size_and_perplexity(curves, floor=None):
     floor   the perplexity in float32, a horizontal line
     """
     fig, ax = draw.figure(3.9)
-    points = []
-    for (label, (sizes, values, names)), style in zip(
-        curves.items(), draw.STYLES * 9, strict=False
-    ):
-        sizes, values = draw.array(sizes), draw.array(values)
-        draw.curve(ax, sizes, values, style, label)
-        points += [(x, y, str(n), style[0]) for x, y, n in zip(sizes, values, names, strict=True)]
+    points = draw.named_curves(ax, curves)
     if floor is not None:
         words = f"float32: {draw.short(floor)}"
         ax.axhline(draw.number(floor), color=draw.GRID, lw=1.2, ls="--", label=words)
