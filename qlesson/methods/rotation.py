@@ -1,4 +1,6 @@
-"""Hadamard rotation (QuIP, arXiv:2307.13304; QuaRot, arXiv:2404.00456): spread outliers out.
+"""Hadamard rotation (QuaRot, arXiv:2404.00456): spread outliers out.
+
+QuIP (arXiv:2307.13304) multiplies by random orthogonal matrices; Hadamard's are cheap to apply.
 
 H has entries 1 and -1 and orthogonal rows, H H^T = n I. So M = diag(signs) H / sqrt(n) is a
 rotation, and for any rotation
