@@ -27,6 +27,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import qlesson as ql
+from qlesson.integer import int_matmul
 
 RESULTS = Path(__file__).parent / "bench_results"
 GRANULARITIES = {
@@ -372,7 +373,7 @@ def run_product(shape=(512, 2048, 2048), device="cpu") -> list[dict]:
     def w8a8():
         with ql.use_kernels("compiled"):
             qx = ql.quantize(x, scheme)
-        return (torch._int_mm(qx.q, qwt) * qx.scale).mul_(qw.scale.view(1, -1))
+        return (int_matmul(qx.q, qw.q) * qx.scale).mul_(qw.scale.view(1, -1))
 
     contestants = {
         "float32": lambda: x @ w.t(),
