@@ -27,6 +27,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import qlesson as ql
+from qlesson import kernels
 from qlesson.integer import int_matmul
 
 RESULTS = Path(__file__).parent / "bench_results"
@@ -116,7 +117,8 @@ class Job:
     def contestants(self, few=False) -> dict[str, Callable]:
         """Those that can do this job here; `few`: only the package and the floor."""
         found = {FLOOR: self.floor()} | self.ours()
-        for peer in () if few else (formula, numpy_, torch_, onnxruntime_, torchao_, bitsandbytes_):
+        peers = (formula, compiler, numpy_, torch_, onnxruntime_, torchao_, bitsandbytes_)
+        for peer in () if few else peers:
             try:
                 found |= peer(self)
             except ImportError:
@@ -156,6 +158,15 @@ def formula(job):
         q = g.split(job.codes)
         return {"formula, whole": lambda: ql.dequantize_affine(q, scale, zero_point)}
     return {}
+
+
+def compiler(job):
+    """The formula as torch.compile's loop, where the package runs one of its own."""
+    if job.work != "given scale" or job.device != "cpu":
+        return {}
+    rows = kernels.rows(job.r, *job.qparams, job.scheme.granularity, job.codes)
+    kernel = kernels._by_torch(kernels._quantize, (-128, 127, "inside"), job.device)
+    return {"torch.compile": lambda: kernel(*rows)}
 
 
 def numpy_(job):
@@ -360,6 +371,20 @@ def run_memory(nbytes=2**27) -> list[dict]:
     ]
 
 
+def run_steps(nbytes=2**27) -> list[dict]:
+    """Given scale per tensor: what the loop by hand has, one step after the other."""
+    job = Job("given scale", "tensor", "float32", nbytes)
+    rows = kernels.rows(job.r, *job.qparams, job.scheme.granularity, job.codes)
+    kind = kernels._quantize, (-128, 127, "inside"), [(t.dtype, t.ndim) for t in rows]
+    contestants = compiler(job) | {
+        "clip by hand": partial(kernels._by_hand(*kind, "__builtin_prefetch(r + ahead);"), *rows),
+        "and memory asked for early": partial(kernels._by_hand(*kind), *rows),
+        FLOOR: job.floor(),
+    }
+    found = measure(contestants)
+    return [{"contestant": k, "ms": a, "low": b, "high": c} for k, (a, b, c) in found.items()]
+
+
 def run_product(shape=(512, 2048, 2048), device="cpu") -> list[dict]:
     """y = x w^T with 8-bit weights and activations, against float32 and bfloat16 (notebook 09)."""
     n, inner, out = shape
@@ -433,7 +458,7 @@ def report(nbytes=2**27, device="cpu", sizes=False, progress=None) -> dict:
         if sizes:
             found["sizes"] = run_sizes(device=device)
         if sizes and device == "cpu":
-            found["pieces"], found["memory"] = run_pieces(), run_memory()
+            found |= {"pieces": run_pieces(), "memory": run_memory(), "steps": run_steps()}
     return found
 
 
@@ -479,7 +504,7 @@ def stored(name: str) -> dict:
 
 def as_json(found: dict) -> str:
     """A report as JSON, a row to a line, times to four digits."""
-    for part in ("copy", "rows", "product", "sizes", "pieces", "memory"):
+    for part in ("copy", "rows", "product", "sizes", "pieces", "memory", "steps"):
         for row in found.get(part, []):
             row |= {key: float(f"{row[key]:.4g}") for key in ("ms", "low", "high")}
     return json.dumps(found).replace('[{"', '[\n{"').replace('}, {"', '},\n{"') + "\n"

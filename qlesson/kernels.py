@@ -1,9 +1,11 @@
 """How a formula runs: on which device, in which pieces, eager or compiled (notebook 12).
 
 There is one formula, in `qlesson.affine`. Eager runs it one operation at a time, on pieces that
-stay in the cache; compiled, `torch.compile` makes one loop of it. Both give the same bits.
+stay in the cache; compiled, it is one loop: `torch.compile`'s, or on a processor one of the loops
+of kernels.cpp, written by hand. All give the same bits.
 """
 
+import ctypes
 import itertools
 import math
 import os
@@ -12,6 +14,7 @@ import types
 import warnings
 from collections import Counter
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -30,16 +33,11 @@ EAGER_PIECE_CUDA = 2**24
 # contiguous goes through a copy that stays in the cache.
 COMPILED_PIECE = 2**30
 COPIED_PIECE = 2**18
-# Range and codes in one reading: always on a GPU. On two cores not memory is the limit but the
-# compiler's minimum and maximum: groups of 32 take 33 ms, in two readings 36; of 128, 25 and 23.
-# The ranges of so many values at a time need little memory.
-FUSED_BLOCK = 64
-FUSED_PIECE = 2**23
 # One scale for all is repeated for rows of this many values, so that every core has some rows; a
 # tensor of less than two rows costs less than a compiled call does, and runs eagerly.
 ROW = 1024
 # "auto" runs eagerly until so many values went through one formula. On two cores compiling takes
-# about 5 s and saves 0.3 ns a value; on an H100, by stored trials, about 0.01 ns.
+# 5 to 10 s and saves 0.5 ns a value; on an H100, by stored trials, about 0.01 ns.
 PAYS_OFF = {"cpu": 2**34, "cuda": 2**38}
 
 MODES = ("auto", "eager", "compiled")
@@ -69,8 +67,8 @@ class use_kernels:
     """Choose how the formulas run: from now on, or inside a `with` block (notebook 12).
 
     "eager"     one operation of torch at a time, in pieces that stay in the cache
-    "compiled"  the same formula as one loop, by torch.compile; the first call of each kind waits
-                some seconds for a C++ compiler (a CPU) or for Triton (CUDA)
+    "compiled"  the same formula as one loop; the first call of each kind waits some seconds for a
+                C++ compiler (a CPU) or for Triton (CUDA)
     "auto"      eager, until so many values went through one formula that compiling pays off
 
     The mode is one for the whole process: `with` blocks in several threads at once mix it up, and
@@ -112,8 +110,8 @@ def min_max(r, granularity) -> tuple[Tensor, Tensor]:
     """The smallest and the largest value of each block: `ranges.min_max`, in one reading of r."""
     shape = granularity.scale_shape(r.shape)
     if math.prod(shape) == 1:
-        ends = torch.aminmax(r)
-        return ends.min.view(shape), ends.max.view(shape)
+        ends = torch.aminmax(r) if r.is_cuda else _ends(r)
+        return tuple(x.view(shape) for x in ends)
     blocks = _own_blocks(r, granularity)
     if blocks is not None and _compiles(_min_max, (), r):
         ends = _call(_min_max, (), blocks)
@@ -122,16 +120,24 @@ def min_max(r, granularity) -> tuple[Tensor, Tensor]:
     return ranges.min_max(r, granularity)
 
 
-def choose_and_quantize(r, scheme, out) -> tuple[Tensor, Tensor] | None:
-    """Fill `out`, scale and zero point in one reading of r; None where that is not to be.
+def _ends(r):
+    """The smallest and the largest value of all r: of rows, then of what the rows gave."""
+    n = r.numel() // ROW * ROW
+    if n and r.is_contiguous() and _compiles(_min_max, (), r):
+        ends = _call(_min_max, (), r.view(-1)[:n].view(-1, ROW))
+        if ends is not None:
+            r = torch.cat([*ends, r.view(-1)[n:]])
+    return torch.aminmax(r)
 
-    It is for compiled rows and groups along the last axis, on a CPU for short ones. A block with
-    NaN or infinity gets a scale that is not finite: refusing it is the caller's.
+
+def choose_and_quantize(r, scheme, out) -> tuple[Tensor, Tensor] | None:
+    """Fill `out`, scale and zero point together; None where that is not to be.
+
+    It is for compiled rows and groups along the last axis. A block with NaN or infinity gets a
+    scale that is not finite: refusing it is the caller's.
     """
     blocks = _own_blocks(r, scheme.granularity) if out.is_contiguous() else None
     if blocks is None or blocks.ndim != 2 or len(blocks) < 64:
-        return None
-    if not r.is_cuda and blocks.shape[1] > FUSED_BLOCK:
         return None
     constants = (scheme.quant_min, scheme.quant_max, scheme.rounding)
     constants += (scheme.mapping, scheme.include_zero)
@@ -140,7 +146,7 @@ def choose_and_quantize(r, scheme, out) -> tuple[Tensor, Tensor] | None:
     scale = r.new_empty((len(blocks), 1), dtype=torch.float32)
     zero_point = r.new_empty((len(blocks), 1), dtype=scheme.dtype)
     tensors = (blocks, scale, zero_point, out.view(blocks.shape))
-    rows = len(blocks) if r.is_cuda else max(1, FUSED_PIECE // blocks.shape[1])
+    rows = len(blocks) if r.is_cuda else EAGER_PIECE  # so many ranges stay in the cache
     for part in zip(*(t.split(rows) for t in tensors), strict=True):
         if _call(_choose_and_quantize, constants, *part) is None:
             return None
@@ -212,11 +218,11 @@ def _compiled_piece(formula, constants, x, scale, zero_point, granularity, out):
             _compiled_piece(formula, constants, *part)
             out[where].copy_(straight)
         return
-    rows = _wide_rows(x, scale, zero_point, out) or _rows(x, scale, zero_point, out, granularity)
-    if _call(formula, constants, *rows) is None:
+    whole = rows(x, scale, zero_point, granularity, out)
+    if _call(formula, constants, *whole) is None:
         _run(formula, constants, x, scale, zero_point, granularity, out)  # eagerly, from now on
-    elif rows[0].numel() < x.numel():
-        rest = slice(rows[0].numel(), None)
+    elif whole[0].numel() < x.numel():
+        rest = slice(whole[0].numel(), None)
         _eager(
             formula,
             constants,
@@ -228,17 +234,17 @@ def _compiled_piece(formula, constants, x, scale, zero_point, granularity, out):
         )
 
 
-def _wide_rows(x, scale, zero_point, out, width=ROW):
-    """One scale: rows of `width` values, so that every core has some; the rest is left over."""
-    if scale.numel() > 1:
-        return None
-    n = x.numel() // width * width
-    repeated = [p.reshape(1, 1).expand(n // width, 1).contiguous() for p in (scale, zero_point)]
-    return x.view(-1)[:n].view(-1, width), *repeated, out.view(-1)[:n].view(-1, width)
+def rows(x, scale, zero_point, granularity, out):
+    """(x, scale, zero_point, out) as a loop takes them: [m, n] with a scale for each row, or
+    [m, n, c] with a scale for each (m, c).
 
-
-def _rows(x, scale, zero_point, out, granularity):
-    """Several scales: the blocks of x and of out, and a scale to broadcast against them."""
+    One scale for all is repeated for rows of `ROW` values; what is no whole row is left over.
+    """
+    if scale.numel() == 1:
+        n = x.numel() // ROW
+        repeated = [p.reshape(1, 1).expand(n, 1).contiguous() for p in (scale, zero_point)]
+        x, out = (t.view(-1)[: n * ROW].view(n, ROW) for t in (x, out))
+        return x, *repeated, out
     blocks = _blocks(x, granularity)
     if blocks.ndim == 3:
         shape = (len(blocks), 1, blocks.shape[2])
@@ -361,6 +367,12 @@ def _bare(x) -> Tensor:
 @cache
 def _compiled(formula, constants, kinds, device):
     """The formula with its constants, compiled for all shapes of tensors of these kinds."""
+    by_hand = _by_hand(formula, constants, kinds) if device == "cpu" else None
+    return by_hand or _by_torch(formula, constants, device)
+
+
+def _by_torch(formula, constants, device):
+    """The formula as torch.compile's loop."""
 
     def kernel(*tensors):
         return formula(*tensors, *constants)
@@ -371,6 +383,58 @@ def _compiled(formula, constants, kinds, device):
     if device == "cuda":
         options["eager_numerics.division_rounding"] = True  # its division is approximate without
     return torch.compile(kernel, fullgraph=True, dynamic=True, options=options)
+
+
+def _by_hand(formula, constants, kinds, without=""):
+    """The formula by the loops of kernels.cpp; None where they lack it, or cannot be compiled."""
+    if formula not in (_min_max, _quantize, _choose_and_quantize):
+        return None
+    real, code = (str(dtype).removeprefix("torch.") for dtype, _ in (kinds[0], kinds[-1]))
+    try:
+        min_max_loop = getattr(_loops(without), f"min_max_{real}")
+        quantize_loop = formula is _min_max or getattr(_loops(without), f"quantize_{real}_{code}")
+    except Exception:  # no such codes, no compiler, or another torch: torch.compile takes over
+        return None
+
+    def min_max(r):
+        ends = [r.new_empty(r[:, 0].shape, dtype=torch.float32) for _ in range(2)]
+        min_max_loop(*map(_address, [r, *ends]), *_sizes(r))
+        return [x.to(r.dtype) for x in ends]
+
+    def quantize(r, scale, zero_point, out):
+        low, high, rounding = constants[:3]
+        held = r, scale.float(), zero_point.float(), out
+        ends = ctypes.c_float(low), ctypes.c_float(high)
+        quantize_loop(*map(_address, held), *_sizes(r), *ends, rounding == "inside")
+        return ()
+
+    def choose_and_quantize(r, scale, zero_point, out):
+        ends = (x.float().view(-1, 1) for x in min_max(r))
+        low, high, _, mapping, include_zero = constants
+        for x, found in zip(
+            (scale, zero_point), safe_qparams(*ends, low, high, mapping, include_zero), strict=True
+        ):
+            x.copy_(found)
+        return quantize(r, scale, zero_point, out)
+
+    return {_min_max: min_max, _quantize: quantize}.get(formula, choose_and_quantize)
+
+
+def _sizes(r):
+    return [ctypes.c_int64(n) for n in (*r.shape, 1)[:3]]
+
+
+def _address(x):
+    return ctypes.c_void_p(x.data_ptr())
+
+
+@cache
+def _loops(without):
+    """kernels.cpp, perhaps without some of its words, compiled and kept on disk by torch."""
+    from torch._inductor.codecache import CppCodeCache
+
+    source = Path(__file__).with_suffix(".cpp").read_text(encoding="utf-8")
+    return CppCodeCache.load(source.replace(without, ""))
 
 
 def levels_to_caller() -> int:

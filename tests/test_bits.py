@@ -3,6 +3,7 @@
 HYPOTHESIS_PROFILE=thorough compiles every scheme for every dtype, which takes some minutes.
 """
 
+import functools
 import itertools
 import os
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import qlesson as ql
-from qlesson import kernels
+from qlesson import kernels, ranges
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 HALVES = (torch.bfloat16, torch.float16)
@@ -45,7 +46,8 @@ MORE_LAYOUTS = [
     ((6, 16, 96), ql.PerGroup(5, 1)),
     ((96, 384), ql.PerGroup(1)),
     ((96, 384), ql.PerGroup(1000)),
-    ((4096,), ql.PerAxis(0)),
+    ((5000,), ql.PerAxis(0)),
+    ((140_000, 3), ql.PerAxis(0)),
 ]
 # The first compiles every kernel, the others (half a minute in all) the two that matter most.
 WORK = [(torch.float32, KINDS[0], LAYOUTS)]
@@ -102,11 +104,16 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def compiled(monkeypatch):
+BY_TORCH = functools.cache(kernels._compiled.__wrapped__)
+
+
+@pytest.fixture(params=["by hand", "by torch.compile"])
+def compiled(monkeypatch, request):
     """Fails where the compiled path was not taken, or fell back."""
-    calls = []
-    run = kernels._call
+    calls, run = [], kernels._call
+    if request.param == "by torch.compile":
+        monkeypatch.setattr(kernels, "_by_hand", lambda *a: None)
+        monkeypatch.setattr(kernels, "_compiled", BY_TORCH)
     monkeypatch.setattr(kernels, "_call", lambda *a: calls.append(a[0].__name__) or run(*a))
     monkeypatch.setitem(kernels._state, "broken", False)
     yield calls
@@ -121,6 +128,47 @@ def test_eager_and_compiled_agree_bit_for_bit(device, dtype, kind, layouts, comp
     for shape, granularity in layouts:
         scheme = ql.Scheme(bits, mapping, granularity, signed, rounding=rounding)
         assert_same(values(shape, dtype).to(device), scheme)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_loops_by_hand_agree_over_every_scheme(dtype):
+    """Codes of 8 bits or fewer in every layout, chosen and given, with NaN and infinity planted."""
+    assert kernels._by_hand(kernels._quantize, (0, 1, "inside"), [(dtype, 2), (torch.uint8, 2)])
+    nothing = torch.tensor([float("nan"), float("inf"), -float("inf")]).to(dtype)
+    for kind, (shape, granularity) in itertools.product(EVERY_KIND, LAYOUTS + MORE_LAYOUTS):
+        bits, mapping, signed, rounding = kind
+        if bits == 16:
+            continue
+        scheme = ql.Scheme(bits, mapping, granularity, signed, rounding=rounding)
+        r = values(shape, dtype)
+        with ql.use_kernels("eager"):
+            x = ql.quantize(r, scheme)
+        with ql.use_kernels("compiled"):
+            y = ql.quantize(r, scheme)
+        assert torch.equal(y.scale, x.scale) and torch.equal(y.zero_point, x.zero_point)
+        assert torch.equal(y.q, x.q)
+        r.view(-1)[3:99:7] = nothing.repeat(5)[: len(r.view(-1)[3:99:7])]
+        qparams = ql.QParams(x.scale, x.zero_point)
+        with ql.use_kernels("eager"):
+            x = ql.quantize(r, scheme, qparams, check=False)
+        with ql.use_kernels("compiled"):
+            y = ql.quantize(r, scheme, qparams, check=False)
+        assert torch.equal(y.q, x.q)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_ranges_by_hand(dtype):
+    """Far from 0 on either side, so that nothing but the values themselves can be an end."""
+    for (shape, granularity), sign in itertools.product(LAYOUTS + MORE_LAYOUTS, (1, -1)):
+        whole = sign * (values(shape, dtype).abs() + 1)
+        for bad, at in itertools.product((1.5, float("nan"), float("inf")), (0, 40, -1)):
+            r = whole.clone()
+            r.view(-1)[at] = bad
+            with ql.use_kernels("compiled"):
+                found = kernels.min_max(r, granularity)
+            for end, expected in zip(found, ranges.min_max(r, granularity), strict=True):
+                assert end.dtype == dtype
+                assert torch.equal(end.nan_to_num(7e4), expected.nan_to_num(7e4))
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])

@@ -15,6 +15,7 @@ CASES = {
     "times": lambda: figures.times(MS, 7.0),
     "pieces": lambda: figures.pieces(SIZES, [p["ms"] for p in CPU["pieces"]], 7.0),
     "roofline": lambda: figures.roofline({"a": (37, 2e8), "b": (5, 3e9)}, 25.0),
+    "two roofs": lambda: figures.roofline({"a": (37, 2e8), "b": (3, 1e12)}, 3000.0, 1000),
 }
 
 
@@ -48,6 +49,12 @@ def test_the_roof_is_bandwidth_over_bytes():
     assert [(a.get_xdata()[0], a.get_ydata()[0]) for a in lines[1:]] == [(37, 0.2), (5, 3.0)]
 
 
-@pytest.mark.parametrize("name", CASES)
+def test_the_roof_of_arithmetic_is_level_and_its_axes_stay():
+    ax = CASES["two roofs"]().axes[0]
+    assert list(ax.lines[1].get_ydata()) == [1000, 1000]
+    assert ax.get_ylim() == figures.roofline({}, 5, 1).axes[0].get_ylim()
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "two roofs"])
 def test_each_names_its_notebook(name):
     assert "(notebook 12)" in getattr(figures, name).__doc__.split("\n\n")[0]

@@ -69,20 +69,26 @@ def pieces(sizes, ms, floor):
     return fig
 
 
-def roofline(points, gb_per_s):
+def roofline(points, gb_per_s, arithmetic=None):
     """Values per second against bytes per value, under the roof of memory   (notebook 12).
 
-    points    {name: (bytes moved for each value, values per second)}
-    gb_per_s  the bandwidth of memory: the roof is gb_per_s / bytes
+    points      {name: (bytes moved for each value, values per second)}
+    gb_per_s    the bandwidth of memory: the roof is gb_per_s / bytes
+    arithmetic  billion values per second that the arithmetic allows: a level roof beside it,
+                on axes that stay the same whatever the numbers
     """
     fig, ax = draw.figure(3.3)
     x = np.geomspace(2, 80, 50)
     ax.plot(x, gb_per_s / x, color=draw.GRID, lw=1.6, ls="--", label="roof: bandwidth / bytes")
+    if arithmetic:
+        ax.axhline(arithmetic, color=draw.INK, lw=1.2, ls=":", label="roof: arithmetic")
     for style, (name, (moved, speed)) in zip(draw.STYLES, points.items(), strict=False):
         ax.plot([moved], [speed / 1e9], style[1], color=style[0], ms=8, ls="", label=name)
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlim(2, 80)
+    if arithmetic:
+        ax.set_ylim(0.05, 2000)
     draw.own_ticks(ax.xaxis, [2, 5, 10, 20, 40, 80], list(map(str, [2, 5, 10, 20, 40, 80])))
     draw.own_ticks(ax.yaxis, *_round_ticks(*ax.get_ylim()))
     ax.set_xlabel("bytes moved for each value")
@@ -92,6 +98,7 @@ def roofline(points, gb_per_s):
 
 
 def _round_ticks(low, high):
-    """1, 3, 10, 30 ... between two numbers, and their words."""
-    at = [m * 10.0**e for e in range(-4, 5) for m in (1, 3) if low <= m * 10.0**e <= high]
+    """1, 3, 10, 30 ... between two numbers, or 1, 10, 100 ... if that is many, and their words."""
+    steps = (1, 3) if high < 1000 * low else (1,)
+    at = [m * 10.0**e for e in range(-4, 5) for m in steps if low <= m * 10.0**e <= high]
     return at, [f"{t:g}" for t in at]
