@@ -264,8 +264,24 @@ def test_refusals_are_the_same_compiled():
             ql.quantize(wide.t().contiguous(), groups)
 
 
+@pytest.mark.skipif(
+    not torch.__version__.startswith("2.13.")
+    or not torch.backends.cpu.get_cpu_capability().startswith("AVX"),
+    reason="what notebook 12 says of torch 2.13 and its loops for AVX",
+)
+def test_torch_2_13_compiles_a_cat_that_is_cut_back_wrong():
+    def fill_divide_cut(a, s):
+        filled = torch.cat([a, a[:, -1:].expand(64, 28)], dim=1)
+        codes = torch.round(filled.view(64, 4, 32) / s)
+        return codes.view(64, 128)[:, :100].contiguous()
+
+    a, each = values((64, 100), torch.float32), torch.full((64, 4, 1), 0.03)
+    differ = torch.compile(fill_divide_cut)(a, each) != fill_divide_cut(a, each)
+    assert differ[:, 96:].any() and not differ[:, :96].any()
+
+
 def test_a_ragged_split_before_a_division_compiles_right():
-    """With cat in place of index_select torch 2.13 gets this wrong on a CPU."""
+    """With cat in place of index_select it is wrong, as above."""
     g, r = ql.PerGroup(32), torch.randn(64, 100)
     scale = torch.rand(64, 4) + 0.5
     run = torch.compile(lambda r, s: g.join(torch.round(g.split(r) / g.align(s)), r.shape))

@@ -48,8 +48,7 @@ def _roofs(work, dtype, bandwidth, arithmetic):
         points[way] = (moved, 1e9 * min(memory, arithmetic))
         ms.append(f"{100 / min(memory, arithmetic):.4g} ms {way}")
         sentences.append(
-            f"{way.capitalize()}, {moved} bytes a value: memory {memory:.3g}; "
-            f"the limit is {limit}."
+            f"{way.capitalize()}, {moved} bytes a value: memory {memory:.3g}; the limit is {limit}."
         )
     sentences.append(f"100 million values take {' and '.join(ms)}.")
     return sentences, partial(figures.roofline, points, bandwidth, arithmetic)
