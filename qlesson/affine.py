@@ -9,7 +9,9 @@ Letters of the course: r real value, s scale, z zero point, q code.
     r_hat = s * (q - z)
 
 Every division is by a tensor on r's own device. On CUDA, dividing by a Python number or by a
-CPU tensor multiplies by the reciprocal instead, and some codes change (notebook 12).
+CPU tensor multiplies by the reciprocal instead, and some codes change. So does torch.compile on a
+GPU where the divisor is known when it compiles: pass quant_min and quant_max as tensors there
+(notebook 12).
 """
 
 from typing import NamedTuple
@@ -39,7 +41,7 @@ def asymmetric_qparams(r_min, r_max, quant_min, quant_max) -> QParams:
     """
     like = _widest(r_min, r_max)
     r_min, r_max = _as_float(r_min, like), _as_float(r_max, like)
-    scale = (r_max - r_min) / r_min.new_tensor(quant_max - quant_min)
+    scale = (r_max - r_min) / _as_float(quant_max - quant_min, r_min)
     zero_point = torch.round(quant_min - r_min / scale)
     zero_point = torch.clamp(zero_point, quant_min, quant_max)
     return QParams(scale, zero_point.to(torch.int32))
@@ -54,7 +56,7 @@ def symmetric_qparams(r_max, quant_max) -> QParams:
     Returns the scale in float32 (float64 for a float64 r_max) and the zero point in int32.
     """
     r_max = _as_float(r_max)
-    scale = r_max / r_max.new_tensor(quant_max)
+    scale = r_max / _as_float(quant_max, r_max)
     return QParams(scale, torch.zeros_like(scale, dtype=torch.int32))
 
 
@@ -123,7 +125,7 @@ def widened(r_min, r_max, steps, include_zero) -> tuple[Tensor, Tensor]:
     low, high = r_min.clamp(max=0), r_max.clamp(min=0)
     if include_zero:
         return low, high
-    narrow = too_small((r_max - r_min) / r_min.new_tensor(steps))
+    narrow = too_small((r_max - r_min) / _as_float(steps, r_min))
     return torch.where(narrow, low, r_min), torch.where(narrow, high, r_max)
 
 

@@ -143,12 +143,14 @@ def choose_and_quantize(r, scheme, out) -> tuple[Tensor, Tensor] | None:
     constants += (scheme.mapping, scheme.include_zero)
     if not _compiles(_choose_and_quantize, constants, r):
         return None
+    # As numbers the compiler would know them, and on a GPU multiply by 1 / 255.
+    ends = r.new_tensor([scheme.quant_min, scheme.quant_max], dtype=torch.float32)
     scale = r.new_empty((len(blocks), 1), dtype=torch.float32)
     zero_point = r.new_empty((len(blocks), 1), dtype=scheme.dtype)
     tensors = (blocks, scale, zero_point, out.view(blocks.shape))
     rows = len(blocks) if r.is_cuda else EAGER_PIECE  # so many ranges stay in the cache
     for part in zip(*(t.split(rows) for t in tensors), strict=True):
-        if _call(_choose_and_quantize, constants, *part) is None:
+        if _call(_choose_and_quantize, constants, ends, *part) is None:
             return None
     shape = scheme.granularity.scale_shape(r.shape)
     return scale.view(shape), zero_point.view(shape)
@@ -174,10 +176,10 @@ def _min_max(r):
 
 
 def _choose_and_quantize(
-    r, scale_out, zero_point_out, out, quant_min, quant_max, rounding, mapping, include_zero
+    ends, r, scale_out, zero_point_out, out, quant_min, quant_max, rounding, mapping, include_zero
 ):
     r_min, r_max = (x.float() for x in (r.amin(dim=1, keepdim=True), r.amax(dim=1, keepdim=True)))
-    scale, zero_point = safe_qparams(r_min, r_max, quant_min, quant_max, mapping, include_zero)
+    scale, zero_point = safe_qparams(r_min, r_max, *ends, mapping, include_zero)
     scale_out.copy_(scale)
     zero_point_out.copy_(zero_point)
     return _quantize(r, scale, zero_point, out, quant_min, quant_max, rounding)
@@ -389,7 +391,8 @@ def _by_hand(formula, constants, kinds, without=""):
     """The formula by the loops of kernels.cpp; None where they lack it, or cannot be compiled."""
     if formula not in (_min_max, _quantize, _choose_and_quantize):
         return None
-    real, code = (str(dtype).removeprefix("torch.") for dtype, _ in (kinds[0], kinds[-1]))
+    first = kinds[formula is _choose_and_quantize]
+    real, code = (str(dtype).removeprefix("torch.") for dtype, _ in (first, kinds[-1]))
     try:
         min_max_loop = getattr(_loops(without), f"min_max_{real}")
         quantize_loop = formula is _min_max or getattr(_loops(without), f"quantize_{real}_{code}")
@@ -408,13 +411,11 @@ def _by_hand(formula, constants, kinds, without=""):
         quantize_loop(*map(_address, held), *_sizes(r), *ends, rounding == "inside")
         return ()
 
-    def choose_and_quantize(r, scale, zero_point, out):
-        ends = (x.float().view(-1, 1) for x in min_max(r))
-        low, high, _, mapping, include_zero = constants
-        for x, found in zip(
-            (scale, zero_point), safe_qparams(*ends, low, high, mapping, include_zero), strict=True
-        ):
-            x.copy_(found)
+    def choose_and_quantize(ends, r, scale, zero_point, out):
+        r_min, r_max = (x.float().view(-1, 1) for x in min_max(r))
+        found = safe_qparams(r_min, r_max, *ends, *constants[3:])
+        scale.copy_(found.scale)
+        zero_point.copy_(found.zero_point)
         return quantize(r, scale, zero_point, out)
 
     return {_min_max: min_max, _quantize: quantize}.get(formula, choose_and_quantize)

@@ -288,6 +288,36 @@ def test_a_ragged_split_before_a_division_compiles_right():
     assert torch.equal(run(r, scale), g.join(torch.round(g.split(r) / g.align(scale)), r.shape))
 
 
+def depends_on_input(node):
+    return node.op == "placeholder" or any(map(depends_on_input, node.all_input_nodes))
+
+
+@pytest.mark.parametrize(
+    "mapping, include_zero", [("asymmetric", 0), ("asymmetric", 1), ("symmetric", 1)]
+)
+def test_no_divisor_is_known_to_the_compiler(mapping, include_zero):
+    """On a GPU torch.compile would multiply by its reciprocal, however division is rounded."""
+    r, scale, out = torch.randn(64, 32), torch.ones(64, 1), torch.zeros(64, 32, dtype=torch.int8)
+    zero_point, ends = torch.zeros(64, 1, dtype=torch.int8), torch.tensor([-128.0, 127.0])
+    codes = (-128, 127, "inside")
+    for formula, constants, tensors in (
+        (kernels._choose_and_quantize, (*codes, mapping, include_zero), (ends, r)),
+        (kernels._quantize, codes, (r,)),
+    ):
+        graphs = []
+
+        def keep(graph, inputs, graphs=graphs):
+            graphs.append(graph.graph)
+            return graph
+
+        tensors = (*tensors, scale, zero_point, out)
+        torch.compile(lambda *t, f=formula, c=constants: f(*t, *c), backend=keep)(*tensors)
+        (graph,) = graphs
+        divisions = [n for n in graph.nodes if "div" in str(n.target)]
+        assert len(divisions) >= 1 + (len(constants) > 3)
+        assert all(depends_on_input(n.args[1]) for n in divisions)
+
+
 def test_the_formulas_compile_without_a_break():
     run = torch.compile(
         lambda r: ql.quantize_affine(
