@@ -1,8 +1,9 @@
 """How a formula runs: on which device, in which pieces, eager or compiled (notebook 12).
 
 There is one formula, in `qlesson.affine`. Eager runs it one operation at a time, on pieces that
-stay in the cache; compiled, it is one loop: `torch.compile`'s, or on a processor one of the loops
-of kernels.cpp, written by hand. All give the same bits.
+stay in the cache; compiled, it is one loop: by hand where torch.compile's is far from the floor
+(kernels.cpp on a processor, kernels_triton.py on a GPU), else torch.compile's. All give the same
+bits.
 """
 
 import ctypes
@@ -369,8 +370,8 @@ def _bare(x) -> Tensor:
 @cache
 def _compiled(formula, constants, kinds, device):
     """The formula with its constants, compiled for all shapes of tensors of these kinds."""
-    by_hand = _by_hand(formula, constants, kinds) if device == "cpu" else None
-    return by_hand or _by_torch(formula, constants, device)
+    by_hand = _by_hand if device == "cpu" else _by_triton
+    return by_hand(formula, constants, kinds) or _by_torch(formula, constants, device)
 
 
 def _by_torch(formula, constants, device):
@@ -427,6 +428,31 @@ def _sizes(r):
 
 def _address(x):
     return ctypes.c_void_p(x.data_ptr())
+
+
+def _by_triton(formula, constants, kinds):
+    """The formula by the kernels of kernels_triton.py, which take rows; None for the rest.
+
+    In the stored trials torch.compile reached 0.2 to 0.7 of the floor where shapes may change,
+    and kernels of this kind 0.86 to 1.01 (notebook 12).
+    """
+    if kinds[-1][1] != 2 or formula is _min_max:
+        return None
+    try:
+        from qlesson import kernels_triton
+    except ImportError:
+        return None
+    wide = _by_torch(formula, constants, "cuda")
+
+    def kernel(*tensors):
+        if formula is _choose_and_quantize:
+            done = kernels_triton.choose_and_quantize(*tensors[1:], *constants[:4])
+            return () if done else wide(*tensors)
+        x, scale, zero_point, out = tensors
+        getattr(kernels_triton, formula.__name__[1:])(x, scale.float(), zero_point, out, *constants)
+        return ()
+
+    return kernel
 
 
 @cache

@@ -171,6 +171,65 @@ def test_ranges_by_hand(dtype):
                 assert torch.equal(end.nan_to_num(7e4), expected.nan_to_num(7e4))
 
 
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Triton's interpreter in the place of the loops for a processor; conftest.py asks for it."""
+    pytest.importorskip("triton", reason="needs Triton")
+    if torch.cuda.is_available():
+        pytest.skip("the tests on CUDA run the kernels themselves")
+    monkeypatch.setattr(kernels, "_by_hand", kernels._by_triton)
+    monkeypatch.setattr(kernels, "_compiled", functools.cache(kernels._compiled.__wrapped__))
+    monkeypatch.setitem(kernels._state, "broken", False)
+    yield
+    assert not kernels._state["broken"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bits", [8, 16, 3])
+def test_the_kernels_for_a_gpu_agree_in_tritons_interpreter(bits, dtype, interpreted):
+    nothing = torch.tensor([float("nan"), float("inf"), -float("inf")]).to(dtype)
+    layouts = [
+        ((7, 1111), ql.PerTensor()),
+        ((48, 384), ql.PerAxis(0)),
+        ((48, 384), ql.PerGroup(24)),
+    ]
+    for kind, (shape, granularity) in itertools.product(EVERY_KIND, layouts):
+        if kind[0] != bits:
+            continue
+        scheme = ql.Scheme(bits, kind[1], granularity, kind[2], rounding=kind[3])
+        r = values(shape, dtype)
+        broken = r.clone()
+        broken.view(-1)[3:99:7] = nothing.repeat(5)[:14]
+        with ql.use_kernels("eager"):
+            x = ql.quantize(r, scheme)
+            qparams = ql.QParams(x.scale, x.zero_point)
+            expected = ql.quantize(broken, scheme, qparams, check=False).q
+            # The interpreter cuts bfloat16 off where a GPU rounds.
+            r_hats = [x.dequantize(d) for d in (torch.float32, torch.float16)]
+        with ql.use_kernels("compiled"):
+            y = ql.quantize(r, scheme)
+            assert torch.equal(y.scale, x.scale) and torch.equal(y.zero_point, x.zero_point)
+            assert torch.equal(y.q, x.q)
+            assert torch.equal(ql.quantize(broken, scheme, qparams, check=False).q, expected)
+            for r_hat in r_hats:
+                assert torch.equal(y.dequantize(r_hat.dtype), r_hat)
+            if not isinstance(granularity, ql.PerTensor):
+                with pytest.raises(ValueError, match="NaN"):
+                    ql.quantize(broken, scheme, check=False)
+
+
+def test_rows_too_wide_for_one_program_of_triton(interpreted, monkeypatch):
+    from qlesson import kernels_triton
+
+    monkeypatch.setattr(kernels_triton, "WIDEST", 300)
+    r, scheme = values((70, 384), torch.float32), ql.Scheme(granularity=ql.PerAxis(0))
+    with ql.use_kernels("eager"):
+        x = ql.quantize(r, scheme)
+    with ql.use_kernels("compiled"):
+        y = ql.quantize(r, scheme)
+    assert torch.equal(y.q, x.q) and torch.equal(y.scale, x.scale)
+
+
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 def test_layouts_that_do_not_lie_straight_in_memory(device, compiled):
     r = values((96, 384), torch.float32).to(device)
