@@ -133,19 +133,30 @@ def test_every_time_in_the_text_of_notebook_12_is_stored():
         f"{memory['formula, whole']['ms']:.0f}.",
         f"a valley, at {pieces[2**17]:.0f} ms, more than "
         f"{pieces[2**25] // pieces[2**17]:.0f} times",
-        f"Compiled takes {compiled:.1f} ms, {compiled / floor:.1f} floors.",
-        f"ONNX Runtime, written by hand too, takes {ms['onnxruntime']:.1f} ms",
+        "The package's loop is at the floor, and ONNX Runtime's, written by hand too, within a ",
         f"That saves {steps[0] - steps[1]:.1f} ms. The rest",
-        f"That saves {steps[1] - steps[2]:.1f} ms.\n",
+        f"That saves {steps[1] - steps[2]:.1f} ms, and the loop is as fast as one pass.",
         f"alone {product['float32'] / product['torch._int_mm alone']:.1f} times as fast",
         f"and {product['float32'] / product['W8A8']:.1f} times with",
         f"reaches {product['float32'] / product['bfloat16']:.1f} times",
         f"{2**27 // 4096:,} such stops",
+        f"Four intermediates and the codes have {(4 * 2**27 + 2**25) // 4096:,} pages.",
+        "within a fifth of that floor, but not in groups of 32",
     ):
         assert words in text, words
-    checked = {"0", "21", "37", "47", "144", "29", "139", "22", "7.0", "7.4", "1.5", "3.1"}
+    checked = {"0", "21", "37", "47", "144", "29", "139", "22", "1.5", "3.1"}
     for number in re.findall(r"(\d[\d.,]*\d|\d) (?:ms|floors)\b", text):
-        assert number in checked | {f"{compiled / floor:.1f}"}, number
+        assert number in checked, number
+    assert compiled / floor < 1.05 and ms["onnxruntime"] / floor < 1.1 and steps[2] <= steps[3]
+    back = bench.ms_of(CPU["rows"], **CELL | {"work": "dequantize"})
+    assert back["compiled"] / back["one pass"] < 1.05
+    assert abs(memory["formula, whole"]["fresh_pages"] - 139_264) < 100
+    for granularity in bench.GRANULARITIES:
+        wanted = CELL | {"work": "choose", "granularity": granularity}
+        two_readings = bench.ms_of(CPU["rows"], **wanted)["compiled"] / (
+            9 * 2**25 / bandwidth / 1e6
+        )
+        assert (two_readings < 1.2) == (granularity != "group 32")
     assert whole / floor > 20 and abs(5 * 2**25 / bandwidth / 1e6 / floor - 1) < 0.1
     assert min(pieces, key=pieces.get) == 2**17
     trial = bench.stored("h100_trial")

@@ -99,8 +99,8 @@ class Floor:
 @exercise("12.3", "Spot the extra pass", "choice", difficulty=2, minutes=4)
 class ExtraPass:
     """
-    Four ways to quantize a float32 tensor with a given scale, each one compiled into as few passes
-    as it allows. Which two have to read the tensor twice? Give both letters.
+    Four calls, each one compiled into as few passes as it allows. `r` is a float32 tensor. Which
+    two have to read their input twice? Give both letters.
 
     - **A** `ql.quantize(r, scheme, qparams, check=False, out=out)`
     - **B** `ql.quantize(r, scheme, qparams)`, which refuses NaN before it writes a code
