@@ -74,7 +74,7 @@ def _choose_and_quantize(
 ):  # fmt: skip
     i, at, there = _tile(m, n, ROWS, COLS)
     x = tl.load(r + at, there, 0).to(tl.float32)  # the range holds 0
-    r_min, r_max = tl.min(x, 1)[:, None], tl.max(x, 1)[:, None]
+    r_min, r_max = tl.min(x, 1)[:, None], tl.max(x, 1)[:, None]  # on a GPU without its NaN
     bad = tl.max((x != x).to(tl.int32), 1)[:, None]
     if SYMMETRIC:
         s = tl.div_rn(tl.maximum(-r_min, r_max), high)

@@ -162,6 +162,15 @@ def test_every_time_in_the_text_of_notebook_12_is_stored():
     trial = bench.stored("h100_trial")
     assert trial["copy_tb_per_s"] * 1000 > 100 * bandwidth
     low, high = trial["compiled_dynamic_shapes_share"]
+    shares = {
+        (s["contestant"], s["dtype"]): s["share"]
+        for s in trial["floor_share"]
+        if s["granularity"] == "group 128"
+    }
+    assert shares["compiled, static shape", "float32"] >= 1
+    assert "rows of up to 16,384 values" in text
+    assert "WIDEST = 16384 " in (ROOT / "qlesson/kernels_triton.py").read_text()
+    assert f"and {shares['compiled, static shape', 'bfloat16']} of it for bfloat16." in text
     assert f"such kernels reached only {low} to {high} in the same trials" in text
     assert max(pieces[2**25], whole) / memory["formula, whole"]["ms"] < 1.3
     assert trial["bits"]["differ_divided_by_a_python_number"] == 12_000_000
