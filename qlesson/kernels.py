@@ -141,7 +141,7 @@ def choose_and_quantize(r, scheme, out) -> tuple[Tensor, Tensor] | None:
         return None
     constants = (scheme.quant_min, scheme.quant_max, scheme.rounding)
     constants += (scheme.mapping, scheme.include_zero)
-    if not _compiles(_choose_and_quantize, constants, r):
+    if not _compiles(_choose_and_quantize, constants, r, out):
         return None
     # As numbers the compiler would know them, and on a GPU multiply by 1 / 255.
     ends = r.new_tensor([scheme.quant_min, scheme.quant_max], dtype=torch.float32)
@@ -190,7 +190,7 @@ def _choose_and_quantize(
 
 def _run(formula, constants, x, scale, zero_point, granularity, out) -> Tensor:
     """Apply a formula to x, and fill `out`."""
-    compiled = _compiles(formula, constants, x, scale)
+    compiled = _compiles(formula, constants, x, scale, zero_point, out)
     whole = COMPILED_PIECE if compiled else _eager_piece(x)
     for where, home in pieces(x, granularity, whole):
         piece = (x[where], scale[home], zero_point[home], granularity, out[where])
@@ -327,11 +327,24 @@ def _compiles(formula, constants, *tensors) -> bool:
         return False
     if x.device.type not in PAYS_OFF or any(t.dtype == torch.float64 for t in tensors):
         return False
+    if torch.jit.is_tracing() or not all(map(_lies_in_memory, (*tensors, x.new_empty(1)))):
+        return False
     if _state["mode"] == "compiled":
         return x.numel() >= 2 * ROW
     key = (formula, constants, x.device.type, x.dtype)
     _seen[key] += x.numel()
     return _seen[key] > PAYS_OFF[x.device.type]
+
+
+def _lies_in_memory(x) -> bool:
+    """Whether x's values are the numbers at its address: not those of a fake or wrapped tensor, of
+    torch.func, or of a view with the sign still to be changed."""
+    if x.is_neg() or type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return False
+    try:
+        return x.data_ptr() != 0
+    except RuntimeError:  # inside torch.vmap
+        return False
 
 
 def _call(formula, constants, *tensors):
