@@ -354,6 +354,7 @@ def _call(formula, constants, *tensors):
             warnings.simplefilter("ignore")  # torch's own, of its inner parts
             kinds = tuple((t.dtype, t.ndim) for t in tensors)
             kernel = _compiled(formula, constants, kinds, tensors[0].device.type)
+            torch.get_num_threads()  # sets it too: a new thread of Python has OpenMP's own number
             return kernel(*map(_bare, tensors))
     except Exception as error:
         _state["broken"] = True

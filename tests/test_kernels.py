@@ -263,6 +263,29 @@ def test_a_warning_from_torch_is_no_failure():
     assert not kernels._state["broken"]
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux's /proc")
+def test_a_new_thread_of_python_keeps_to_torchs_number_of_threads():
+    code = """
+import os
+os.environ["OMP_NUM_THREADS"] = "4"
+import threading, torch, qlesson as ql
+torch.set_num_threads(1)
+ql.use_kernels("compiled")
+r, groups, counts = torch.randn(256, 256), ql.Scheme(granularity=ql.PerGroup(32)), []
+count = lambda: counts.append(len(os.listdir("/proc/self/task")))
+def work():
+    count()
+    ql.quantize(r, groups)
+    count()
+ql.quantize(r, groups)  # compiles
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+print(counts[1] - counts[0])
+"""
+    assert run(code) == "0\n"
+
+
 # --- pieces ---
 
 
