@@ -10,9 +10,11 @@ import itertools
 import math
 import os
 import sys
+import threading
 import types
 import warnings
 from collections import Counter
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -43,6 +45,7 @@ PAYS_OFF = {"cpu": 2**34, "cuda": 2**38}
 MODES = ("auto", "eager", "compiled")
 
 _state = {"mode": "auto", "broken": False}
+_filters = threading.RLock()  # of warnings
 _seen = Counter()  # how many values "auto" sent through each formula
 
 
@@ -350,12 +353,10 @@ def _lies_in_memory(x) -> bool:
 def _call(formula, constants, *tensors):
     """What the compiled formula returns; None, with a warning, where there is no compiler."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own, of its inner parts
-            kinds = tuple((t.dtype, t.ndim) for t in tensors)
-            kernel = _compiled(formula, constants, kinds, tensors[0].device.type)
-            torch.get_num_threads()  # sets it too: a new thread of Python has OpenMP's own number
-            return kernel(*map(_bare, tensors))
+        kinds = tuple((t.dtype, t.ndim) for t in tensors)
+        kernel = _compiled(formula, constants, kinds, tensors[0].device.type)
+        torch.get_num_threads()  # sets it too: a new thread of Python has OpenMP's own number
+        return kernel(*map(_bare, tensors))
     except Exception as error:
         _state["broken"] = True
         cause = error.__cause__ or error
@@ -398,7 +399,9 @@ def _by_torch(formula, constants, device):
     options = {"compile_threads": 1}
     if device == "cuda":
         options["eager_numerics.division_rounding"] = True  # its division is approximate without
-    return torch.compile(kernel, fullgraph=True, dynamic=True, options=options)
+    with _silent():
+        run = torch.compile(kernel, fullgraph=True, dynamic=True, options=options)
+    return _silent()(run)  # it compiles when it is called
 
 
 def _by_hand(formula, constants, kinds, without=""):
@@ -446,10 +449,20 @@ def _address(x):
 @cache
 def _loops(without):
     """kernels.cpp, perhaps without some of its words, compiled and kept on disk by torch."""
-    from torch._inductor.codecache import CppCodeCache
-
     source = Path(__file__).with_suffix(".cpp").read_text(encoding="utf-8")
-    return CppCodeCache.load(source.replace(without, ""))
+    with _silent():
+        from torch._inductor.codecache import CppCodeCache
+
+        return CppCodeCache.load(source.replace(without, ""))
+
+
+@contextmanager
+def _silent():
+    """Without the warnings of torch's inner parts. One thread at a time: two at once would each put
+    back the other's filters, and all warnings be lost from then on."""
+    with _filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def levels_to_caller() -> int:

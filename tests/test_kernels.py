@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import warnings
 
 import pytest
@@ -260,6 +261,31 @@ def test_a_warning_from_torch_is_no_failure():
     with warnings.catch_warnings(), ql.use_kernels("compiled"):
         warnings.simplefilter("error")
         ql.quantize(R, ql.Scheme(), (0.05, 3), check=False)
+    assert not kernels._state["broken"]
+
+
+def in_threads(work, count=4):
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_threads_share_the_kernels_and_leave_the_warnings_alone():
+    """Each thread silenced torch for itself, and what one put back had been another's silence."""
+    expected, before, same = ql.quantize(R, GROUPS), list(warnings.filters), []
+
+    def work():
+        for _ in range(50):
+            x = ql.quantize(R, GROUPS)
+            values = torch.equal(x.dequantize(), expected.dequantize())
+            same.append(torch.equal(x.q, expected.q) and values)
+
+    with ql.use_kernels("compiled"):
+        in_threads(work)
+    assert same == 200 * [True]
+    assert warnings.filters == before
     assert not kernels._state["broken"]
 
 
