@@ -6,6 +6,7 @@ of kernels.cpp, written by hand. All give the same bits.
 """
 
 import ctypes
+import importlib
 import itertools
 import math
 import os
@@ -410,6 +411,8 @@ def _by_hand(formula, constants, kinds, without=""):
         return None
     first = kinds[formula is _choose_and_quantize]
     real, code = (str(dtype).removeprefix("torch.") for dtype, _ in (first, kinds[-1]))
+    with _silent():  # what fails here fails torch.compile too, which would name another cause then
+        importlib.import_module("torch._dynamo")
     try:
         min_max_loop = getattr(_loops(without), f"min_max_{real}")
         quantize_loop = formula is _min_max or getattr(_loops(without), f"quantize_{real}_{code}")

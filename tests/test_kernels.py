@@ -256,6 +256,18 @@ def test_a_machine_without_a_compiler(tmp_path):
     assert len(ours) == 1, made.stderr
 
 
+def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    """The first cause, not what torch says when it is imported a second time."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file"))
+    code = "import warnings, torch, qlesson as ql; "
+    code += "ql.use_kernels('compiled'); r = torch.randn(100, 300); "
+    code += "record = warnings.catch_warnings(record=True).__enter__(); "
+    code += "warnings.simplefilter('always'); ql.quantize(r); "
+    code += "print(*(w.message for w in record if w.category is RuntimeWarning))"
+    assert "File exists" in run(code)
+
+
 def test_a_warning_from_torch_is_no_failure():
     """Under `-W error` too the compiled path is taken."""
     with warnings.catch_warnings(), ql.use_kernels("compiled"):
