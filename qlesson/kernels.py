@@ -7,13 +7,16 @@ bits.
 """
 
 import ctypes
+import importlib
 import itertools
 import math
 import os
 import sys
+import threading
 import types
 import warnings
 from collections import Counter
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -44,6 +47,7 @@ PAYS_OFF = {"cpu": 2**34, "cuda": 2**38}
 MODES = ("auto", "eager", "compiled")
 
 _state = {"mode": "auto", "broken": False}
+_filters = threading.RLock()  # of warnings
 _seen = Counter()  # how many values "auto" sent through each formula
 
 
@@ -142,7 +146,7 @@ def choose_and_quantize(r, scheme, out) -> tuple[Tensor, Tensor] | None:
         return None
     constants = (scheme.quant_min, scheme.quant_max, scheme.rounding)
     constants += (scheme.mapping, scheme.include_zero)
-    if not _compiles(_choose_and_quantize, constants, r):
+    if not _compiles(_choose_and_quantize, constants, r, out):
         return None
     # As numbers the compiler would know them, and on a GPU multiply by 1 / 255.
     ends = r.new_tensor([scheme.quant_min, scheme.quant_max], dtype=torch.float32)
@@ -191,7 +195,7 @@ def _choose_and_quantize(
 
 def _run(formula, constants, x, scale, zero_point, granularity, out) -> Tensor:
     """Apply a formula to x, and fill `out`."""
-    compiled = _compiles(formula, constants, x, scale)
+    compiled = _compiles(formula, constants, x, scale, zero_point, out)
     whole = COMPILED_PIECE if compiled else _eager_piece(x)
     for where, home in pieces(x, granularity, whole):
         piece = (x[where], scale[home], zero_point[home], granularity, out[where])
@@ -328,6 +332,8 @@ def _compiles(formula, constants, *tensors) -> bool:
         return False
     if x.device.type not in PAYS_OFF or any(t.dtype == torch.float64 for t in tensors):
         return False
+    if torch.jit.is_tracing() or not all(map(_lies_in_memory, (*tensors, x.new_empty(1)))):
+        return False
     if _state["mode"] == "compiled":
         return x.numel() >= 2 * ROW
     key = (formula, constants, x.device.type, x.dtype)
@@ -335,14 +341,24 @@ def _compiles(formula, constants, *tensors) -> bool:
     return _seen[key] > PAYS_OFF[x.device.type]
 
 
+def _lies_in_memory(x) -> bool:
+    """Whether x's values are the numbers at its address: not those of a fake or wrapped tensor, of
+    torch.func, or of a view with the sign still to be changed."""
+    if x.is_neg() or type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return False
+    try:
+        return x.data_ptr() != 0
+    except RuntimeError:  # inside torch.vmap
+        return False
+
+
 def _call(formula, constants, *tensors):
     """What the compiled formula returns; None, with a warning, where there is no compiler."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own, of its inner parts
-            kinds = tuple((t.dtype, t.ndim) for t in tensors)
-            kernel = _compiled(formula, constants, kinds, tensors[0].device.type)
-            return kernel(*map(_bare, tensors))
+        kinds = tuple((t.dtype, t.ndim) for t in tensors)
+        kernel = _compiled(formula, constants, kinds, tensors[0].device.type)
+        torch.get_num_threads()  # sets it too: a new thread of Python has OpenMP's own number
+        return kernel(*map(_bare, tensors))
     except Exception as error:
         _state["broken"] = True
         cause = error.__cause__ or error
@@ -385,7 +401,9 @@ def _by_torch(formula, constants, device):
     options = {"compile_threads": 1}
     if device == "cuda":
         options["eager_numerics.division_rounding"] = True  # its division is approximate without
-    return torch.compile(kernel, fullgraph=True, dynamic=True, options=options)
+    with _silent():
+        run = torch.compile(kernel, fullgraph=True, dynamic=True, options=options)
+    return _silent()(run)  # it compiles when it is called
 
 
 def _by_hand(formula, constants, kinds, without=""):
@@ -394,6 +412,8 @@ def _by_hand(formula, constants, kinds, without=""):
         return None
     first = kinds[formula is _choose_and_quantize]
     real, code = (str(dtype).removeprefix("torch.") for dtype, _ in (first, kinds[-1]))
+    with _silent():  # what fails here fails torch.compile too, which would name another cause then
+        importlib.import_module("torch._dynamo")
     try:
         min_max_loop = getattr(_loops(without), f"min_max_{real}")
         quantize_loop = formula is _min_max or getattr(_loops(without), f"quantize_{real}_{code}")
@@ -458,10 +478,20 @@ def _by_triton(formula, constants, kinds):
 @cache
 def _loops(without):
     """kernels.cpp, perhaps without some of its words, compiled and kept on disk by torch."""
-    from torch._inductor.codecache import CppCodeCache
-
     source = Path(__file__).with_suffix(".cpp").read_text(encoding="utf-8")
-    return CppCodeCache.load(source.replace(without, ""))
+    with _silent():
+        from torch._inductor.codecache import CppCodeCache
+
+        return CppCodeCache.load(source.replace(without, ""))
+
+
+@contextmanager
+def _silent():
+    """Without the warnings of torch's inner parts. One thread at a time: two at once would each put
+    back the other's filters, and all warnings be lost from then on."""
+    with _filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def levels_to_caller() -> int:

@@ -6,9 +6,11 @@ HYPOTHESIS_PROFILE=thorough compiles every scheme for every dtype, which takes s
 import functools
 import itertools
 import os
+import warnings
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 import qlesson as ql
 from qlesson import kernels, ranges
@@ -237,6 +239,43 @@ def test_layouts_that_do_not_lie_straight_in_memory(device, compiled):
     for odd in (r.t(), wide[:, ::2], r[:, 1:], r[5:].expand(91, 384)):
         for granularity in (ql.PerTensor(), ql.PerAxis(0), ql.PerGroup(32)):
             assert_same(odd, ql.Scheme(granularity=granularity))
+
+
+GIVEN = ql.QParams(torch.tensor(0.05), torch.tensor(3, dtype=torch.int8))
+
+
+def codes(r):
+    return ql.quantize(r, ql.Scheme(), GIVEN, check=False).q
+
+
+def test_values_that_are_not_the_numbers_at_an_address(monkeypatch):
+    """A pending minus sign, a fake tensor, torch.func, a recorded trace: eager, without a warning.
+
+    A loop by hand would read past them, some at address 0.
+    """
+    monkeypatch.setitem(kernels._state, "broken", False)
+    r = values((64, 100), torch.float32)
+    minus = torch.complex(r, r).conj().imag.as_strided((64, 50), (50, 1))
+    assert minus.is_neg() and minus.is_contiguous()
+    groups = ql.Scheme(granularity=ql.PerGroup(25))
+    with ql.use_kernels("eager"):
+        expected = ql.quantize(minus, groups)
+    with ql.use_kernels("compiled"):
+        found = ql.quantize(minus, groups)
+        assert torch.equal(found.q, expected.q) and torch.equal(found.scale, expected.scale)
+        with FakeTensorMode() as fake:
+            qparams = ql.QParams(*map(fake.from_tensor, GIVEN))
+            wide = ql.quantize(fake.from_tensor(r), ql.Scheme(), qparams, check=False)
+            assert wide.shape == r.shape
+        with ql.use_kernels("eager"):
+            expected = codes(r)
+        assert torch.equal(torch.vmap(codes)(r[None])[0], expected)
+        assert torch.equal(torch.func.functionalize(codes)(r), expected)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # jit is deprecated, and a check is not recorded
+            traced = torch.jit.trace(codes, (r,))
+        assert torch.equal(traced(r), expected)
+    assert not kernels._state["broken"]
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])

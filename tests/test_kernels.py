@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import warnings
 
 import pytest
@@ -255,12 +256,72 @@ def test_a_machine_without_a_compiler(tmp_path):
     assert len(ours) == 1, made.stderr
 
 
+def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    """The first cause, not what torch says when it is imported a second time."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file"))
+    code = "import warnings, torch, qlesson as ql; "
+    code += "ql.use_kernels('compiled'); r = torch.randn(100, 300); "
+    code += "record = warnings.catch_warnings(record=True).__enter__(); "
+    code += "warnings.simplefilter('always'); ql.quantize(r); "
+    code += "print(*(w.message for w in record if w.category is RuntimeWarning))"
+    assert "File exists" in run(code)
+
+
 def test_a_warning_from_torch_is_no_failure():
     """Under `-W error` too the compiled path is taken."""
     with warnings.catch_warnings(), ql.use_kernels("compiled"):
         warnings.simplefilter("error")
         ql.quantize(R, ql.Scheme(), (0.05, 3), check=False)
     assert not kernels._state["broken"]
+
+
+def in_threads(work, count=4):
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_threads_share_the_kernels_and_leave_the_warnings_alone():
+    """Each thread silenced torch for itself, and what one put back had been another's silence."""
+    expected, before, same = ql.quantize(R, GROUPS), list(warnings.filters), []
+
+    def work():
+        for _ in range(50):
+            x = ql.quantize(R, GROUPS)
+            values = torch.equal(x.dequantize(), expected.dequantize())
+            same.append(torch.equal(x.q, expected.q) and values)
+
+    with ql.use_kernels("compiled"):
+        in_threads(work)
+    assert same == 200 * [True]
+    assert warnings.filters == before
+    assert not kernels._state["broken"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux's /proc")
+def test_a_new_thread_of_python_keeps_to_torchs_number_of_threads():
+    code = """
+import os
+os.environ["OMP_NUM_THREADS"] = "4"
+import threading, torch, qlesson as ql
+torch.set_num_threads(1)
+ql.use_kernels("compiled")
+r, groups, counts = torch.randn(256, 256), ql.Scheme(granularity=ql.PerGroup(32)), []
+count = lambda: counts.append(len(os.listdir("/proc/self/task")))
+def work():
+    count()
+    ql.quantize(r, groups)
+    count()
+ql.quantize(r, groups)  # compiles
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+print(counts[1] - counts[0])
+"""
+    assert run(code) == "0\n"
 
 
 # --- pieces ---
