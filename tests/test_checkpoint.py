@@ -533,13 +533,6 @@ def rewrite(folder, change):
 # --- the command ---
 
 
-def command(*arguments, **options):
-    words = [sys.executable, "-m", "qlesson.checkpoint", *map(str, arguments)]
-    return subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
-
-
 def test_the_command(source, tmp_path, capsys):
     target = tmp_path / "q.safetensors"
     asked = [str(source), str(target), "--bits", "4", "--group-size", "16", "--skip", "conv.*"]
@@ -614,9 +607,19 @@ def large(tmp_path_factory):
     return path
 
 
+SLOWLY = """
+import runpy, time
+from qlesson import qtensor
+quantize = qtensor.quantize
+qtensor.quantize = lambda *a, **k: time.sleep(1) or quantize(*a, **k)
+runpy.run_module("qlesson.checkpoint", run_name="__main__")
+"""
+
+
 def interrupted(source, target, number):
-    """The command, sent this signal when it has begun to write."""
-    process = command(source, target, "--bits", 4)
+    """The command, a second and more for each tensor; it gets the signal when it has begun."""
+    words = [sys.executable, "-c", SLOWLY, str(source), str(target), "--bits", "4"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 120
     while not list(target.parent.glob(f".{target.name}.*.part")):
         assert process.poll() is None and time.monotonic() < until
