@@ -414,10 +414,10 @@ def _by_hand(formula, constants, kinds, without=""):
     real, code = (str(dtype).removeprefix("torch.") for dtype, _ in (first, kinds[-1]))
     with _silent():  # what fails here fails torch.compile too, which would name another cause then
         importlib.import_module("torch._dynamo")
-    try:
-        min_max_loop = getattr(_loops(without), f"min_max_{real}")
-        quantize_loop = formula is _min_max or getattr(_loops(without), f"quantize_{real}_{code}")
-    except Exception:  # no such codes, no compiler, or another torch: torch.compile takes over
+    loops = _loops(without)
+    min_max_loop = getattr(loops, f"min_max_{real}", None)
+    quantize_loop = getattr(loops, f"quantize_{real}_{code}", None)
+    if not min_max_loop or not (quantize_loop or formula is _min_max):
         return None
 
     def min_max(r):
@@ -477,12 +477,18 @@ def _by_triton(formula, constants, kinds):
 
 @cache
 def _loops(without):
-    """kernels.cpp, perhaps without some of its words, compiled and kept on disk by torch."""
-    source = Path(__file__).with_suffix(".cpp").read_text(encoding="utf-8")
-    with _silent():
-        from torch._inductor.codecache import CppCodeCache
+    """kernels.cpp, perhaps without some of its words, compiled and kept on disk by torch.
 
-        return CppCodeCache.load(source.replace(without, ""))
+    None where there is no compiler, a processor without vectors, or another torch.
+    """
+    source = Path(__file__).with_suffix(".cpp").read_text(encoding="utf-8")
+    try:
+        with _silent():
+            from torch._inductor.codecache import CppCodeCache
+
+            return CppCodeCache.load(source.replace(without, ""))
+    except Exception:
+        return None
 
 
 @contextmanager
