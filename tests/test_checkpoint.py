@@ -608,8 +608,9 @@ def large(tmp_path_factory):
 
 
 SLOWLY = """
-import runpy, time
+import runpy, signal, time
 from qlesson import qtensor
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 quantize = qtensor.quantize
 qtensor.quantize = lambda *a, **k: time.sleep(1) or quantize(*a, **k)
 runpy.run_module("qlesson.checkpoint", run_name="__main__")
