@@ -101,7 +101,7 @@ def quantize(
 
 
 def _chosen_while_quantizing(r, scheme, out) -> QParams | None:
-    """Scale and zero point, and `out` filled in one reading of r; None where that cannot be."""
+    """Scale and zero point, and `out` filled with them; None where the kernels do not do both."""
     if scheme.mapping == "asymmetric" and not scheme.include_zero:
         return None  # the warning needs the range
     qparams = kernels.choose_and_quantize(r, scheme, out)

@@ -216,7 +216,7 @@ def test_eager_never_compiles_and_compiled_does(compiler):
     assert compiler.calls == 0
     with ql.use_kernels("compiled"):
         ql.quantize(R, GROUPS)
-        assert compiler.calls == 1  # range, scale and codes in one reading
+        assert compiler.calls == 1  # range, scale and codes in one call
         ql.quantize(R.double(), ROWS)
         ql.quantize(R[:3, :3])
     assert compiler.calls == 1

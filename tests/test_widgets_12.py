@@ -20,7 +20,9 @@ APART = {
 
 
 @pytest.mark.parametrize("work, dtype", APART)
-@pytest.mark.parametrize("bandwidth, arithmetic", [(25, 8), (3000, 8), (3000, 1000), (5, 1)])
+@pytest.mark.parametrize(
+    "bandwidth, arithmetic", [(25, 8), (3000, 8), (3000, 1000), (5, 1), (40, 8)]
+)
 def test_the_sentences_are_true(work, dtype, bandwidth, arithmetic, capsys):
     play("12", work=work, dtype=dtype, bandwidth=bandwidth, arithmetic=arithmetic)
     first, *ways, last = capsys.readouterr().out.splitlines()
@@ -31,7 +33,10 @@ def test_the_sentences_are_true(work, dtype, bandwidth, arithmetic, capsys):
         speed = min(bandwidth / count, arithmetic)
         assert f"{count} bytes a value" in line
         assert f": memory {bandwidth / count:.3g};" in line
-        assert line.endswith("memory." if bandwidth / count < arithmetic else "arithmetic.")
+        limit = {-1: "memory", 0: "both", 1: "arithmetic"}[
+            (bandwidth > arithmetic * count) - (bandwidth < arithmetic * count)
+        ]
+        assert line.endswith(f"; the limit is {limit}.")
         times.append(0.1 / speed * 1000)
     assert [float(x) for x in re.findall(r"([\d.]+) ms", last)] == pytest.approx(times, rel=1e-3)
 

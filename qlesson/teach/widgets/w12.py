@@ -45,6 +45,7 @@ def _roofs(work, dtype, bandwidth, arithmetic):
     for way, moved in _bytes(work, dtype).items():
         memory = bandwidth / moved
         limit = "memory" if memory < arithmetic else "arithmetic"
+        limit = "both" if memory == arithmetic else limit
         points[way] = (moved, 1e9 * min(memory, arithmetic))
         ms.append(f"{100 / min(memory, arithmetic):.4g} ms {way}")
         sentences.append(
