@@ -4,6 +4,8 @@ A live figure is saved as its picture. What makes it live is gone with its kerne
 would show "model not found" in its place.
 """
 
+import warnings
+
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -17,4 +19,6 @@ def save_pictures(model, **kwargs):
                 output["data"].pop(VIEW, None)
 
 
+# JupyterLab and its server both read this file, and the second is told of the first.
+warnings.filterwarnings("ignore", "Overriding existing pre_save_hook")
 c.ContentsManager.pre_save_hook = save_pictures  # noqa: F821  c is given by Jupyter
