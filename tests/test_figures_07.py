@@ -13,7 +13,7 @@ from qlesson.teach.show import facts
 
 NORMAL = torch.randn(2000, generator=torch.Generator().manual_seed(0))
 FAR = torch.cat([NORMAL, torch.tensor([20.0, -20.0])])
-LIMITS = torch.linspace(1, 5, 9)
+LIMITS = torch.arange(2, 11) / 2
 RANGES = {
     "min-max": min_max(FAR, ql.PerTensor()),
     "percentile 99.9": percentile(FAR, ql.PerTensor(), 99),

@@ -1,13 +1,24 @@
 """What only a notebook needs: `show` a figure, `show_source` of a function, `play`, `figures`.
 
-from qlesson.teach import figures, play, show, show_source
+from qlesson.teach import figures, play, randn, show, show_source
 from qlesson.teach import catch_up, check, hint, progress, solution  # the exercises
 """
 
+from qlesson.teach.draws import randn
 from qlesson.teach.exercises import catch_up, check, hint, progress, solution
 from qlesson.teach.show import show, show_source
 
-__all__ = ["catch_up", "check", "hint", "play", "progress", "show", "show_source", "solution"]
+__all__ = [
+    "catch_up",
+    "check",
+    "hint",
+    "play",
+    "progress",
+    "randn",
+    "show",
+    "show_source",
+    "solution",
+]
 
 
 def __getattr__(name):

@@ -10,6 +10,7 @@ from qlesson.qtensor import quantize
 from qlesson.tinygpt.model import (
     WINDOWS_AT_ONCE,
     calibration_text,
+    in_float64,
     quantized,
     weight_matrices,
     windows,
@@ -40,9 +41,10 @@ def sensitivity(model, scheme, text=None, n=CALIBRATION) -> dict[str, float]:
 @torch.no_grad()
 def log_probabilities(model, text=None, n=CALIBRATION):
     """log p of every character coming next, after each of the first n: float64 [n, 94]."""
+    model = in_float64(model)
     inputs, _ = windows(model, calibration_text() if text is None else text, n)
-    pieces = [model.eval()(piece) for piece in inputs.split(WINDOWS_AT_ONCE)]
-    return torch.cat(pieces).flatten(0, 1).double().log_softmax(-1)
+    pieces = [model(piece) for piece in inputs.split(WINDOWS_AT_ONCE)]
+    return torch.cat(pieces).flatten(0, 1).log_softmax(-1)
 
 
 def _mean_kl(log_p, log_other):

@@ -98,6 +98,14 @@ def grid(scale, zero_point, quant_min, quant_max):
     return array(dequantize_affine(codes, tensor(scale), tensor(zero_point)))
 
 
+def evenly(low, high, n) -> torch.Tensor:
+    """n numbers from low to high, evenly spaced, float32: torch.linspace, rounded once.
+
+    In float32 it multiplies and adds, in one rounding or in two, by the processor.
+    """
+    return torch.linspace(low, high, n, dtype=torch.float64).float()
+
+
 def tensor(x) -> torch.Tensor:
     """x on the CPU, as a float tensor without a gradient."""
     x = torch.as_tensor(x).detach().cpu()

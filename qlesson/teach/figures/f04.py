@@ -42,7 +42,7 @@ def staircase(scale, zero_point, quant_min, quant_max, r_min, r_max):
 
 
 def _staircase(ax, scale, zero_point, quant_min, quant_max, r_min, r_max):
-    r = torch.linspace(r_min, r_max, 1401)
+    r = draw.evenly(r_min, r_max, 1401)
     t = draw.there_and_back(r, scale, zero_point, quant_min, quant_max)
     ax.plot([r_min, r_max], [r_min, r_max], color=draw.GRID, lw=1, ls=":", label="r_hat = r")
     ax.plot(t.r, np.where(t.clipped, np.nan, t.r_hat), color=draw.CODE, lw=1.6, label="rounded")
@@ -107,8 +107,8 @@ def _grey(ax, picture):
 def grey_picture(size=64):
     """A shaded ball and its shadow on a soft gradient, in [0, 1], float32   (notebooks 00, 04).
 
-    Made of sums, products, quotients and square roots in float64, so every machine makes the
-    same pixels.
+    Made of sums, products, quotients and square roots, one after the other: these have one right
+    answer each, so every machine makes the same pixels.
     """
     fine = 3 * size
     at = (torch.arange(fine, dtype=torch.float64) + 0.5) / fine * 2 - 1
@@ -122,8 +122,11 @@ def grey_picture(size=64):
     light = (-0.48 * dx - 0.60 * dy + 0.64 * height).clamp(min=0)
     ball = 0.10 + 0.72 * light
     glow = (2 * light * height - 0.64).clamp(min=0)  # the mirrored light towards the eye
-    ball = ball + 0.30 * glow**8
+    glow = glow * glow
+    glow = glow * glow
+    ball = ball + 0.30 * (glow * glow)
     picture = torch.where(dx * dx + dy * dy < 1, ball, ground).clamp(0, 1)
-    picture = picture.reshape(size, 3, size, 3).mean(dim=(1, 3))
+    nine = [picture[i::3, j::3] for i in range(3) for j in range(3)]
+    picture = sum(nine[1:], nine[0]) / 9
     darkest, brightest = picture.min(), picture.max()
     return ((picture - darkest) / (brightest - darkest)).float()

@@ -95,7 +95,7 @@ def straight_through(scheme, scale, zero_point, r_min, r_max):
 
     What is drawn is fake_quantize and the gradient that torch finds for it.
     """
-    r = torch.linspace(draw.number(r_min), draw.number(r_max), 801, requires_grad=True)
+    r = draw.evenly(draw.number(r_min), draw.number(r_max), 801).requires_grad_()
     qparams = QParams(draw.tensor(scale), torch.tensor(round(draw.number(zero_point))))
     r_hat = fake_quantize(r, scheme, qparams)
     (slope,) = torch.autograd.grad(r_hat.sum(), r)

@@ -9,6 +9,8 @@ import qlesson as ql
 from qlesson.error import ErrorShares, error_shares
 from qlesson.qtensor import qparams_from_range
 from qlesson.teach import figures
+from qlesson.teach.draws import randn
+from qlesson.teach.figures.drawing import evenly
 from qlesson.teach.widgets import Slider, Switch, declare
 
 _T = torch.tensor([[191.6, -13.5, 728.6], [92.14, 295.5, -184], [0, 684.6, 245.5]])
@@ -19,7 +21,7 @@ _grey_picture = cache(figures.grey_picture)
 @cache
 def _normals(rows, cols=None):
     shape = (rows,) if cols is None else (rows, cols)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 @declare(
@@ -70,7 +72,7 @@ def _rounding_and_clipping(s, z):
     include_zero=Switch("hold 0", False),
 )
 def _pile_up(r_min, r_max, include_zero):
-    values = torch.linspace(2, 6, 200)
+    values = evenly(2, 6, 200)
     scheme = ql.Scheme(bits=5, include_zero=include_zero)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ql.ZeroPointClipped)
@@ -158,7 +160,7 @@ def _shares(bits, limit):
     limit=Slider("clip limit", 1.0, 20.0, 0.5, 20.0),
 )
 def _clip(bits, limit):
-    limits = torch.linspace(1, 20, 39).tolist()
+    limits = [i / 2 for i in range(2, 41)]
     here = _shares(bits, limit)
     best = min(limits, key=lambda x: sum(_shares(bits, x)))
     sentences = [

@@ -8,12 +8,13 @@ import qlesson as ql
 from qlesson.qtensor import qparams_from_range
 from qlesson.ranges import entropy, min_max, mse_search, percentile
 from qlesson.teach import figures
+from qlesson.teach.draws import randn
 from qlesson.teach.widgets import Slider, declare
 
 
 @cache
 def _normals_and_ten_at(distance):
-    r = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+    r = randn(10_000, generator=torch.Generator().manual_seed(0))
     r[:5], r[5:10] = float(distance), -float(distance)
     return r
 

@@ -2,11 +2,11 @@
 
 from functools import cache
 
-import torch
 import torch.nn.functional as F
 
 import qlesson as ql
 from qlesson import tinygpt
+from qlesson.methods import layer_inputs
 from qlesson.teach import figures
 from qlesson.teach.widgets import Choice, Slider, declare
 
@@ -17,24 +17,24 @@ _LAYERS = {"mlp.up": "after a norm", "mlp.down": "after a GELU"}
 @cache
 def _inputs_weight_bias(name):
     """The inputs of a layer of the GPT's first block on 256 characters, its weight and its bias."""
-    gpt = tinygpt.load("cpu")
-    layer, seen = gpt.blocks[0].get_submodule(name), []
-    layer.register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
-    with torch.no_grad():
-        gpt(tinygpt.encode(tinygpt.calibration_text()[:256])[None])
-    return seen[0], layer.weight.detach(), layer.bias.detach()
+    gpt, name = tinygpt.load("cpu"), f"blocks.0.{name}"
+    ids = tinygpt.encode(tinygpt.calibration_text()[:256])[None]
+    layer = gpt.get_submodule(name)
+    return layer_inputs(gpt, ids)[name], layer.weight.detach(), layer.bias.detach()
 
 
 @cache
 def _sqnr(name, weight_bits=None, input_bits=None):
-    """SQNR of x W^T + b in dB, to 0.1: matrix products differ between machines in later digits."""
+    """SQNR of x W^T + b in dB, to 0.1, computed in float64."""
     x, w, b = _inputs_weight_bias(name)
     x_hat, w_hat = x, w
     if input_bits:
         x_hat = ql.fake_quantize(x, ql.Scheme(input_bits, granularity=ql.PerAxis(0)))
     if weight_bits:
         w_hat = ql.fake_quantize(w, ql.Scheme(weight_bits, "symmetric", ql.PerAxis(0)))
-    return round(ql.sqnr(F.linear(x, w, b), F.linear(x_hat, w_hat, b)).item(), 1)
+    x, x_hat, w, w_hat, b = (v.double() for v in (x, x_hat, w, w_hat, b))
+    y, y_hat = F.linear(x, w, b), F.linear(x_hat, w_hat, b)
+    return round(ql.sqnr(y, y_hat).item(), 1)
 
 
 @declare(

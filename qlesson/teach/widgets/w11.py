@@ -8,6 +8,7 @@ import qlesson as ql
 from qlesson.methods import output_error
 from qlesson.methods.smoothquant import smoothing_scales
 from qlesson.teach import figures
+from qlesson.teach.draws import randn
 from qlesson.teach.widgets import Slider, declare
 
 _WEIGHTS, _INPUTS = ql.Scheme(8, "symmetric", ql.PerAxis(0)), ql.Scheme(8)
@@ -18,9 +19,9 @@ _ALPHAS = tuple(i / 20 for i in range(21))
 def _layer():
     """Notebook 11's layer, without its outliers: W [64, 128] and inputs [1024, 128]."""
     g = torch.Generator().manual_seed(0)
-    w = torch.randn(64, 128, generator=g) / 128**0.5
-    noise, patterns = torch.randn(1024, 128, generator=g), torch.randn(1024, 8, generator=g)
-    shared = patterns.double() @ torch.randn(8, 128, generator=g).double()
+    w = randn(64, 128, generator=g) / 128**0.5
+    noise, patterns = randn(1024, 128, generator=g), randn(1024, 8, generator=g)
+    shared = patterns.double() @ randn(8, 128, generator=g).double()
     return w, noise + (shared / 2**0.5).float()
 
 
