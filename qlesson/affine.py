@@ -169,6 +169,11 @@ def rounded(x, dtype) -> Tensor:
     return (bits + torch.where(even, outwards, 0)).to(torch.int32).view(torch.float32).to(dtype)
 
 
+def two_to(power) -> Tensor:
+    """2^power in float64, to the last bit, for whole powers from -1022 to 1023, an int64 tensor."""
+    return ((power + 1023) << 52).view(torch.float64)
+
+
 def _wide(q, quant_min, quant_max) -> Tensor:
     """q, in int64 where float32 does not hold both ends: it would round 2^31 - 1 to 2^31."""
     ends = quant_min, quant_max

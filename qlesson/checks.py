@@ -21,8 +21,8 @@ IDS = (torch.int64, torch.int32)  # what nn.Embedding takes
 def tensor(name, x):
     """A tensor, of whatever kind."""
     if not isinstance(x, Tensor):
-        remedy = "" if is_quantized(x) else f": use torch.tensor({name})"
-        raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}{remedy}.")
+        remedy = f"call {name}.dequantize()" if is_quantized(x) else f"use torch.tensor({name})"
+        raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}: {remedy}.")
 
 
 def real(name, x):
@@ -169,9 +169,17 @@ def qparams_values(scale, zero_point, scheme):
         good = good & _are_codes(zero_point, scheme).all()
     if bool(good):
         return
-    if not bool((torch.isfinite(scale) & (scale > 0)).all()):
-        raise ValueError("scale must be positive and finite: pass the step in units of r.")
+    scales(scale)
     zero_points(zero_point, scheme)
+
+
+def scales(scale, name="scale"):
+    """Scales, a number or a tensor, that are steps: positive and finite."""
+    real(name, scale)
+    if not isinstance(scale, Tensor):
+        scale = torch.as_tensor(scale, dtype=torch.float64)
+    if not bool((torch.isfinite(scale) & (scale > 0)).all()):
+        raise ValueError(f"{name} must be positive and finite: pass the step in units of r.")
 
 
 def zero_points(z, scheme):
@@ -206,14 +214,12 @@ def _zero_point_ends(scheme):
 # --- codes, sums of codes, and ids ---
 
 
-def codes(name, q, *dtypes):
+def codes(name, q, *dtypes, remedy="ql.quantize(r, scheme) makes them"):
     """A tensor of codes in one of these integer dtypes: a cast would wrap around, or cut off."""
     if not isinstance(q, Tensor) or q.dtype not in dtypes:
         kind = q.dtype if isinstance(q, Tensor) else type(q).__name__
-        wanted = " or ".join(_name(d) for d in dtypes)
-        raise TypeError(
-            f"{name} must hold codes in {wanted}, got {kind}: ql.quantize(r, scheme) makes them."
-        )
+        wanted = " or ".join(str(d) for d in dtypes)
+        raise TypeError(f"{name} must hold integers in {wanted}, got {kind}: {remedy}.")
 
 
 def integers(name, x):
