@@ -87,8 +87,8 @@ def refuse_non_finite(name, r):
 
 
 def all_finite(*tensors) -> bool:
-    """Whether no value is NaN or infinite."""
-    return all(bool(torch.isfinite(x).all()) for x in tensors)
+    """Whether no value is NaN or infinite. A graph that is compiled cannot stop to look: True."""
+    return torch.compiler.is_compiling() or all(bool(torch.isfinite(x).all()) for x in tensors)
 
 
 def is_quantized(x) -> bool:
@@ -118,10 +118,11 @@ def number(name, value) -> float:
         raise ValueError(f"{name} is too large for a float: pass a finite number.") from None
 
 
-def qparams(given, scheme, shape, dtype, device, check=True) -> tuple[Tensor, Tensor]:
+def qparams(given, scheme, shape, dtype, device, check=True, move=False) -> tuple[Tensor, Tensor]:
     """Scale and zero point for a tensor of this shape, in the dtypes they are stored in.
 
     dtype  of the scale;  check  whether to read the values where their dtypes leave a doubt
+    move   take them from another device too: of a layer they are made once
     """
     try:
         scale, zero_point = given
@@ -135,6 +136,8 @@ def qparams(given, scheme, shape, dtype, device, check=True) -> tuple[Tensor, Te
         zero_point = torch.tensor(
             number("zero_point", zero_point), dtype=torch.float64, device=device
         )
+    if move:
+        scale, zero_point = scale.to(device), zero_point.to(device)
     shape_and_device(scale, zero_point, scheme.granularity, shape, device)
     scale = scale.detach().as_subclass(Tensor).to(dtype)
     zero_point = zero_point.detach().as_subclass(Tensor)
@@ -164,6 +167,8 @@ def shape_and_device(scale, zero_point, granularity, shape, device):
 def qparams_values(scale, zero_point, scheme):
     """Scales that are steps, and zero points that are codes: both read at once, and once."""
     real("zero_point", zero_point)
+    if torch.compiler.is_compiling():
+        return
     good = (torch.isfinite(scale) & (scale > 0)).all()
     if not _every_value_is_a_code(zero_point.dtype, scheme):
         good = good & _are_codes(zero_point, scheme).all()

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from qlesson.affine import QParams
+from qlesson import checks
+from qlesson.affine import QParams, rounded
 from qlesson.error import sqnr
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
 from qlesson.integer import (
@@ -44,7 +45,30 @@ from qlesson.scheme import Scheme
 
 
 class _KeepsScale(nn.Module):
-    """`model.half()` and `.to(dtype)` leave scales as they are: a scale is never rounded."""
+    """`model.half()` and `.to(dtype)` leave scales as they are: a scale is never rounded.
+
+    And `load_state_dict` casts no codes, and takes no scale and no zero point that is none.
+    """
+
+    def _load_from_state_dict(self, given, prefix, metadata, strict, missing, unexpected, errors):
+        count = len(errors)
+        for name, held in self._buffers.items():
+            x = given.get(prefix + name)
+            if held is None or not isinstance(x, Tensor):
+                continue
+            try:
+                if not held.is_floating_point():
+                    checks.codes(prefix + name, x, held.dtype, remedy="save the codes as they are")
+                if name.endswith("zero_point"):
+                    checks.zero_points(x, self._scheme_of(name))
+                if name.endswith("scale"):
+                    checks.scales(x, prefix + name)
+            except (TypeError, ValueError) as error:
+                errors.append(str(error))
+        if len(errors) == count:
+            super()._load_from_state_dict(
+                given, prefix, metadata, strict, missing, unexpected, errors
+            )
 
     def _apply(self, fn, recurse=True):
         scales = {name: x for name, x in self._buffers.items() if name.endswith("scale")}
@@ -60,6 +84,11 @@ class QuantizedWeight(_KeepsScale):
 
     def __init__(self, weight: QTensor, dtype=None):
         super().__init__()
+        if not isinstance(weight, QTensor):
+            raise TypeError(
+                f"weight must be a QTensor, got {type(weight).__name__}: use "
+                "ql.quantize(weight, scheme)."
+            )
         self.scheme = weight.scheme
         self.register_buffer("q", weight.q)
         self.register_buffer("scale", weight.scale)
@@ -71,11 +100,14 @@ class QuantizedWeight(_KeepsScale):
     @property
     def qtensor(self) -> QTensor:
         """The codes with their scale, zero point and scheme."""
-        return QTensor(self.q, self.scale, self.zero_point, self.scheme)
+        return QTensor._trusted(self.q, self.scale, self.zero_point, self.scheme)
 
     def values(self, dtype=None) -> Tensor:
         """W_hat = scale * (q - zero_point), in the model's dtype unless another is asked for."""
         return self.qtensor.dequantize(dtype or self.like.dtype)
+
+    def _scheme_of(self, name):
+        return self.scheme
 
 
 class _Layer(_KeepsScale):
@@ -84,6 +116,13 @@ class _Layer(_KeepsScale):
     def __init__(self, weight, bias):
         super().__init__()
         self.codes = weight if isinstance(weight, QuantizedWeight) else QuantizedWeight(weight)
+        if bias is not None:
+            checks.tensor("bias", bias)
+            if bias.dtype not in checks.FLOATS or tuple(bias.shape) != (len(self.codes.q),):
+                raise ValueError(
+                    f"bias must hold one float for each of the {len(self.codes.q)} outputs, got "
+                    f"{bias.dtype} of shape {tuple(bias.shape)}."
+                )
         if isinstance(bias, Tensor) and not isinstance(bias, nn.Parameter):
             bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
         self.register_parameter("bias", bias)
@@ -115,6 +154,7 @@ class QuantizedLinear(_Layer):
 
     def __init__(self, weight, bias=None, activations=None, qparams=None):
         super().__init__(weight, bias)
+        _check_matrix(self.codes)
         self.activations = activations
         self.static = qparams is not None
         if activations is None:
@@ -125,10 +165,10 @@ class QuantizedLinear(_Layer):
         self.register_buffer("weight_sums", self._sums(), persistent=False)
         self.register_load_state_dict_post_hook(_sum_again)
         if self.static:
-            device = self.codes.q.device
-            scale, zero_point = (torch.as_tensor(p, device=device) for p in qparams)
-            self.register_buffer("input_scale", scale.to(self.codes.scale.dtype))
-            self.register_buffer("input_zero_point", zero_point.to(activations.dtype))
+            about = (activations, (), self.codes.scale.dtype, self.codes.q.device)
+            scale, zero_point = checks.qparams(qparams, *about, move=True)
+            self.register_buffer("input_scale", scale.clone())
+            self.register_buffer("input_zero_point", zero_point.clone())
 
     @property
     def in_features(self) -> int:
@@ -143,9 +183,15 @@ class QuantizedLinear(_Layer):
         inputs = f", inputs {self.activations.bits} bits, {how}" if self.activations else ""
         return super().extra_repr() + inputs
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _scheme_of(self, name):
+        return self.activations
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = input  # the name that nn.Linear gives it
+        if x.dtype not in checks.FLOATS:
+            raise TypeError(f"input must be {checks.one_of_floats()}, got {x.dtype}.")
         if self.activations is None:
-            bias = None if self.bias is None else self.bias.to(x.dtype)
+            bias = None if self.bias is None else rounded(self.bias, x.dtype)
             return F.linear(x, self.codes.values(x.dtype), bias)
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             raise ValueError(
@@ -157,7 +203,7 @@ class QuantizedLinear(_Layer):
         y = self.product(self.quantize_input(x.reshape(-1, x.shape[-1])))
         if self.bias is not None:
             y = y + self.bias
-        return y.to(x.dtype).reshape(*x.shape[:-1], -1)
+        return rounded(y, x.dtype).reshape(*x.shape[:-1], -1)
 
     @torch.no_grad()
     def quantize_input(self, x: Tensor) -> QTensor:
@@ -195,6 +241,14 @@ class QuantizedLinear(_Layer):
 def _sum_again(layer, _keys):
     """After load_state_dict, which brought other codes. At module level, to be pickled."""
     layer.weight_sums = layer._sums()
+
+
+def _check_matrix(weight):
+    if weight.q.ndim != 2:
+        raise ValueError(
+            f"weight must be a matrix, got codes of shape {tuple(weight.q.shape)}: quantize "
+            "weight.flatten(1)."
+        )
 
 
 def _columns(p) -> Tensor:
@@ -236,10 +290,18 @@ def _check_product(weight, activations, static):
 
 
 class QuantizedEmbedding(_Layer):
-    """W_hat[ids]: only the rows asked for are dequantized. weight is a QTensor [rows, width]."""
+    """W_hat[input]: only the rows asked for are dequantized. weight is a QTensor [rows, width].
 
-    def __init__(self, weight, bias=None):
+    input        row numbers in int64 or int32, from 0, as nn.Embedding takes them
+    padding_idx  kept for who asks: it matters for gradients alone, and codes have none
+    """
+
+    max_norm, norm_type, scale_grad_by_freq, sparse = None, 2.0, False, False  # as nn.Embedding
+
+    def __init__(self, weight, bias=None, padding_idx=None):
         super().__init__(weight, bias)
+        _check_matrix(self.codes)
+        self.padding_idx = padding_idx
         granularity = self.codes.scheme.granularity
         if isinstance(granularity, PerGroup) and granularity.axis in (0, -2):
             raise ValueError(
@@ -255,17 +317,25 @@ class QuantizedEmbedding(_Layer):
     def embedding_dim(self) -> int:
         return self.codes.q.shape[1]
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        checks.ids("input", input, self.num_embeddings)
         q, scale, zero_point, scheme = (
             getattr(self.codes, n) for n in ("q", "scale", "zero_point", "scheme")
         )
-        shape, dtype = (*ids.shape, self.embedding_dim), self.codes.like.dtype
-        if ids.numel() == 0:
+        shape, dtype = (*input.shape, self.embedding_dim), self.codes.like.dtype
+        if input.numel() == 0:
             return scale.new_empty(shape, dtype=dtype)
-        rows = ids.flatten()
+        rows = input.flatten()
         if scheme.granularity not in (PerTensor(), PerAxis(1), PerAxis(-1)):
-            scale, zero_point = scale[rows], zero_point[rows]
-        return QTensor(q[rows], scale, zero_point, scheme).dequantize(dtype).view(shape)
+            scale, zero_point = (p.index_select(0, rows) for p in (scale, zero_point))
+        x = QTensor._trusted(q.index_select(0, rows), scale, zero_point, scheme)
+        return x.dequantize(dtype).view(shape)
+
+
+CONV_SETTINGS = (
+    "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "transposed",
+    "output_padding", "groups", "padding_mode",
+)  # fmt: skip
 
 
 class QuantizedConv(_Layer):
@@ -276,7 +346,12 @@ class QuantizedConv(_Layer):
 
     def __init__(self, conv, weight, bias=None):
         super().__init__(weight, bias)
-        self.shape = conv.weight.shape
+        # As the float layer says it, not as its weight shows it: reading that may have effects.
+        for name in CONV_SETTINGS:
+            setattr(self, name, getattr(conv, name))
+        self.shape = torch.Size(
+            (conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size)
+        )
         self.function = (F.conv1d, F.conv2d, F.conv3d)[len(self.shape) - 3]
         self.around = None
         padding = conv.padding
@@ -290,10 +365,13 @@ class QuantizedConv(_Layer):
         """W_hat in the convolution's own shape."""
         return self.codes.values().view(self.shape)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input  # the name that nn.Conv2d gives it
         if self.around:
             x = F.pad(x, self.around[0], mode=self.around[1])
-        return self.function(x, self.weight.to(x.dtype), self.bias, *self.settings)
+        return self.function(
+            x, self.codes.values(x.dtype).view(self.shape), self.bias, *self.settings
+        )
 
 
 class IntegerLinear(_KeepsScale):
@@ -313,16 +391,19 @@ class IntegerLinear(_KeepsScale):
                 "IntegerLinear needs a static layer (activations and qparams given), whose weight "
                 "has one scale per tensor or per row: sums of groups could not be added as integers"
             )
+        if not isinstance(output, Scheme):
+            raise TypeError(f"output must be a ql.Scheme, got {output!r}.")
         if output.granularity != PerTensor():
             raise ValueError(
                 f"The output needs one scale: ql.PerTensor(), not {output.granularity}."
             )
         self.layer, self.output = layer, output
-        s_y, z_y = (torch.as_tensor(p, device=layer.input_scale.device) for p in qparams)
+        about = (output, (), layer.input_scale.dtype, layer.input_scale.device)
+        s_y, z_y = checks.qparams(qparams, *about, move=True)
         s_x, s_w = layer.input_scale.double(), layer.codes.scale.double().flatten()
         factor = fixed_point(s_x * s_w / s_y.double())
-        self.register_buffer("output_scale", s_y)
-        self.register_buffer("output_zero_point", z_y.to(output.dtype))
+        self.register_buffer("output_scale", s_y.clone())
+        self.register_buffer("output_zero_point", z_y.clone())
         self.register_buffer("bias_codes", self._bias_codes())
         self.register_buffer("constant", self._constant())
         self.register_buffer("multiplier", factor.multiplier)
@@ -335,10 +416,14 @@ class IntegerLinear(_KeepsScale):
 
     def accumulator(self, q: Tensor) -> Tensor:
         """sum (q_x - z_x)(q_w - z_w) + bias / (s_x s_w), in int32: [m, outputs]."""
+        checks.codes("q", q, self.layer.activations.dtype)
         q, _ = int8_codes(q, self.layer.input_zero_point)
         w, z_w = self._weight()
         terms = four_terms(q, 0, w, z_w, self.layer.weight_sums[0])
         return terms.products - terms.input_sums + self.constant
+
+    def _scheme_of(self, name):
+        return self.output
 
     def _weight(self):
         codes = self.layer.codes
