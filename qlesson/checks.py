@@ -5,6 +5,7 @@ They stand on torch alone, so every room of the package can call them; a scheme 
 codes by its attributes. What only one function refuses, it refuses itself.
 """
 
+import sys
 from fnmatch import fnmatchcase
 from numbers import Integral, Real
 
@@ -308,3 +309,15 @@ def _overlap(a, b) -> bool:
 
     (a_start, a_end), (b_start, b_end) = ends(a), ends(b)
     return a_start < b_end and b_start < a_end
+
+
+# --- warnings ---
+
+
+def levels_to_caller() -> int:
+    """The stacklevel that makes a warning point at the first line outside qlesson and torch."""
+    frame, level = sys._getframe(1), 1
+    inside = ("qlesson", "torch")
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in inside:
+        frame, level = frame.f_back, level + 1
+    return level

@@ -11,7 +11,6 @@ import importlib
 import itertools
 import math
 import os
-import sys
 import threading
 import types
 import warnings
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from qlesson import ranges
 from qlesson.affine import dequantize_affine, narrowed, quantize_affine, safe_qparams
+from qlesson.checks import levels_to_caller
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
 
 # Values that eager takes at a time on a CPU. Measured on two cores, 2^25 float32 values with given
@@ -498,12 +498,3 @@ def _silent():
     with _filters, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def levels_to_caller() -> int:
-    """The stacklevel that makes a warning point at the first line outside qlesson and torch."""
-    frame, level = sys._getframe(1), 1
-    inside = ("qlesson", "torch")
-    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in inside:
-        frame, level = frame.f_back, level + 1
-    return level

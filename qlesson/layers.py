@@ -13,8 +13,8 @@ The integer arithmetic is in `qlesson.integer`, and the formulas, as ever, in `q
 """
 
 import copy
+import warnings
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import torch
@@ -466,15 +466,29 @@ class Row(NamedTuple):
     note: str = ""
 
 
+class Stayed(NamedTuple):
+    """A parameter of two axes or more that stayed float; `reason` says why."""
+
+    name: str
+    shape: tuple
+    nbytes: int
+    reason: str
+    chosen: bool  # by `skip`, or by schemes that fit other layers
+
+
 class Report(list):
     """A Row for each layer, in the model's order; prints as a table with totals in bytes.
 
     The totals count every parameter and buffer once, those left in float too.
+
+    stayed  a `Stayed` for each float parameter of two axes or more that is left. Those that nobody
+            chose to leave are printed below the table.
     """
 
-    def __init__(self, rows, bytes_before, bytes_after):
+    def __init__(self, rows, bytes_before, bytes_after, stayed=()):
         super().__init__(rows)
         self.bytes_before, self.bytes_after = bytes_before, bytes_after
+        self.stayed = list(stayed)
 
     def __str__(self):
         replaced = sum(row.bytes_before for row in self), sum(row.bytes_after for row in self)
@@ -492,22 +506,30 @@ class Report(list):
             "bytes in all": (self.bytes_before, self.bytes_after),
         }.items():
             lines.append(f"{name:{width}}  {'':14}  {'':4}  {before:12,}  {after:12,}")
+        for name, shape, nbytes, reason, chosen in self.stayed:
+            if not chosen:
+                shape = "x".join(map(str, shape))
+                lines.append(f"stays float: {name} ({shape}, {nbytes:,} bytes): {reason}")
         return "\n".join(lines)
 
 
 def quantize_model(model, scheme, skip=(), activations=None, qparams=None):
     """A copy of the model with quantized layers, and a Report of what that did (notebook 09).
 
-    scheme       a Scheme for every layer, or {pattern: Scheme}: the first pattern that fits a
-                 layer's name decides, and a layer that none fits stays as it is
+    scheme       a Scheme for every layer, or {pattern: Scheme}: the layer's own name decides, else
+                 the first pattern that fits it, and a layer that none fits stays as it is
     skip         a pattern or several, as in fnmatch ("*.head"), of layers to leave as they are; a
-                 pattern that fits a module leaves all layers inside it
+                 pattern that fits a module leaves all layers inside it, and one that is a name
+                 ("h[0]") means that name alone
     activations  None: weight-only. A Scheme: linear layers quantize their inputs too.
     qparams      {layer name: QParams} from `calibrate`: static instead of dynamic ranges
 
     Swapped are nn.Linear, nn.Embedding and nn.Conv1d to 3d (these weight-only), wherever the model
     refers to them, but no subclass with a forward of its own. A weight that layers share is
-    quantized once and stays shared; one that a parametrization computes is quantized as computed.
+    quantized once and stays shared; one that a parametrization computes is quantized as a copy of
+    the layer computes it, once, in the layer's own mode: call model.eval() first. What is swapped
+    for nothing, such as nn.LSTM, is listed in the report, and where nothing was swapped at all
+    there is a warning.
     nn.MultiheadAttention reads the weight of its out_proj itself, which so becomes weight-only; its
     in_proj_weight is no layer and stays float.
 
@@ -521,15 +543,20 @@ def quantize_model(model, scheme, skip=(), activations=None, qparams=None):
     schemes = _plan(model, layers, scheme, skip)
     made, codes_of, rows = {}, {}, []
     for name in tqdm(schemes, "quantize", disable=None):
+        layer = layers[name]
         with _naming(name):
-            _refuse(layers[name])
-            first, codes = codes_of.get(_key(layers[name]), (None, None))
-            codes = codes or _quantized(layers[name], schemes[name])
-            made[name] = _swapped(model, name, layers[name], codes, activations, qparams)
-            rows.append(_row(name, layers[name], made[name], first, activations))
-            codes_of.setdefault(_key(layers[name]), (name, codes))
+            _refuse(layer)
+            weight, bias = _read(layer)
+            first, codes = codes_of.get(_key(layer), (None, None))
+            codes = codes or _quantized(weight, schemes[name])
+            made[name] = _swapped(model, name, layer, codes, bias, activations, qparams)
+            rows.append(_row(name, weight, made[name], first, activations))
+            codes_of.setdefault(_key(layer), (name, codes))
     qmodel = _with_layers(model, {layers[name]: new for name, new in made.items()})
-    return qmodel, Report(rows, _nbytes(model), _nbytes(qmodel))
+    report = Report(rows, _nbytes(model), _nbytes(qmodel), _stayed(model, qmodel, layers))
+    if not rows:
+        _warn_of_nothing(report)
+    return qmodel, report
 
 
 @torch.no_grad()
@@ -543,6 +570,8 @@ def calibrate(model, batches, activations: Scheme) -> dict[str, QParams]:
     Returns {layer name: QParams} for the layers that ran. Notebook 07 has better ranges: any such
     dict will do.
     """
+    if not isinstance(activations, Scheme):
+        raise TypeError(f"activations must be a ql.Scheme, got {activations!r}.")
     if activations.granularity != PerTensor():
         raise ValueError(f"One range per layer is fixed: ql.PerTensor(), not {activations}.")
     ranges = {}
@@ -553,7 +582,7 @@ def calibrate(model, batches, activations: Scheme) -> dict[str, QParams]:
             if x.numel() == 0:
                 return
             low, high = min_max(x, PerTensor())
-            if not bool(torch.isfinite(low) & torch.isfinite(high)):
+            if not checks.all_finite(low, high):
                 raise ValueError(f"The input of layer {name!r} holds NaN or infinity.")
             a, b = ranges.get(name, (low, high))
             ranges[name] = torch.minimum(a, low), torch.maximum(b, high)
@@ -604,7 +633,8 @@ def load_state(model, tensors, activations=None):
             qparams = _static_qparams(name, tensors, activations)
             with _naming(name, remedy=""):
                 _refuse(layer)
-                made[layer] = _swapped(model, name, layer, codes, activations, qparams)
+                bias = _read(layer)[1]
+                made[layer] = _swapped(model, name, layer, codes, bias, activations, qparams)
     qmodel = _with_layers(model, made)
     expected = state(qmodel)
     missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
@@ -614,7 +644,13 @@ def load_state(model, tensors, activations=None):
             "model with the settings of the one that was saved."
         )
     plain = {name: tensors[name] for name, x in expected.items() if isinstance(x, Tensor)}
-    plain = {n: x if isinstance(x, Tensor) else _unpacked(x).dequantize() for n, x in plain.items()}
+    for name, x in plain.items():
+        if not isinstance(x, Tensor):  # rounded once, to what will hold it
+            dtype = expected[name].dtype if expected[name].dtype in checks.FLOATS else None
+            plain[name] = _unpacked(x).dequantize(dtype)
+        elif x.is_complex() and not expected[name].is_complex():
+            with _naming(name, remedy=""):
+                checks.real("the tensor", x)
     qmodel.load_state_dict(plain, strict=False)
     return qmodel
 
@@ -646,9 +682,10 @@ def _plan(model, layers, scheme, skip) -> dict[str, Scheme]:
     names = {}  # a module used twice has two names
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
+    every = {name for several in names.values() for name in several}
 
     def fits(pattern, name):
-        return any(_fits(pattern, n) for n in names[layers[name]])
+        return any(_fits(pattern, n, every) for n in names[layers[name]])
 
     for pattern in (*skip, *wanted):
         if not any(fits(pattern, name) for name in layers) and (layers or pattern != "*"):
@@ -659,6 +696,7 @@ def _plan(model, layers, scheme, skip) -> dict[str, Scheme]:
     plan = {}
     for name in layers:
         found = [s for pattern, s in wanted.items() if fits(pattern, name)]
+        found = [wanted[n] for n in names[layers[name]] if n in wanted] + found
         if found and not any(fits(pattern, name) for pattern in skip):
             plan[name] = found[0]
     return plan
@@ -672,34 +710,50 @@ def _check_qparams(layers, activations, qparams):
         raise ValueError(f"qparams name {unknown}, which are no layers that could be quantized.")
 
 
-def _fits(pattern, name) -> bool:
+def _fits(pattern, name, names) -> bool:
     """Whether the pattern fits the name, or that of a module around it."""
     parts = name.split(".")
-    return any(fnmatchcase(".".join(parts[: i + 1]), pattern) for i in range(len(parts)))
+    around = (".".join(parts[: i + 1]) for i in range(len(parts)))
+    return any(checks.fits(pattern, n, names) for n in around)
 
 
-def _quantized(layer, scheme) -> QuantizedWeight:
+def _read(layer) -> tuple[Tensor, Tensor | None]:
+    """A layer's weight and bias, without effects on the layer.
+
+    A parametrization computes them at every reading, and may change its state and draw random
+    numbers in that: so a copy of the layer is read.
+    """
+    if nn.utils.parametrize.is_parametrized(layer):
+        devices = {x.device for x in layer.parameters() if x.is_cuda}
+        with torch.random.fork_rng(devices):
+            layer = copy.deepcopy(layer)
+            return layer.weight.detach(), getattr(layer, "bias", None)
+    return layer.weight.detach(), getattr(layer, "bias", None)
+
+
+def _quantized(weight, scheme) -> QuantizedWeight:
     """The codes of a layer's weight, seen as a matrix [outputs, everything else]."""
-    return QuantizedWeight(quantize(layer.weight.flatten(1), scheme), layer.weight.dtype)
+    return QuantizedWeight(quantize(weight.flatten(1), scheme), weight.dtype)
 
 
 def _refuse(layer):
     """A sentence about why this layer cannot be swapped."""
     if nn.parameter.is_lazy(layer._parameters.get("weight")):
         raise ValueError("its weight does not exist yet: run the model once first.")
-    if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks)
+    hooks += (layer._backward_hooks, layer._backward_pre_hooks)
+    if any(hooks) or "forward" in vars(layer):
         raise ValueError("it has hooks, which a new layer would lose: remove them first.")
     if getattr(layer, "max_norm", None) is not None:
         raise ValueError("its max_norm changes the weight at every use, which codes cannot follow.")
 
 
-def _swapped(model, name, layer, codes, activations, qparams) -> nn.Module:
+def _swapped(model, name, layer, codes, bias, activations, qparams) -> nn.Module:
     """The quantized layer in the place of `layer`, in the same mode."""
-    bias = getattr(layer, "bias", None)
     if isinstance(bias, Tensor):
         bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
     if isinstance(layer, nn.Embedding):
-        new = QuantizedEmbedding(codes)
+        new = QuantizedEmbedding(codes, padding_idx=layer.padding_idx)
     elif not isinstance(layer, nn.Linear):
         new = QuantizedConv(layer, codes, bias)
     elif activations is None or _read_directly(model, layer):
@@ -739,17 +793,60 @@ def _key(layer):
     return id(layer if weight is None else weight)
 
 
-def _row(name, old, new, first, activations) -> Row:
+def _stayed(model, qmodel, layers) -> list[Stayed]:
+    """What is left in float, and why."""
+    modules = dict(model.named_modules())
+    found = []
+    for full, x in qmodel.named_parameters():
+        if x.ndim < 2 or not x.is_floating_point():
+            continue
+        name = full.partition("parametrizations.")[0].removesuffix(".")
+        if name == full:
+            name = full.rpartition(".")[0]
+        owner, chosen = modules[name], name in layers
+        kind = type(owner).__name__
+        standard = type(owner).__module__.startswith("torch.nn.")
+        if chosen:
+            reason = "left out by skip, or by the patterns of the schemes"
+        elif isinstance(owner, SWAPPED):
+            reason = f"{kind} has a forward of its own"
+        elif isinstance(owner, nn.MultiheadAttention):
+            reason = "nn.MultiheadAttention reads it itself, and has no layer for it"
+        elif standard:
+            reason = f"nn.{kind} is none of the layers that are swapped"
+        else:
+            reason = f"a parameter of {kind}'s own, in no layer"
+        found.append(Stayed(full, tuple(x.shape), x.nbytes, reason, chosen))
+    return found
+
+
+def _warn_of_nothing(report):
+    """A model without a layer to swap comes back as a plain copy, which must not go unnoticed."""
+    left = [f"{x.name} ({x.reason})" for x in report.stayed]
+    more = f", and {len(left) - 3} more" if len(left) > 3 else ""
+    why = (
+        f"what stays float: {', '.join(left[:3])}{more}"
+        if left
+        else "it has no weights to quantize"
+    )
+    warnings.warn(
+        f"quantize_model swapped nothing, and gave back a copy of the float model; {why}. Swapped "
+        "are nn.Linear, nn.Embedding and nn.Conv1d to 3d.",
+        stacklevel=checks.levels_to_caller(),
+    )
+
+
+def _row(name, weight, new, first, activations) -> Row:
     """The bytes and the error of one layer; a weight that is shared counts where it is first."""
     shared = first is not None
     after = sum(b.nbytes for b in new.buffers() if not shared or b not in set(new.codes.buffers()))
     return Row(
         name or "(the model)",
-        tuple(old.weight.shape),
+        tuple(weight.shape),
         new.codes.scheme.bits,
-        0 if shared else old.weight.nbytes,
+        0 if shared else weight.nbytes,
         after,
-        float(sqnr(old.weight.detach(), new.weight)),
+        float(sqnr(weight, new.weight)),
         _note(new, first, activations),
     )
 
@@ -784,7 +881,7 @@ def _codes_of(layers, tensors):
         x = tensors.get(_join(name, "weight"))
         if x is None or isinstance(x, Tensor):
             continue
-        x, weight = _unpacked(x), layer.weight
+        x, weight = _unpacked(x), _read(layer)[0]
         if x.shape not in (weight.shape, weight.flatten(1).shape):
             raise ValueError(
                 f"{_join(name, 'weight')!r} has shape {tuple(x.shape)}, the model's is "

@@ -297,5 +297,5 @@ def _warn_if_clipped(r_min, r_max, scale, zero_point, scheme):
         f"codes {scheme.quant_min} to {scheme.quant_max} and was clipped to {z:.0f}{many}: {lost}. "
         "include_zero=True widens the range to hold 0, at the price of a larger step.",
         ZeroPointClipped,
-        stacklevel=kernels.levels_to_caller(),
+        stacklevel=checks.levels_to_caller(),
     )
