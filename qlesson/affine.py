@@ -199,10 +199,12 @@ def _as_float(x, like=None) -> Tensor:
     is raised first: its few digits would move the zero point (notebook 04).
     """
     checks.real("every argument of a formula", x)
-    if isinstance(x, Tensor) and type(x) is not Tensor:
-        x = x.as_subclass(Tensor)
-    if isinstance(like, Tensor):
-        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        return torch.as_tensor(x, dtype=dtype, device=like.device)
-    keep = isinstance(x, Tensor) and x.dtype == torch.float64
-    return torch.as_tensor(x, dtype=torch.float64 if keep else torch.float32)
+    wide = like if isinstance(like, Tensor) else x
+    wide = isinstance(wide, Tensor) and wide.dtype == torch.float64
+    dtype = torch.float64 if wide else torch.float32
+    device = like.device if isinstance(like, Tensor) else None
+    if not isinstance(x, Tensor):
+        return torch.as_tensor(x, dtype=dtype, device=device)
+    if type(x) is not Tensor:
+        x = checks.plain(x)
+    return x.to(dtype=dtype, device=device)  # torch.export traces no as_tensor of a tensor

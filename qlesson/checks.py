@@ -26,6 +26,12 @@ def tensor(name, x):
         raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}: {remedy}.")
 
 
+def plain(x) -> Tensor:
+    """x without gradient, and of no subclass; but in a graph that is compiled all tensors are of
+    one, which must stay."""
+    return x.detach() if torch.compiler.is_compiling() else x.detach().as_subclass(Tensor)
+
+
 def real(name, x):
     """Numbers on one line: no formula here means anything for a complex number or a truth value."""
     if isinstance(x, int | float) and not isinstance(x, bool):
@@ -60,7 +66,7 @@ def float_tensor(name, r) -> Tensor:
             f"{name} is on the meta device and holds no values: move it to a real device."
         )
     not_empty(name, r)
-    return r.detach().as_subclass(Tensor)
+    return plain(r)
 
 
 def not_empty(name, r):
@@ -140,8 +146,8 @@ def qparams(given, scheme, shape, dtype, device, check=True, move=False) -> tupl
     if move:
         scale, zero_point = scale.to(device), zero_point.to(device)
     shape_and_device(scale, zero_point, scheme.granularity, shape, device)
-    scale = scale.detach().as_subclass(Tensor).to(dtype)
-    zero_point = zero_point.detach().as_subclass(Tensor)
+    scale = plain(scale).to(dtype)
+    zero_point = plain(zero_point)
     if check or zero_point.dtype != scheme.dtype:
         qparams_values(scale, zero_point, scheme)
     return scale, zero_point.to(scheme.dtype)

@@ -56,9 +56,16 @@ def _matmul_in_slices(x, w) -> Tensor:
     return total
 
 
-@cache
 def _int_mm_is_exact(device) -> bool:
-    """Whether torch._int_mm exists on this device, and loses nothing on the largest codes."""
+    """Whether torch._int_mm exists on this device, and loses nothing on the largest codes.
+
+    A graph that is compiled cannot try it, and may run on another processor: False.
+    """
+    return not torch.compiler.is_compiling() and _tried(device)
+
+
+@cache
+def _tried(device) -> bool:
     x = torch.full((32, 64), 127, dtype=torch.int8, device=device)
     try:
         return bool((torch._int_mm(x, x.t()) == 64 * 127 * 127).all())

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from qlesson import checks
+from qlesson import checks, kernels
 from qlesson.affine import QParams, rounded
 from qlesson.error import sqnr
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
@@ -104,10 +104,16 @@ class QuantizedWeight(_KeepsScale):
 
     def values(self, dtype=None) -> Tensor:
         """W_hat = scale * (q - zero_point), in the model's dtype unless another is asked for."""
-        return self.qtensor.dequantize(dtype or self.like.dtype)
+        return _values(self.q, self.scale, self.zero_point, self.scheme, dtype or self.like.dtype)
 
     def _scheme_of(self, name):
         return self.scheme
+
+
+def _values(q, scale, zero_point, scheme, dtype) -> Tensor:
+    """As `QTensor.dequantize`, whose objects torch.compile cannot follow everywhere."""
+    r_hat = torch.empty_like(q, dtype=dtype)
+    return kernels.dequantize(q, scale, zero_point, scheme.granularity, r_hat)
 
 
 class _Layer(_KeepsScale):
@@ -328,8 +334,7 @@ class QuantizedEmbedding(_Layer):
         rows = input.flatten()
         if scheme.granularity not in (PerTensor(), PerAxis(1), PerAxis(-1)):
             scale, zero_point = (p.index_select(0, rows) for p in (scale, zero_point))
-        x = QTensor._trusted(q.index_select(0, rows), scale, zero_point, scheme)
-        return x.dequantize(dtype).view(shape)
+        return _values(q.index_select(0, rows), scale, zero_point, scheme, dtype).view(shape)
 
 
 CONV_SETTINGS = (
