@@ -32,8 +32,8 @@ def sqnr(r: Tensor, r_hat: Tensor) -> Tensor:
 
     10 dB more is ten times less squared error. Infinite when there is no error (notebook 05).
     """
-    noise, below = _sum_of_squares(_difference(r, r_hat))
-    signal, above = _sum_of_squares(_plain(r))
+    noise, below = powers(_difference(r, r_hat))
+    signal, above = powers(_plain(r))
     bits = 2 * (above - below)  # the powers of two that were set aside
     near = bits.clamp(-960, 960)  # beyond, the ratio itself would leave float64
     decibels = 10 * torch.log10(signal / noise * two_to(near))
@@ -41,7 +41,7 @@ def sqnr(r: Tensor, r_hat: Tensor) -> Tensor:
     return torch.where(noise == 0, torch.inf, decibels)
 
 
-def _sum_of_squares(x) -> tuple[Tensor, Tensor]:
+def powers(x) -> tuple[Tensor, Tensor]:
     """(s, e): the sum of squares of x, a float64 tensor, is s * 4^e, where s cannot overflow.
 
     A square leaves float64 beyond 1.3e154, and is 0 below 1.5e-162. Powers of two change no digit.
