@@ -38,11 +38,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from qlesson import checks
+from qlesson.checks import FLOATS
 from qlesson.error import powers
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
 from qlesson.kernels import best_device
 from qlesson.packing import PackedTensor, in_a_row, packed_size
-from qlesson.qtensor import FLOATS, QTensor, quantize
+from qlesson.qtensor import QTensor, quantize
 from qlesson.scheme import Scheme
 
 VERSION = 1

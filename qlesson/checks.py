@@ -112,6 +112,22 @@ def _name(dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def ends(r_min, r_max):
+    """The two ends of ranges: finite, of one shape, and in order."""
+    for name, x in (("r_min", r_min), ("r_max", r_max)):
+        tensor(name, x)
+        real(name, x)
+        not_empty(name, x)
+        finite(name, x)
+    if r_min.shape != r_max.shape:
+        raise ValueError(
+            f"r_min has shape {tuple(r_min.shape)} and r_max {tuple(r_max.shape)}: pass one of "
+            "each for each block."
+        )
+    if bool((r_min > r_max).any()):
+        raise ValueError("r_min is larger than r_max: pass the smaller end first.")
+
+
 # --- a scale and a zero point ---
 
 

@@ -391,6 +391,8 @@ class IntegerLinear(_KeepsScale):
 
     def __init__(self, layer: QuantizedLinear, output: Scheme, qparams: QParams):
         super().__init__()
+        if not isinstance(layer, QuantizedLinear):
+            raise TypeError(f"layer must be a QuantizedLinear, got {type(layer).__name__}.")
         if not layer.static or len(layer.weight_sums) > 1:
             raise ValueError(
                 "IntegerLinear needs a static layer (activations and qparams given), whose weight "

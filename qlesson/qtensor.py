@@ -35,7 +35,7 @@ def choose_qparams(r: Tensor, scheme: Scheme = Scheme()) -> QParams:
     r_min, r_max = kernels.min_max(r, scheme.granularity)
     if not checks.all_finite(r_min, r_max):
         checks.refuse_non_finite("r", r)
-    return qparams_from_range(r_min, r_max, scheme)
+    return _qparams_from_range(r_min, r_max, scheme)
 
 
 @torch.no_grad()
@@ -45,6 +45,14 @@ def qparams_from_range(r_min: Tensor, r_max: Tensor, scheme: Scheme) -> QParams:
     A range of zero width is widened to hold 0, like every range under include_zero=True. One
     that is still too narrow for a normal float scale gets scale = 1 and zero_point = 0.
     """
+    if not isinstance(scheme, Scheme):
+        raise TypeError(f"scheme must be a ql.Scheme, got {scheme!r}.")
+    checks.ends(r_min, r_max)
+    return _qparams_from_range(r_min, r_max, scheme)
+
+
+def _qparams_from_range(r_min, r_max, scheme) -> QParams:
+    """The same, of ends that were checked."""
     r_min, r_max = _at_least_float32(r_min), _at_least_float32(r_max)
     codes = scheme.quant_min, scheme.quant_max
     scale, zero_point = safe_qparams(r_min, r_max, *codes, scheme.mapping, scheme.include_zero)
