@@ -283,6 +283,8 @@ def _levels(scheme) -> int:
 
 
 def _warn_if_clipped(r_min, r_max, scale, zero_point, scheme):
+    if torch.compiler.is_compiling():
+        return  # a graph cannot stop to look
     steps = scheme.quant_max - scheme.quant_min
     r_min, r_max = widened(r_min, r_max, steps, include_zero=False)
     exact = torch.round(scheme.quant_min - r_min / scale)
