@@ -9,37 +9,35 @@
 The data goes r -> range -> (scale, zero_point) -> q -> r_hat -> error, one module for each step.
 """
 
-from qlesson.affine import (
-    QParams,
-    asymmetric_qparams,
-    dequantize_affine,
-    quantize_affine,
-    symmetric_qparams,
-)
-from qlesson.error import max_abs_error, mse, sqnr
-from qlesson.granularity import PerAxis, PerGroup, PerTensor
-from qlesson.kernels import best_device, use_kernels
-from qlesson.qtensor import QTensor, ZeroPointClipped, choose_qparams, fake_quantize, quantize
-from qlesson.scheme import Scheme
+import importlib
 
-__all__ = [
-    "PerAxis",
-    "PerGroup",
-    "PerTensor",
-    "QParams",
-    "QTensor",
-    "Scheme",
-    "ZeroPointClipped",
-    "asymmetric_qparams",
-    "best_device",
-    "choose_qparams",
-    "dequantize_affine",
-    "fake_quantize",
-    "max_abs_error",
-    "mse",
-    "quantize",
-    "quantize_affine",
-    "sqnr",
-    "symmetric_qparams",
-    "use_kernels",
-]
+# Names are loaded when they are first asked for: the check of a machine, `python -m
+# qlesson.teach.preflight`, runs on a Python that has no torch yet.
+_ROOMS = {
+    "affine": [
+        "QParams", "asymmetric_qparams", "dequantize_affine", "quantize_affine",
+        "symmetric_qparams",
+    ],
+    "error": ["max_abs_error", "mse", "sqnr"],
+    "granularity": ["PerAxis", "PerGroup", "PerTensor"],
+    "kernels": ["best_device", "use_kernels"],
+    "qtensor": ["QTensor", "ZeroPointClipped", "choose_qparams", "fake_quantize", "quantize"],
+    "scheme": ["Scheme"],
+    "ranges": [],
+}  # fmt: skip
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = sorted(_ROOM_OF)
+
+
+def __getattr__(name):
+    if name in _ROOMS:
+        return importlib.import_module(f"qlesson.{name}")
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(importlib.import_module(f"qlesson.{_ROOM_OF[name]}"), name)
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__, *_ROOMS})

@@ -1,7 +1,8 @@
 """The formulas of affine quantization, one short function each.
 
 They work on tensors that already broadcast against each other, or on plain numbers.
-They check nothing: `qlesson.qtensor` is the checked, granular whole.
+They refuse what no formula means, complex numbers and truth values, and check nothing else:
+`qlesson.qtensor` is the checked, granular whole.
 
 Letters of the course: r real value, s scale, z zero point, q code.
 
@@ -18,6 +19,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from qlesson import checks
+
+EXACT = 2**24  # float32 holds every whole number up to here
 
 
 class QParams(NamedTuple):
@@ -43,7 +48,7 @@ def asymmetric_qparams(r_min, r_max, quant_min, quant_max) -> QParams:
     r_min, r_max = _as_float(r_min, like), _as_float(r_max, like)
     scale = (r_max - r_min) / _as_float(quant_max - quant_min, r_min)
     zero_point = torch.round(quant_min - r_min / scale)
-    zero_point = torch.clamp(zero_point, quant_min, quant_max)
+    zero_point = torch.clamp(_wide(zero_point, quant_min, quant_max), quant_min, quant_max)
     return QParams(scale, zero_point.to(torch.int32))
 
 
@@ -79,7 +84,7 @@ def quantize_affine(
         q = torch.round(r / scale + zero_point)
     else:
         q = torch.round(r / scale) + zero_point
-    return torch.clamp(q, quant_min, quant_max).to(dtype)
+    return torch.clamp(_wide(q, quant_min, quant_max), quant_min, quant_max).to(dtype)
 
 
 @torch.no_grad()
@@ -143,7 +148,41 @@ def narrowed(r_hat, dtype) -> Tensor:
     largest = torch.finfo(dtype).max
     if largest < torch.finfo(r_hat.dtype).max:
         r_hat = r_hat.clamp(-largest, largest)
-    return r_hat.to(dtype)
+    return rounded(r_hat, dtype)
+
+
+@torch.no_grad()
+def rounded(x, dtype) -> Tensor:
+    """x in another float dtype, rounded once: the cast, where torch's own would round twice.
+
+    torch takes float64 to half by way of float32, and what lies just beyond the middle of two
+    halves becomes that middle: 1 + 2^-11 + 2^-40 would be 1. So where float32 cannot hold x, the
+    one of its two neighbours there is taken whose last bit is 1 (rounding to odd: Boldo and
+    Melquiond 2008, doi 10.1109/TC.2007.70819). That is never such a middle.
+    """
+    if x.dtype != torch.float64 or torch.finfo(dtype).bits > 16:
+        return x.to(dtype)
+    single = x.to(torch.float32)
+    bits = single.view(torch.int32)
+    outwards = torch.where(single.double().abs() < x.abs(), 1, -1)
+    even = (single.double() != x) & (bits & 1 == 0)
+    return (bits + torch.where(even, outwards, 0)).to(torch.int32).view(torch.float32).to(dtype)
+
+
+def two_to(power) -> Tensor:
+    """2^power in float64, to the last bit, for whole powers from -1022 to 1023, an int64 tensor."""
+    return ((power + 1023) << 52).view(torch.float64)
+
+
+def _wide(q, quant_min, quant_max) -> Tensor:
+    """q, in int64 where float32 does not hold both ends: it would round 2^31 - 1 to 2^31."""
+    ends = quant_min, quant_max
+    if not all(isinstance(end, int) for end in ends) or max(map(abs, ends)) <= EXACT:
+        return q
+    q, beyond = q.double().nan_to_num(0), 2.0**63  # which no int64 holds
+    whole = torch.where(q.abs() < beyond, q, 0).long()
+    whole = torch.where(q >= beyond, 2**63 - 1, whole)
+    return torch.where(q <= -beyond, -(2**63), whole)
 
 
 def _widest(*ends):
@@ -159,10 +198,13 @@ def _as_float(x, like=None) -> Tensor:
     Without `like`, float64 stays float64 and everything else becomes float32. Half precision
     is raised first: its few digits would move the zero point (notebook 04).
     """
-    if isinstance(x, Tensor) and type(x) is not Tensor:
-        x = x.as_subclass(Tensor)
-    if isinstance(like, Tensor):
-        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        return torch.as_tensor(x, dtype=dtype, device=like.device)
-    keep = isinstance(x, Tensor) and x.dtype == torch.float64
-    return torch.as_tensor(x, dtype=torch.float64 if keep else torch.float32)
+    checks.real("every argument of a formula", x)
+    wide = like if isinstance(like, Tensor) else x
+    wide = isinstance(wide, Tensor) and wide.dtype == torch.float64
+    dtype = torch.float64 if wide else torch.float32
+    device = like.device if isinstance(like, Tensor) else None
+    if not isinstance(x, Tensor):
+        return torch.as_tensor(x, dtype=dtype, device=device)
+    if type(x) is not Tensor:
+        x = checks.plain(x)
+    return x.to(dtype=dtype, device=device)  # torch.export traces no as_tensor of a tensor

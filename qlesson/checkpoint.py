@@ -16,7 +16,6 @@ A file is written under a temporary name beside its own and renamed when it is w
 """
 
 import argparse
-import fnmatch
 import json
 import math
 import os
@@ -24,6 +23,7 @@ import secrets
 import shutil
 import signal
 import sys
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -37,10 +37,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from qlesson import checks
+from qlesson.checks import FLOATS
+from qlesson.error import powers
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
 from qlesson.kernels import best_device
 from qlesson.packing import PackedTensor, in_a_row, packed_size
-from qlesson.qtensor import FLOATS, QTensor, quantize
+from qlesson.qtensor import QTensor, quantize
 from qlesson.scheme import Scheme
 
 VERSION = 1
@@ -50,12 +53,15 @@ CRC_AT = rb"\"header_crc32\": \""  # the header's own checksum comes behind it
 NO_CRC = "0" * 8
 NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.complex64: "C64",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ", torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.float8_e8m0fnu: "F8_E8M0", torch.complex64: "C64",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
     torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8",
     torch.bool: "BOOL",
 }  # fmt: skip
-DTYPES = {name: dtype for dtype, name in NAMES.items()}
+STORED = NAMES | {torch.float4_e2m1fn_x2: "F4"}  # which torch can hold, and not even copy
+DTYPES = {name: dtype for dtype, name in STORED.items()}
 GRANULARITIES = {kind.__name__: kind for kind in (PerTensor, PerAxis, PerGroup)}
 
 
@@ -79,7 +85,7 @@ def save(path, tensors: dict[str, QTensor | PackedTensor | Tensor]):
         stored += _parts(name, x) if isinstance(x, PackedTensor) else [(name, x)]
     for name, x in stored:
         _check_storable(name, x)
-    entries = [(n, Entry(NAMES[x.dtype], tuple(x.shape), x.nbytes)) for n, x in stored]
+    entries = [(n, Entry(STORED[x.dtype], _stored_shape(x), x.nbytes)) for n, x in stored]
     with _writing(Path(path), entries, {"format": "pt"}, quantized) as put:
         for name, x in stored:
             put(name, _bytes(x))
@@ -101,7 +107,7 @@ def _check_storable(name, x):
     if isinstance(x, Tensor):
         if x.is_nested or x.layout != torch.strided:
             kind = f"nested {kind}" if x.is_nested else x.layout
-        elif x.is_meta or x.dtype not in NAMES:
+        elif x.is_meta or x.dtype not in STORED:
             kind = f"{x.dtype} on {x.device}"
         else:
             return
@@ -111,14 +117,21 @@ def _check_storable(name, x):
     )
 
 
+def _stored_shape(x) -> tuple[int, ...]:
+    """As a file counts: torch has two 4-bit floats in one element."""
+    shape = tuple(x.shape)
+    return (*shape[:-1], 2 * shape[-1]) if STORED[x.dtype] == "F4" else shape
+
+
 def load(path, *, packed: bool = False, device=None) -> dict[str, QTensor | PackedTensor | Tensor]:
     """What `save` or `quantize_file` wrote: {name: QTensor or Tensor}.
 
-    path    the file, or the index or folder of a sharded checkpoint
+    path    the file, the index of a sharded checkpoint, or the folder that holds one of these
     packed  give PackedTensors in place of QTensors
     device  where the tensors go; None is the CPU
 
-    Raises ValueError for a file that is damaged or that this module did not write.
+    A tensor of a dtype that torch lacks comes as its bytes, in uint8, with a warning. Raises
+    ValueError for a file that is damaged or that this module did not write.
     """
     tensors = {}
     for file in _open_all(path):
@@ -128,7 +141,7 @@ def load(path, *, packed: bool = False, device=None) -> dict[str, QTensor | Pack
                 "safetensors.torch.load_file, or quantize it with python -m qlesson.checkpoint."
             )
         for name in file.plain_names():
-            tensors[name] = file.tensor(name).to(device)
+            tensors[name] = file.tensor(name, device)
         for name in file.quantized:
             x = file.packed(name, device)
             tensors[name] = x if packed else x.unpack()
@@ -151,9 +164,11 @@ class Row(NamedTuple):
 def quantize_file(source, target, scheme: Scheme, *, skip=(), device=None) -> list[Row]:
     """Quantize a checkpoint tensor by tensor; the memory needed follows its largest tensor.
 
-    source  a safetensors file; or the index of a sharded checkpoint, or the folder that holds one
+    source  a safetensors file, the index of a sharded checkpoint, or the folder that holds one of
+            these
     target  the file to write; for a sharded source a folder, which must not exist yet
-    skip    a pattern such as "*.embed.*", or several: tensors of these names stay as they are
+    skip    a pattern such as "*.embed.*", or several: tensors of these names stay as they are. One
+            that is a tensor's name ("h[0].weight") means that tensor alone
     device  where to compute; None is `ql.best_device()`. It changes no bit.
 
     Quantized are tensors of float64, float32, float16 or bfloat16 with two axes or more that become
@@ -163,14 +178,16 @@ def quantize_file(source, target, scheme: Scheme, *, skip=(), device=None) -> li
     for file in files:
         if file.quantized:
             raise ValueError(f"{file.path} is quantized already: dequantize it first.")
-    names = [name for file in files for name in file.entries]
+    if not isinstance(scheme, Scheme):
+        raise TypeError(f"scheme must be a ql.Scheme, got {scheme!r}.")
+    names = {name for file in files for name in file.entries}
     for pattern in skip:
-        if not fnmatch.filter(names, pattern):
+        if not any(checks.fits(pattern, name, names) for name in names):
             raise ValueError(f"skip={pattern!r} matches none of the {len(names)} tensors.")
     device = best_device() if device is None else device
 
     def job(file, name):
-        skipped = any(fnmatch.fnmatchcase(name, pattern) for pattern in skip)
+        skipped = any(checks.fits(pattern, name, names) for pattern in skip)
         with _naming(file, name):
             planned = None if skipped else _plan(file.entries[name], scheme)
         if planned is None:
@@ -265,7 +282,7 @@ def _carried(file, name):
 
 
 def _quantized(file, name, scheme, device):
-    r = file.tensor(name).to(device)
+    r = file.tensor(name, device)
     with _naming(file, name):
         x = quantize(r, scheme)
     sqnr = _sqnr(r, x.dequantize(r.dtype))
@@ -287,13 +304,18 @@ def _dequantized(file, name, dtype, device):
 
 def _sqnr(r, r_hat, at_once=2**20):
     """`ql.sqnr` in pieces: float64 copies of a large tensor would take more memory than it."""
-    signal = noise = 0.0
-    for a, b in zip(r.reshape(-1).split(at_once), r_hat.view(-1).split(at_once), strict=True):
-        signal += a.double().square().sum().item()
-        noise += (a.double() - b.double()).square().sum().item()
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal else -math.inf
+    pairs = zip(r.reshape(-1).split(at_once), r_hat.view(-1).split(at_once), strict=True)
+    sums = [(powers(a.double()), powers(a.double() - b.double())) for a, b in pairs]
+    signal, noise = map(_decibels, zip(*sums, strict=True))
+    return math.inf if noise == -math.inf else signal - noise
+
+
+def _decibels(sums) -> float:
+    """10 log10 of the sum of all s * 4^e."""
+    sums = [(s.item(), int(e)) for s, e in sums]
+    top = max(e for _, e in sums)
+    total = sum(math.ldexp(s, max(2 * (e - top), -2000)) for s, e in sums)
+    return 10 * math.log10(total) + 20 * math.log10(2) * top if total else -math.inf
 
 
 def _rewrite(files, jobs, target, index, plain) -> list[Row]:
@@ -437,14 +459,22 @@ class _File:
             raise self._damaged(f"the bytes of {name} are not those that were written")
         return data
 
-    def tensor(self, name) -> Tensor:
+    def tensor(self, name, device=None) -> Tensor:
         """One stored tensor."""
         dtype, shape, nbytes = self.entries[name]
-        if dtype not in DTYPES:
-            raise ValueError(f"{name} in {self.path} has dtype {dtype}, which torch cannot read.")
+        if dtype == "F4" and shape and shape[-1] % 2 == 0:
+            shape = (*shape[:-1], shape[-1] // 2)  # torch has two in one element
+        elif dtype == "F4" or dtype not in DTYPES:
+            warnings.warn(
+                f"{name} in {self.path} has dtype {dtype} and shape {shape}, which torch has no "
+                "dtype for: it comes as its bytes, in uint8.",
+                stacklevel=checks.levels_to_caller(),
+            )
+            dtype, shape = "U8", (nbytes,)
         if nbytes == 0:
-            return torch.empty(shape, dtype=DTYPES[dtype])
-        return torch.frombuffer(self.read(name), dtype=DTYPES[dtype]).view(shape)
+            return torch.empty(shape, dtype=DTYPES[dtype], device=device)
+        data = torch.frombuffer(self.read(name), dtype=torch.uint8).to(device)
+        return data.view(DTYPES[dtype]).view(shape)
 
     def part_names(self, name):
         """The stored parts of a quantized tensor."""
@@ -460,30 +490,37 @@ class _File:
     def packed(self, name, device) -> PackedTensor:
         """One quantized tensor."""
         about = self.quantized[name]
-        data, scale, *zero_point = (self.tensor(p).to(device) for p in self.part_names(name))
+        data, scale, *zero_point = (self.tensor(p, device) for p in self.part_names(name))
         scheme, zero_point = _scheme_of(about), zero_point[0] if zero_point else None
         return PackedTensor(data, about["shape"], scale, zero_point, scheme, about["order"])
 
 
 def _index_of(source) -> Path | None:
     """The index of a sharded checkpoint, or None for a single file."""
-    source = Path(source)
-    if source.is_dir():
-        found = sorted(source.glob("*" + INDEX))
-        if len(found) != 1:
-            raise ValueError(
-                f"{source} is a folder with {len(found)} files *{INDEX}: name the index, or the "
-                "one safetensors file."
-            )
-        return found[0]
+    source = _named(source)
     return source if source.name.endswith(INDEX) else None
+
+
+def _named(source) -> Path:
+    """The file or the index that the source names; of a folder, the one that it holds."""
+    source = Path(source)
+    if not source.is_dir():
+        return source
+    indices, single = sorted(source.glob("*" + INDEX)), sorted(source.glob("*.safetensors"))
+    found = indices or single
+    if len(found) != 1:
+        raise ValueError(
+            f"{source} is a folder with {len(indices)} files *{INDEX} and {len(single)} files "
+            "*.safetensors: name the one to read."
+        )
+    return found[0]
 
 
 def _open_all(source) -> list[_File]:
     """The file, or all shards that the index names, if together they hold what it says."""
     index = _index_of(source)
     if index is None:
-        return [_File(Path(source))]
+        return [_File(_named(source))]
     weight_map = _read_index(index)["weight_map"]
     shards = sorted(set(weight_map.values()))
     elsewhere = [name for name in shards if Path(name).name != name]
@@ -515,6 +552,13 @@ def _read_index(index) -> dict:
     return content
 
 
+def _temporary(path) -> Path:
+    """A name beside this one, no longer than the 255 bytes that a file system takes."""
+    end = f".{secrets.token_hex(4)}.part"
+    kept = os.fsencode(path.name)[: 255 - len(end) - 1].decode(errors="ignore")
+    return path.with_name(f".{kept}{end}")
+
+
 @contextmanager
 def _writing(path, entries, others, quantized):
     """Give a function that takes the bytes of each entry, in any order.
@@ -530,7 +574,7 @@ def _writing(path, entries, others, quantized):
     for name, entry in layout:
         begins[name] = begin
         begin += entry.nbytes
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = _temporary(path)
     try:
         with open(part, "xb") as file:
 
@@ -562,7 +606,7 @@ def _refuse_repeats(names):
 @contextmanager
 def _new_folder(target):
     """A folder that gets its name when all in it is written, and is gone after an error."""
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    part = _temporary(target)
     try:
         part.mkdir()
         yield part

@@ -9,6 +9,8 @@ and a last axis that is not made of whole blocks raise ValueError.
 import torch
 from torch import Tensor
 
+from qlesson import checks
+
 E4M3_MAX = 448.0  # the largest torch.float8_e4m3fn
 E2M1_MAX = 6.0
 
@@ -19,8 +21,8 @@ def e2m1() -> Tensor:
     2^(e - 1) * (1 + m / 2), and m / 2 for e = 0: 0, 0.5, 1, 1.5, 2, 3, 4, 6. OCP Microscaling
     Formats (MX) specification 1.0.
     """
-    e, m = torch.arange(8) // 2, torch.arange(8) % 2
-    return torch.where(e > 0, 2.0 ** (e - 1) * (1 + m / 2), m / 2)
+    e, m = torch.arange(8) // 2, torch.arange(8, dtype=torch.float32) % 2
+    return torch.where(e > 0, 2.0 ** (e.float() - 1) * (1 + m / 2), m / 2)
 
 
 def nf4() -> Tensor:
@@ -37,11 +39,31 @@ def nf4() -> Tensor:
 
 @torch.no_grad()
 def nearest(r: Tensor, book: Tensor) -> Tensor:
-    """For each r the nearest value of a sorted book, on r's device; a tie to the even index."""
-    book = book.to(r.device)
-    middles = (book[1:] + book[:-1]) / 2
-    index = torch.bucketize(r, middles)
-    tie = index != torch.bucketize(r, middles, right=True)
+    """For each r the nearest value of a sorted book, on r's device; a tie to the even index.
+
+    Raises TypeError for complex numbers and truth values, and ValueError for NaN, infinity, and a
+    book that is not sorted.
+    """
+    for name, x in (("r", r), ("book", book)):
+        checks.tensor(name, x)
+        checks.real(name, x)
+        if x.numel():
+            checks.finite(name, x)
+    if book.ndim != 1 or not len(book) or bool((book[1:] < book[:-1]).any()):
+        raise ValueError(
+            f"book must be one row of values in ascending order, got the shape "
+            f"{tuple(book.shape)}: use book.flatten().sort().values."
+        )
+    return _nearest(r, book)
+
+
+def _nearest(r, book) -> Tensor:
+    """The same, of what was checked. The middle of two floats is one only in float64."""
+    r, book = r.as_subclass(Tensor), book.as_subclass(Tensor).to(r.device)
+    wide = book.double()
+    middles = (wide[1:] + wide[:-1]) / 2
+    index = torch.bucketize(r.double(), middles)
+    tie = index != torch.bucketize(r.double(), middles, right=True)
     return book[index + (tie & (index % 2 == 1))]
 
 
@@ -83,19 +105,20 @@ def nf4_blocks(r: Tensor) -> Tensor:
     blocks = _blocks(r, 64)
     scale = blocks.abs().amax(-1, keepdim=True)
     scale = torch.where(scale > 0, scale, 1)
-    return (scale * nearest(blocks / scale, nf4())).flatten(-2)
+    return (scale * _nearest(blocks / scale, nf4())).flatten(-2)
 
 
 def _blocks(r, size) -> Tensor:
     """r as float32 [..., blocks, size], or a sentence about why it has no such blocks."""
-    if r.numel() == 0:
-        raise ValueError(f"r is empty (shape {tuple(r.shape)}): there is no value to quantize.")
+    checks.tensor("r", r)
+    checks.real("r", r)
+    checks.not_empty("r", r)
     if r.ndim == 0 or r.shape[-1] % size:
         raise ValueError(
             f"r has shape {tuple(r.shape)}, but its last axis must be made of whole blocks of "
             f"{size} values: fill it up with zeros."
         )
-    r = r.float()
+    r = r.detach().as_subclass(Tensor).float()
     if not bool(torch.isfinite(r).all()):
         raise ValueError(
             "r holds NaN or values that are infinite in float32: remove or replace them first, "
@@ -105,4 +128,4 @@ def _blocks(r, size) -> Tensor:
 
 
 def _signed_e2m1(x):
-    return torch.copysign(nearest(x.abs(), e2m1()), x)
+    return torch.copysign(_nearest(x.abs(), e2m1()), x)

@@ -4,10 +4,14 @@ A sum depends on the order of its terms, so these agree between devices to about
 not to the last bit: print six.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from qlesson import checks
+from qlesson.affine import two_to
 
 
 @torch.no_grad()
@@ -28,9 +32,22 @@ def sqnr(r: Tensor, r_hat: Tensor) -> Tensor:
 
     10 dB more is ten times less squared error. Infinite when there is no error (notebook 05).
     """
-    noise = _difference(r, r_hat).square().sum()
-    ratio = 10 * torch.log10(_plain(r).square().sum() / noise)
-    return torch.where(noise == 0, torch.inf, ratio)
+    noise, below = powers(_difference(r, r_hat))
+    signal, above = powers(_plain(r))
+    bits = 2 * (above - below)  # the powers of two that were set aside
+    near = bits.clamp(-960, 960)  # beyond, the ratio itself would leave float64
+    decibels = 10 * torch.log10(signal / noise * two_to(near))
+    decibels = decibels + (bits - near) * (10 * math.log10(2))
+    return torch.where(noise == 0, torch.inf, decibels)
+
+
+def powers(x) -> tuple[Tensor, Tensor]:
+    """(s, e): the sum of squares of x, a float64 tensor, is s * 4^e, where s cannot overflow.
+
+    A square leaves float64 beyond 1.3e154, and is 0 below 1.5e-162. Powers of two change no digit.
+    """
+    power = torch.frexp(x.abs().amax()).exponent.long().clamp(-960, 960)
+    return (x * two_to(-power)).square().sum(), power
 
 
 class ErrorShares(NamedTuple):
@@ -48,6 +65,7 @@ def error_shares(r: Tensor, r_hat: Tensor, scale) -> ErrorShares:
     clipped, and all of its error counts as clipping. `scale` broadcasts against r.
     """
     squared = _difference(r, r_hat).square()
+    checks.scales(scale)
     step = torch.as_tensor(scale, dtype=torch.float64, device=r.device)
     # float32 adds its own rounding: at 16 bits up to 0.8 % of a step, at 8 bits far less
     clipped = squared.sqrt() > 0.51 * step
@@ -58,8 +76,8 @@ def error_shares(r: Tensor, r_hat: Tensor, scale) -> ErrorShares:
 
 def _difference(r, r_hat) -> Tensor:
     for name, x in (("r", r), ("r_hat", r_hat)):
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}.")
+        checks.tensor(name, x)
+        checks.real(name, x)
     if r.shape != r_hat.shape:
         raise ValueError(
             f"r has shape {tuple(r.shape)} and r_hat {tuple(r_hat.shape)}: an error needs "

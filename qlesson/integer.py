@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qlesson import checks
 from qlesson.scheme import Scheme
 
 INT32_MAX = 2**31 - 1
@@ -55,9 +56,16 @@ def _matmul_in_slices(x, w) -> Tensor:
     return total
 
 
-@cache
 def _int_mm_is_exact(device) -> bool:
-    """Whether torch._int_mm exists on this device, and loses nothing on the largest codes."""
+    """Whether torch._int_mm exists on this device, and loses nothing on the largest codes.
+
+    A graph that is compiled cannot try it, and may run on another processor: False.
+    """
+    return not torch.compiler.is_compiling() and _tried(device)
+
+
+@cache
+def _tried(device) -> bool:
     x = torch.full((32, 64), 127, dtype=torch.int8, device=device)
     try:
         return bool((torch._int_mm(x, x.t()) == 64 * 127 * 127).all())
@@ -89,11 +97,17 @@ def four_terms(x, z_x, w, z_w, w_sums=None) -> FourTerms:
     z_w = 0 removes the second and the last. Arithmetic modulo 2^32: a term may overflow, and the
     total is right as long as it fits in 32 bits itself.
     """
-    z_x, z_w = (torch.as_tensor(z, device=x.device).to(torch.int32) for z in (z_x, z_w))
+    z_x, z_w = (_zero_point(name, z, x.device) for name, z in (("z_x", z_x), ("z_w", z_w)))
     if w_sums is None:
         w_sums = w.sum(1, dtype=torch.int32)
     x_sums = x.sum(1, keepdim=True, dtype=torch.int32)
     return FourTerms(int_matmul(x, w), z_w * x_sums, z_x * w_sums, x.shape[1] * z_x * z_w)
+
+
+def _zero_point(name, z, device) -> Tensor:
+    """A zero point of codes moved to int8, as int32: a cast alone would cut fractions off."""
+    checks.integers(name, z)
+    return torch.as_tensor(z, device=device).to(torch.int32)
 
 
 def int8_codes(q: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,6 +115,8 @@ def int8_codes(q: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
 
     q - z stays what it was.
     """
+    checks.tensor("q", q)
+    checks.integers("zero_point", zero_point)
     if q.dtype == torch.uint8:
         return (q ^ 128).view(torch.int8), zero_point.to(torch.int32) - 128
     if q.dtype != torch.int8:
@@ -129,6 +145,10 @@ def integer_bias(bias: Tensor, x_scale: Tensor, w_scale: Tensor) -> Tensor:
     It costs at most s_x s_w / 2 per output. w_scale is one number or one per output [n].
     Raises ValueError where a bias needs more than 32 bits, or is NaN.
     """
+    checks.tensor("bias", bias)
+    checks.real("bias", bias)
+    for name, scale in (("x_scale", x_scale), ("w_scale", w_scale)):
+        checks.scales(scale, name)
     codes = torch.round(bias.detach().double() / (x_scale.double() * w_scale.double().flatten()))
     if bool(codes.isnan().any()):
         raise ValueError("The bias holds NaN, which is no integer: remove or replace it first.")
@@ -154,6 +174,7 @@ def fixed_point(factor: Tensor) -> FixedPoint:
     2^-31 of the factor. A factor below 2^-32 becomes 0: no int32 times it reaches one half.
     Raises ValueError for a factor that is not positive, or not below 2^30.
     """
+    checks.real("factor", factor)
     factor = torch.as_tensor(factor, dtype=torch.float64)
     if not bool(((factor > 0) & (factor < 2**30)).all()):
         raise ValueError(f"The factor must be positive and below 2^30, got {factor.tolist()}.")
@@ -174,6 +195,8 @@ def requantize(accumulator: Tensor, factor: FixedPoint, zero_point, scheme: Sche
     Rounded once, half up, in 64 bits, as TensorFlow Lite does with TFLITE_SINGLE_ROUNDING.
     gemmlowp rounds twice, and a code may then differ by one (notebook 09, More).
     """
+    checks.codes("accumulator", accumulator, torch.int32, remedy="int_matmul makes them")
+    checks.zero_points(zero_point, scheme)
     product = accumulator.long() * factor.multiplier
     rounded = (product + (1 << (factor.shift - 1))) >> factor.shift
     codes = rounded + torch.as_tensor(zero_point, device=rounded.device).long()
@@ -184,8 +207,12 @@ def int_conv2d(q: Tensor, z_q, w: Tensor, z_w, stride=1, padding=0) -> Tensor:
     """A convolution of codes as a matrix product: int8 [b, c, h, w], [n, c, kh, kw] -> int32.
 
     Each window of the input becomes one row of c * kh * kw codes. Outside the picture lies the
-    real 0, so the padding holds the code z_q, not the code 0 (notebook 09).
+    real 0, so the padding holds the code z_q, not the code 0 (notebook 09). Codes in uint8 become
+    int8 by `int8_codes`.
     """
+    checks.codes("q", q, torch.int8, remedy="see int8_codes")
+    checks.codes("w", w, torch.int8, remedy="see int8_codes")
+    checks.zero_points(z_q, Scheme())
     padded = F.pad(q.float(), (padding,) * 4, value=float(z_q))
     windows = F.unfold(padded, w.shape[2:], stride=stride)  # float32 holds every code
     height, width = (

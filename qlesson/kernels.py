@@ -11,7 +11,6 @@ import importlib
 import itertools
 import math
 import os
-import sys
 import threading
 import types
 import warnings
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from qlesson import ranges
 from qlesson.affine import dequantize_affine, narrowed, quantize_affine, safe_qparams
+from qlesson.checks import levels_to_caller
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
 
 # Values that eager takes at a time on a CPU. Measured on two cores, 2^25 float32 values with given
@@ -103,16 +103,22 @@ class use_kernels:
 def quantize(r, scale, zero_point, granularity, out, quant_min, quant_max, rounding) -> Tensor:
     """Fill `out` with the codes of r."""
     constants = (quant_min, quant_max, rounding)
+    if torch.compiler.is_compiling():
+        return _traced(_quantize, constants, r, scale, zero_point, granularity, out)
     return _run(_quantize, constants, r, scale, zero_point, granularity, out)
 
 
 def dequantize(q, scale, zero_point, granularity, out) -> Tensor:
     """Fill `out` with the values of the codes q, in out's float dtype."""
+    if torch.compiler.is_compiling():
+        return _traced(_dequantize, (), q, scale, zero_point, granularity, out)
     return _run(_dequantize, (), q, scale, zero_point, granularity, out)
 
 
 def min_max(r, granularity) -> tuple[Tensor, Tensor]:
     """The smallest and the largest value of each block: `ranges.min_max`, in one reading of r."""
+    if torch.compiler.is_compiling():
+        return ranges.min_max(r, granularity)
     shape = granularity.scale_shape(r.shape)
     if math.prod(shape) == 1:
         ends = torch.aminmax(r) if r.is_cuda else _ends(r)
@@ -141,7 +147,9 @@ def choose_and_quantize(r, scheme, out) -> tuple[Tensor, Tensor] | None:
     It is for compiled rows and groups along the last axis. A block with NaN or infinity gets a
     scale that is not finite: refusing it is the caller's.
     """
-    blocks = _own_blocks(r, scheme.granularity) if out.is_contiguous() else None
+    if torch.compiler.is_compiling() or not out.is_contiguous():
+        return None
+    blocks = _own_blocks(r, scheme.granularity)
     if blocks is None or blocks.ndim != 2 or len(blocks) < 64:
         return None
     constants = (scheme.quant_min, scheme.quant_max, scheme.rounding)
@@ -206,6 +214,14 @@ def _run(formula, constants, x, scale, zero_point, granularity, out) -> Tensor:
     return out
 
 
+def _traced(formula, constants, x, scale, zero_point, granularity, out) -> Tensor:
+    """The same in one piece, for the graph of a model that is compiled or exported whole."""
+    blocks = granularity.split(x)
+    filled = torch.empty_like(blocks, dtype=out.dtype)
+    formula(blocks, granularity.align(scale), granularity.align(zero_point), filled, *constants)
+    return out.copy_(granularity.join(filled, x.shape))
+
+
 def _eager_piece(x) -> int:
     return EAGER_PIECE_CUDA if x.is_cuda else EAGER_PIECE
 
@@ -217,7 +233,16 @@ def _eager(formula, constants, x, scale, zero_point, granularity, out):
 
 
 def _compiled_piece(formula, constants, x, scale, zero_point, granularity, out):
-    """A piece as one loop; through a small copy where it does not lie straight in memory."""
+    """A piece as one loop; through a small copy where it does not lie straight in memory.
+
+    Eagerly, where the granularity is the reader's own: what its blocks are in memory, it alone
+    knows.
+    """
+    if type(granularity) not in (PerTensor, PerAxis, PerGroup):
+        for where, home in pieces(x, granularity, _eager_piece(x)):
+            piece = (x[where], scale[home], zero_point[home], granularity, out[where])
+            _eager(formula, constants, *piece)
+        return
     if not (x.is_contiguous() and out.is_contiguous()):
         for where, home in pieces(x, granularity, COPIED_PIECE):
             straight = torch.empty(x[where].shape, dtype=out.dtype, device=out.device)
@@ -272,7 +297,7 @@ def _own_blocks(r, granularity) -> Tensor | None:
 def _blocks(x, granularity) -> Tensor | None:
     """A contiguous x as [blocks, n] with a scale for each row, the same scales again for each index
     of the axes before the kept one, or as [m, n, c] with a scale for each (m, c); else None."""
-    if not x.is_contiguous() or not isinstance(granularity, PerAxis | PerGroup):
+    if not x.is_contiguous() or type(granularity) not in (PerAxis, PerGroup):
         return None
     axis = granularity.axis % x.ndim
     inner = math.prod(x.shape[axis + 1 :])
@@ -291,15 +316,16 @@ def pieces(x, granularity, size):
     """Cut x into pieces of at most `size` values: yields (slices of x, slices of the scale).
 
     The pieces follow each other in memory. Each holds whole blocks, or lies within one; a short
-    last group is a piece of its own.
+    last group is a piece of its own. Blocks of a granularity of the reader's own stay whole.
     """
+    block = granularity.block_shape(x.shape)
+    whole = type(granularity) not in (PerTensor, PerAxis, PerGroup)
     steps, count = list(x.shape), x.numel()
     for axis in sorted(range(x.ndim), key=x.stride, reverse=True):
         if count > size:
             others = count // steps[axis]
-            steps[axis] = max(1, size // others)
+            steps[axis] = max(block[axis] if whole else 1, size // others)
             count = others * steps[axis]
-    block = granularity.block_shape(x.shape)
     scales = len(granularity.scale_shape(x.shape))
     for cut in itertools.product(*map(_cuts, x.shape, steps, block)):
         yield tuple(c[0] for c in cut), tuple(c[1] for c in cut)[:scales]
@@ -498,12 +524,3 @@ def _silent():
     with _filters, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def levels_to_caller() -> int:
-    """The stacklevel that makes a warning point at the first line outside qlesson and torch."""
-    frame, level = sys._getframe(1), 1
-    inside = ("qlesson", "torch")
-    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in inside:
-        frame, level = frame.f_back, level + 1
-    return level

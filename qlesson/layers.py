@@ -13,8 +13,8 @@ The integer arithmetic is in `qlesson.integer`, and the formulas, as ever, in `q
 """
 
 import copy
+import warnings
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import torch
@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from qlesson.affine import QParams
+from qlesson import checks, kernels
+from qlesson.affine import QParams, rounded
 from qlesson.error import sqnr
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
 from qlesson.integer import (
@@ -44,7 +45,30 @@ from qlesson.scheme import Scheme
 
 
 class _KeepsScale(nn.Module):
-    """`model.half()` and `.to(dtype)` leave scales as they are: a scale is never rounded."""
+    """`model.half()` and `.to(dtype)` leave scales as they are: a scale is never rounded.
+
+    And `load_state_dict` casts no codes, and takes no scale and no zero point that is none.
+    """
+
+    def _load_from_state_dict(self, given, prefix, metadata, strict, missing, unexpected, errors):
+        count = len(errors)
+        for name, held in self._buffers.items():
+            x = given.get(prefix + name)
+            if held is None or not isinstance(x, Tensor):
+                continue
+            try:
+                if not held.is_floating_point():
+                    checks.codes(prefix + name, x, held.dtype, remedy="save the codes as they are")
+                if name.endswith("zero_point"):
+                    checks.zero_points(x, self._scheme_of(name))
+                if name.endswith("scale"):
+                    checks.scales(x, prefix + name)
+            except (TypeError, ValueError) as error:
+                errors.append(str(error))
+        if len(errors) == count:
+            super()._load_from_state_dict(
+                given, prefix, metadata, strict, missing, unexpected, errors
+            )
 
     def _apply(self, fn, recurse=True):
         scales = {name: x for name, x in self._buffers.items() if name.endswith("scale")}
@@ -60,6 +84,11 @@ class QuantizedWeight(_KeepsScale):
 
     def __init__(self, weight: QTensor, dtype=None):
         super().__init__()
+        if not isinstance(weight, QTensor):
+            raise TypeError(
+                f"weight must be a QTensor, got {type(weight).__name__}: use "
+                "ql.quantize(weight, scheme)."
+            )
         self.scheme = weight.scheme
         self.register_buffer("q", weight.q)
         self.register_buffer("scale", weight.scale)
@@ -71,11 +100,20 @@ class QuantizedWeight(_KeepsScale):
     @property
     def qtensor(self) -> QTensor:
         """The codes with their scale, zero point and scheme."""
-        return QTensor(self.q, self.scale, self.zero_point, self.scheme)
+        return QTensor._trusted(self.q, self.scale, self.zero_point, self.scheme)
 
     def values(self, dtype=None) -> Tensor:
         """W_hat = scale * (q - zero_point), in the model's dtype unless another is asked for."""
-        return self.qtensor.dequantize(dtype or self.like.dtype)
+        return _values(self.q, self.scale, self.zero_point, self.scheme, dtype or self.like.dtype)
+
+    def _scheme_of(self, name):
+        return self.scheme
+
+
+def _values(q, scale, zero_point, scheme, dtype) -> Tensor:
+    """As `QTensor.dequantize`, whose objects torch.compile cannot follow everywhere."""
+    r_hat = torch.empty_like(q, dtype=dtype)
+    return kernels.dequantize(q, scale, zero_point, scheme.granularity, r_hat)
 
 
 class _Layer(_KeepsScale):
@@ -84,6 +122,13 @@ class _Layer(_KeepsScale):
     def __init__(self, weight, bias):
         super().__init__()
         self.codes = weight if isinstance(weight, QuantizedWeight) else QuantizedWeight(weight)
+        if bias is not None:
+            checks.tensor("bias", bias)
+            if bias.dtype not in checks.FLOATS or tuple(bias.shape) != (len(self.codes.q),):
+                raise ValueError(
+                    f"bias must hold one float for each of the {len(self.codes.q)} outputs, got "
+                    f"{bias.dtype} of shape {tuple(bias.shape)}."
+                )
         if isinstance(bias, Tensor) and not isinstance(bias, nn.Parameter):
             bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
         self.register_parameter("bias", bias)
@@ -115,6 +160,7 @@ class QuantizedLinear(_Layer):
 
     def __init__(self, weight, bias=None, activations=None, qparams=None):
         super().__init__(weight, bias)
+        _check_matrix(self.codes)
         self.activations = activations
         self.static = qparams is not None
         if activations is None:
@@ -125,10 +171,10 @@ class QuantizedLinear(_Layer):
         self.register_buffer("weight_sums", self._sums(), persistent=False)
         self.register_load_state_dict_post_hook(_sum_again)
         if self.static:
-            device = self.codes.q.device
-            scale, zero_point = (torch.as_tensor(p, device=device) for p in qparams)
-            self.register_buffer("input_scale", scale.to(self.codes.scale.dtype))
-            self.register_buffer("input_zero_point", zero_point.to(activations.dtype))
+            about = (activations, (), self.codes.scale.dtype, self.codes.q.device)
+            scale, zero_point = checks.qparams(qparams, *about, move=True)
+            self.register_buffer("input_scale", scale.clone())
+            self.register_buffer("input_zero_point", zero_point.clone())
 
     @property
     def in_features(self) -> int:
@@ -143,9 +189,15 @@ class QuantizedLinear(_Layer):
         inputs = f", inputs {self.activations.bits} bits, {how}" if self.activations else ""
         return super().extra_repr() + inputs
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _scheme_of(self, name):
+        return self.activations
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = input  # the name that nn.Linear gives it
+        if x.dtype not in checks.FLOATS:
+            raise TypeError(f"input must be {checks.one_of_floats()}, got {x.dtype}.")
         if self.activations is None:
-            bias = None if self.bias is None else self.bias.to(x.dtype)
+            bias = None if self.bias is None else rounded(self.bias, x.dtype)
             return F.linear(x, self.codes.values(x.dtype), bias)
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             raise ValueError(
@@ -157,7 +209,7 @@ class QuantizedLinear(_Layer):
         y = self.product(self.quantize_input(x.reshape(-1, x.shape[-1])))
         if self.bias is not None:
             y = y + self.bias
-        return y.to(x.dtype).reshape(*x.shape[:-1], -1)
+        return rounded(y, x.dtype).reshape(*x.shape[:-1], -1)
 
     @torch.no_grad()
     def quantize_input(self, x: Tensor) -> QTensor:
@@ -195,6 +247,14 @@ class QuantizedLinear(_Layer):
 def _sum_again(layer, _keys):
     """After load_state_dict, which brought other codes. At module level, to be pickled."""
     layer.weight_sums = layer._sums()
+
+
+def _check_matrix(weight):
+    if weight.q.ndim != 2:
+        raise ValueError(
+            f"weight must be a matrix, got codes of shape {tuple(weight.q.shape)}: quantize "
+            "weight.flatten(1)."
+        )
 
 
 def _columns(p) -> Tensor:
@@ -236,10 +296,18 @@ def _check_product(weight, activations, static):
 
 
 class QuantizedEmbedding(_Layer):
-    """W_hat[ids]: only the rows asked for are dequantized. weight is a QTensor [rows, width]."""
+    """W_hat[input]: only the rows asked for are dequantized. weight is a QTensor [rows, width].
 
-    def __init__(self, weight, bias=None):
+    input        row numbers in int64 or int32, from 0, as nn.Embedding takes them
+    padding_idx  kept for who asks: it matters for gradients alone, and codes have none
+    """
+
+    max_norm, norm_type, scale_grad_by_freq, sparse = None, 2.0, False, False  # as nn.Embedding
+
+    def __init__(self, weight, bias=None, padding_idx=None):
         super().__init__(weight, bias)
+        _check_matrix(self.codes)
+        self.padding_idx = padding_idx
         granularity = self.codes.scheme.granularity
         if isinstance(granularity, PerGroup) and granularity.axis in (0, -2):
             raise ValueError(
@@ -255,17 +323,24 @@ class QuantizedEmbedding(_Layer):
     def embedding_dim(self) -> int:
         return self.codes.q.shape[1]
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        checks.ids("input", input, self.num_embeddings)
         q, scale, zero_point, scheme = (
             getattr(self.codes, n) for n in ("q", "scale", "zero_point", "scheme")
         )
-        shape, dtype = (*ids.shape, self.embedding_dim), self.codes.like.dtype
-        if ids.numel() == 0:
+        shape, dtype = (*input.shape, self.embedding_dim), self.codes.like.dtype
+        if input.numel() == 0:
             return scale.new_empty(shape, dtype=dtype)
-        rows = ids.flatten()
+        rows = input.flatten()
         if scheme.granularity not in (PerTensor(), PerAxis(1), PerAxis(-1)):
-            scale, zero_point = scale[rows], zero_point[rows]
-        return QTensor(q[rows], scale, zero_point, scheme).dequantize(dtype).view(shape)
+            scale, zero_point = (p.index_select(0, rows) for p in (scale, zero_point))
+        return _values(q.index_select(0, rows), scale, zero_point, scheme, dtype).view(shape)
+
+
+CONV_SETTINGS = (
+    "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "transposed",
+    "output_padding", "groups", "padding_mode",
+)  # fmt: skip
 
 
 class QuantizedConv(_Layer):
@@ -276,7 +351,12 @@ class QuantizedConv(_Layer):
 
     def __init__(self, conv, weight, bias=None):
         super().__init__(weight, bias)
-        self.shape = conv.weight.shape
+        # As the float layer says it, not as its weight shows it: reading that may have effects.
+        for name in CONV_SETTINGS:
+            setattr(self, name, getattr(conv, name))
+        self.shape = torch.Size(
+            (conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size)
+        )
         self.function = (F.conv1d, F.conv2d, F.conv3d)[len(self.shape) - 3]
         self.around = None
         padding = conv.padding
@@ -290,10 +370,13 @@ class QuantizedConv(_Layer):
         """W_hat in the convolution's own shape."""
         return self.codes.values().view(self.shape)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input  # the name that nn.Conv2d gives it
         if self.around:
             x = F.pad(x, self.around[0], mode=self.around[1])
-        return self.function(x, self.weight.to(x.dtype), self.bias, *self.settings)
+        return self.function(
+            x, self.codes.values(x.dtype).view(self.shape), self.bias, *self.settings
+        )
 
 
 class IntegerLinear(_KeepsScale):
@@ -308,21 +391,26 @@ class IntegerLinear(_KeepsScale):
 
     def __init__(self, layer: QuantizedLinear, output: Scheme, qparams: QParams):
         super().__init__()
+        if not isinstance(layer, QuantizedLinear):
+            raise TypeError(f"layer must be a QuantizedLinear, got {type(layer).__name__}.")
         if not layer.static or len(layer.weight_sums) > 1:
             raise ValueError(
                 "IntegerLinear needs a static layer (activations and qparams given), whose weight "
                 "has one scale per tensor or per row: sums of groups could not be added as integers"
             )
+        if not isinstance(output, Scheme):
+            raise TypeError(f"output must be a ql.Scheme, got {output!r}.")
         if output.granularity != PerTensor():
             raise ValueError(
                 f"The output needs one scale: ql.PerTensor(), not {output.granularity}."
             )
         self.layer, self.output = layer, output
-        s_y, z_y = (torch.as_tensor(p, device=layer.input_scale.device) for p in qparams)
+        about = (output, (), layer.input_scale.dtype, layer.input_scale.device)
+        s_y, z_y = checks.qparams(qparams, *about, move=True)
         s_x, s_w = layer.input_scale.double(), layer.codes.scale.double().flatten()
         factor = fixed_point(s_x * s_w / s_y.double())
-        self.register_buffer("output_scale", s_y)
-        self.register_buffer("output_zero_point", z_y.to(output.dtype))
+        self.register_buffer("output_scale", s_y.clone())
+        self.register_buffer("output_zero_point", z_y.clone())
         self.register_buffer("bias_codes", self._bias_codes())
         self.register_buffer("constant", self._constant())
         self.register_buffer("multiplier", factor.multiplier)
@@ -335,10 +423,14 @@ class IntegerLinear(_KeepsScale):
 
     def accumulator(self, q: Tensor) -> Tensor:
         """sum (q_x - z_x)(q_w - z_w) + bias / (s_x s_w), in int32: [m, outputs]."""
+        checks.codes("q", q, self.layer.activations.dtype)
         q, _ = int8_codes(q, self.layer.input_zero_point)
         w, z_w = self._weight()
         terms = four_terms(q, 0, w, z_w, self.layer.weight_sums[0])
         return terms.products - terms.input_sums + self.constant
+
+    def _scheme_of(self, name):
+        return self.output
 
     def _weight(self):
         codes = self.layer.codes
@@ -381,15 +473,29 @@ class Row(NamedTuple):
     note: str = ""
 
 
+class Stayed(NamedTuple):
+    """A parameter of two axes or more that stayed float; `reason` says why."""
+
+    name: str
+    shape: tuple
+    nbytes: int
+    reason: str
+    chosen: bool  # by `skip`, or by schemes that fit other layers
+
+
 class Report(list):
     """A Row for each layer, in the model's order; prints as a table with totals in bytes.
 
     The totals count every parameter and buffer once, those left in float too.
+
+    stayed  a `Stayed` for each float parameter of two axes or more that is left. Those that nobody
+            chose to leave are printed below the table.
     """
 
-    def __init__(self, rows, bytes_before, bytes_after):
+    def __init__(self, rows, bytes_before, bytes_after, stayed=()):
         super().__init__(rows)
         self.bytes_before, self.bytes_after = bytes_before, bytes_after
+        self.stayed = list(stayed)
 
     def __str__(self):
         replaced = sum(row.bytes_before for row in self), sum(row.bytes_after for row in self)
@@ -407,22 +513,30 @@ class Report(list):
             "bytes in all": (self.bytes_before, self.bytes_after),
         }.items():
             lines.append(f"{name:{width}}  {'':14}  {'':4}  {before:12,}  {after:12,}")
+        for name, shape, nbytes, reason, chosen in self.stayed:
+            if not chosen:
+                shape = "x".join(map(str, shape))
+                lines.append(f"stays float: {name} ({shape}, {nbytes:,} bytes): {reason}")
         return "\n".join(lines)
 
 
 def quantize_model(model, scheme, skip=(), activations=None, qparams=None):
     """A copy of the model with quantized layers, and a Report of what that did (notebook 09).
 
-    scheme       a Scheme for every layer, or {pattern: Scheme}: the first pattern that fits a
-                 layer's name decides, and a layer that none fits stays as it is
+    scheme       a Scheme for every layer, or {pattern: Scheme}: the layer's own name decides, else
+                 the first pattern that fits it, and a layer that none fits stays as it is
     skip         a pattern or several, as in fnmatch ("*.head"), of layers to leave as they are; a
-                 pattern that fits a module leaves all layers inside it
+                 pattern that fits a module leaves all layers inside it, and one that is a name
+                 ("h[0]") means that name alone
     activations  None: weight-only. A Scheme: linear layers quantize their inputs too.
     qparams      {layer name: QParams} from `calibrate`: static instead of dynamic ranges
 
     Swapped are nn.Linear, nn.Embedding and nn.Conv1d to 3d (these weight-only), wherever the model
     refers to them, but no subclass with a forward of its own. A weight that layers share is
-    quantized once and stays shared; one that a parametrization computes is quantized as computed.
+    quantized once and stays shared; one that a parametrization computes is quantized as a copy of
+    the layer computes it, once, in the layer's own mode: call model.eval() first. What is swapped
+    for nothing, such as nn.LSTM, is listed in the report, and where nothing was swapped at all
+    there is a warning.
     nn.MultiheadAttention reads the weight of its out_proj itself, which so becomes weight-only; its
     in_proj_weight is no layer and stays float.
 
@@ -436,15 +550,20 @@ def quantize_model(model, scheme, skip=(), activations=None, qparams=None):
     schemes = _plan(model, layers, scheme, skip)
     made, codes_of, rows = {}, {}, []
     for name in tqdm(schemes, "quantize", disable=None):
+        layer = layers[name]
         with _naming(name):
-            _refuse(layers[name])
-            first, codes = codes_of.get(_key(layers[name]), (None, None))
-            codes = codes or _quantized(layers[name], schemes[name])
-            made[name] = _swapped(model, name, layers[name], codes, activations, qparams)
-            rows.append(_row(name, layers[name], made[name], first, activations))
-            codes_of.setdefault(_key(layers[name]), (name, codes))
+            _refuse(layer)
+            weight, bias = _read(layer)
+            first, codes = codes_of.get(_key(layer), (None, None))
+            codes = codes or _quantized(weight, schemes[name])
+            made[name] = _swapped(model, name, layer, codes, bias, activations, qparams)
+            rows.append(_row(name, weight, made[name], first, activations))
+            codes_of.setdefault(_key(layer), (name, codes))
     qmodel = _with_layers(model, {layers[name]: new for name, new in made.items()})
-    return qmodel, Report(rows, _nbytes(model), _nbytes(qmodel))
+    report = Report(rows, _nbytes(model), _nbytes(qmodel), _stayed(model, qmodel, layers))
+    if not rows:
+        _warn_of_nothing(report)
+    return qmodel, report
 
 
 @torch.no_grad()
@@ -458,6 +577,8 @@ def calibrate(model, batches, activations: Scheme) -> dict[str, QParams]:
     Returns {layer name: QParams} for the layers that ran. Notebook 07 has better ranges: any such
     dict will do.
     """
+    if not isinstance(activations, Scheme):
+        raise TypeError(f"activations must be a ql.Scheme, got {activations!r}.")
     if activations.granularity != PerTensor():
         raise ValueError(f"One range per layer is fixed: ql.PerTensor(), not {activations}.")
     ranges = {}
@@ -468,7 +589,7 @@ def calibrate(model, batches, activations: Scheme) -> dict[str, QParams]:
             if x.numel() == 0:
                 return
             low, high = min_max(x, PerTensor())
-            if not bool(torch.isfinite(low) & torch.isfinite(high)):
+            if not checks.all_finite(low, high):
                 raise ValueError(f"The input of layer {name!r} holds NaN or infinity.")
             a, b = ranges.get(name, (low, high))
             ranges[name] = torch.minimum(a, low), torch.maximum(b, high)
@@ -519,7 +640,8 @@ def load_state(model, tensors, activations=None):
             qparams = _static_qparams(name, tensors, activations)
             with _naming(name, remedy=""):
                 _refuse(layer)
-                made[layer] = _swapped(model, name, layer, codes, activations, qparams)
+                bias = _read(layer)[1]
+                made[layer] = _swapped(model, name, layer, codes, bias, activations, qparams)
     qmodel = _with_layers(model, made)
     expected = state(qmodel)
     missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
@@ -529,7 +651,13 @@ def load_state(model, tensors, activations=None):
             "model with the settings of the one that was saved."
         )
     plain = {name: tensors[name] for name, x in expected.items() if isinstance(x, Tensor)}
-    plain = {n: x if isinstance(x, Tensor) else _unpacked(x).dequantize() for n, x in plain.items()}
+    for name, x in plain.items():
+        if not isinstance(x, Tensor):  # rounded once, to what will hold it
+            dtype = expected[name].dtype if expected[name].dtype in checks.FLOATS else None
+            plain[name] = _unpacked(x).dequantize(dtype)
+        elif x.is_complex() and not expected[name].is_complex():
+            with _naming(name, remedy=""):
+                checks.real("the tensor", x)
     qmodel.load_state_dict(plain, strict=False)
     return qmodel
 
@@ -561,9 +689,10 @@ def _plan(model, layers, scheme, skip) -> dict[str, Scheme]:
     names = {}  # a module used twice has two names
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
+    every = {name for several in names.values() for name in several}
 
     def fits(pattern, name):
-        return any(_fits(pattern, n) for n in names[layers[name]])
+        return any(_fits(pattern, n, every) for n in names[layers[name]])
 
     for pattern in (*skip, *wanted):
         if not any(fits(pattern, name) for name in layers) and (layers or pattern != "*"):
@@ -574,6 +703,7 @@ def _plan(model, layers, scheme, skip) -> dict[str, Scheme]:
     plan = {}
     for name in layers:
         found = [s for pattern, s in wanted.items() if fits(pattern, name)]
+        found = [wanted[n] for n in names[layers[name]] if n in wanted] + found
         if found and not any(fits(pattern, name) for pattern in skip):
             plan[name] = found[0]
     return plan
@@ -587,34 +717,50 @@ def _check_qparams(layers, activations, qparams):
         raise ValueError(f"qparams name {unknown}, which are no layers that could be quantized.")
 
 
-def _fits(pattern, name) -> bool:
+def _fits(pattern, name, names) -> bool:
     """Whether the pattern fits the name, or that of a module around it."""
     parts = name.split(".")
-    return any(fnmatchcase(".".join(parts[: i + 1]), pattern) for i in range(len(parts)))
+    around = (".".join(parts[: i + 1]) for i in range(len(parts)))
+    return any(checks.fits(pattern, n, names) for n in around)
 
 
-def _quantized(layer, scheme) -> QuantizedWeight:
+def _read(layer) -> tuple[Tensor, Tensor | None]:
+    """A layer's weight and bias, without effects on the layer.
+
+    A parametrization computes them at every reading, and may change its state and draw random
+    numbers in that: so a copy of the layer is read.
+    """
+    if nn.utils.parametrize.is_parametrized(layer):
+        devices = {x.device for x in layer.parameters() if x.is_cuda}
+        with torch.random.fork_rng(devices):
+            layer = copy.deepcopy(layer)
+            return layer.weight.detach(), getattr(layer, "bias", None)
+    return layer.weight.detach(), getattr(layer, "bias", None)
+
+
+def _quantized(weight, scheme) -> QuantizedWeight:
     """The codes of a layer's weight, seen as a matrix [outputs, everything else]."""
-    return QuantizedWeight(quantize(layer.weight.flatten(1), scheme), layer.weight.dtype)
+    return QuantizedWeight(quantize(weight.flatten(1), scheme), weight.dtype)
 
 
 def _refuse(layer):
     """A sentence about why this layer cannot be swapped."""
     if nn.parameter.is_lazy(layer._parameters.get("weight")):
         raise ValueError("its weight does not exist yet: run the model once first.")
-    if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks)
+    hooks += (layer._backward_hooks, layer._backward_pre_hooks)
+    if any(hooks) or "forward" in vars(layer):
         raise ValueError("it has hooks, which a new layer would lose: remove them first.")
     if getattr(layer, "max_norm", None) is not None:
         raise ValueError("its max_norm changes the weight at every use, which codes cannot follow.")
 
 
-def _swapped(model, name, layer, codes, activations, qparams) -> nn.Module:
+def _swapped(model, name, layer, codes, bias, activations, qparams) -> nn.Module:
     """The quantized layer in the place of `layer`, in the same mode."""
-    bias = getattr(layer, "bias", None)
     if isinstance(bias, Tensor):
         bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
     if isinstance(layer, nn.Embedding):
-        new = QuantizedEmbedding(codes)
+        new = QuantizedEmbedding(codes, padding_idx=layer.padding_idx)
     elif not isinstance(layer, nn.Linear):
         new = QuantizedConv(layer, codes, bias)
     elif activations is None or _read_directly(model, layer):
@@ -654,17 +800,60 @@ def _key(layer):
     return id(layer if weight is None else weight)
 
 
-def _row(name, old, new, first, activations) -> Row:
+def _stayed(model, qmodel, layers) -> list[Stayed]:
+    """What is left in float, and why."""
+    modules = dict(model.named_modules())
+    found = []
+    for full, x in qmodel.named_parameters():
+        if x.ndim < 2 or not x.is_floating_point():
+            continue
+        name = full.partition("parametrizations.")[0].removesuffix(".")
+        if name == full:
+            name = full.rpartition(".")[0]
+        owner, chosen = modules[name], name in layers
+        kind = type(owner).__name__
+        standard = type(owner).__module__.startswith("torch.nn.")
+        if chosen:
+            reason = "left out by skip, or by the patterns of the schemes"
+        elif isinstance(owner, SWAPPED):
+            reason = f"{kind} has a forward of its own"
+        elif isinstance(owner, nn.MultiheadAttention):
+            reason = "nn.MultiheadAttention reads it itself, and has no layer for it"
+        elif standard:
+            reason = f"nn.{kind} is none of the layers that are swapped"
+        else:
+            reason = f"a parameter of {kind}'s own, in no layer"
+        found.append(Stayed(full, tuple(x.shape), x.nbytes, reason, chosen))
+    return found
+
+
+def _warn_of_nothing(report):
+    """A model without a layer to swap comes back as a plain copy, which must not go unnoticed."""
+    left = [f"{x.name} ({x.reason})" for x in report.stayed]
+    more = f", and {len(left) - 3} more" if len(left) > 3 else ""
+    why = (
+        f"what stays float: {', '.join(left[:3])}{more}"
+        if left
+        else "it has no weights to quantize"
+    )
+    warnings.warn(
+        f"quantize_model swapped nothing, and gave back a copy of the float model; {why}. Swapped "
+        "are nn.Linear, nn.Embedding and nn.Conv1d to 3d.",
+        stacklevel=checks.levels_to_caller(),
+    )
+
+
+def _row(name, weight, new, first, activations) -> Row:
     """The bytes and the error of one layer; a weight that is shared counts where it is first."""
     shared = first is not None
     after = sum(b.nbytes for b in new.buffers() if not shared or b not in set(new.codes.buffers()))
     return Row(
         name or "(the model)",
-        tuple(old.weight.shape),
+        tuple(weight.shape),
         new.codes.scheme.bits,
-        0 if shared else old.weight.nbytes,
+        0 if shared else weight.nbytes,
         after,
-        float(sqnr(old.weight.detach(), new.weight)),
+        float(sqnr(weight, new.weight)),
         _note(new, first, activations),
     )
 
@@ -699,7 +888,7 @@ def _codes_of(layers, tensors):
         x = tensors.get(_join(name, "weight"))
         if x is None or isinstance(x, Tensor):
             continue
-        x, weight = _unpacked(x), layer.weight
+        x, weight = _unpacked(x), _read(layer)[0]
         if x.shape not in (weight.shape, weight.flatten(1).shape):
             raise ValueError(
                 f"{_join(name, 'weight')!r} has shape {tuple(x.shape)}, the model's is "

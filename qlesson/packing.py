@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qlesson import checks
 from qlesson.qtensor import QTensor
 from qlesson.scheme import Scheme
 
@@ -197,6 +198,9 @@ class PackedTensor:
         _check_bits(bits, self.order)
         _check_data("data", self.data, bits, self.shape)
         expected = self.scheme.granularity.scale_shape(self.shape)
+        checks.tensor("scale", self.scale)
+        if self.scale.dtype not in checks.FLOATS:
+            raise ValueError(f"scale must be a float tensor, got {self.scale.dtype}.")
         if tuple(self.scale.shape) != expected:
             raise ValueError(
                 f"scale has shape {tuple(self.scale.shape)}, but {self.scheme.granularity} on a "
@@ -210,6 +214,8 @@ class PackedTensor:
             )
         if not symmetric:
             _check_data("zero_point", self.zero_point, bits, expected)
+        if not self.scale.is_meta:
+            checks.scales(self.scale)
 
     @classmethod
     def pack(cls, x: QTensor, order: str = "low_first") -> "PackedTensor":

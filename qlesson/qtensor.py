@@ -6,16 +6,14 @@ r -> range -> (scale, zero_point) -> q -> r_hat, for every granularity. The form
 
 import warnings
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor
 
-from qlesson import kernels
+from qlesson import checks, kernels
 from qlesson.affine import QParams, safe_qparams, too_small, widened
+from qlesson.checks import FLOATS
 from qlesson.scheme import Scheme
-
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class ZeroPointClipped(UserWarning):
@@ -33,11 +31,11 @@ def choose_qparams(r: Tensor, scheme: Scheme = Scheme()) -> QParams:
     Raises ValueError for NaN, infinity, an empty tensor, an axis out of range or a range too
     wide for the dtype; TypeError for anything but a strided float tensor.
     """
-    r = _float_tensor(r, scheme)
+    r = _checked(r, scheme)
     r_min, r_max = kernels.min_max(r, scheme.granularity)
-    if not _all_finite(r_min, r_max):
-        _refuse_non_finite(r)
-    return qparams_from_range(r_min, r_max, scheme)
+    if not checks.all_finite(r_min, r_max):
+        checks.refuse_non_finite("r", r)
+    return _qparams_from_range(r_min, r_max, scheme)
 
 
 @torch.no_grad()
@@ -47,10 +45,18 @@ def qparams_from_range(r_min: Tensor, r_max: Tensor, scheme: Scheme) -> QParams:
     A range of zero width is widened to hold 0, like every range under include_zero=True. One
     that is still too narrow for a normal float scale gets scale = 1 and zero_point = 0.
     """
+    if not isinstance(scheme, Scheme):
+        raise TypeError(f"scheme must be a ql.Scheme, got {scheme!r}.")
+    checks.ends(r_min, r_max)
+    return _qparams_from_range(r_min, r_max, scheme)
+
+
+def _qparams_from_range(r_min, r_max, scheme) -> QParams:
+    """The same, of ends that were checked."""
     r_min, r_max = _at_least_float32(r_min), _at_least_float32(r_max)
     codes = scheme.quant_min, scheme.quant_max
     scale, zero_point = safe_qparams(r_min, r_max, *codes, scheme.mapping, scheme.include_zero)
-    if not _all_finite(scale.amax() * _levels(scheme)):
+    if not checks.all_finite(scale.amax() * _levels(scheme)):
         raise ValueError(
             f"r reaches from {r_min.min().item():g} to {r_max.max().item():g}: that range is too "
             f"wide for {_name(scale.dtype)}. Scale r down, or pass it as float64."
@@ -82,22 +88,22 @@ def quantize(
     Raises ValueError or TypeError as `choose_qparams`, for qparams or `out` that do not fit, and
     for a scale that is not positive or a zero point that is no code.
     """
-    r = _float_tensor(r, scheme)
+    r = _checked(r, scheme)
     if qparams is not None:
         qparams = _checked_qparams(r, scheme, qparams, check)
-        if check and not _all_finite(*torch.aminmax(r)):
-            _refuse_non_finite(r)
+        if check:
+            checks.finite("r", r)
     if out is not None:
         kept = {"r": r} | (qparams._asdict() if qparams else {})
-        _check_out(out, r.shape, scheme.dtype, r.device, kept)
+        checks.out(out, r.shape, scheme.dtype, r.device, kept)
     q = torch.empty_like(r, dtype=scheme.dtype) if out is None else out
     if qparams is None and (out is None or not check):
         qparams = _chosen_while_quantizing(r, scheme, q)
         if qparams is not None:
-            return QTensor(q, *qparams, scheme)
+            return QTensor._trusted(q, *qparams, scheme)
     if qparams is None:
         qparams = choose_qparams(r, scheme)
-    return QTensor(_codes(r, qparams, scheme, q), *qparams, scheme)
+    return QTensor._trusted(_codes(r, qparams, scheme, q), *qparams, scheme)
 
 
 def _chosen_while_quantizing(r, scheme, out) -> QParams | None:
@@ -105,7 +111,7 @@ def _chosen_while_quantizing(r, scheme, out) -> QParams | None:
     if scheme.mapping == "asymmetric" and not scheme.include_zero:
         return None  # the warning needs the range
     qparams = kernels.choose_and_quantize(r, scheme, out)
-    if qparams is not None and not _all_finite(qparams[0].amax() * _levels(scheme)):
+    if qparams is not None and not checks.all_finite(qparams[0].amax() * _levels(scheme)):
         choose_qparams(r, scheme)  # says what is wrong
     return qparams and QParams(*qparams)
 
@@ -118,6 +124,9 @@ class QTensor:
     scale       float, in the granularity's scale shape, in units of r per code
     zero_point  the code of 0.0, in the scheme's dtype and scale's shape
     scheme      the Scheme they were made with
+
+    Raises TypeError or ValueError for parts that do not fit together, for a scale that is not
+    positive and finite, and for a zero point that is no code (0, in a symmetric scheme).
     """
 
     q: Tensor
@@ -126,24 +135,34 @@ class QTensor:
     scheme: Scheme
 
     def __post_init__(self):
+        q, scale, zero_point, scheme = self.q, self.scale, self.zero_point, self.scheme
         for name in ("q", "scale", "zero_point"):
             if not isinstance(getattr(self, name), Tensor):
                 kind = type(getattr(self, name)).__name__
                 raise TypeError(f"{name} must be a torch tensor, got {kind}.")
-        if self.q.dtype != self.scheme.dtype:
+        if q.dtype != scheme.dtype:
             raise ValueError(
-                f"q has dtype {_name(self.q.dtype)}, the scheme's codes are "
-                f"{_name(self.scheme.dtype)}: make q with ql.quantize(r, scheme)."
+                f"q has dtype {_name(q.dtype)}, the scheme's codes are "
+                f"{_name(scheme.dtype)}: make q with ql.quantize(r, scheme)."
             )
-        if self.q.numel() == 0:
-            raise ValueError(f"q is empty (shape {tuple(self.q.shape)}): there are no codes.")
-        if self.zero_point.dtype != self.scheme.dtype:
+        if q.numel() == 0:
+            raise ValueError(f"q is empty (shape {tuple(q.shape)}): there are no codes.")
+        if zero_point.dtype != scheme.dtype:
             raise ValueError(
-                f"zero_point has dtype {_name(self.zero_point.dtype)}, but is stored like the "
-                f"codes in {_name(self.scheme.dtype)}: use zero_point.to({self.scheme.dtype})."
+                f"zero_point has dtype {_name(zero_point.dtype)}, but is stored like the "
+                f"codes in {_name(scheme.dtype)}: use zero_point.to({scheme.dtype})."
             )
-        expected = self.scheme.granularity.scale_shape(self.q.shape)
-        _check_shape_and_device(self.scale, self.zero_point, expected, self.q, self.scheme)
+        checks.shape_and_device(scale, zero_point, scheme.granularity, q.shape, q.device)
+        if not scale.is_meta:
+            checks.qparams_values(scale, zero_point, scheme)
+
+    @classmethod
+    def _trusted(cls, q, scale, zero_point, scheme) -> "QTensor":
+        """Of parts that the package has made or checked: reading them again would cost a wait for
+        the GPU."""
+        x = object.__new__(cls)
+        x.__dict__.update(q=q, scale=scale, zero_point=zero_point, scheme=scheme)
+        return x
 
     @property
     def shape(self) -> torch.Size:
@@ -174,7 +193,7 @@ class QTensor:
     def to(self, device) -> "QTensor":
         """The same QTensor on another device."""
         moved = (x.to(device) for x in (self.q, self.scale, self.zero_point))
-        return QTensor(*moved, self.scheme)
+        return QTensor._trusted(*moved, self.scheme)
 
     @torch.no_grad()
     def dequantize(self, dtype: torch.dtype | None = None, *, out: Tensor | None = None) -> Tensor:
@@ -186,10 +205,10 @@ class QTensor:
         """
         dtype = self.scale.dtype if dtype is None else dtype
         if dtype not in FLOATS:
-            raise ValueError(f"dtype must be {_one_of_floats()}, got {dtype!r}.")
+            raise ValueError(f"dtype must be {checks.one_of_floats()}, got {dtype!r}.")
         if out is not None:
             kept = {"q": self.q, "scale": self.scale, "zero_point": self.zero_point}
-            _check_out(out, self.shape, dtype, self.device, kept)
+            checks.out(out, self.shape, dtype, self.device, kept)
         r_hat = torch.empty_like(self.q, dtype=dtype) if out is None else out
         held = (self.q, self.scale, self.zero_point)
         return kernels.dequantize(*held, self.scheme.granularity, r_hat)
@@ -201,13 +220,12 @@ def fake_quantize(r: Tensor, scheme: Scheme = Scheme(), qparams: QParams | None 
     The gradient is 1 where the code before clipping lies in the range, else 0: the
     straight-through estimator of Bengio et al. 2013, arXiv:1308.3432 (notebook 11).
     """
-    plain = _float_tensor(r, scheme)
+    plain = _checked(r, scheme)
     if qparams is None:
         qparams = choose_qparams(plain, scheme)
     else:
         qparams = _checked_qparams(plain, scheme, qparams, check=True)
-        if not _all_finite(*torch.aminmax(plain)):
-            _refuse_non_finite(plain)
+        checks.finite("r", plain)
     return _FakeQuantize.apply(r.as_subclass(Tensor), qparams, scheme)
 
 
@@ -233,6 +251,27 @@ def _codes(r, qparams, scheme, out, margin=0) -> Tensor:
     return kernels.quantize(r, *qparams, scheme.granularity, out, low, high, scheme.rounding)
 
 
+def _checked(r, scheme) -> Tensor:
+    """r as a plain tensor without gradient, or a sentence about why it cannot be quantized."""
+    if not isinstance(scheme, Scheme):
+        raise TypeError(
+            f"scheme must be a ql.Scheme, got {scheme!r}: for 8 bits, use ql.Scheme(bits=8)."
+        )
+    r = checks.float_tensor("r", r)
+    scheme.granularity.scale_shape(r.shape)  # names an axis out of range
+    return r
+
+
+def _checked_qparams(r, scheme, qparams, check) -> QParams:
+    """Given qparams in the dtypes they are stored in, or a sentence about what does not fit."""
+    dtype = torch.float64 if r.dtype == torch.float64 else torch.float32
+    return QParams(*checks.qparams(qparams, scheme, r.shape, dtype, r.device, check))
+
+
+def _name(dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _at_least_float32(x):
     return x if x.dtype == torch.float64 else x.float()
 
@@ -243,159 +282,9 @@ def _levels(scheme) -> int:
     return scheme.quant_max - lowest
 
 
-def _all_finite(*tensors) -> bool:
-    return all(bool(torch.isfinite(x).all()) for x in tensors)
-
-
-def _name(dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _one_of_floats() -> str:
-    return "torch." + ", torch.".join(_name(d) for d in FLOATS)
-
-
-def _float_tensor(r, scheme) -> Tensor:
-    """r as a plain tensor without gradient, or a sentence about why it cannot be quantized."""
-    if not isinstance(scheme, Scheme):
-        raise TypeError(
-            f"scheme must be a ql.Scheme, got {scheme!r}: for 8 bits, use ql.Scheme(bits=8)."
-        )
-    if isinstance(r, QTensor):
-        raise TypeError("r is a QTensor already: call r.dequantize() first.")
-    if not isinstance(r, Tensor):
-        raise TypeError(f"r must be a torch tensor, got {type(r).__name__}: use torch.tensor(r).")
-    if r.is_nested or r.layout != torch.strided:
-        kind = "nested" if r.is_nested else r.layout
-        remedy = "pass one tensor at a time" if r.is_nested else "use r.to_dense() first"
-        raise TypeError(f"r has layout {kind}: {remedy}.")
-    if r.dtype not in FLOATS:
-        raise TypeError(f"r must be {_one_of_floats()}, got {r.dtype}: use r.float() first.")
-    if r.is_meta:
-        raise TypeError("r is on the meta device and holds no values: move it to a real device.")
-    if r.numel() == 0:
-        raise ValueError(f"r is empty (shape {tuple(r.shape)}): there is no range to quantize.")
-    scheme.granularity.scale_shape(r.shape)  # names an axis out of range
-    return r.detach().as_subclass(Tensor)
-
-
-def _refuse_non_finite(r):
-    bad = ~torch.isfinite(r)
-    first = tuple(bad.nonzero()[0].tolist())
-    nans = int(torch.isnan(r).sum())
-    raise ValueError(
-        f"r holds {nans} NaN and {int(bad.sum()) - nans} infinite values, the first at index "
-        f"{first}: remove or replace them first, for example with torch.nan_to_num(r)."
-    )
-
-
-def _checked_qparams(r, scheme, qparams, check) -> QParams:
-    """Given qparams in the dtypes they are stored in, or a sentence about what does not fit."""
-    try:
-        scale, zero_point = qparams
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"qparams must be ql.QParams(scale, zero_point), got {type(qparams).__name__}."
-        ) from None
-    expected = scheme.granularity.scale_shape(r.shape)
-    dtype = torch.float64 if r.dtype == torch.float64 else torch.float32
-    if not isinstance(scale, Tensor):
-        scale = torch.tensor(_number("scale", scale), dtype=dtype, device=r.device)
-    if not isinstance(zero_point, Tensor):
-        zero_point = torch.tensor(
-            _number("zero_point", zero_point), dtype=torch.float64, device=r.device
-        )
-    _check_shape_and_device(scale, zero_point, expected, r, scheme)
-    scale = scale.detach().as_subclass(Tensor).to(dtype)
-    zero_point = zero_point.detach().as_subclass(Tensor)
-    if check or zero_point.dtype != scheme.dtype:
-        _check_values(scale, zero_point, scheme)
-    return QParams(scale, zero_point.to(scheme.dtype))
-
-
-def _number(name, value):
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number or a torch tensor, got {type(value).__name__}.")
-    try:
-        return float(value)
-    except OverflowError:
-        raise ValueError(f"{name} is too large for a float: pass a finite number.") from None
-
-
-def _check_shape_and_device(scale, zero_point, expected, r, scheme):
-    for name, x in (("scale", scale), ("zero_point", zero_point)):
-        if tuple(x.shape) != expected:
-            raise ValueError(
-                f"{name} has shape {tuple(x.shape)}, but {scheme.granularity} on a tensor of "
-                f"shape {tuple(r.shape)} needs {expected}: reshape it, or let "
-                "ql.choose_qparams(r, scheme) make it."
-            )
-        if x.device != r.device:
-            raise ValueError(
-                f"{name} is on {x.device}, but the tensor is on {r.device}: move one of them."
-            )
-    if scale.dtype not in FLOATS:
-        raise ValueError(f"scale must be a float tensor, got {_name(scale.dtype)}.")
-
-
-def _check_values(scale, zero_point, scheme):
-    if not bool((torch.isfinite(scale) & (scale > 0)).all()):
-        raise ValueError("scale must be positive and finite: pass the step in units of r.")
-    low, high = (0, 0) if scheme.mapping == "symmetric" else (scheme.quant_min, scheme.quant_max)
-    z = zero_point.double()
-    if not bool(((z >= low) & (z <= high) & (z == z.round())).all()):
-        wanted = "0 in a symmetric scheme" if low == high else f"an integer from {low} to {high}"
-        raise ValueError(
-            f"zero_point must be {wanted}, got values from {z.min().item():g} to "
-            f"{z.max().item():g}."
-        )
-
-
-def _check_out(out, shape, dtype, device, kept):
-    """A sentence about why `out` cannot be filled, before anything is written."""
-    if not isinstance(out, Tensor):
-        raise TypeError(f"out must be a torch tensor, got {type(out).__name__}.")
-    remedy = f"use torch.empty({tuple(shape)}, dtype={dtype}, device={str(device)!r})."
-    for what, got, wanted in (
-        ("shape", tuple(out.shape), tuple(shape)),
-        ("dtype", out.dtype, dtype),
-        ("device", out.device, device),
-    ):
-        if got != wanted:
-            raise ValueError(f"out has {what} {got}, but needs {wanted}: {remedy}")
-    if out.requires_grad:
-        raise ValueError("out requires a gradient, and filling it has none: pass out.detach().")
-    if any(n > 1 and step == 0 for n, step in zip(out.shape, out.stride(), strict=True)):
-        raise ValueError(f"out is expanded, so its elements share memory: {remedy}")
-    if _may_overlap_itself(out):
-        raise ValueError(f"out overlaps itself, so its elements share memory: {remedy}")
-    for name, x in kept.items():
-        if _overlap(out, x):
-            raise ValueError(f"out shares memory with {name}, which must stay as it is: {remedy}")
-
-
-def _may_overlap_itself(x) -> bool:
-    """Whether some stride steps into the elements that the smaller strides reach."""
-    reached = 0
-    for step, n in sorted((s, n) for n, s in zip(x.shape, x.stride(), strict=True) if n > 1):
-        if step <= reached:
-            return True
-        reached += (n - 1) * step
-    return False
-
-
-def _overlap(a, b) -> bool:
-    """Whether the byte ranges of two tensors on one device meet."""
-
-    def ends(x):
-        last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
-        return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
-
-    (a_start, a_end), (b_start, b_end) = ends(a), ends(b)
-    return a_start < b_end and b_start < a_end
-
-
 def _warn_if_clipped(r_min, r_max, scale, zero_point, scheme):
+    if torch.compiler.is_compiling():
+        return  # a graph cannot stop to look
     steps = scheme.quant_max - scheme.quant_min
     r_min, r_max = widened(r_min, r_max, steps, include_zero=False)
     exact = torch.round(scheme.quant_min - r_min / scale)
@@ -418,5 +307,5 @@ def _warn_if_clipped(r_min, r_max, scale, zero_point, scheme):
         f"codes {scheme.quant_min} to {scheme.quant_max} and was clipped to {z:.0f}{many}: {lost}. "
         "include_zero=True widens the range to hold 0, at the price of a larger step.",
         ZeroPointClipped,
-        stacklevel=kernels.levels_to_caller(),
+        stacklevel=checks.levels_to_caller(),
     )

@@ -25,12 +25,14 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from qlesson.affine import dequantize_affine, quantize_affine, safe_qparams
+from qlesson import checks
+from qlesson.affine import dequantize_affine, quantize_affine, safe_qparams, two_to
 from qlesson.granularity import Granularity, PerTensor
 from qlesson.scheme import Scheme
 
 BINS = 4096  # of a histogram, over both signs
 KL_BINS = 2048  # of one that entropy searches: more are slower, and no better (notebook 07)
+SMALLEST = -900  # the exponent of a histogram that has seen nothing but zeros
 FLOOR = 1e-4  # of one count: what Q has where only P has values
 WHOLE = PerTensor()
 
@@ -113,19 +115,23 @@ def _limit_of_least_error(values, weights, r_min, r_max, scheme) -> Tensor:
 
     values, weights [blocks, n]; r_min, r_max, t [blocks, 1]. The error has many local minima, so
     a coarse pass goes from max|r| down to max|r| / 512 at ratios of 2^(1/8), and a fine one at
-    2^(1/256) through the neighbourhood of the best.
+    2^(1/256) through the neighbourhood of the best. A range too wide for the dtype loses to all.
     """
+    start = best = torch.maximum(-r_min, r_max)
+    power = torch.frexp(start.double()).exponent.long().clamp(-1000, 1000)
+    small = two_to(-power)  # about 1 / max|r|: no square overflows
 
     def error(limit):
         scale, zero_point = _qparams(*_within(r_min, r_max, limit), scheme)
         q = _codes(values, scale, zero_point, scheme)
         off = dequantize_affine(q, scale, zero_point) - values
-        return (weights * off.double().square()).sum(1, keepdim=True)
+        total = (weights * (off.double() * small).square()).sum(1, keepdim=True)
+        return torch.where(_too_wide(scale, scheme), torch.inf, total)
 
-    start = best = torch.maximum(-r_min, r_max)
     least = error(best)
-    for shares in (2.0 ** -(torch.arange(1, 73) / 8), 2.0 ** (torch.arange(-64, 65) / 256)):
-        for share in shares.tolist():
+    coarse, fine = [-k / 8 for k in range(1, 73)], [k / 256 for k in range(-64, 65)]
+    for powers in (coarse, fine):
+        for share in (2.0**k for k in powers):
             limit = torch.minimum(start * share, torch.maximum(-r_min, r_max))
             here = error(limit)
             best = torch.where(here < least, limit, best)
@@ -148,13 +154,14 @@ def _limit_of_least_divergence(counts, width, r_min, r_max, scheme) -> Tensor:
     for k in range(half, 0, -every):
         limit = torch.minimum(k * width.to(top.dtype), top)
         scale, zero_point = _qparams(*_within(r_min, r_max, limit), scheme)
-        if not bool((scale >= width).any()):
+        usable = (scale >= width) & ~_too_wide(scale, scheme)
+        if not bool(usable.any()):
             continue
         inside = slice(half - k, half + k)
         q = _codes(centres[:, inside], scale, zero_point, scheme)
         here = divergence(counts, inside, q.long() - scheme.quant_min)
         most = 2 * counts[:, inside].sum(1, keepdim=True) >= counts.sum(1, keepdim=True)
-        here = torch.where((scale >= width) & most, here, torch.inf)
+        here = torch.where(usable & most, here, torch.inf)
         best = torch.where(here < least, limit, best)
         least = torch.minimum(here, least)
     return best
@@ -222,7 +229,7 @@ class Observer:
         """(r_min, r_max) of the batches so far, in the granularity's scale shape."""
         if self.shape is None:
             raise ValueError("No batch was observed: call observe(batch) before range().")
-        return tuple(x.reshape(self.shape) for x in self._range())
+        return tuple(x.reshape(self.shape).clone() for x in self._range())
 
     def _update(self, batch, r_min, r_max):
         """The smallest and the largest value so far."""
@@ -243,12 +250,29 @@ class MovingAverageObserver(Observer):
 
     def __init__(self, granularity=WHOLE, weight=0.1):
         super().__init__(granularity)
-        if not isinstance(weight, Real) or not 0 < weight <= 1:
+        if isinstance(weight, bool) or not isinstance(weight, Real) or not 0 < weight <= 1:
             raise ValueError(
                 f"weight must be a number above 0 and at most 1, got {weight!r}: it is the share "
                 "that a new batch has in the average."
             )
         self.weight = weight
+
+    @torch.no_grad()
+    def observe(self, batch: Tensor) -> None:
+        """Take this batch into account."""
+        before = None if self.shape is None else (self.r_min, self.r_max)
+        super().observe(batch)
+        if before and not checks.all_finite(self.r_min, self.r_max):
+            # The difference of two ends was too large: that of their halves is not.
+            halves = [x / 2 for x in min_max(_checked(batch, self.granularity), self.granularity)]
+            steps = [
+                2 * (old / 2 + self.weight * (new - old / 2))
+                for old, new in zip(before, halves, strict=True)
+            ]
+            self.r_min, self.r_max = (
+                torch.where(torch.isfinite(x), x, step)
+                for x, step in zip((self.r_min, self.r_max), steps, strict=True)
+            )
 
     def _update(self, batch, r_min, r_max):
         if self.shape is not None:
@@ -260,10 +284,10 @@ class MovingAverageObserver(Observer):
 class HistogramObserver(Observer):
     """Counts of each block's values in `bins` equal bins over [-2^e, 2^e]   (notebook 07).
 
-    e is the smallest that holds the block. When a larger value comes, e grows and neighbouring
-    bins merge, two, four or more into one, so no count is ever split: counts, kept in float64,
-    are exact, and the same whatever the order of the batches. What is lost is where in its bin a
-    value lies. Memory: 8 * bins bytes for each block.
+    e is the smallest that holds the block; zeros need none. When a larger value comes, e grows and
+    neighbouring bins merge, two, four or more into one, so no count is ever split: counts, kept in
+    float64, are exact, and the same whatever the order of the batches. What is lost is where in its
+    bin a value lies. Memory: 8 * bins bytes for each block.
     """
 
     def __init__(self, granularity=WHOLE, bins=BINS):
@@ -282,9 +306,11 @@ class HistogramObserver(Observer):
         values, weights = self._counted(*_rows(batch, self.granularity))
         if self.shape is None:
             self.counts = values.new_zeros(len(values), self.bins, dtype=torch.float64)
-            self.exponent = torch.full_like(values[:, :1], -900, dtype=torch.int64)
-        exponent = torch.frexp(values.abs().amax(1, keepdim=True)).exponent  # |values| < 2^e
-        self._grow(torch.maximum(self.exponent, exponent.long()))
+            self.exponent = torch.full_like(values[:, :1], SMALLEST, dtype=torch.int64)
+        largest = values.abs().amax(1, keepdim=True)
+        exponent = torch.frexp(largest).exponent.long()  # |values| < 2^e
+        exponent = torch.where(largest > 0, exponent, SMALLEST)  # of 0 it would be 0
+        self._grow(torch.maximum(self.exponent, exponent))
         index = torch.floor(values.double() / self.width).long() + self.bins // 2
         self.counts.scatter_add_(1, index, weights)
 
@@ -302,7 +328,7 @@ class HistogramObserver(Observer):
     @property
     def width(self) -> Tensor:
         """The width of a bin, [blocks, 1], in float64: for an even power of two, exact."""
-        power = ((self.exponent + 1024) << 52).view(torch.float64)  # 2^(e + 1), to the last bit
+        power = two_to(self.exponent + 1)
         return power / power.new_tensor(self.bins)
 
     def _ends(self):
@@ -388,6 +414,12 @@ def _qparams(r_min, r_max, scheme):
     return safe_qparams(r_min, r_max, *ends, scheme.mapping, scheme.include_zero)
 
 
+def _too_wide(scale, scheme) -> Tensor:
+    """Where the codes of a scale reach beyond the largest float."""
+    lowest = 0 if scheme.mapping == "symmetric" else scheme.quant_min
+    return ~torch.isfinite(scale * scale.new_tensor(scheme.quant_max - lowest))
+
+
 def _codes(r, scale, zero_point, scheme):
     """The codes of r as floats: casts to integers and back would take half of a search."""
     ends = scheme.quant_min, scheme.quant_max
@@ -417,8 +449,8 @@ def _in_rows(x, granularity, shape) -> Tensor:
 
 def _centres(counts, width, r_min, r_max) -> Tensor:
     """The middle of every bin, [blocks, bins], in r's dtype and within what was seen."""
-    place = torch.arange(counts.shape[1], device=counts.device) - counts.shape[1] // 2 + 0.5
-    return (place * width).to(r_min.dtype).clamp(r_min, r_max)
+    places = torch.arange(counts.shape[1], dtype=torch.float64, device=counts.device)
+    return ((places - counts.shape[1] // 2 + 0.5) * width).to(r_min.dtype).clamp(r_min, r_max)
 
 
 def _ranks(count, percent) -> tuple[Tensor, Tensor]:
@@ -445,19 +477,7 @@ def _scheme(scheme) -> Scheme:
 
 def _checked(r, granularity) -> Tensor:
     """r as a plain tensor in float32 or float64, or a sentence about why it has no range."""
-    if not isinstance(r, Tensor):
-        raise TypeError(f"r must be a torch tensor, got {type(r).__name__}: use torch.tensor(r).")
-    if not r.is_floating_point() or r.is_meta:
-        raise TypeError(f"r must hold floats, got {r.dtype} on {r.device}: use r.float() first.")
-    if r.numel() == 0:
-        raise ValueError(f"r is empty (shape {tuple(r.shape)}): no values have no range.")
+    r = checks.float_tensor("r", r)
     granularity.scale_shape(r.shape)  # names an axis out of range
-    r = r.detach().as_subclass(Tensor)
-    bad = ~torch.isfinite(r)
-    if bool(bad.any()):
-        raise ValueError(
-            f"r holds {int(bad.sum())} NaN or infinite values, the first at index "
-            f"{tuple(bad.nonzero()[0].tolist())}: remove or replace them first, for example with "
-            "torch.nan_to_num(r)."
-        )
+    checks.finite("r", r)
     return r if r.dtype == torch.float64 else r.float()

@@ -346,19 +346,102 @@ def test_a_tensor_that_would_not_become_smaller_is_carried_over(tmp_path):
 
 
 def test_dtypes_that_torch_cannot_compute_with_are_carried_over(tmp_path):
-    """float8, and the 4-bit floats that safetensors knows and this module cannot even read."""
+    """float8, 4-bit floats of which torch has two in an element, and 6-bit ones that it lacks."""
     eight = torch.randn(4, 6).to(torch.float8_e4m3fn)
     header = {
         "eight": {"dtype": "F8_E4M3", "shape": [4, 6], "data_offsets": [0, 24]},
         "four": {"dtype": "F4", "shape": [2, 6], "data_offsets": [24, 30]},
+        "scale": {"dtype": "F8_E8M0", "shape": [3], "data_offsets": [30, 33]},
+        "fnuz": {"dtype": "F8_E4M3FNUZ", "shape": [3], "data_offsets": [33, 36]},
+        "six": {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [36, 39]},
+        "odd": {"dtype": "F4", "shape": [2, 1], "data_offsets": [39, 40]},
     }
     text = json.dumps(header).encode()
-    data = raw(eight) + bytes(range(6))
+    data = raw(eight) + bytes(range(16))
     (tmp_path / "in.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
     checkpoint.quantize_file(tmp_path / "in.safetensors", tmp_path / "q", FOUR)
-    assert (tmp_path / "q").read_bytes().endswith(data)
-    with pytest.raises(ValueError, match="four in .* has dtype F4, which torch cannot read"):
-        checkpoint.load(tmp_path / "q")
+    with pytest.warns(
+        UserWarning, match="(six|odd) in .* has dtype F.*: it comes as its bytes"
+    ) as w:
+        found = checkpoint.load(tmp_path / "q")
+    assert len(w) == 2 and w[0].filename == __file__
+    dtypes = {name: (x.dtype, tuple(x.shape)) for name, x in found.items()}
+    assert dtypes == {
+        "eight": (torch.float8_e4m3fn, (4, 6)),
+        "four": (torch.float4_e2m1fn_x2, (2, 3)),
+        "scale": (torch.float8_e8m0fnu, (3,)),
+        "fnuz": (torch.float8_e4m3fnuz, (3,)),
+        "six": (torch.uint8, (3,)),
+        "odd": (torch.uint8, (1,)),
+    }
+    for name, x in found.items():
+        begin, end = header[name]["data_offsets"]
+        assert bytes(x.view(torch.uint8).flatten().tolist()) == data[begin:end]
+    found = {name: found[name] for name in ("eight", "four", "scale", "fnuz")}
+    checkpoint.save(tmp_path / "again", found)
+    by_safetensors = load_file(tmp_path / "again")
+    for name, x in checkpoint.load(tmp_path / "again").items():
+        for other in (found[name], by_safetensors[name]):
+            assert x.dtype == other.dtype and x.shape == other.shape
+            assert torch.equal(x.view(torch.uint8), other.view(torch.uint8))
+
+
+def test_a_folder_with_one_file_is_read(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_file(weights(), folder / "model.safetensors")
+    rows = checkpoint.quantize_file(folder, tmp_path / "q", FOUR)
+    assert {row.name for row in rows if row.sqnr is not None} == {"up.weight", "conv.weight"}
+    (tmp_path / "done").mkdir()
+    (tmp_path / "q").rename(tmp_path / "done" / "model.safetensors")
+    assert checkpoint.load(tmp_path / "done").keys() == weights().keys()
+    checkpoint.dequantize_file(tmp_path / "done", tmp_path / "back.safetensors")
+    assert load_file(tmp_path / "back.safetensors").keys() == weights().keys()
+    save_file(weights(), folder / "another.safetensors")
+    with pytest.raises(ValueError, match="0 files .*index.json and 2 files .*: name the one to"):
+        checkpoint.quantize_file(folder, tmp_path / "q", FOUR)
+    with pytest.raises(ValueError, match="is the source: write to another file"):
+        single = tmp_path / "done"
+        checkpoint.dequantize_file(single, single / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["a" * 241, "a" * 255, "\u00e9" * 127])
+def test_a_long_name_is_written(tmp_path, source, name):
+    checkpoint.save(tmp_path / name, {"a": torch.ones(2)})
+    assert checkpoint.load(tmp_path / name)["a"].tolist() == [1, 1]
+    checkpoint.quantize_file(source, tmp_path / name, FOUR)
+    assert set(files(tmp_path)) == {source.name, name}
+
+
+def test_a_long_name_of_a_folder_is_written(tmp_path):
+    shard = {"a.weight": torch.ones(4, 64)}
+    save_file(shard, tmp_path / "model-1.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a.weight": "model-1.safetensors"}}))
+    checkpoint.quantize_file(index, tmp_path / ("b" * 255), FOUR)
+    assert checkpoint.load(tmp_path / ("b" * 255))["a.weight"].shape == (4, 64)
+
+
+def test_a_name_with_brackets_is_a_name(tmp_path):
+    """As a pattern, h[0].weight fits h0.weight and not itself."""
+    both = {name: torch.randn(8, 64) for name in ("h[0].weight", "h0.weight")}
+    save_file(both, tmp_path / "in.safetensors")
+    rows = checkpoint.quantize_file(
+        tmp_path / "in.safetensors", tmp_path / "q", FOUR, skip="h[0].weight"
+    )
+    assert {row.name for row in rows if row.sqnr is not None} == {"h0.weight"}
+    rows = checkpoint.quantize_file(tmp_path / "in.safetensors", tmp_path / "q", FOUR, skip="h[[]*")
+    assert {row.name for row in rows if row.sqnr is not None} == {"h0.weight"}
+    with pytest.raises(TypeError, match="scheme must be a ql.Scheme, got 4"):
+        checkpoint.quantize_file(tmp_path / "in.safetensors", tmp_path / "q", 4)
+
+
+@pytest.mark.parametrize("size", [1e155, 1e-170])
+def test_the_sqnr_of_numbers_whose_squares_float64_does_not_hold(size):
+    r = torch.randn(100, dtype=torch.float64) * size
+    wanted = ql.sqnr(r / size, r / size * 0.99).item()
+    assert checkpoint._sqnr(r, r * 0.99, 7) == pytest.approx(wanted, rel=1e-9)
+    assert wanted == pytest.approx(40)
 
 
 def test_a_tensor_with_nan_is_named_and_nothing_is_written(tmp_path):

@@ -1,7 +1,10 @@
 """Quantized layers against exact references, and the layers of whole models swapped."""
 
+import ast
 import copy
 import io
+import operator
+import warnings
 from functools import partial
 
 import numpy as np
@@ -779,6 +782,254 @@ def test_the_report_counts_every_byte():
     lines = str(report).split("\n")
     assert len(lines) == 5 and lines[1].startswith("0 ") and "8x3x3x3" in lines[1]
     assert lines[-1].split()[-2:] == [f"{before:,}", f"{report.bytes_after:,}"]
+
+
+# --- what people's models have --------------------------------------------------------------------
+
+
+class Noisy(nn.Module):
+    """A parametrization that draws random numbers and counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return x + torch.randn(x.shape)
+
+
+def parametrized():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8)),
+        nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)),
+        nn.utils.parametrizations.orthogonal(nn.Linear(8, 8)),
+        nn.Linear(8, 8),
+        nn.Unflatten(1, (2, 4)),
+        nn.utils.parametrizations.spectral_norm(nn.Conv1d(2, 4, 3)),
+    )
+    nn.utils.parametrize.register_parametrization(model[3], "weight", Noisy())
+    return model
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_reading_a_weight_has_no_effect(train):
+    model, x = parametrized().train(train), drawn(3, 8)
+    before, rng = copy.deepcopy(model), torch.get_rng_state()
+    qmodel, report = quantize_model(model, ql.Scheme(16))
+    assert torch.equal(torch.get_rng_state(), rng)
+    for name, value in before.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+    assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
+    assert len(report) == 5 and all(row.sqnr > 80 for row in report)
+    one = nn.Sequential(*[copy.deepcopy(before[i]) for i in (0, 1, 2, 4, 5)])  # without the noise
+    new = nn.Sequential(*[qmodel[i] for i in (0, 1, 2, 4, 5)])
+    assert ql.sqnr(one(x), new(x)) > 70
+    tensors = state(qmodel)
+    back = load_state(model, tensors)
+    for name, value in before.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+    assert torch.equal(back(x), qmodel(x))
+
+
+def test_hooks_of_the_gradient_are_not_lost_in_silence():
+    model = mlp()
+    model[2].register_full_backward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="Layer '2': it has hooks"):
+        quantize_model(model, BY_ROW)
+
+
+def test_a_swapped_layer_has_the_names_of_the_float_one():
+    convs = [
+        nn.Conv2d(4, 6, 3, 2, 1, 1, 2, padding_mode="reflect"),
+        nn.Conv1d(2, 2, 3, padding="same", dilation=2),
+    ]
+    for layer in [nn.Embedding(9, 4, padding_idx=2), nn.Linear(5, 3), *convs]:
+        new, _ = quantize_model(layer, BY_ROW)
+        for name in {*layer.__constants__, "bias"} - {"_freeze"}:
+            if hasattr(layer, name):
+                wanted = getattr(layer, name)
+                got = getattr(new, name)
+                same = torch.equal if isinstance(wanted, torch.Tensor) else operator.eq
+                assert same(got, wanted), name
+        assert new.weight.shape == layer.weight.shape and new.weight.dtype == layer.weight.dtype
+        back = load_state(layer, state(new))
+        assert getattr(back, "padding_idx", None) == getattr(layer, "padding_idx", None)
+
+
+def test_a_swapped_layer_takes_its_input_by_name():
+    for layer, x in (
+        (nn.Embedding(9, 4), torch.tensor([1, 2])),
+        (nn.Linear(5, 3), drawn(2, 5)),
+        (nn.Conv1d(2, 2, 3), drawn(1, 2, 5)),
+    ):
+        new, _ = quantize_model(layer, BY_ROW)
+        assert torch.equal(new(input=x), new(x))
+    new, _ = quantize_model(nn.Linear(5, 3), BY_ROW, activations=PER_TOKEN)
+    assert torch.equal(new(input=drawn(2, 5)), new(drawn(2, 5)))
+
+
+class Tripled(nn.Linear):
+    def forward(self, input):
+        return 3 * super().forward(input)
+
+
+class Experts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.experts, self.scale = nn.Parameter(drawn(4, 8, 8)), nn.Parameter(torch.ones(8))
+
+
+STAYS = {
+    "lstm": (lambda: nn.LSTM(4, 4), ["weight_ih_l0", "weight_hh_l0"], "nn.LSTM is none of"),
+    "gru": (lambda: nn.GRUCell(4, 4), ["weight_ih", "weight_hh"], "nn.GRUCell is none of"),
+    "transposed": (lambda: nn.ConvTranspose2d(2, 2, 3), ["weight"], "nn.ConvTranspose2d is none"),
+    "bag": (lambda: nn.EmbeddingBag(4, 4), ["weight"], "nn.EmbeddingBag is none of"),
+    "bilinear": (lambda: nn.Bilinear(2, 2, 2), ["weight"], "nn.Bilinear is none of"),
+    "experts": (Experts, ["experts"], "a parameter of Experts's own, in no layer"),
+    "subclass": (lambda: Tripled(4, 4), ["weight"], "Tripled has a forward of its own"),
+}
+
+
+@pytest.mark.parametrize("kind", STAYS)
+def test_what_stays_float_is_listed_and_said(kind):
+    make, names, reason = STAYS[kind]
+    with pytest.warns(UserWarning, match="quantize_model swapped nothing.*" + reason) as caught:
+        _, report = quantize_model(make(), BY_ROW)
+    assert caught[0].filename == __file__
+    assert [x.name for x in report.stayed] == names
+    model = nn.Sequential(make(), nn.Linear(4, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, report = quantize_model(model, BY_ROW)
+    assert [x.name for x in report.stayed] == ["0." + name for name in names]
+    assert all(reason in x.reason and not x.chosen for x in report.stayed)
+    assert [x.shape for x in report.stayed] == [
+        tuple(p.shape) for n, p in model[0].named_parameters() if n in names
+    ]
+    assert f"stays float: 0.{names[0]} (" in str(report) and reason in str(report)
+
+
+def test_what_was_left_by_choice_is_listed_and_not_printed():
+    model = mlp()
+    full = str(quantize_model(model, BY_ROW)[1])
+    _, report = quantize_model(model, BY_ROW, skip="2")
+    assert [(x.name, x.chosen) for x in report.stayed] == [("2.weight", True)]
+    assert len(str(report).split("\n")) == len(full.split("\n")) - 1
+    attention = nn.MultiheadAttention(4, 1)
+    _, report = quantize_model(attention, BY_ROW)
+    assert [x.name for x in report.stayed] == ["in_proj_weight"]
+    assert "nn.MultiheadAttention reads it itself" in report.stayed[0].reason
+    with pytest.warns(UserWarning, match="swapped nothing.*it has no weights to quantize"):
+        quantize_model(nn.ReLU(), BY_ROW)
+
+
+class Bracketed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.d = nn.ModuleDict({"h[0]": nn.Linear(4, 4), "h0": nn.Linear(4, 4), "x*": mlp()})
+
+
+def test_an_exact_name_wins_before_a_pattern():
+    model, four, three = Bracketed(), ql.Scheme(4), ql.Scheme(3)
+    names = [row.name for row in quantize_model(model, BY_ROW)[1]]
+    for name in names:
+        _, report = quantize_model(model, BY_ROW, skip=name)
+        assert [row.name for row in report] == [n for n in names if n != name]
+        for schemes in ({name: four, "*": three}, {"*": three, name: four}):
+            _, report = quantize_model(model, schemes)
+            assert [row.name for row in report if row.bits == 4] == [name]
+    _, report = quantize_model(model, BY_ROW, skip="d.x*")
+    assert [row.name for row in report] == ["d.h[0]", "d.h0"]
+    _, report = quantize_model(model, BY_ROW, skip="d.h[[]*")  # still a pattern
+    assert "d.h[0]" not in [row.name for row in report] and len(report) == 3
+
+
+def test_the_advice_of_a_message_works_when_followed():
+    model = Bracketed()
+    model.d["h[0]"].weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="To leave this layer as it is: skip=") as error:
+        quantize_model(model, BY_ROW)
+    advice = str(error.value).rpartition("skip=")[2].rstrip(".")
+    _, report = quantize_model(model, BY_ROW, skip=ast.literal_eval(advice))
+    assert [row.name for row in report] == ["d.h0", "d.x*.0", "d.x*.2"]
+
+
+def test_a_bias_is_one_float_for_each_output():
+    w = ql.quantize(drawn(3, 4), BY_ROW)
+    for bias in (torch.ones(1), torch.ones(3, 1), torch.ones(3).int(), torch.ones(3) + 1j):
+        with pytest.raises(ValueError, match="bias must hold one float for each of the 3 outputs"):
+            QuantizedLinear(w, bias, PER_TOKEN)
+    with pytest.raises(TypeError, match="bias must be a torch tensor, got float"):
+        QuantizedLinear(w, 1.0)
+    with pytest.raises(TypeError, match="weight must be a QTensor, got Tensor: use ql.quantize"):
+        QuantizedLinear(drawn(3, 4))
+    for kind in (QuantizedLinear, QuantizedEmbedding):
+        with pytest.raises(ValueError, match="weight must be a matrix"):
+            kind(ql.quantize(drawn(3, 4, 5), BY_ROW))
+    with pytest.raises(TypeError, match="input must be torch.float32, .*got torch.int64"):
+        QuantizedLinear(w)(torch.ones(2, 4).long())
+
+
+# --- exported and compiled ------------------------------------------------------------------------
+
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.up, self.down = (
+            nn.Embedding(10, 12),
+            nn.Linear(12, 30),
+            nn.Linear(30, 7),
+        )
+
+    def forward(self, ids):
+        return self.down(torch.relu(self.up(self.embedding(ids))))
+
+
+def picture():
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), nn.Conv2d(4, 2, 1))
+
+
+INPUTS = {
+    "weight-only": None,
+    "per token": PER_TOKEN,
+    "per tensor": ql.Scheme(signed=False),
+    "literal": ql.Scheme(include_zero=False),
+    "static": ql.Scheme(8, "symmetric"),
+}
+
+
+@pytest.mark.parametrize(
+    "how, granularity",
+    [(how, ql.PerGroup(5)) for how in (*INPUTS, "convolution")]
+    + [("weight-only", ql.PerTensor()), ("per token", ql.PerTensor()), ("static", ql.PerAxis(0))],
+)
+def test_a_quantized_model_is_exported_and_compiled_whole(how, granularity):
+    torch.manual_seed(0)
+    scheme = ql.Scheme(4, "asymmetric", granularity)
+    if how == "convolution":
+        model, x = quantize_model(picture(), scheme)[0], drawn(2, 3, 8, 8)
+    else:
+        words, x = Words(), torch.tensor([[1, 2, 3], [4, 5, 6]])
+        found = calibrate(words, [x], INPUTS[how]) if how == "static" else None
+        model, _ = quantize_model(words, scheme, activations=INPUTS[how], qparams=found)
+    wanted = model(x)
+    exported = torch.export.export(model, (x,))
+    assert torch.equal(exported.module()(x), wanted)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")  # a break is an error
+    assert torch.equal(compiled(x), wanted)
+
+
+def test_the_compilers_own_loops_give_the_same_values():
+    torch.manual_seed(0)
+    model, _ = quantize_model(Words(), BY_ROW, activations=PER_TOKEN)
+    x = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    torch._dynamo.reset()
+    with torch.no_grad():
+        assert torch.equal(torch.compile(model, fullgraph=True)(x), model(x))
 
 
 # --- calibration ----------------------------------------------------------------------------------

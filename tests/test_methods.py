@@ -1,5 +1,6 @@
 """SmoothQuant, AWQ, GPTQ, HQQ and rotation: known answers, guarantees, and what is refused."""
 
+import copy
 import itertools
 from pathlib import Path
 
@@ -523,6 +524,38 @@ def test_layer_inputs_are_what_each_layer_meets():
     both = torch.cat([hidden, model.second(hidden)]).float()
     torch.testing.assert_close(inputs["second"], both)
     assert inputs["second"].dtype == torch.float32
+
+
+class ByName(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 3)
+
+    def forward(self, batch, ids):
+        return self.layer(input=batch["x"]) + ids
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_layer_inputs_of_models_that_take_floats(dtype):
+    torch.manual_seed(0)
+    x = torch.randn(2, 4).to(dtype)
+    model = torch.nn.Linear(4, 4).to(dtype)
+    assert torch.equal(methods.layer_inputs(model, x)[""], x.float())
+    assert torch.equal(methods.layer_inputs(model, x[0])[""], x[:1].float())
+    assert model.weight.dtype == dtype
+    found = methods.layer_inputs(ByName().to(dtype), {"x": x}, torch.ones(1, dtype=torch.int64))
+    assert torch.equal(found["layer"], x.float())
+
+
+def test_with_method_refuses_a_weight_that_is_computed():
+    model = torch.nn.Sequential(
+        torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(4, 4))
+    )
+    before = copy.deepcopy(model.state_dict())
+    inputs = methods.layer_inputs(model, torch.randn(2, 4))
+    with pytest.raises(ValueError, match="Layer '0' computes its weight by a parametrization"):
+        methods.with_method(model, inputs, methods.round_to_nearest, ql.Scheme(2))
+    assert all(torch.equal(x, before[n]) for n, x in model.state_dict().items())
 
 
 def test_with_method_replaces_the_weights_of_a_copy():

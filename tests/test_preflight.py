@@ -59,3 +59,42 @@ def test_a_script_can_read_the_exit_status():
         capture_output=True, text=True, cwd=ROOT, env={"QLESSON_DEVICE": "abacus"}, check=False,
     )  # fmt: skip
     assert run.returncode == 1 and "FIX  a device" in run.stdout
+
+
+@pytest.mark.parametrize("installed", [(), ("torch", "numpy")])
+def test_it_runs_on_a_python_that_has_nothing_installed(tmp_path, installed):
+    """Without site-packages; of what is `installed`, a folder that cannot be imported is there."""
+    for name in installed:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('it is broken')")
+    run = subprocess.run(
+        [sys.executable, "-S", "-m", "qlesson.teach.preflight"],
+        capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": str(tmp_path)}, check=False,
+    )  # fmt: skip
+    lines = run.stdout.splitlines()
+    assert run.returncode == 1 and not run.stderr
+    assert len(lines) == 8
+    assert all(f"FIX  {name} " in run.stdout for name in preflight.NEEDS)
+    assert "FIX  a device for torch: " in run.stdout and "OK   Python 3.11" in run.stdout
+
+
+def test_what_is_missing_is_named_where_it_is_asked_for():
+    code = "import qlesson.teach\ntry: qlesson.teach.show\nexcept ImportError as e: print(e.name)"
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=ROOT, env={}
+    )
+    assert run.stdout.split() in (["numpy"], ["torch"], ["matplotlib"]) and not run.stderr
+
+
+def test_qlesson_itself_loads_its_names_when_they_are_asked_for():
+    code = (
+        "import sys, qlesson as ql\n"
+        "assert 'torch' not in sys.modules and 'Scheme' in dir(ql)\n"
+        "assert ql.Scheme().bits == 8 and 'torch' in sys.modules\n"
+        "from qlesson import *\n"
+        "assert quantize is ql.quantize is ql.qtensor.quantize and ql.ranges.WHOLE == PerTensor()\n"
+        "try: ql.nothing\n"
+        "except AttributeError as error: print(error)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert run.stdout == "module 'qlesson' has no attribute 'nothing'\n" and not run.stderr

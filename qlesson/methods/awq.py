@@ -12,6 +12,7 @@ limit, is left out.
 import torch
 from torch import Tensor
 
+from qlesson import checks
 from qlesson.methods.result import Result, checked
 from qlesson.qtensor import quantize
 from qlesson.scheme import Scheme
@@ -25,6 +26,7 @@ def awq_scales(inputs: Tensor, alpha: float) -> Tensor:
 
     A channel counts as at least 0.0001 of that mean, so that no s_j is 0.
     """
+    checks.real("inputs", inputs)
     size = inputs.double().abs().mean(dim=0)
     size = size / size.mean().clamp(min=1e-300)
     return size.clamp(min=1e-4).pow(alpha).float()

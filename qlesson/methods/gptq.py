@@ -11,7 +11,7 @@ guaranteed in general: GPTQ can lose to plain rounding. Left out: the order by a
 import torch
 from torch import Tensor
 
-from qlesson.affine import dequantize_affine, quantize_affine
+from qlesson.affine import dequantize_affine, quantize_affine, rounded
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
 from qlesson.methods.result import Result, checked
 from qlesson.qtensor import QTensor, choose_qparams
@@ -30,7 +30,7 @@ def gptq(weight: Tensor, inputs: Tensor, scheme: Scheme, damping: float = 0.01) 
     size, ends = _columns_per_scale(scheme, w.shape[1]), (scheme.quant_min, scheme.quant_max)
     for j in range(w.shape[1]):
         if j % size == 0:
-            qparams.append(choose_qparams(w[:, j : j + size].to(weight.dtype), scheme))
+            qparams.append(choose_qparams(rounded(w[:, j : j + size], weight.dtype), scheme))
         q = quantize_affine(w[:, [j]], *qparams[-1], *ends, scheme.dtype, scheme.rounding)
         codes.append(q)
         error = (w[:, [j]] - dequantize_affine(q, *qparams[-1])) / u[j, j]

@@ -5,7 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qlesson.qtensor import FLOATS, QTensor, quantize
+from qlesson import checks
+from qlesson.checks import FLOATS
+from qlesson.qtensor import QTensor, quantize
 from qlesson.scheme import Scheme
 
 
@@ -47,6 +49,14 @@ def output_error(weight: Tensor, weight_hat: Tensor, inputs: Tensor) -> Tensor:
 
     Summed in float64, so it agrees between devices to about twelve digits.
     """
+    for name, x in (("weight", weight), ("weight_hat", weight_hat), ("inputs", inputs)):
+        checks.tensor(name, x)
+        checks.real(name, x)
+    if weight.shape != weight_hat.shape:
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)} and weight_hat {tuple(weight_hat.shape)}: an "
+            "error needs equal shapes."
+        )
     difference = weight.double() - weight_hat.double()
     return (inputs.double() @ difference.T).square().mean()
 

@@ -14,6 +14,7 @@ n of equal size (notebook 11).
 import torch
 from torch import Tensor
 
+from qlesson.affine import rounded
 from qlesson.methods.result import Result, checked
 from qlesson.qtensor import quantize
 from qlesson.scheme import Scheme
@@ -47,5 +48,5 @@ def rotate(weight: Tensor, inputs: Tensor, scheme: Scheme, seed: int = 0) -> Res
     """
     weight, inputs = checked(weight, inputs)
     m = random_rotation(weight.shape[1], seed).to(weight.device)
-    rotated = (weight.double() @ m).to(weight.dtype)  # in float64 every machine gets the same
-    return Result(quantize(rotated, scheme), factor=m.to(weight.dtype))
+    rotated = rounded(weight.double() @ m, weight.dtype)  # in float64 every machine gets the same
+    return Result(quantize(rotated, scheme), factor=rounded(m, weight.dtype))

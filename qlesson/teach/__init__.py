@@ -4,9 +4,14 @@ from qlesson.teach import figures, play, randn, show, show_source
 from qlesson.teach import catch_up, check, hint, progress, solution  # the exercises
 """
 
-from qlesson.teach.draws import randn
-from qlesson.teach.exercises import catch_up, check, hint, progress, solution
-from qlesson.teach.show import show, show_source
+try:
+    from qlesson.teach.draws import randn
+    from qlesson.teach.exercises import catch_up, check, hint, progress, solution
+    from qlesson.teach.show import show, show_source
+except Exception as error:  # `preflight` runs where something is missing or too old, and names it
+    _missing = error
+else:
+    _missing = None
 
 __all__ = [
     "catch_up",
@@ -22,6 +27,8 @@ __all__ = [
 
 
 def __getattr__(name):
+    if name in __all__ and _missing is not None:
+        raise _missing
     # ipywidgets is imported for those who play.
     if name == "play":
         from qlesson.teach.widgets import play

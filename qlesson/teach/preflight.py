@@ -1,6 +1,8 @@
 """Is this machine ready for the course? `python -m qlesson.teach.preflight` (notebook 00).
 
-Each check prints OK, or FIX with the remedy. The exit status is the number of lines to fix.
+It needs nothing but Python itself, so that it can say what is missing.
+
+Each check prints OK, or FIX with the remedy. The exit status is 1 if there is a line to fix.
 """
 
 import os
@@ -61,7 +63,9 @@ def _device():
         from qlesson.kernels import best_device
 
         return str(best_device()), ""
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        return None, f"{error}: install it first"
+    except Exception as error:  # a wrong device, or a torch that is broken or too old
         return None, str(error)
 
 
@@ -90,4 +94,4 @@ def _can_write():
 
 
 if __name__ == "__main__":
-    sys.exit(report(details=True))
+    sys.exit(1 if report(details=True) else 0)
