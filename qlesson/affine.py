@@ -48,7 +48,7 @@ def asymmetric_qparams(r_min, r_max, quant_min, quant_max) -> QParams:
     r_min, r_max = _as_float(r_min, like), _as_float(r_max, like)
     scale = (r_max - r_min) / _as_float(quant_max - quant_min, r_min)
     zero_point = torch.round(quant_min - r_min / scale)
-    zero_point = torch.clamp(_wide(zero_point, quant_min, quant_max), quant_min, quant_max)
+    zero_point = clip(zero_point, quant_min, quant_max)
     return QParams(scale, zero_point.to(torch.int32))
 
 
@@ -84,7 +84,7 @@ def quantize_affine(
         q = torch.round(r / scale + zero_point)
     else:
         q = torch.round(r / scale) + zero_point
-    return torch.clamp(_wide(q, quant_min, quant_max), quant_min, quant_max).to(dtype)
+    return clip(q, quant_min, quant_max).to(dtype)
 
 
 @torch.no_grad()
@@ -174,11 +174,18 @@ def two_to(power) -> Tensor:
     return ((power + 1023) << 52).view(torch.float64)
 
 
-def _wide(q, quant_min, quant_max) -> Tensor:
-    """q, in int64 where float32 does not hold both ends: it would round 2^31 - 1 to 2^31."""
+def clip(q, quant_min, quant_max) -> Tensor:
+    """q, and the nearer end where it lies outside: torch.clamp, in a dtype that holds both ends.
+
+    float32 would round 2^31 - 1 to 2^31, so ends beyond 2^24 are compared in int64.
+    """
     ends = quant_min, quant_max
-    if not all(isinstance(end, int) for end in ends) or max(map(abs, ends)) <= EXACT:
-        return q
+    if all(isinstance(end, int) for end in ends) and max(map(abs, ends)) > EXACT:
+        q = _in_int64(q)
+    return torch.clamp(q, quant_min, quant_max)
+
+
+def _in_int64(q) -> Tensor:
     q, beyond = q.double().nan_to_num(0), 2.0**63  # which no int64 holds
     whole = torch.where(q.abs() < beyond, q, 0).long()
     whole = torch.where(q >= beyond, 2**63 - 1, whole)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from qlesson import checks
+from qlesson.affine import two_to
 
 E4M3_MAX = 448.0  # the largest torch.float8_e4m3fn
 E2M1_MAX = 6.0
@@ -22,7 +23,7 @@ def e2m1() -> Tensor:
     Formats (MX) specification 1.0.
     """
     e, m = torch.arange(8) // 2, torch.arange(8, dtype=torch.float32) % 2
-    return torch.where(e > 0, 2.0 ** (e.float() - 1) * (1 + m / 2), m / 2)
+    return torch.where(e > 0, two_to(e - 1).float() * (1 + m / 2), m / 2)
 
 
 def nf4() -> Tensor:
@@ -76,7 +77,7 @@ def mxfp4(r: Tensor) -> Tensor:
     """
     blocks = _blocks(r, 32)
     exponent = torch.frexp(blocks.abs().amax(-1, keepdim=True)).exponent - 1
-    scale = torch.exp2((exponent - 2).clamp(-127, 127).float())
+    scale = two_to((exponent - 2).clamp(-127, 127).long()).float()
     return (scale * _signed_e2m1(blocks / scale)).flatten(-2)
 
 
