@@ -93,9 +93,25 @@ def refuse_non_finite(name, r):
     )
 
 
+def ascending(book) -> bool:
+    """Whether a row of values is sorted; True where nobody can look."""
+    return not _readable(book) or not bool((book[1:] < book[:-1]).any())
+
+
 def all_finite(*tensors) -> bool:
-    """Whether no value is NaN or infinite. A graph that is compiled cannot stop to look: True."""
-    return torch.compiler.is_compiling() or all(bool(torch.isfinite(x).all()) for x in tensors)
+    """Whether no value is NaN or infinite; True where nobody can look."""
+    return not all(map(_readable, tensors)) or all(bool(torch.isfinite(x).all()) for x in tensors)
+
+
+def _readable(x) -> bool:
+    """Whether a check can read the values: not in a graph that is compiled, nor in torch.vmap."""
+    if torch.compiler.is_compiling() or x.is_meta:
+        return False
+    try:
+        x.data_ptr()
+    except RuntimeError:  # inside torch.vmap
+        return False
+    return True
 
 
 def is_quantized(x) -> bool:
@@ -124,7 +140,7 @@ def ends(r_min, r_max):
             f"r_min has shape {tuple(r_min.shape)} and r_max {tuple(r_max.shape)}: pass one of "
             "each for each block."
         )
-    if bool((r_min > r_max).any()):
+    if _readable(r_min) and _readable(r_max) and bool((r_min > r_max).any()):
         raise ValueError("r_min is larger than r_max: pass the smaller end first.")
 
 
@@ -190,7 +206,7 @@ def shape_and_device(scale, zero_point, granularity, shape, device):
 def qparams_values(scale, zero_point, scheme):
     """Scales that are steps, and zero points that are codes: both read at once, and once."""
     real("zero_point", zero_point)
-    if torch.compiler.is_compiling():
+    if not (_readable(scale) and _readable(zero_point)):
         return
     good = (torch.isfinite(scale) & (scale > 0)).all()
     if not _every_value_is_a_code(zero_point.dtype, scheme):
@@ -206,7 +222,7 @@ def scales(scale, name="scale"):
     real(name, scale)
     if not isinstance(scale, Tensor):
         scale = torch.as_tensor(scale, dtype=torch.float64)
-    if not bool((torch.isfinite(scale) & (scale > 0)).all()):
+    if _readable(scale) and not bool((torch.isfinite(scale) & (scale > 0)).all()):
         raise ValueError(f"{name} must be positive and finite: pass the step in units of r.")
 
 
@@ -216,7 +232,7 @@ def zero_points(z, scheme):
     if isinstance(z, Tensor) and _every_value_is_a_code(z.dtype, scheme):
         return
     z = torch.as_tensor(z, dtype=torch.float64)
-    if not bool(_are_codes(z, scheme).all()):
+    if _readable(z) and not bool(_are_codes(z, scheme).all()):
         low, high = _zero_point_ends(scheme)
         wanted = "0 in a symmetric scheme" if low == high else f"an integer from {low} to {high}"
         raise ValueError(
@@ -270,7 +286,7 @@ def ids(name, x, count):
     if not isinstance(x, Tensor) or x.dtype not in IDS:
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"{name} must be row numbers in int64 or int32, got {kind}.")
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or x.numel() == 0:
+    if x.device.type != "cpu" or not _readable(x) or x.numel() == 0:
         return
     low, high = (end.item() for end in torch.aminmax(x))
     if low < 0 or high >= count:

@@ -50,7 +50,7 @@ def nearest(r: Tensor, book: Tensor) -> Tensor:
         checks.real(name, x)
         if x.numel():
             checks.finite(name, x)
-    if book.ndim != 1 or not len(book) or bool((book[1:] < book[:-1]).any()):
+    if book.ndim != 1 or not len(book) or not checks.ascending(book):
         raise ValueError(
             f"book must be one row of values in ascending order, got the shape "
             f"{tuple(book.shape)}: use book.flatten().sort().values."

@@ -154,6 +154,16 @@ def test_torchs_load_state_dict_takes_no_other_codes():
     model.load_state_dict(good)
 
 
+def test_inside_vmap_nothing_is_read():
+    """Where a value cannot be looked at, a formula still runs: a figure of notebook 05 does so."""
+    r, steps = drawn(6), torch.tensor([0.1, 0.2])
+    rounded = torch.stack([(r / s).round() * s for s in steps])
+    found = torch.vmap(lambda r_hat, s: error_shares(r, r_hat, s))(rounded, steps)
+    assert found.rounding.shape == (2,)
+    near = torch.vmap(lambda x: codebooks.nearest(x, codebooks.nf4()))(drawn(2, 3))
+    assert torch.equal(near, codebooks.nearest(drawn(2, 3), codebooks.nf4()))
+
+
 # --- codes ----------------------------------------------------------------------------------------
 
 
@@ -532,10 +542,12 @@ def everything():
         ranges.MSEObserver,
         ranges.EntropyObserver,
     ):
-        observer = kind(bins=256) if kind is not ranges.MinMaxObserver else kind()
+        observer = kind()
         observer.observe(r)
         observer.observe(3 * r)
         found[kind.__name__] = observer.range()
+        if kind is ranges.MSEObserver:
+            found["centres"] = ranges._centres(observer.counts, observer.width, *observer._ends())
     for scheme in (EIGHT, four, groups, ql.Scheme(16), ROWS):
         x = ql.quantize(r, scheme)
         found[f"quantize {scheme}"] = x.q, x.scale, x.zero_point, x.dequantize()

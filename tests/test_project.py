@@ -213,8 +213,11 @@ def test_copies_need_nothing_installed(course, tmp_path):
 
 
 def test_importing_qlesson_is_cheap():
-    code = "import sys, qlesson; print(*{m.split('.')[0] for m in sys.modules})"
-    loaded = set(run(sys.executable, "-c", code).stdout.split())
+    """Nothing is loaded until a name is asked for; then torch is, and nothing for notebooks."""
+    code = "import sys, qlesson{}; print(*{{m.split('.')[0] for m in sys.modules}})"
+    assert "torch" not in run(sys.executable, "-c", code.format("")).stdout.split()
+    every = code.format("\nfrom qlesson import *\nquantize")
+    loaded = set(run(sys.executable, "-c", every).stdout.split())
     assert "torch" in loaded
     assert not loaded & {"matplotlib", "ipywidgets", "IPython", "onnx", "onnxruntime", "torchao"}
 
