@@ -105,11 +105,12 @@ def told(item, error):
     path = item.path.relative_to(item.config.rootpath)
     stored, came = said(item.cell.outputs), said(item.test_outputs)
     differ = difflib.unified_diff(stored.splitlines(), came.splitlines(), n=0, lineterm="")
+    differ = [line for line in differ if not line.startswith(("---", "+++", "@@"))]
     parts = {
         f"{path}, Cell {item.cell_num} ({item.cell.get('id')}): {error}": item.cell.source,
         "What is stored:": stored,
         "What came:": came,
-        "The lines that differ, - stored, + came:": "\n".join(list(differ)[2:]),
+        "The lines that differ, - stored, + came:": "\n".join(differ),
         "Stored on:": refresh.stored_on(item.path.parent),
         "Run on:": refresh.machine(),
     }

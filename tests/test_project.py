@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from qlesson.authoring import lint
+from qlesson.authoring import lint, refresh
 from qlesson.teach import copies
 
 ROOT = Path(__file__).parents[1]
@@ -355,6 +355,10 @@ def test_the_readme_names_commands_that_exist():
         re.findall(r"^#   (.+)$", (ROOT / "environment.yml").read_text(), flags=re.M)
     )
     assert header in conda
+
+
+def test_the_notebooks_say_on_which_machine_they_were_stored():
+    assert re.search(r", torch 2\.\d+", refresh.stored_on(ROOT / "notebooks"))
 
 
 def test_ci_calls_the_command_of_the_readme():

@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from qlesson.authoring import refresh
 
 ROOT = Path(__file__).parents[1]
-FAR = Path("notebooks/09_far.ipynb")
+NEAR, FAR = "notebooks/01_near.ipynb", "notebooks/09_far.ipynb"
 
 # What a cell prints today, more lines than pytest shows of a string; what an author stored.
 CELL = "print('\\n'.join(f'line {n} of an output' for n in range(30)))"
@@ -47,30 +47,52 @@ def test_files_that_share_a_server_are_one_unit(conftest):
     assert conftest["unit"]("tests/test_a.py::test[b::c]") == "tests/test_a.py"
 
 
+class Item:
+    """As much of a test as its place in the run depends on."""
+
+    def __init__(self, path, slow=False):
+        self.nodeid, self.slow, self.marked = f"{path}::test", slow, False
+
+    def add_marker(self, name):
+        self.marked = name == "slow"
+
+
+def test_the_longest_start_first_and_the_slow_are_marked(conftest):
+    first = [Item(path, slow=True) for path in sorted(conftest["LAB"])]
+    long = [Item("tests/test_bits.py"), Item("notebooks/11_better_than_rounding.ipynb", True)]
+    rest = [Item("notebooks/01_linear_formula.ipynb"), Item("tests/test_affine.py")]
+    items = [*rest, *long, *first]
+    conftest["pytest_collection_modifyitems"](items)
+    assert items == [*first, *long, *rest]
+    assert [item.marked for item in items] == [item.slow for item in items]
+
+
 # --- a small course, tested as this one is ---
 
-THREADS = "import os\nprint(os.environ['OMP_NUM_THREADS'])"
-TORCH = "import torch\n\n\ndef test_threads():\n    assert torch.get_num_threads() == 1\n"
+TORCH = "def test_threads():\n    import torch\n\n    assert torch.get_num_threads() == 1\n"
 
 
-def store(path, source, text):
-    outputs = [new_output("stream", text=text)]
-    cell = new_code_cell(source, outputs=outputs, execution_count=1, id="one")
-    nbformat.write(new_notebook(cells=[cell]), path)
+def store(path, *cells):
+    """A notebook of cells, each its id, its source and what it is stored to print."""
+    nb = new_notebook()
+    for id, source, text in cells:
+        outputs = [new_output("stream", text=text)]
+        nb.cells.append(new_code_cell(source, outputs=outputs, execution_count=1, id=id))
+    nbformat.write(nb, path)
 
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
-    """The settings of this course, a test, a good notebook, a stale one and one that fails."""
+    """The settings of this course, a test, a good notebook, and one that differs and fails."""
     folder = tmp_path_factory.mktemp("course")
     for name in ("conftest.py", "pyproject.toml"):
         shutil.copyfile(ROOT / name, folder / name)
     for name in ("notebooks", "tests"):
         (folder / name).mkdir()
     (folder / "tests/test_threads.py").write_text(TORCH)
-    store(folder / "notebooks/01_threads.ipynb", THREADS, "1\n")
-    store(folder / FAR, CELL, "\n".join(STALE) + "\n")
-    store(folder / "notebooks/10_fails.ipynb", "print('first')\n1 / 0", "first\n")
+    store(folder / NEAR, ("one", "import os\nprint(os.environ['OMP_NUM_THREADS'])", "1\n"))
+    stale = "one", CELL, "\n".join(STALE) + "\n"
+    store(folder / FAR, stale, ("two", "print('first')\n1 / 0", "first\n"))
     (folder / "notebooks" / refresh.STORED_ON).write_text("some words\nAnother CPU, torch 1.2\n")
     return folder
 
@@ -93,23 +115,25 @@ def whole(course):
     return started(course, "--color=yes")
 
 
+@pytest.mark.slow
 def test_every_way_to_start_sets_the_threads(course, whole):
     assert re.search(r"2 failed.*, .*2 passed", whole)
-    assert "1 passed" in started(course, "notebooks/01_threads.ipynb")
-    assert "1 passed" in started(course, "notebooks", "-k01_threads", "-n2")
+    assert "1 passed" in started(course, NEAR)
 
 
+@pytest.mark.slow
 def test_what_the_caller_sets_stays(course):
-    said = started(course, "notebooks/01_threads.ipynb", "-n0", OMP_NUM_THREADS="2")
+    said = started(course, NEAR, "-n0", OMP_NUM_THREADS="2")
     assert "    -1\n    +2" in said
 
 
+@pytest.mark.slow
 def test_a_cell_that_differs_says_all(whole):
     for words in (
         f"{FAR}, Cell 0 (one): Cell outputs differ",
         "What is stored:\n" + indented(STALE),
         "What came:\n" + indented(LINES),
-        "    -line 20 of another output\n    +line 20 of an output",
+        "    -line 20 of another output\n    +line 20 of an output\n\n",
         "Stored on:\n    Another CPU, torch 1.2",
         f"Run on:\n    {refresh.machine()}",
         "make refresh N=09, and read the diff",
@@ -123,6 +147,7 @@ def indented(lines):
     return textwrap.indent("\n".join(lines), "    ")
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_says_where(whole):
-    assert "notebooks/10_fails.ipynb, Cell 0 (one): Cell execution caused an exception" in whole
+    assert f"{FAR}, Cell 1 (two): Cell execution caused an exception" in whole
     assert "ZeroDivisionError: division by zero" in whole
