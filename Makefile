@@ -22,10 +22,10 @@ WHEEL = $(RUN) -m pip --disable-pip-version-check wheel -q -c .venv/pins.txt -w 
 BACKEND = '$(shell sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml)'
 NEWS = @jupyterlab/apputils-extension:announcements  # asks each newcomer about news, and the network for them
 
-.PHONY: help lab test env fresh bench wheelhouse refresh lint slides clean
+.PHONY: help lab test test-fast env fresh bench wheelhouse refresh lint slides clean
 
 help:
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
 
 lab: .venv/lab ## open the course in JupyterLab, on your own copies of the notebooks
 	@$(RUN) -I qlesson/teach/copies.py
@@ -36,7 +36,10 @@ lab: .venv/lab ## open the course in JupyterLab, on your own copies of the noteb
 		$$([ "$$(uname)" = Darwin ] || [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || echo --no-browser)
 
 test: .venv/test ## run every test and every notebook
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest  # two workers share the cores: more threads would wait for each other
+	@$(RUN) -m pytest
+
+test-fast: .venv/test ## after a change of code: all but the browser and the slowest files
+	@$(RUN) -m pytest -m 'not slow'
 
 env: .venv/lab ## make .venv with the pinned versions, and nothing else
 

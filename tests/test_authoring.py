@@ -318,12 +318,16 @@ def test_refreshing_twice_gives_the_same_bytes(tmp_path, capsys):
 
     assert refresh.main(tmp_path, check=True) == 1
     assert "would change" in capsys.readouterr().out
+    assert refresh.stored_on(tmp_path) == "not recorded"
     assert refresh.main(tmp_path) == 0
+    assert refresh.stored_on(tmp_path) == refresh.machine()
+    (tmp_path / refresh.STORED_ON).write_text("another machine\n")
     first = path.read_bytes()
     assert refresh.main(tmp_path, check=True) == 0
     assert "unchanged" in capsys.readouterr().out
     assert refresh.main(tmp_path) == 0
     assert path.read_bytes() == first
+    assert refresh.stored_on(tmp_path) == "another machine"  # nothing was stored
 
     stored = nbformat.read(path, as_version=4)
     assert [c.id for c in stored.cells] == ids

@@ -122,6 +122,7 @@ def compiled(monkeypatch, request):
     assert not kernels._state["broken"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.parametrize("dtype, kind, layouts", WORK, ids=lambda x: str(x)[:40])
 def test_eager_and_compiled_agree_bit_for_bit(device, dtype, kind, layouts, compiled):
@@ -185,6 +186,7 @@ def interpreted(monkeypatch):
     assert not kernels._state["broken"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bits", [8, 16, 3])
 def test_the_kernels_for_a_gpu_agree_in_tritons_interpreter(bits, dtype, interpreted):
@@ -277,6 +279,7 @@ def test_values_that_are_not_the_numbers_at_an_address(monkeypatch):
     assert not kernels._state["broken"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 def test_ten_to_the_eight_random_values(device, compiled):
     """Given scale per group, and one scale; the scale of each is random too."""

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from qlesson.authoring import lint
+from qlesson.authoring import lint, refresh
 from qlesson.teach import copies
 
 ROOT = Path(__file__).parents[1]
 TARGETS = [
     "lab",
     "test",
+    "test-fast",
     "env",
     "fresh",
     "bench",
@@ -51,7 +52,7 @@ def tracked():
 
 def test_make_alone_lists_the_targets():
     said = run("make").stdout
-    assert re.findall(r"make (\w+)\t\S", said) == TARGETS
+    assert re.findall(r"make ([\w-]+)\t\S", said) == TARGETS
 
 
 def fake_python(folder, version, lacks=""):
@@ -348,8 +349,8 @@ def test_links_lead_somewhere(name):
 def test_the_readme_names_commands_that_exist():
     for name in ("README.md", "CONTRIBUTING.md"):
         text = (ROOT / name).read_text(encoding="utf-8")
-        blocks = re.findall(r"^make ([a-z]+)", text, flags=re.M)
-        named = {*blocks, *re.findall(r"`make ([a-z]+)", text)}
+        blocks = re.findall(r"^make ([a-z-]+)", text, flags=re.M)
+        named = {*blocks, *re.findall(r"`make ([a-z-]+)", text)}
         assert {"test"} < named <= set(TARGETS)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     conda = re.search(r"conda env create.*?```", readme, flags=re.S)[0]
@@ -357,6 +358,10 @@ def test_the_readme_names_commands_that_exist():
         re.findall(r"^#   (.+)$", (ROOT / "environment.yml").read_text(), flags=re.M)
     )
     assert header in conda
+
+
+def test_the_notebooks_say_on_which_machine_they_were_stored():
+    assert re.search(r", torch 2\.\d+", refresh.stored_on(ROOT / "notebooks"))
 
 
 def test_ci_calls_the_command_of_the_readme():

@@ -5,8 +5,12 @@ state, the version of Python, what the editor remembers about a cell.
 """
 
 import base64
+import platform
+import re
+from pathlib import Path
 
 import nbformat
+import torch
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -18,6 +22,15 @@ METADATA = {
 CELL_METADATA = {"tags", "jupyter", "slideshow"}
 JUPYTER_METADATA = {"outputs_hidden", "source_hidden"}
 IMAGE_METADATA = {"alt", "width", "height"}
+
+# Seconds that only a kernel which is stuck needs; nbclient's own are few on a busy machine, and
+# after its 4 for an output it goes on without it.
+LIMITS = dict.fromkeys(("timeout", "startup_timeout", "iopub_timeout"), 900)
+
+STORED_ON = "stored_on.txt"
+WORDS = """The outputs of these notebooks must be the same on every machine.
+`make refresh` stored one of them last on this one:
+"""
 
 
 def keep(mapping, names):
@@ -54,11 +67,11 @@ def run(path):
     NotebookClient(
         nb,
         kernel_name="python3",
-        timeout=120,
         record_timing=False,
         coalesce_streams=True,
         store_widget_state=False,
         resources={"metadata": {"path": str(path.parent)}},
+        **LIMITS,
     ).execute()
     return nbformat.writes(tidy(nb)) + "\n"
 
@@ -68,6 +81,21 @@ def first_picture(nb):
     outputs = [o for c in nb.cells for o in c.get("outputs", [])]
     pictures = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
     return base64.b64decode(pictures[0]) if pictures else None
+
+
+def machine():
+    """The processor, what torch uses of it, and torch, as one line."""
+    cpu = Path("/proc/cpuinfo")
+    found = re.search("^model name.*: (.*)", cpu.read_text(), flags=re.M) if cpu.exists() else None
+    name = found[1] if found else platform.processor() or "a processor without a name"
+    uses = torch.backends.cpu.get_cpu_capability()
+    return f"{name}, {platform.system()} {platform.machine()}, {uses}, torch {torch.__version__}"
+
+
+def stored_on(folder):
+    """The `machine` that stored an output in the folder last."""
+    path = folder / STORED_ON
+    return path.read_text(encoding="utf-8").splitlines()[-1] if path.exists() else "not recorded"
 
 
 def main(folder, names=(), check=False):
@@ -90,6 +118,7 @@ def main(folder, names=(), check=False):
             bad = 1
         else:
             path.write_text(after, encoding="utf-8", newline="\n")
+            (folder / STORED_ON).write_text(f"{WORDS}{machine()}\n", encoding="utf-8", newline="\n")
             picture = first_picture(nbformat.reads(after, as_version=4))
             if path.name.startswith("00") and picture:
                 (folder.parent / "readme.png").write_bytes(picture)

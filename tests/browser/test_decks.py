@@ -10,9 +10,10 @@ import re
 import nbformat
 import pytest
 from PIL import Image
-from test_lab import CHROMIUM, FLAGS, NOTEBOOKS, ROOT, playwright, pytestmark  # noqa: F401
 
 from qlesson.authoring import slides
+
+from .page import NOTEBOOKS, PATIENCE, ROOT
 
 ROOM = {"width": 1280, "height": 720}
 
@@ -50,17 +51,16 @@ SAID = """([text, blocks]) => {
 
 
 @pytest.fixture(scope="module")
-def page():
+def page(browser):
     """A page without a network; what it asks for and complains of is noted in it."""
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport=ROOM, offline=True)
-        page.asked, page.complaints = [], []
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.on("console", lambda message: page.complaints.append(message.text))
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        yield page
-        browser.close()
+    page = browser.new_page(viewport=ROOM, offline=True)
+    page.set_default_timeout(PATIENCE)
+    page.asked, page.complaints = [], []
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.on("console", lambda message: page.complaints.append(message.text))
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    yield page
+    page.close()
 
 
 def show(page, path, text):

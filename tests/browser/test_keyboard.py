@@ -4,7 +4,8 @@ Nothing here clicks, focuses or calls a command. Exercises are answered wrongly 
 """
 
 import pytest
-from test_lab import CELLS, lab, playwright, pytestmark, screenshot  # noqa: F401
+
+from .page import CELLS, playwright, screenshot
 
 NAME = "02_scale_and_zero_point.ipynb"
 
@@ -50,7 +51,7 @@ HERE = """() => {
 
 
 @pytest.fixture(scope="module")
-def page(lab):  # noqa: F811
+def page(lab):
     """The page with that notebook just opened from its address."""
     lab.goto(lab.url.split("/lab")[0] + f"/lab/tree/{NAME}?reset")
     lab.wait_for_function(

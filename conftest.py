@@ -1,0 +1,141 @@
+"""How the tests are run, the same for `make test`, `pytest` and `pytest notebooks/05_....ipynb`.
+
+For every path below it pytest reads this file first: before torch is imported, and before the
+workers start, which inherit what is set here.
+"""
+
+import difflib
+import os
+import re
+
+import psutil
+import pytest
+from nbval.plugin import IPyNbCell, NbCellError
+from xdist.scheduler import LoadFileScheduling
+
+# One thread in each worker and in each kernel: more than the cores can run would wait for each
+# other, and spin while they wait. What the caller has set stays.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+PATIENCE = 900  # seconds: only what is stuck takes so long, however busy the machine is
+
+# These share one JupyterLab, so they stay on one worker.
+LAB = [f"tests/browser/test_{name}.py" for name in ("lab", "keyboard", "play")]
+
+# The longest, in seconds of one core: they start first, so that no core is idle at the end. The
+# browser and the notebooks among them are what `make test-fast` leaves out, with tests marked slow.
+SECONDS = {
+    LAB[0]: 200,
+    "tests/test_bits.py": 110,
+    "tests/test_exercises.py": 50,
+    "tests/test_widgets.py": 45,
+    "tests/test_kernels.py": 40,
+    "tests/browser/test_decks.py": 35,
+    "notebooks/11_better_than_rounding.ipynb": 31,
+    "notebooks/10_quantized_language_model.ipynb": 28,
+    "tests/test_running.py": 27,
+    "tests/test_tinygpt.py": 26,
+    "notebooks/07_choosing_the_range.ipynb": 23,
+    "tests/test_bench.py": 21,
+    "tests/test_figures.py": 14,
+    "tests/test_checkpoint.py": 12,
+    "tests/test_ranges.py": 12,
+    "tests/test_project.py": 9,
+    "tests/test_qtensor.py": 9,
+}
+NOTEBOOKS = [path for path in SECONDS if path.startswith("notebooks")]
+
+
+def cores():
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def gigabytes():
+    return psutil.virtual_memory().total / 2**30
+
+
+def workers(cores, gigabytes):
+    """One for each core; each may need 2 GB, and more than 8 would wait for the longest file."""
+    return max(1, min(cores, int(gigabytes / 2), 8))
+
+
+def pytest_xdist_auto_num_workers(config):
+    number = workers(cores(), gigabytes())
+    return number if number > 1 else 0  # 0: no worker beside the process that waits for it
+
+
+def unit(nodeid):
+    """What one worker runs from beginning to end: a file, or all that shares a server."""
+    path = nodeid.partition("::")[0]
+    return LAB[0] if path in LAB else path
+
+
+class Units(LoadFileScheduling):
+    def _split_scope(self, nodeid):
+        return unit(nodeid)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return Units(config, log) if config.option.dist == "loadfile" else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: -SECONDS.get(unit(item.nodeid), 0))
+    for item in items:
+        if item.nodeid.startswith(("tests/browser", *NOTEBOOKS)):
+            item.add_marker("slow")
+        if isinstance(item, IPyNbCell):
+            item.output_timeout = PATIENCE  # nbval's own 5 seconds are few on a busy machine
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A cell that differs says so in full, and what to do."""
+    report = yield
+    if isinstance(item, IPyNbCell) and call.excinfo and call.excinfo.errisinstance(NbCellError):
+        report.longrepr = told(item, call.excinfo.value)
+    return report
+
+
+def told(item, error):
+    from qlesson.authoring import refresh  # here, since it imports torch
+
+    path = item.path.relative_to(item.config.rootpath)
+    stored, came = said(item.cell.outputs), said(item.test_outputs)
+    differ = difflib.unified_diff(stored.splitlines(), came.splitlines(), n=0, lineterm="")
+    differ = [line for line in differ if not line.startswith(("---", "+++", "@@"))]
+    parts = {
+        f"{path}, Cell {item.cell_num} ({item.cell.get('id')}): {error}": item.cell.source,
+        "What is stored:": stored,
+        "What came:": came,
+        "The lines that differ, - stored, + came:": "\n".join(differ),
+        "Stored on:": refresh.stored_on(item.path.parent),
+        "Run on:": refresh.machine(),
+    }
+    return (
+        "\n\n".join(f"{k}\n{indented(v)}" for k, v in parts.items())
+        + f"""
+
+If you changed the package or the page: make refresh N={path.name[:2]}, and read the diff.
+If you changed nothing: please open an issue, "a number differs on my machine", with this text."""
+    )
+
+
+def indented(text):
+    return "".join(f"    {line}\n" for line in text.splitlines()).rstrip("\n")
+
+
+def said(outputs):
+    """The outputs as text; of a picture, which is not compared, its kind."""
+    parts = []
+    for out in outputs or ():
+        if "data" in out:
+            parts += [
+                text if isinstance(text, str) and kind.startswith("text/") else f"<{kind}>"
+                for kind, text in out.data.items()
+            ]
+        else:
+            parts.append(out.get("text") or "\n".join(out.get("traceback", ())))
+    return re.sub(r"\x1b\[[\d;]*m", "", "\n".join(parts))
