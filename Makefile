@@ -38,7 +38,7 @@ lab: .venv/lab ## open the course in JupyterLab, on your own copies of the noteb
 test: .venv/test ## run every test and every notebook
 	@$(RUN) -m pytest
 
-test-fast: .venv/test ## after a change of code: all but the browser and the slowest files
+test-fast: .venv/test ## after a change of code: all but the browser and what is slowest
 	@$(RUN) -m pytest -m 'not slow'
 
 env: .venv/lab ## make .venv with the pinned versions, and nothing else

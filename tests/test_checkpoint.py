@@ -712,6 +712,7 @@ def interrupted(source, target, number):
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupt_leaves_nothing_under_the_name(large, tmp_path, number):
     target = tmp_path / "q.safetensors"
@@ -727,6 +728,7 @@ def test_an_interrupt_leaves_nothing_under_the_name(large, tmp_path, number):
         assert process.stderr.read() == f"Interrupted: {target} was not written.\n"
 
 
+@pytest.mark.slow
 def test_the_memory_needed_follows_the_largest_tensor(large, tmp_path):
     """The file is 20 tensors of 16 MB; the peak grows by less than 6 of them, there and back."""
     code = (

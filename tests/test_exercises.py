@@ -178,6 +178,7 @@ FUNCTIONS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @each_exercise
 def test_nonsense_never_raises(ex, capsys):
     returns = [lambda *args, value=value: value for value in VALUES] if ex.spec else []

@@ -665,6 +665,7 @@ def test_one_code_more_changes_the_text():
 # ------------------------------------------------------------ how each one looks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, data", EVERY)
 def test_looks(name, data):
     assert_looks(lambda: draw(name, data), stored=data is CASES[name])

@@ -302,6 +302,7 @@ def test_threads_share_the_kernels_and_leave_the_warnings_alone():
     assert not kernels._state["broken"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux's /proc")
 def test_a_new_thread_of_python_keeps_to_torchs_number_of_threads():
     code = """

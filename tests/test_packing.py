@@ -140,6 +140,7 @@ def test_nothing_shares_memory_with_what_came_in():
     assert wide.all() and back.all()
 
 
+@pytest.mark.slow
 def test_extra_memory_is_bounded():
     """128 MB of codes become 48 MB; what is needed beside is a few chunks of 4 MB."""
     code = (

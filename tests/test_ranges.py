@@ -384,6 +384,7 @@ def test_the_moving_average_is_its_formula():
     assert moving_average(iter(batches)) == observed(MovingAverageObserver(), *batches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DATA)
 @pytest.mark.parametrize("percent", [75, 99, 99.9, 100])
 def test_the_percentile_of_a_histogram_is_at_most_a_bin_further_out(name, percent):

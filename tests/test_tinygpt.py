@@ -548,6 +548,7 @@ def damage_and_size(model, harm):
 UNIFORM = [(2, ql.PerGroup(32))] + [(b, g) for b in (3, 4, 5) for g in (ROWS, ql.PerGroup(32))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits, granularity", UNIFORM)
 def test_a_plan_beats_the_uniform_scheme_of_its_size(model, damage_and_size, bits, granularity):
     """On held-out text; and it is the same plan where the harm measured is 0.1 % off."""

@@ -62,6 +62,7 @@ def test_the_bundle_is_a_picture_its_facts_and_a_view(notebook):
     assert all(again[mime] == data[mime] for mime in ("image/png", "text/plain"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook, name", EVERY_CONTROL)
 def test_a_control_changes_picture_and_words(notebook, name):
     figure, declaration = play(notebook), DECLARATIONS[notebook]
@@ -81,6 +82,7 @@ def test_a_control_changes_picture_and_words(notebook, name):
         assert "\n".join(drawn) in data["text/plain"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_the_layout_of_the_first_drawing_has_room_for_all(notebook):
     figure, controls = play(notebook), DECLARATIONS[notebook].controls
