@@ -5,6 +5,7 @@ state, the version of Python, what the editor remembers about a cell.
 """
 
 import base64
+import os
 import platform
 import re
 from pathlib import Path
@@ -64,6 +65,7 @@ def tidy(nb):
 def run(path):
     """The text of the notebook at `path`, freshly executed in its own folder."""
     nb = nbformat.read(path, as_version=4)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in the tests: threads wait for each other
     NotebookClient(
         nb,
         kernel_name="python3",
