@@ -132,12 +132,22 @@ def _limit_of_least_error(values, weights, r_min, r_max, scheme) -> Tensor:
     coarse, fine = [-k / 8 for k in range(1, 73)], [k / 256 for k in range(-64, 65)]
     for powers in (coarse, fine):
         for share in (2.0**k for k in powers):
-            limit = torch.minimum(start * share, torch.maximum(-r_min, r_max))
+            limit = torch.minimum(_short(start * share), torch.maximum(-r_min, r_max))
             here = error(limit)
             best = torch.where(here < least, limit, best)
             least = torch.minimum(here, least)
         start = best
     return best
+
+
+def _short(limit) -> Tensor:
+    """limit without all but 12 binary digits, so that the last bits of r decide nothing.
+
+    The zero point of the range -t to t is round(quant_min + levels / 2): a tie, which goes where
+    the last bit of t sends it, and every code with it.
+    """
+    digits = limit.double().view(torch.int64) & -(1 << 40)
+    return digits.view(torch.float64).to(limit.dtype)
 
 
 def _limit_of_least_divergence(counts, width, r_min, r_max, scheme) -> Tensor:

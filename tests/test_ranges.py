@@ -712,3 +712,19 @@ def test_bad_settings():
     for take in (MinMaxObserver, PercentileObserver, Observer):
         with pytest.raises(TypeError, match="^granularity must be ql.PerTensor"):
             take(ql.Scheme())
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_the_last_bits_of_the_data_decide_nothing(bits):
+    """From -t to t the zero point is a tie: a sum in another order must not send it elsewhere."""
+    g = torch.Generator().manual_seed(0)
+    r = torch.randn(40, 500, generator=g, dtype=torch.float64)
+    scheme = ql.Scheme(bits, granularity=ql.PerAxis(0))
+    ends = mse_search(r, scheme)
+    inside = (ends[1] < r.amax(1, keepdim=True)) & (ends[0] > r.amin(1, keepdim=True))
+    assert inside.sum() > 5 or bits == 8
+    for _ in range(5):
+        other = r * (1 + 1e-14 * torch.randn(r.shape, generator=g, dtype=torch.float64))
+        low, high = mse_search(other, scheme)
+        assert torch.equal(low[inside], ends[0][inside])
+        assert torch.equal(high[inside], ends[1][inside])
