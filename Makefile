@@ -22,7 +22,7 @@ WHEEL = $(RUN) -m pip --disable-pip-version-check wheel -q -c .venv/pins.txt -w 
 BACKEND = '$(shell sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml)'
 NEWS = @jupyterlab/apputils-extension:announcements  # asks each newcomer about news, and the network for them
 
-.PHONY: help lab test test-fast env fresh bench wheelhouse refresh lint slides clean
+.PHONY: help lab test test-fast test-machines env fresh bench wheelhouse refresh lint slides clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -40,6 +40,9 @@ test: .venv/test ## run every test and every notebook
 
 test-fast: .venv/test ## after a change of code: all but the browser and what is slowest
 	@$(RUN) -m pytest -m 'not slow'
+
+test-machines: .venv/test ## the notebooks as other processors, libraries and numbers of threads run them
+	@$(RUN) tests/machines.py $(MACHINES)
 
 env: .venv/lab ## make .venv with the pinned versions, and nothing else
 

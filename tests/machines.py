@@ -8,7 +8,8 @@
 
 A processor without some vector instructions is played by telling torch, oneDNN and MKL not to use
 them. `noise` changes the last bits of all that no standard fixes (another_machine.py), which is
-more than any real machine does. Ends with status 1 if a setting differs from what is stored.
+more than any real machine does. Ends with status 1 if a setting differs from what is stored; what
+pytest said of it is then in build/machines.
 """
 
 import argparse
@@ -64,8 +65,11 @@ def run(python, setting, targets, ipython):
     )
     lines = result.stdout.splitlines()
     failed = [line.split(" - ")[0] for line in lines if line.startswith(("FAILED", "ERROR"))]
-    if result.returncode and not failed:
-        failed = [*lines[-5:], *result.stderr.splitlines()[-5:]]
+    if result.returncode:
+        failed = failed or [*lines[-5:], *result.stderr.splitlines()[-5:]]
+        home = ROOT / "build" / "machines"
+        home.mkdir(parents=True, exist_ok=True)
+        (home / f"{setting}.txt").write_text(result.stdout + result.stderr, encoding="utf-8")
     return time.monotonic() - start, lines[-1] if lines else "", failed
 
 

@@ -1036,7 +1036,7 @@ def test_the_compilers_own_loops_give_the_same_values():
 
 
 def test_calibrate_takes_the_range_over_all_batches():
-    # Of whole numbers every sum is exact: one product of 7 rows and two, of 5 and 2, agree to the bit.
+    # Of whole numbers every sum is exact, so a product of 7 rows and two of 5 and 2 agree.
     model, a, b = mlp(), whole(drawn(5, 8)), whole(3 * drawn(2, 8, seed=1))
     for p in model.parameters():
         p.data = whole(p)
