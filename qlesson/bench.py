@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import qlesson as ql
 from qlesson import kernels
-from qlesson.integer import int_matmul
+from qlesson.nn.integer import int_matmul
 
 RESULTS = Path(__file__).parent / "bench_results"
 GRANULARITIES = {

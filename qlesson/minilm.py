@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from qlesson.kernels import best_device
-from qlesson.layers import quantize_model, state
+from qlesson.nn import quantize_model, state
 from qlesson.qtensor import QTensor
 from qlesson.tinygpt import heldout_text
 

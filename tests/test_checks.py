@@ -11,21 +11,22 @@ import torch
 from torch import nn
 
 import qlesson as ql
-from qlesson import affine, checks, codebooks, integer, methods, ranges
+from qlesson import affine, checks, codebooks, methods, ranges
 from qlesson.error import error_shares
 from qlesson.granularity import Granularity
-from qlesson.integer import fixed_point, int8_codes, int_conv2d, int_matmul, requantize
-from qlesson.layers import (
+from qlesson.methods.rotation import hadamard, random_rotation
+from qlesson.methods.smoothquant import smoothing_scales
+from qlesson.nn import (
     IntegerLinear,
     QuantizedConv,
     QuantizedEmbedding,
     QuantizedLinear,
+    integer,
     load_state,
     quantize_model,
     state,
 )
-from qlesson.methods.rotation import hadamard, random_rotation
-from qlesson.methods.smoothquant import smoothing_scales
+from qlesson.nn.integer import fixed_point, int8_codes, int_conv2d, int_matmul, requantize
 from qlesson.packing import PackedTensor
 from qlesson.qtensor import qparams_from_range
 

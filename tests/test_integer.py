@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import qlesson as ql
-from qlesson import integer
-from qlesson.integer import (
+from qlesson.nn import integer
+from qlesson.nn.integer import (
     FixedPoint,
     fixed_point,
     four_terms,
@@ -121,7 +121,7 @@ def test_a_cpu_without_vnni_saturates_and_is_found_out():
     """oneDNN held to AVX2 adds pairs of products in 16 bits: int_matmul notices, and is exact."""
     program = """if True:
         import torch
-        from qlesson import integer
+        from qlesson.nn import integer
         x = torch.full((4, 64), 127, dtype=torch.int8)
         raw = torch._int_mm(x, x.t())[0, 0].item()
         print(raw == 64 * 127 * 127, integer._int_mm_is_exact(x.device))

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import qlesson as ql
-from qlesson import checkpoint, layers, tinygpt
-from qlesson.layers import (
+from qlesson import checkpoint, tinygpt
+from qlesson.nn import (
     IntegerLinear,
     QuantizedConv,
     QuantizedEmbedding,
@@ -31,6 +31,8 @@ from qlesson.layers import (
     state,
     to_onnx_qdq,
 )
+from qlesson.nn.model import SWAPPED, _key, _layers
+from qlesson.nn.weight import QuantizedWeight
 from qlesson.packing import PackedTensor
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -477,7 +479,7 @@ def transformer():
 def fake(model, scheme):
     """The float model with W_hat in place of the weight of every layer that can be swapped."""
     model = copy.deepcopy(model)
-    for layer in {layers._key(x): x for x in layers._layers(model).values()}.values():
+    for layer in {_key(x): x for x in _layers(model).values()}.values():
         w_hat = ql.quantize(layer.weight.flatten(1), scheme).dequantize()
         layer.weight.data = w_hat.view_as(layer.weight).to(layer.weight.dtype)
     return model
@@ -513,7 +515,7 @@ def test_weight_only_models_compute_with_w_hat(name, training):
     own = {x.data_ptr() for x in [*model.parameters(), *model.buffers()]}
     new = {x.data_ptr() for x in [*qmodel.parameters(), *qmodel.buffers()] if x.numel()}
     assert not own & new
-    swapped = {id(m) for m in model.modules() if type(m) in (*layers.SWAPPED, OUT_PROJ)}
+    swapped = {id(m) for m in model.modules() if type(m) in (*SWAPPED, OUT_PROJ)}
     assert len(report) == len(swapped)
 
 
@@ -710,7 +712,7 @@ def test_a_meta_layer_is_named():
 )
 def test_skip_takes_names_and_patterns(skip, left):
     qmodel, _ = quantize_model(Tied(), BY_ROW, skip)
-    kept = [n for n in ("body", "embedding", "head") if type(getattr(qmodel, n)) in layers.SWAPPED]
+    kept = [n for n in ("body", "embedding", "head") if type(getattr(qmodel, n)) in SWAPPED]
     assert kept == left
 
 
@@ -1036,7 +1038,7 @@ def test_the_compilers_own_loops_give_the_same_values():
 
 
 def test_calibrate_takes_the_range_over_all_batches():
-    # Of whole numbers every sum is exact: one product of 7 rows and two, of 5 and 2, agree to the bit.
+    # Of whole numbers every sum is exact: one product of 7 rows and two, of 5 and 2, agree.
     model, a, b = mlp(), whole(drawn(5, 8)), whole(3 * drawn(2, 8, seed=1))
     for p in model.parameters():
         p.data = whole(p)
@@ -1103,7 +1105,7 @@ def test_state_of_a_shared_weight_that_one_layer_keeps_in_float(skip):
     qmodel, ids = quantize_model(Tied(), BY_ROW, skip)[0], torch.tensor([1, 4])
     back = load_state(Tied(), state(qmodel))
     assert torch.equal(back(ids), qmodel(ids))
-    assert isinstance(getattr(back, skip), layers.SWAPPED)
+    assert isinstance(getattr(back, skip), SWAPPED)
 
 
 def test_state_of_static_layers_packed_tensors_and_plain_shapes():
@@ -1152,7 +1154,7 @@ def test_a_float_checkpoint_quantized_in_its_file_becomes_a_model(name, tmp_path
     same.load_state_dict(values, strict=name != "twice")
     with torch.no_grad():
         assert torch.equal(back(*inputs()), same(*inputs()))
-    assert any(isinstance(m, layers.QuantizedWeight) for m in back.modules())
+    assert any(isinstance(m, QuantizedWeight) for m in back.modules())
 
 
 def test_load_state_says_what_does_not_fit():

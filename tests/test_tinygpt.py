@@ -454,7 +454,7 @@ def test_one_scale_for_all_lets_a_later_character_change_earlier_ones(model, gra
 
 def test_the_integer_layers_agree(model):
     """In float32 a tie may go either way, so they agree to the third digit and not to the last."""
-    from qlesson.layers import quantize_model
+    from qlesson.nn import quantize_model
 
     for bits, rel in ((8, 2e-3), (4, 1e-2)):
         w, x = scheme(8), scheme(bits)

@@ -7,7 +7,7 @@ import torch
 
 import qlesson as ql
 from qlesson import tinygpt
-from qlesson.layers import QuantizedLinear
+from qlesson.nn import QuantizedLinear
 from qlesson.teach import play
 from qlesson.teach.widgets.w09 import _sqnr
 

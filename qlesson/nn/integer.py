@@ -2,7 +2,7 @@
 
     sum_k (x - z_x)(w - z_w) = sum x w - z_w sum x - z_x sum w + n z_x z_w
 
-All of it is exact. `qlesson.layers` has the layers that use it.
+All of it is exact. `qlesson.nn.layers` has the layers that use it.
 """
 
 from functools import cache
