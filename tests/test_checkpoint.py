@@ -17,12 +17,15 @@ from safetensors.torch import load_file, save_file
 from strategies import problems
 
 import qlesson as ql
-from qlesson import checkpoint
-from qlesson.packing import PackedTensor
+from qlesson.files import checkpoint
+from qlesson.files.checkpoint import convert
+from qlesson.files.checkpoint import format as file_format
+from qlesson.files.checkpoint.__main__ import main
+from qlesson.files.packing import PackedTensor
 
 FOUR = ql.Scheme(4, "asymmetric", ql.PerGroup(16))
 PLAIN = {
-    **{str(d).removeprefix("torch."): torch.arange(6).view(2, 3).to(d) for d in checkpoint.NAMES},
+    **{str(d).removeprefix("torch."): torch.arange(6).view(2, 3).to(d) for d in file_format.NAMES},
     "number": torch.tensor(3.5),
     "empty": torch.zeros(0, 4),
     "not contiguous": torch.arange(12.0).view(3, 4).T,
@@ -247,7 +250,7 @@ def test_foreign_files_are_refused(tmp_path):
     refused(tmp_path, saved.getvalue())
     save_file({"w": torch.ones(3)}, tmp_path / "y.safetensors")
     data = (tmp_path / "y.safetensors").read_bytes()
-    refused(tmp_path, data, "was not written by qlesson.checkpoint: read it with safetensors")
+    refused(tmp_path, data, "was not written by qlesson.files.checkpoint: read it with safetensors")
     save_file({"w": torch.ones(3)}, tmp_path / "y.safetensors", metadata={"qlesson": "[]"})
     data = (tmp_path / "y.safetensors").read_bytes()
     refused(tmp_path, data, "its qlesson metadata cannot be read")
@@ -257,7 +260,7 @@ def test_foreign_files_are_refused(tmp_path):
 
 def test_a_later_version_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "x.safetensors"
-    monkeypatch.setattr(checkpoint, "VERSION", 2)
+    monkeypatch.setattr(file_format, "VERSION", 2)
     checkpoint.save(path, {"b": torch.ones(2)})
     monkeypatch.undo()
     with pytest.raises(ValueError, match="has version 2 of the format, and this qlesson reads ver"):
@@ -314,10 +317,10 @@ def test_metadata_is_carried_over(source, tmp_path):
 def test_the_sqnr_of_pieces_is_the_sqnr_of_all():
     r = torch.randn(3000, generator=torch.Generator().manual_seed(0))
     r_hat = ql.quantize(r, ql.Scheme(4)).dequantize()
-    assert checkpoint._sqnr(r, r_hat, 7) == pytest.approx(ql.sqnr(r, r_hat).item(), rel=1e-12)
-    assert checkpoint._sqnr(r, r) == math.inf
+    assert convert._sqnr(r, r_hat, 7) == pytest.approx(ql.sqnr(r, r_hat).item(), rel=1e-12)
+    assert convert._sqnr(r, r) == math.inf
     zeros = torch.zeros(9)
-    assert checkpoint._sqnr(zeros, zeros) == math.inf and checkpoint._sqnr(zeros, r[:9]) < -1e9
+    assert convert._sqnr(zeros, zeros) == math.inf and convert._sqnr(zeros, r[:9]) < -1e9
 
 
 def test_skip_leaves_tensors_as_they_are(source, tmp_path):
@@ -440,7 +443,7 @@ def test_a_name_with_brackets_is_a_name(tmp_path):
 def test_the_sqnr_of_numbers_whose_squares_float64_does_not_hold(size):
     r = torch.randn(100, dtype=torch.float64) * size
     wanted = ql.sqnr(r / size, r / size * 0.99).item()
-    assert checkpoint._sqnr(r, r * 0.99, 7) == pytest.approx(wanted, rel=1e-9)
+    assert convert._sqnr(r, r * 0.99, 7) == pytest.approx(wanted, rel=1e-9)
     assert wanted == pytest.approx(40)
 
 
@@ -481,7 +484,7 @@ def test_twice_quantized_and_never_quantized_are_refused(source, tmp_path):
     checkpoint.quantize_file(source, tmp_path / "q", FOUR)
     with pytest.raises(ValueError, match="q is quantized already: dequantize it first"):
         checkpoint.quantize_file(tmp_path / "q", tmp_path / "qq", FOUR)
-    with pytest.raises(ValueError, match="in.safetensors holds no tensor that qlesson.checkpoint"):
+    with pytest.raises(ValueError, match="in.safetensors holds no tensor that qlesson.files.ch"):
         checkpoint.dequantize_file(source, tmp_path / "qq")
 
 
@@ -619,7 +622,7 @@ def rewrite(folder, change):
 def test_the_command(source, tmp_path, capsys):
     target = tmp_path / "q.safetensors"
     asked = [str(source), str(target), "--bits", "4", "--group-size", "16", "--skip", "conv.*"]
-    assert checkpoint.main(asked) == 0
+    assert main(asked) == 0
     said = capsys.readouterr()
     lines = said.out.splitlines()
     assert lines[0].split() == "tensor shape before after SQNR in dB".split()
@@ -636,7 +639,7 @@ def test_the_command(source, tmp_path, capsys):
     assert lines[-1].split() == ["sum", f"{before:,}", f"{after:,}", ratio, "to", "1"]
     assert said.err == ""  # no bar without a terminal
     assert equal(checkpoint.load(target)["up.weight"], x)
-    assert checkpoint.main([str(target), str(tmp_path / "back"), "--dequantize"]) == 0
+    assert main([str(target), str(tmp_path / "back"), "--dequantize"]) == 0
     assert same(load_file(tmp_path / "back")["up.weight"], x.dequantize())
 
 
@@ -650,18 +653,18 @@ def test_the_command(source, tmp_path, capsys):
     ],
 )
 def test_what_the_options_mean(source, tmp_path, words, scheme):
-    assert checkpoint.main([str(source), str(tmp_path / "q"), *words]) == 0
+    assert main([str(source), str(tmp_path / "q"), *words]) == 0
     assert checkpoint.load(tmp_path / "q")["up.weight"].scheme == scheme
 
 
 def test_an_error_is_one_sentence(source, tmp_path, capsys):
     for words in (["--bits", "9"], ["--group-size", "0"], ["--skip", "x"], ["--dequantize"]):
-        assert checkpoint.main([str(source), str(tmp_path / "q"), *words]) == 1
+        assert main([str(source), str(tmp_path / "q"), *words]) == 1
         said = capsys.readouterr()
         assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1
-    assert checkpoint.main([str(tmp_path / "no"), str(tmp_path / "q")]) == 1
+    assert main([str(tmp_path / "no"), str(tmp_path / "q")]) == 1
     with pytest.raises(SystemExit):
-        checkpoint.main([str(source), str(tmp_path / "q"), "--per-row", "--per-tensor"])
+        main([str(source), str(tmp_path / "q"), "--per-row", "--per-tensor"])
     assert files(tmp_path) == ["in.safetensors"]
 
 
@@ -682,11 +685,11 @@ def large(tmp_path_factory):
     path = tmp_path_factory.mktemp("large") / "large.safetensors"
     one = torch.randn(2048, 2048, generator=torch.Generator().manual_seed(0))
     entries = [
-        (f"{i}.weight", checkpoint.Entry("F32", (2048, 2048), one.nbytes)) for i in range(20)
+        (f"{i}.weight", file_format.Entry("F32", (2048, 2048), one.nbytes)) for i in range(20)
     ]
-    with checkpoint._writing(path, entries, {}, None) as put:
+    with file_format._writing(path, entries, {}, None) as put:
         for name, _ in entries:
-            put(name, checkpoint._bytes(one))
+            put(name, file_format._bytes(one))
     return path
 
 
@@ -696,7 +699,7 @@ from qlesson import qtensor
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 quantize = qtensor.quantize
 qtensor.quantize = lambda *a, **k: time.sleep(1) or quantize(*a, **k)
-runpy.run_module("qlesson.checkpoint", run_name="__main__")
+runpy.run_module("qlesson.files.checkpoint", run_name="__main__")
 """
 
 
@@ -733,7 +736,7 @@ def test_the_memory_needed_follows_the_largest_tensor(large, tmp_path):
     code = (
         "import resource, sys, torch, qlesson as ql\n"
         "from pathlib import Path\n"
-        "from qlesson import checkpoint\n"
+        "from qlesson.files import checkpoint\n"
         "import tqdm\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
         "source, q, back = map(Path, sys.argv[1:])\n"

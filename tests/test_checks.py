@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 import qlesson as ql
-from qlesson import affine, checks, codebooks, methods, ranges
+from qlesson import affine, checks, methods, ranges
 from qlesson.error import error_shares
+from qlesson.files import codebooks
+from qlesson.files.packing import PackedTensor
 from qlesson.granularity import Granularity
 from qlesson.methods.rotation import hadamard, random_rotation
 from qlesson.methods.smoothquant import smoothing_scales
@@ -27,7 +29,6 @@ from qlesson.nn import (
     state,
 )
 from qlesson.nn.integer import fixed_point, int8_codes, int_conv2d, int_matmul, requantize
-from qlesson.packing import PackedTensor
 from qlesson.qtensor import qparams_from_range
 
 NAN, INF = math.nan, math.inf

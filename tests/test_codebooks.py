@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import qlesson as ql
-from qlesson import codebooks, ranges, tinygpt
+from qlesson import ranges, tinygpt
+from qlesson.files import codebooks
 
 # As QLoRA's authors publish them in bitsandbytes.
 NF4 = [

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import qlesson as ql
-from qlesson import checkpoint, tinygpt
+from qlesson import tinygpt
+from qlesson.files import checkpoint
+from qlesson.files.packing import PackedTensor
 from qlesson.nn import (
     IntegerLinear,
     QuantizedConv,
@@ -33,7 +35,6 @@ from qlesson.nn import (
 )
 from qlesson.nn.model import SWAPPED, _key, _layers
 from qlesson.nn.weight import QuantizedWeight
-from qlesson.packing import PackedTensor
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 BY_ROW = ql.Scheme(8, "symmetric", ql.PerAxis(0))

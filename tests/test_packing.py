@@ -13,8 +13,8 @@ from onnx import numpy_helper
 from strategies import problems
 
 import qlesson as ql
-from qlesson import packing
-from qlesson.packing import PackedTensor, pack, packed_size, unpack
+from qlesson.files import packing
+from qlesson.files.packing import PackedTensor, pack, packed_size, unpack
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 
@@ -143,7 +143,7 @@ def test_nothing_shares_memory_with_what_came_in():
 def test_extra_memory_is_bounded():
     """128 MB of codes become 48 MB; what is needed beside is a few chunks of 4 MB."""
     code = (
-        "import resource, torch; from qlesson.packing import pack, unpack\n"
+        "import resource, torch; from qlesson.files.packing import pack, unpack\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
         "q = torch.ones(2**27, dtype=torch.int8); pack(q[:2**23], 3); start = peak()\n"
         "data = pack(q, 3); packed = peak(); unpack(data, 3, q.shape)\n"
