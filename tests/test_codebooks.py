@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import qlesson as ql
-from qlesson import ranges, tinygpt
+from qlesson import ranges
 from qlesson.files import codebooks
+from qlesson.models import tinygpt
 
 # As QLoRA's authors publish them in bitsandbytes.
 NF4 = [

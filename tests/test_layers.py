@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import qlesson as ql
-from qlesson import tinygpt
 from qlesson.files import checkpoint
 from qlesson.files.packing import PackedTensor
+from qlesson.models import tinygpt
 from qlesson.nn import (
     IntegerLinear,
     QuantizedConv,

@@ -576,7 +576,7 @@ def test_with_method_replaces_the_weights_of_a_copy():
 
 
 def test_the_gpt_at_8_bits_loses_nothing():
-    from qlesson import tinygpt
+    from qlesson.models import tinygpt
 
     gpt = tinygpt.load("cpu")
     inputs = methods.layer_inputs(gpt, tinygpt.encode(tinygpt.calibration_text()[:64])[None])

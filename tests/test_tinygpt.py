@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import qlesson as ql
-from qlesson import tinygpt
-from qlesson.tinygpt import model as tiny
-from qlesson.tinygpt import train
+from qlesson.models import tinygpt
+from qlesson.models.tinygpt import model as tiny
+from qlesson.models.tinygpt import train
 
 ROWS = ql.PerAxis(0)
 PROMPT = 'The "for" statement'

@@ -6,8 +6,7 @@ A plan is {name of a matrix: Scheme}, as `quantized` takes it.
 import torch
 
 from qlesson.error import mse
-from qlesson.qtensor import quantize
-from qlesson.tinygpt.model import (
+from qlesson.models.tinygpt.model import (
     WINDOWS_AT_ONCE,
     calibration_text,
     in_float64,
@@ -15,6 +14,7 @@ from qlesson.tinygpt.model import (
     weight_matrices,
     windows,
 )
+from qlesson.qtensor import quantize
 
 CALIBRATION = 4096  # characters that sensitivity reads
 

@@ -1,14 +1,14 @@
 """The course's own language model, small enough to train on two cores (card.md).
 
-from qlesson import tinygpt
+from qlesson.models import tinygpt
 
 model = tinygpt.load()
 model.generate('The "for" statement', 80)
 tinygpt.perplexity(tinygpt.quantized(model, ql.Scheme(bits=4)))
 """
 
-from qlesson.tinygpt.cache import PER_CHANNEL, PER_TOKEN, KVCache
-from qlesson.tinygpt.model import (
+from qlesson.models.cache import PER_CHANNEL, PER_TOKEN, KVCache
+from qlesson.models.tinygpt.model import (
     GPT,
     VOCABULARY,
     Config,
@@ -22,7 +22,7 @@ from qlesson.tinygpt.model import (
     quantized,
     weight_matrices,
 )
-from qlesson.tinygpt.plan import (
+from qlesson.models.tinygpt.plan import (
     divergence,
     greedy_plan,
     model_bytes,

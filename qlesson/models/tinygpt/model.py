@@ -18,8 +18,8 @@ from safetensors import safe_open
 from torch import nn
 
 from qlesson.kernels import best_device
+from qlesson.models.cache import BLOCK, KVCache
 from qlesson.qtensor import fake_quantize, quantize
-from qlesson.tinygpt.cache import BLOCK, KVCache
 
 FOLDER = Path(__file__).parent
 VOCABULARY = "\n" + "".join(chr(i) for i in range(32, 127) if chr(i) not in "$`")

@@ -1,4 +1,4 @@
-"""Train the course's GPT again, from its seed: `python -m qlesson.tinygpt.train`.
+"""Train the course's GPT again, from its seed: `python -m qlesson.models.tinygpt.train`.
 
 About 20 minutes on two free CPU cores. The text is Python's own documentation, which every Python
 carries in `pydoc_data.topics`; it differs a little between versions, and so do the weights.
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from qlesson.tinygpt.model import GPT, VOCABULARY, Config, encode, heldout_text, perplexity
+from qlesson.models.tinygpt.model import GPT, VOCABULARY, Config, encode, heldout_text, perplexity
 
 BATCH, WARM_UP, PEAK_RATE, WEIGHT_DECAY = 64, 100, 1.5e-3, 0.1
 PLAIN = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "..."})
@@ -96,7 +96,8 @@ def save(model, path):
 
 
 def parse(arguments):
-    parser = argparse.ArgumentParser(prog="python -m qlesson.tinygpt.train", description=__doc__)
+    prog = "python -m qlesson.models.tinygpt.train"
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")

@@ -22,9 +22,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from qlesson.kernels import best_device
+from qlesson.models.tinygpt import heldout_text
 from qlesson.nn import quantize_model, state
 from qlesson.qtensor import QTensor
-from qlesson.tinygpt import heldout_text
 
 WIDTH, LAYERS, HEADS, WORDS, LONGEST = 384, 6, 12, 30_522, 256
 HOW_TO_GET_IT = (
