@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import qlesson as ql
 from qlesson import kernels
+from qlesson.kernels import compilers
 from qlesson.nn.integer import int_matmul
 
 RESULTS = Path(__file__).parent / "bench_results"
@@ -165,7 +166,7 @@ def compiler(job):
     if job.work != "given scale":
         return {}
     rows = kernels.rows(job.r, *job.qparams, job.scheme.granularity, job.codes)
-    kernel = kernels._by_torch(kernels._quantize, (-128, 127, "inside"), job.device)
+    kernel = compilers._by_torch(kernels._quantize, (-128, 127, "inside"), job.device)
     return {"torch.compile": lambda: kernel(*rows)}
 
 
@@ -377,8 +378,8 @@ def run_steps(nbytes=2**27) -> list[dict]:
     rows = kernels.rows(job.r, *job.qparams, job.scheme.granularity, job.codes)
     kind = kernels._quantize, (-128, 127, "inside"), [(t.dtype, t.ndim) for t in rows]
     contestants = compiler(job) | {
-        "clip by hand": partial(kernels._by_hand(*kind, "__builtin_prefetch(r + ahead);"), *rows),
-        "and memory asked for early": partial(kernels._by_hand(*kind), *rows),
+        "clip by hand": partial(compilers._by_hand(*kind, "__builtin_prefetch(r + ahead);"), *rows),
+        "and memory asked for early": partial(compilers._by_hand(*kind), *rows),
         FLOOR: job.floor(),
     }
     found = measure(contestants)

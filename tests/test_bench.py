@@ -71,7 +71,7 @@ def test_each_step_to_the_loop_by_hand_does_the_same_work(monkeypatch):
         job.codes.zero_()
         call()
         assert torch.equal(job.codes, expected)
-    assert "__builtin_prefetch(r + ahead);" in (ROOT / "qlesson/kernels.cpp").read_text()
+    assert "__builtin_prefetch(r + ahead);" in (ROOT / "qlesson/kernels/loops.cpp").read_text()
 
 
 def test_the_floor_counts_bytes():
@@ -169,7 +169,7 @@ def test_every_time_in_the_text_of_notebook_12_is_stored():
     }
     assert shares["compiled, static shape", "float32"] >= 1
     assert "rows of up to 16,384 values" in text
-    assert "WIDEST = 16384 " in (ROOT / "qlesson/kernels_triton.py").read_text()
+    assert "WIDEST = 16384 " in (ROOT / "qlesson/kernels/loops_triton.py").read_text()
     assert f"and {shares['compiled, static shape', 'bfloat16']} of it for bfloat16." in text
     assert f"such kernels reached only {low} to {high} in the same trials" in text
     assert max(pieces[2**25], whole) / memory["formula, whole"]["ms"] < 1.3

@@ -14,6 +14,7 @@ from torch._subclasses import FakeTensorMode
 
 import qlesson as ql
 from qlesson import kernels, ranges
+from qlesson.kernels import compilers
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 HALVES = (torch.bfloat16, torch.float16)
@@ -113,7 +114,7 @@ def compiled(monkeypatch, request):
     """Fails where the compiled path was not taken, or fell back."""
     calls, run = [], kernels._call
     if request.param == "by torch.compile":
-        monkeypatch.setattr(kernels, "_by_hand", lambda *a: None)
+        monkeypatch.setattr(compilers, "_by_hand", lambda *a: None)
         monkeypatch.setattr(kernels, "_compiled", BY_TORCH)
     monkeypatch.setattr(kernels, "_call", lambda *a: calls.append(a[0].__name__) or run(*a))
     monkeypatch.setitem(kernels._state, "broken", False)
@@ -134,7 +135,7 @@ def test_eager_and_compiled_agree_bit_for_bit(device, dtype, kind, layouts, comp
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_loops_by_hand_agree_over_every_scheme(dtype):
     """Codes of 8 bits or fewer in every layout, chosen and given, with NaN and infinity planted."""
-    assert kernels._by_hand(kernels._quantize, (0, 1, "inside"), [(dtype, 2), (torch.uint8, 2)])
+    assert compilers._by_hand(kernels._quantize, (0, 1, "inside"), [(dtype, 2), (torch.uint8, 2)])
     nothing = torch.tensor([float("nan"), float("inf"), -float("inf")]).to(dtype)
     for kind, (shape, granularity) in itertools.product(EVERY_KIND, [*EVERY_LAYOUT, MANY_ROWS]):
         bits, mapping, signed, rounding = kind
@@ -178,7 +179,7 @@ def interpreted(monkeypatch):
     pytest.importorskip("triton", reason="needs Triton")
     if torch.cuda.is_available():
         pytest.skip("the tests on CUDA run the kernels themselves")
-    monkeypatch.setattr(kernels, "_by_hand", kernels._by_triton)
+    monkeypatch.setattr(compilers, "_by_hand", compilers._by_triton)
     monkeypatch.setattr(kernels, "_compiled", functools.cache(kernels._compiled.__wrapped__))
     monkeypatch.setitem(kernels._state, "broken", False)
     yield
@@ -219,9 +220,9 @@ def test_the_kernels_for_a_gpu_agree_in_tritons_interpreter(bits, dtype, interpr
 
 
 def test_rows_too_wide_for_one_program_of_triton(interpreted, monkeypatch):
-    from qlesson import kernels_triton
+    from qlesson.kernels import loops_triton
 
-    monkeypatch.setattr(kernels_triton, "WIDEST", 300)
+    monkeypatch.setattr(loops_triton, "WIDEST", 300)
     r, scheme = values((70, 384), torch.float32), ql.Scheme(granularity=ql.PerAxis(0))
     with ql.use_kernels("eager"):
         x = ql.quantize(r, scheme)

@@ -13,6 +13,7 @@ from strategies import problems
 
 import qlesson as ql
 from qlesson import kernels
+from qlesson.kernels import pieces
 
 
 def test_the_best_device_is_cuda_where_there_is_one(monkeypatch):
@@ -331,13 +332,13 @@ print(counts[1] - counts[0])
 def test_pieces_change_nothing(problem):
     r, scheme = problem
     whole = ql.quantize(r, scheme)
-    before, kernels.EAGER_PIECE = kernels.EAGER_PIECE, 5
+    before, pieces.EAGER_PIECE = pieces.EAGER_PIECE, 5
     try:
         x = ql.quantize(r, scheme)
         assert torch.equal(x.q, whole.q)
         assert torch.equal(x.dequantize(), whole.dequantize())
     finally:
-        kernels.EAGER_PIECE = before
+        pieces.EAGER_PIECE = before
 
 
 @given(problems())
@@ -349,7 +350,7 @@ def test_pieces_hold_every_value_once_and_its_own_scale(problem):
     expected = g.join((g.split(r) * 0).double() + g.align(home), r.shape)
     for size in (1, 3, 7, 1000):
         seen = torch.zeros(r.shape)
-        for where, at in kernels.pieces(r, g, size):
+        for where, at in pieces.cut(r, g, size):
             seen[where] += 1
             assert r[where].numel() <= size
             piece = g.split(r[where]) * 0 + g.align(home[at])
@@ -360,7 +361,7 @@ def test_pieces_hold_every_value_once_and_its_own_scale(problem):
 def test_pieces_of_more_values_than_an_int32_counts():
     huge = torch.empty(2**17, 2**15 + 1, device="meta")
     for g in (ql.PerTensor(), ql.PerAxis(0), ql.PerAxis(1), ql.PerGroup(32)):
-        cut = [w for w, _ in kernels.pieces(huge, g, kernels.COMPILED_PIECE)]
+        cut = [w for w, _ in pieces.cut(huge, g, pieces.COMPILED_PIECE)]
         sizes = [(w[0].stop - w[0].start) * (w[1].stop - w[1].start) for w in cut]
         assert sum(sizes) == huge.numel() and max(sizes) <= 2**30
 
@@ -433,7 +434,7 @@ def test_memory_beyond_the_output(mode, most, granularity):
 
 
 def test_a_piece_ends_where_a_group_ends():
-    cut = list(kernels.pieces(torch.zeros(8), ql.PerGroup(2), 3))
+    cut = list(pieces.cut(torch.zeros(8), ql.PerGroup(2), 3))
     assert [(w[0].start, w[0].stop, h[0].start, h[0].stop) for w, h in cut] == [
         (0, 2, 0, 1),
         (2, 4, 1, 2),

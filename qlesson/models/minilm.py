@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from qlesson.kernels import best_device
+from qlesson.device import best_device
 from qlesson.models.tinygpt import heldout_text
 from qlesson.nn import quantize_model, state
 from qlesson.qtensor import QTensor

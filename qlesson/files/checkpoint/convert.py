@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from qlesson import checks
 from qlesson.checks import FLOATS
+from qlesson.device import best_device
 from qlesson.error import powers
 from qlesson.files.checkpoint.format import (
     DTYPES,
@@ -25,7 +26,6 @@ from qlesson.files.checkpoint.format import (
     _writing,
 )
 from qlesson.files.packing import PackedTensor, packed_size
-from qlesson.kernels import best_device
 from qlesson.qtensor import quantize
 from qlesson.scheme import Scheme
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import nn
 
-from qlesson.kernels import best_device
+from qlesson.device import best_device
 from qlesson.models.cache import BLOCK, KVCache
 from qlesson.qtensor import fake_quantize, quantize
 

@@ -1,42 +1,25 @@
-"""How a formula runs: on which device, in which pieces, eager or compiled (notebook 12).
+"""How a formula runs: in which pieces, eager or compiled (notebook 12).
 
 There is one formula, in `qlesson.affine`. Eager runs it one operation at a time, on pieces that
 stay in the cache; compiled, it is one loop: by hand where torch.compile's is far from the floor
-(kernels.cpp on a processor, kernels_triton.py on a GPU), else torch.compile's. All give the same
+(loops.cpp on a processor, loops_triton.py on a GPU), else torch.compile's. All give the same
 bits.
 """
 
-import ctypes
-import importlib
-import itertools
 import math
-import os
-import threading
-import types
 import warnings
 from collections import Counter
-from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from qlesson import ranges
-from qlesson.affine import dequantize_affine, narrowed, quantize_affine, safe_qparams
 from qlesson.checks import levels_to_caller
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
+from qlesson.kernels.compilers import _bare, _compiled, _lies_in_memory
+from qlesson.kernels.loops import _choose_and_quantize, _dequantize, _min_max, _quantize
+from qlesson.kernels.pieces import COMPILED_PIECE, COPIED_PIECE, EAGER_PIECE, _eager_piece, cut
 
-# Values that eager takes at a time on a CPU. Measured on two cores, 2^25 float32 values with given
-# scale: 53, 30, 22 and 22 ms in pieces of 2^15 to 2^18, and 139 ms all in one piece: its
-# intermediates leave the cache, and each is written into fresh pages (bench_results/cpu.json).
-EAGER_PIECE = 2**17
-# On a GPU each operation is a launch: few large pieces.
-EAGER_PIECE_CUDA = 2**24
-# A compiled loop takes up to 2^30 values at once, so that an index fits into 32 bits; what is not
-# contiguous goes through a copy that stays in the cache.
-COMPILED_PIECE = 2**30
-COPIED_PIECE = 2**18
 # One scale for all is repeated for rows of this many values, so that every core has some rows; a
 # tensor of less than two rows costs less than a compiled call does, and runs eagerly.
 ROW = 1024
@@ -47,25 +30,7 @@ PAYS_OFF = {"cpu": 2**34, "cuda": 2**38}
 MODES = ("auto", "eager", "compiled")
 
 _state = {"mode": "auto", "broken": False}
-_filters = threading.RLock()  # of warnings
 _seen = Counter()  # how many values "auto" sent through each formula
-
-
-def best_device() -> torch.device:
-    """cuda when it is available, else cpu. The environment variable QLESSON_DEVICE overrides.
-
-    Raises ValueError when QLESSON_DEVICE names a device that torch does not have.
-    """
-    name = os.environ.get("QLESSON_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()  # meta holds no values, and fails here
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(
-            f"QLESSON_DEVICE={name!r} cannot be used here ({str(error).splitlines()[0]}): "
-            'set it to "cpu", or unset it.'
-        ) from None
-    return device
 
 
 class use_kernels:
@@ -98,8 +63,6 @@ class use_kernels:
 
 
 # --- the jobs; scale and zero_point have the granularity's scale shape ---
-
-
 def quantize(r, scale, zero_point, granularity, out, quant_min, quant_max, rounding) -> Tensor:
     """Fill `out` with the codes of r."""
     constants = (quant_min, quant_max, rounding)
@@ -169,43 +132,12 @@ def choose_and_quantize(r, scheme, out) -> tuple[Tensor, Tensor] | None:
     return scale.view(shape), zero_point.view(shape)
 
 
-# --- what eager runs and the compiler compiles: the formulas between a reading and a store ---
-
-
-def _quantize(r, scale, zero_point, out, quant_min, quant_max, rounding):
-    # The cast is copy_'s; a compiled loop narrows integers faster than floats.
-    dtype = torch.int32 if torch.compiler.is_compiling() else scale.dtype
-    out.copy_(quantize_affine(r, scale, zero_point, quant_min, quant_max, dtype, rounding))
-    return ()
-
-
-def _dequantize(q, scale, zero_point, out):
-    out.copy_(narrowed(dequantize_affine(q, scale, zero_point), out.dtype))
-    return ()
-
-
-def _min_max(r):
-    return r.amin(dim=1), r.amax(dim=1)
-
-
-def _choose_and_quantize(
-    ends, r, scale_out, zero_point_out, out, quant_min, quant_max, rounding, mapping, include_zero
-):
-    r_min, r_max = (x.float() for x in (r.amin(dim=1, keepdim=True), r.amax(dim=1, keepdim=True)))
-    scale, zero_point = safe_qparams(r_min, r_max, *ends, mapping, include_zero)
-    scale_out.copy_(scale)
-    zero_point_out.copy_(zero_point)
-    return _quantize(r, scale, zero_point, out, quant_min, quant_max, rounding)
-
-
 # --- eager or compiled, piece by piece ---
-
-
 def _run(formula, constants, x, scale, zero_point, granularity, out) -> Tensor:
     """Apply a formula to x, and fill `out`."""
     compiled = _compiles(formula, constants, x, scale, zero_point, out)
     whole = COMPILED_PIECE if compiled else _eager_piece(x)
-    for where, home in pieces(x, granularity, whole):
+    for where, home in cut(x, granularity, whole):
         piece = (x[where], scale[home], zero_point[home], granularity, out[where])
         if compiled and piece[0].numel() >= 2 * ROW:
             _compiled_piece(formula, constants, *piece)
@@ -222,10 +154,6 @@ def _traced(formula, constants, x, scale, zero_point, granularity, out) -> Tenso
     return out.copy_(granularity.join(filled, x.shape))
 
 
-def _eager_piece(x) -> int:
-    return EAGER_PIECE_CUDA if x.is_cuda else EAGER_PIECE
-
-
 def _eager(formula, constants, x, scale, zero_point, granularity, out):
     """A piece of few values, one operation at a time."""
     scale, zero_point = granularity.align(scale), granularity.align(zero_point)
@@ -239,12 +167,12 @@ def _compiled_piece(formula, constants, x, scale, zero_point, granularity, out):
     knows.
     """
     if type(granularity) not in (PerTensor, PerAxis, PerGroup):
-        for where, home in pieces(x, granularity, _eager_piece(x)):
+        for where, home in cut(x, granularity, _eager_piece(x)):
             piece = (x[where], scale[home], zero_point[home], granularity, out[where])
             _eager(formula, constants, *piece)
         return
     if not (x.is_contiguous() and out.is_contiguous()):
-        for where, home in pieces(x, granularity, COPIED_PIECE):
+        for where, home in cut(x, granularity, COPIED_PIECE):
             straight = torch.empty(x[where].shape, dtype=out.dtype, device=out.device)
             part = (x[where].contiguous(), scale[home], zero_point[home], granularity, straight)
             _compiled_piece(formula, constants, *part)
@@ -312,45 +240,7 @@ def _blocks(x, granularity) -> Tensor | None:
     return x.view(-1, size) if inner == 1 else x.view(-1, size, inner)
 
 
-def pieces(x, granularity, size):
-    """Cut x into pieces of at most `size` values: yields (slices of x, slices of the scale).
-
-    The pieces follow each other in memory. Each holds whole blocks, or lies within one; a short
-    last group is a piece of its own. Blocks of a granularity of the reader's own stay whole.
-    """
-    block = granularity.block_shape(x.shape)
-    whole = type(granularity) not in (PerTensor, PerAxis, PerGroup)
-    steps, count = list(x.shape), x.numel()
-    for axis in sorted(range(x.ndim), key=x.stride, reverse=True):
-        if count > size:
-            others = count // steps[axis]
-            steps[axis] = max(block[axis] if whole else 1, size // others)
-            count = others * steps[axis]
-    scales = len(granularity.scale_shape(x.shape))
-    for cut in itertools.product(*map(_cuts, x.shape, steps, block)):
-        yield tuple(c[0] for c in cut), tuple(c[1] for c in cut)[:scales]
-
-
-def _cuts(n, step, block):
-    """Cut n values of an axis with a scale for each `block`: (slice of values, slice of scales)."""
-    if step < block:
-        for start in range(0, n, block):
-            end, home = min(start + block, n), slice(start // block, start // block + 1)
-            for first in range(start, end, step):
-                yield slice(first, min(first + step, end)), home
-        return
-    step -= step % block
-    whole = n - n % block
-    for first in range(0, whole, step):
-        last = min(first + step, whole)
-        yield slice(first, last), slice(first // block, last // block)
-    if whole < n:
-        yield slice(whole, n), slice(whole // block, whole // block + 1)
-
-
 # --- the compiler ---
-
-
 def _compiles(formula, constants, *tensors) -> bool:
     """Whether these tensors go through the compiled formula."""
     x = tensors[0]
@@ -365,17 +255,6 @@ def _compiles(formula, constants, *tensors) -> bool:
     key = (formula, constants, x.device.type, x.dtype)
     _seen[key] += x.numel()
     return _seen[key] > PAYS_OFF[x.device.type]
-
-
-def _lies_in_memory(x) -> bool:
-    """Whether x's values are the numbers at its address: not those of a fake or wrapped tensor, of
-    torch.func, or of a view with the sign still to be changed."""
-    if x.is_neg() or type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:
-        return False
-    try:
-        return x.data_ptr() != 0
-    except RuntimeError:  # inside torch.vmap
-        return False
 
 
 def _call(formula, constants, *tensors):
@@ -397,130 +276,3 @@ def _call(formula, constants, *tensors):
             stacklevel=levels_to_caller(),
         )
         return None
-
-
-def _bare(x) -> Tensor:
-    """x's memory as a tensor that is no view, with the plainest strides.
-
-    The compiler compiles again for each kind of base that a view may have.
-    """
-    x = x.contiguous()
-    strides = [math.prod(x.shape[axis + 1 :]) for axis in range(x.ndim)]
-    return x.new_empty(0).set_(x.untyped_storage(), x.storage_offset(), x.shape, strides)
-
-
-@cache
-def _compiled(formula, constants, kinds, device):
-    """The formula with its constants, compiled for all shapes of tensors of these kinds."""
-    by_hand = _by_hand if device == "cpu" else _by_triton
-    return by_hand(formula, constants, kinds) or _by_torch(formula, constants, device)
-
-
-def _by_torch(formula, constants, device):
-    """The formula as torch.compile's loop."""
-
-    def kernel(*tensors):
-        return formula(*tensors, *constants)
-
-    # The compiler keeps at most eight versions beside a code object, so each kernel has its own.
-    kernel = types.FunctionType(kernel.__code__.replace(), globals(), closure=kernel.__closure__)
-    options = {"compile_threads": 1}
-    if device == "cuda":
-        options["eager_numerics.division_rounding"] = True  # its division is approximate without
-    with _silent():
-        run = torch.compile(kernel, fullgraph=True, dynamic=True, options=options)
-    return _silent()(run)  # it compiles when it is called
-
-
-def _by_hand(formula, constants, kinds, without=""):
-    """The formula by the loops of kernels.cpp; None where they lack it, or cannot be compiled."""
-    if formula not in (_min_max, _quantize, _choose_and_quantize):
-        return None
-    first = kinds[formula is _choose_and_quantize]
-    real, code = (str(dtype).removeprefix("torch.") for dtype, _ in (first, kinds[-1]))
-    with _silent():  # what fails here fails torch.compile too, which would name another cause then
-        importlib.import_module("torch._dynamo")
-    loops = _loops(without)
-    min_max_loop = getattr(loops, f"min_max_{real}", None)
-    quantize_loop = getattr(loops, f"quantize_{real}_{code}", None)
-    if not min_max_loop or not (quantize_loop or formula is _min_max):
-        return None
-
-    def min_max(r):
-        ends = [r.new_empty(r[:, 0].shape, dtype=torch.float32) for _ in range(2)]
-        min_max_loop(*map(_address, [r, *ends]), *_sizes(r))
-        return [x.to(r.dtype) for x in ends]
-
-    def quantize(r, scale, zero_point, out):
-        low, high, rounding = constants[:3]
-        held = r, scale.float(), zero_point.float(), out
-        ends = ctypes.c_float(low), ctypes.c_float(high)
-        quantize_loop(*map(_address, held), *_sizes(r), *ends, rounding == "inside")
-        return ()
-
-    def choose_and_quantize(ends, r, scale, zero_point, out):
-        r_min, r_max = (x.float().view(-1, 1) for x in min_max(r))
-        found = safe_qparams(r_min, r_max, *ends, *constants[3:])
-        scale.copy_(found.scale)
-        zero_point.copy_(found.zero_point)
-        return quantize(r, scale, zero_point, out)
-
-    return {_min_max: min_max, _quantize: quantize}.get(formula, choose_and_quantize)
-
-
-def _sizes(r):
-    return [ctypes.c_int64(n) for n in (*r.shape, 1)[:3]]
-
-
-def _address(x):
-    return ctypes.c_void_p(x.data_ptr())
-
-
-def _by_triton(formula, constants, kinds):
-    """The formula by the kernels of kernels_triton.py, which take rows; None for the rest.
-
-    In the stored trials torch.compile reached 0.2 to 0.7 of the floor where shapes may change,
-    and kernels of this kind 0.86 to 1.01 (notebook 12).
-    """
-    if kinds[-1][1] != 2 or formula is _min_max:
-        return None
-    try:
-        from qlesson import kernels_triton
-    except ImportError:
-        return None
-    wide = _by_torch(formula, constants, "cuda")
-
-    def kernel(*tensors):
-        if formula is _choose_and_quantize:
-            done = kernels_triton.choose_and_quantize(*tensors[1:], *constants[:4])
-            return () if done else wide(*tensors)
-        x, scale, zero_point, out = tensors
-        getattr(kernels_triton, formula.__name__[1:])(x, scale.float(), zero_point, out, *constants)
-        return ()
-
-    return kernel
-
-
-@cache
-def _loops(without):
-    """kernels.cpp, perhaps without some of its words, compiled and kept on disk by torch.
-
-    None where there is no compiler, a processor without vectors, or another torch.
-    """
-    source = Path(__file__).with_suffix(".cpp").read_text(encoding="utf-8")
-    try:
-        with _silent():
-            from torch._inductor.codecache import CppCodeCache
-
-            return CppCodeCache.load(source.replace(without, ""))
-    except Exception:
-        return None
-
-
-@contextmanager
-def _silent():
-    """Without the warnings of torch's inner parts. One thread at a time: two at once would each put
-    back the other's filters, and all warnings be lost from then on."""
-    with _filters, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -1,4 +1,4 @@
-// What kernels.py runs on a processor: the formula between one reading of r and one store of q.
+// What runs on a processor: the formula between one reading of r and one store of q.
 //
 //     q = clip(round(r / s + z), low, high)
 //
