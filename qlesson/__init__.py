@@ -22,6 +22,7 @@ _ROOMS = {
     "error": ["max_abs_error", "mse", "sqnr"],
     "granularity": ["PerAxis", "PerGroup", "PerTensor"],
     "kernels": ["use_kernels"],
+    "observers": [],
     "qtensor": ["QTensor", "ZeroPointClipped", "choose_qparams", "fake_quantize", "quantize"],
     "scheme": ["Scheme"],
     "ranges": [],
