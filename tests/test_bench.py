@@ -11,6 +11,8 @@ from reference import T
 
 import qlesson as ql
 from qlesson import bench
+from qlesson.bench import cells, measure
+from qlesson.bench.__main__ import main
 
 ROOT = Path(__file__).parents[1]
 CPU = bench.stored("cpu")
@@ -26,10 +28,10 @@ def test_the_traffic_of_the_formula():
 
 
 def test_measure_takes_turns_and_gives_median_and_quartiles(monkeypatch):
-    monkeypatch.setattr(bench, "PAUSE", 0)
-    monkeypatch.setattr(bench, "BLOCK_SECONDS", 0)
+    monkeypatch.setattr(measure, "PAUSE", 0)
+    monkeypatch.setattr(measure, "BLOCK_SECONDS", 0)
     order = []
-    found = bench.measure({"a": lambda: order.append("a"), "b": lambda: order.append("b")})
+    found = measure.measure({"a": lambda: order.append("a"), "b": lambda: order.append("b")})
     assert "".join(order) == "ab" + 3 * "aaabbb"
     assert all(low <= ms <= high for ms, low, high in found.values())
 
@@ -60,9 +62,9 @@ def test_every_contestant_does_the_same_work(work, granularity):
 def test_each_step_to_the_loop_by_hand_does_the_same_work(monkeypatch):
     calls, jobs = {}, []
     once = lambda found: calls.update(found) or dict.fromkeys(found, (1, 1, 1))  # noqa: E731
-    monkeypatch.setattr(bench, "measure", once)
+    monkeypatch.setattr(cells, "measure", once)
     monkeypatch.setattr(bench.Job, "floor", lambda job: jobs.append(job))
-    assert [row["contestant"] for row in bench.run_steps(2**16)] == list(calls)
+    assert [row["contestant"] for row in cells.run_steps(2**16)] == list(calls)
     (job,) = jobs
     assert calls.pop(bench.FLOOR) is None
     expected = job.codes.clone()
@@ -81,12 +83,12 @@ def test_the_floor_counts_bytes():
 
 
 def test_a_report_from_end_to_end(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "BLOCK_SECONDS", 0)
-    monkeypatch.setattr(bench, "PAUSE", 0)
-    monkeypatch.setattr(bench, "cells", lambda device: [("given scale", "row", "float32", True)])
-    monkeypatch.setattr(bench, "SIZES", [2**12])
+    monkeypatch.setattr(measure, "BLOCK_SECONDS", 0)
+    monkeypatch.setattr(measure, "PAUSE", 0)
+    monkeypatch.setattr(cells, "cells", lambda device: [("given scale", "row", "float32", True)])
+    monkeypatch.setattr(cells, "SIZES", [2**12])
     target, picture = tmp_path / "a.json", tmp_path / "a.png"
-    assert bench.main(["--mb", "1", "--json", str(target), "--plot", str(picture)]) == 0
+    assert main(["--mb", "1", "--json", str(target), "--plot", str(picture)]) == 0
     found = json.loads(target.read_text())
     assert {"device", "date", "versions", "absent", "copy", "rows", "product"} <= set(found)
     said = capsys.readouterr().out
