@@ -16,7 +16,7 @@ MISSING = minilm.folder() is None or importlib.util.find_spec("tokenizers") is N
 needs_the_model = pytest.mark.skipif(
     MISSING, reason="all-MiniLM-L6-v2 is not installed: see qlesson/models/minilm.py"
 )
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "10_quantized_language_model.ipynb"
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "10_quantized_language_model.ipynb"
 W8 = ql.Scheme(8, granularity=ql.PerAxis(0))
 
 

@@ -14,7 +14,7 @@ from qlesson import bench
 from qlesson.bench import cells, measure
 from qlesson.bench.__main__ import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CPU = bench.stored("cpu")
 CELL = {"work": "given scale", "granularity": "tensor", "dtype": "float32"}
 
