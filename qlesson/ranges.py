@@ -6,14 +6,8 @@ Of a tensor, for each block by itself, in the granularity's scale shape:
     percentile(r, granularity, 99.9)      without the outermost 0.1 % at either end
     mse_search(r, scheme)                 the range of least squared error
     entropy(r, scheme)                    the range of least KL divergence
-    moving_average(batches, granularity)  min and max, averaged over batches
 
-Of values that come in batches and are not kept, an observer of the same name:
-
-    observer = MSEObserver(scheme)
-    for batch in batches:
-        observer.observe(batch)
-    qparams = qparams_from_range(*observer.range(), scheme)
+`qlesson.observers` finds the same of values that come in batches and are not kept.
 
 What needs no codes takes a granularity, what searches takes the whole scheme. Both searches try
 ranges [max(r_min, -t), min(r_max, t)]: one limit t for both ends, from max|r| downwards.
@@ -30,8 +24,7 @@ from qlesson.affine import dequantize_affine, quantize_affine, safe_qparams, two
 from qlesson.granularity import Granularity, PerTensor
 from qlesson.scheme import Scheme
 
-BINS = 4096  # of a histogram, over both signs
-KL_BINS = 2048  # of one that entropy searches: more are slower, and no better (notebook 07)
+KL_BINS = 2048  # of the histogram that entropy searches: more are slower, no better (notebook 07)
 SMALLEST = -900  # the exponent of a histogram that has seen nothing but zeros
 FLOOR = 1e-4  # of one count: what Q has where only P has values
 WHOLE = PerTensor()
@@ -47,20 +40,6 @@ def min_max(r: Tensor, granularity: Granularity) -> tuple[Tensor, Tensor]:
     infinity checks all of r.
     """
     return granularity.reduce(torch.amin, r), granularity.reduce(torch.amax, r)
-
-
-def moving_average(batches, granularity=WHOLE, weight=0.1) -> tuple[Tensor, Tensor]:
-    """Min and max of each batch, averaged: range <- range + weight * (batch's range - range).
-
-    The first batch starts it. Late batches count most, and a value seen once fades: Jacob et al.
-    2018, arXiv:1712.05877, section 3.1, for activations during training (notebook 07).
-
-    batches  tensors whose blocks have the same scale shape;  weight  in (0, 1]
-    """
-    observer = MovingAverageObserver(granularity, weight)
-    for batch in batches:
-        observer.observe(batch)
-    return observer.range()
 
 
 @torch.no_grad()
@@ -97,14 +76,23 @@ def mse_search(r: Tensor, scheme: Scheme = Scheme()) -> tuple[Tensor, Tensor]:
     return tuple(x.reshape(shape) for x in _within(r_min, r_max, limit))
 
 
+@torch.no_grad()
 def entropy(r: Tensor, scheme: Scheme = Scheme(), bins=KL_BINS) -> tuple[Tensor, Tensor]:
     """The range whose codes keep the most of r's histogram, by KL divergence   (notebook 07).
 
-    As `EntropyObserver` says, fed once with r.
+    As `observers.EntropyObserver` says, fed once with r.
     """
-    observer = EntropyObserver(scheme, bins)
-    observer.observe(r)
-    return observer.range()
+    granularity = _scheme(scheme).granularity
+    _check_bins(bins)
+    r = _checked(r, granularity)
+    r_min, r_max = (x.reshape(-1, 1) for x in min_max(r, granularity))
+    _check_reach(r_min, r_max)
+    values, weights = _without_zeros(*_rows(r, granularity))
+    width = _bin_width(_reach(values), bins)
+    counts = _count(values, weights, width, bins)
+    limit = _limit_of_least_divergence(counts, width, r_min, r_max, scheme)
+    shape = granularity.scale_shape(r.shape)
+    return tuple(x.reshape(shape) for x in _within(r_min, r_max, limit))
 
 
 # --- the two searches -----------------------------------------------------------------------------
@@ -199,217 +187,44 @@ def divergence(counts, inside, code) -> Tensor:
     return torch.where(p > 0, p * (p / q).log(), 0).sum(1, keepdim=True)
 
 
-# --- of batches -----------------------------------------------------------------------------------
+# --- a histogram of each block, over [-2^e, 2^e] --------------------------------------------------
 
 
-class Observer:
-    """Sees one batch after the other and keeps what the range needs, not the batches.
-
-    observe(batch)  a float tensor; the scale shape must be that of the batches before, so per
-                    tensor any shape will do, and PerAxis(-1) may see batches of other lengths
-    range()         r_min and r_max so far, in the scale shape
-
-    Raises ValueError for NaN, infinity, an empty batch, another scale shape, or a range asked for
-    before any batch; TypeError for anything but a float tensor.
-    """
-
-    def __init__(self, granularity=WHOLE):
-        if not isinstance(granularity, Granularity):
-            raise TypeError(
-                "granularity must be ql.PerTensor(), ql.PerAxis(axis) or "
-                f"ql.PerGroup(group_size), got {granularity!r}."
-            )
-        self.granularity = granularity
-        self.shape = None  # of a scale
-
-    @torch.no_grad()
-    def observe(self, batch: Tensor) -> None:
-        """Take this batch into account."""
-        batch = _checked(batch, self.granularity)
-        shape = self.granularity.scale_shape(batch.shape)
-        if self.shape not in (None, shape):
-            raise ValueError(
-                f"This batch of shape {tuple(batch.shape)} has scales of shape {shape}, those "
-                f"before had {self.shape}: use one observer for each kind of batch, or PerTensor()."
-            )
-        self._update(batch, *min_max(batch, self.granularity))
-        self.shape = shape
-
-    def range(self) -> tuple[Tensor, Tensor]:
-        """(r_min, r_max) of the batches so far, in the granularity's scale shape."""
-        if self.shape is None:
-            raise ValueError("No batch was observed: call observe(batch) before range().")
-        return tuple(x.reshape(self.shape).clone() for x in self._range())
-
-    def _update(self, batch, r_min, r_max):
-        """The smallest and the largest value so far."""
-        if self.shape is not None:
-            r_min, r_max = torch.minimum(r_min, self.r_min), torch.maximum(r_max, self.r_max)
-        self.r_min, self.r_max = r_min, r_max
-
-    def _range(self):
-        return self.r_min, self.r_max
+def _reach(values) -> Tensor:
+    """The smallest e with |values| < 2^e, for each row; SMALLEST where all are 0."""
+    largest = values.abs().amax(1, keepdim=True)
+    exponent = torch.frexp(largest).exponent.long()
+    return torch.where(largest > 0, exponent, SMALLEST).clamp(min=SMALLEST)  # of 0 it would be 0
 
 
-class MinMaxObserver(Observer):
-    """The smallest and the largest value of all batches; exact   (notebook 07)."""
+def _bin_width(exponent, bins) -> Tensor:
+    """The width of a bin, [blocks, 1], in float64: for an even power of two, exact."""
+    power = two_to(exponent + 1)
+    return power / power.new_tensor(bins)
 
 
-class MovingAverageObserver(Observer):
-    """Min and max averaged over batches, as `moving_average` says; exact   (notebook 07)."""
-
-    def __init__(self, granularity=WHOLE, weight=0.1):
-        super().__init__(granularity)
-        if isinstance(weight, bool) or not isinstance(weight, Real) or not 0 < weight <= 1:
-            raise ValueError(
-                f"weight must be a number above 0 and at most 1, got {weight!r}: it is the share "
-                "that a new batch has in the average."
-            )
-        self.weight = weight
-
-    @torch.no_grad()
-    def observe(self, batch: Tensor) -> None:
-        """Take this batch into account."""
-        before = None if self.shape is None else (self.r_min, self.r_max)
-        super().observe(batch)
-        if before and not checks.all_finite(self.r_min, self.r_max):
-            # The difference of two ends was too large: that of their halves is not.
-            halves = [x / 2 for x in min_max(_checked(batch, self.granularity), self.granularity)]
-            steps = [
-                2 * (old / 2 + self.weight * (new - old / 2))
-                for old, new in zip(before, halves, strict=True)
-            ]
-            self.r_min, self.r_max = (
-                torch.where(torch.isfinite(x), x, step)
-                for x, step in zip((self.r_min, self.r_max), steps, strict=True)
-            )
-
-    def _update(self, batch, r_min, r_max):
-        if self.shape is not None:
-            r_min = self.r_min + self.weight * (r_min - self.r_min)
-            r_max = self.r_max + self.weight * (r_max - self.r_max)
-        self.r_min, self.r_max = r_min, r_max
+def _count(values, weights, width, bins) -> Tensor:
+    """How much weight each bin holds, [blocks, bins], in float64."""
+    index = torch.floor(values.double() / width).long() + bins // 2
+    return weights.new_zeros(len(values), bins).scatter_add_(1, index, weights)
 
 
-class HistogramObserver(Observer):
-    """Counts of each block's values in `bins` equal bins over [-2^e, 2^e]   (notebook 07).
-
-    e is the smallest that holds the block; zeros need none. When a larger value comes, e grows and
-    neighbouring bins merge, two, four or more into one, so no count is ever split: counts, kept in
-    float64, are exact, and the same whatever the order of the batches. What is lost is where in its
-    bin a value lies. Memory: 8 * bins bytes for each block.
-    """
-
-    def __init__(self, granularity=WHOLE, bins=BINS):
-        super().__init__(granularity)
-        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 2 or bins % 2:
-            raise ValueError(f"bins must be an even whole number of at least 2, got {bins!r}.")
-        self.bins = bins
-
-    def _update(self, batch, r_min, r_max):
-        if bool((torch.maximum(-r_min, r_max) >= 2.0**1022).any()):
-            raise ValueError(
-                f"The batch reaches from {r_min.min().item():g} to {r_max.max().item():g}: a "
-                "histogram ends at 2^1022. Scale the batch down."
-            )
-        super()._update(batch, r_min, r_max)
-        values, weights = self._counted(*_rows(batch, self.granularity))
-        if self.shape is None:
-            self.counts = values.new_zeros(len(values), self.bins, dtype=torch.float64)
-            self.exponent = torch.full_like(values[:, :1], SMALLEST, dtype=torch.int64)
-        largest = values.abs().amax(1, keepdim=True)
-        exponent = torch.frexp(largest).exponent.long()  # |values| < 2^e
-        exponent = torch.where(largest > 0, exponent, SMALLEST)  # of 0 it would be 0
-        self._grow(torch.maximum(self.exponent, exponent))
-        index = torch.floor(values.double() / self.width).long() + self.bins // 2
-        self.counts.scatter_add_(1, index, weights)
-
-    def _counted(self, values, weights):
-        """Which values to count, and how often."""
-        return values, weights
-
-    def _grow(self, exponent):
-        """Merge bins until they reach to 2^exponent."""
-        place = torch.arange(self.bins, device=exponent.device) - self.bins // 2
-        index = (place >> (exponent - self.exponent).clamp(max=62)) + self.bins // 2
-        self.counts = torch.zeros_like(self.counts).scatter_add_(1, index, self.counts)
-        self.exponent = exponent
-
-    @property
-    def width(self) -> Tensor:
-        """The width of a bin, [blocks, 1], in float64: for an even power of two, exact."""
-        power = two_to(self.exponent + 1)
-        return power / power.new_tensor(self.bins)
-
-    def _ends(self):
-        return self.r_min.reshape(-1, 1), self.r_max.reshape(-1, 1)
+def _without_zeros(values, weights):
+    """Exact zeros come back exactly: they count for nothing."""
+    return values, torch.where(values == 0, 0, weights)
 
 
-class PercentileObserver(HistogramObserver):
-    """`percentile` of all batches, from a histogram   (notebook 07).
+def _check_bins(bins):
+    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 2 or bins % 2:
+        raise ValueError(f"bins must be an even whole number of at least 2, got {bins!r}.")
 
-    Approximate: either end is the edge of the bin that holds the percentile, so at most one bin
-    further out, and never beyond the smallest and the largest value.
-    """
 
-    def __init__(self, granularity=WHOLE, percent=99.9, bins=BINS):
-        super().__init__(granularity, bins)
-        _check_percent(percent)
-        self.percent = percent
-
-    def _range(self):
-        below = self.counts.cumsum(1)
-        low, high = (
-            torch.searchsorted(below, rank[:, None].double(), right=True) - self.bins // 2
-            for rank in _ranks(below[:, -1], self.percent)
+def _check_reach(r_min, r_max):
+    if bool((torch.maximum(-r_min, r_max) >= 2.0**1022).any()):
+        raise ValueError(
+            f"The batch reaches from {r_min.min().item():g} to {r_max.max().item():g}: a "
+            "histogram ends at 2^1022. Scale the batch down."
         )
-        r_min, r_max = self._ends()
-        low, high = (low * self.width).to(r_min.dtype), ((high + 1) * self.width).to(r_max.dtype)
-        return torch.maximum(low, r_min), torch.minimum(high, r_max)
-
-
-class MSEObserver(HistogramObserver):
-    """`mse_search` over all batches, from a histogram   (notebook 07).
-
-    Approximate: every value counts as the centre of its bin. That serves as long as a step is
-    several bins wide.
-    """
-
-    def __init__(self, scheme: Scheme = Scheme(), bins=BINS):
-        super().__init__(_scheme(scheme).granularity, bins)
-        self.scheme = scheme
-
-    @torch.no_grad()
-    def _range(self):
-        centres = _centres(self.counts, self.width, *self._ends())
-        limit = _limit_of_least_error(centres, self.counts, *self._ends(), self.scheme)
-        return _within(*self._ends(), limit)
-
-
-class EntropyObserver(HistogramObserver):
-    """The range of least KL divergence between the histogram and what the codes keep of it.
-
-    Migacz 2017, "8-bit inference with TensorRT" (GTC talk S7310), with its pitfalls mended. Which
-    bins a code covers is asked of `quantize_affine`, so their number need not divide evenly;
-    counts are floats; only an end code that is empty but takes outliers is smoothed; and exact
-    zeros, which come back exactly, are not counted, or the half of the values that ReLU makes 0
-    would decide alone. With too few bins no limit can be judged, and the result is min-max.
-    Approximate like every histogram, and more: another number of bins may choose another range
-    (notebook 07).
-    """
-
-    def __init__(self, scheme: Scheme = Scheme(), bins=KL_BINS):
-        super().__init__(_scheme(scheme).granularity, bins)
-        self.scheme = scheme
-
-    def _counted(self, values, weights):
-        return values, torch.where(values == 0, 0, weights)
-
-    @torch.no_grad()
-    def _range(self):
-        ends = self._ends()
-        limit = _limit_of_least_divergence(self.counts, self.width, *ends, self.scheme)
-        return _within(*ends, limit)
 
 
 # --- shared ---------------------------------------------------------------------------------------

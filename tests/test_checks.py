@@ -11,22 +11,24 @@ import torch
 from torch import nn
 
 import qlesson as ql
-from qlesson import affine, checks, codebooks, integer, methods, ranges
+from qlesson import affine, checks, methods, observers, ranges
 from qlesson.error import error_shares
+from qlesson.files import codebooks
+from qlesson.files.packing import PackedTensor
 from qlesson.granularity import Granularity
-from qlesson.integer import fixed_point, int8_codes, int_conv2d, int_matmul, requantize
-from qlesson.layers import (
+from qlesson.methods.rotation import hadamard, random_rotation
+from qlesson.methods.smoothquant import smoothing_scales
+from qlesson.nn import (
     IntegerLinear,
     QuantizedConv,
     QuantizedEmbedding,
     QuantizedLinear,
+    integer,
     load_state,
     quantize_model,
     state,
 )
-from qlesson.methods.rotation import hadamard, random_rotation
-from qlesson.methods.smoothquant import smoothing_scales
-from qlesson.packing import PackedTensor
+from qlesson.nn.integer import fixed_point, int8_codes, int_conv2d, int_matmul, requantize
 from qlesson.qtensor import qparams_from_range
 
 NAN, INF = math.nan, math.inf
@@ -274,8 +276,8 @@ REAL = {
     "percentile": ranges.percentile,
     "mse_search": ranges.mse_search,
     "entropy": ranges.entropy,
-    "moving_average": lambda x: ranges.moving_average([x]),
-    "observer": lambda x: ranges.MinMaxObserver().observe(x),
+    "moving_average": lambda x: observers.moving_average([x]),
+    "observer": lambda x: observers.MinMaxObserver().observe(x),
     "nearest": lambda x: codebooks.nearest(x, codebooks.nf4()),
     "nearest, book": lambda x: codebooks.nearest(torch.ones(2), x),
     "mxfp4": lambda x: codebooks.mxfp4(x.repeat(1, 16)),
@@ -377,7 +379,7 @@ def test_a_clip_holds_both_ends(bits, dtype):
 # --- edges of searches and observers --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("observer", [ranges.EntropyObserver, ranges.MSEObserver])
+@pytest.mark.parametrize("observer", [observers.EntropyObserver, observers.MSEObserver])
 def test_a_batch_of_zeros_leaves_a_histogram_as_it_is(observer):
     r = drawn(20_001) * 1e-4
     one, two, first = observer(), observer(), observer()
@@ -400,15 +402,15 @@ def test_a_batch_of_zeros_leaves_a_histogram_as_it_is(observer):
 
 def test_a_moving_average_of_finite_ends_is_finite():
     batches = [torch.tensor([-3e38, 0]), torch.tensor([3e38, 3.1e38])]
-    low, high = ranges.moving_average(batches)
+    low, high = observers.moving_average(batches)
     assert low.item() == pytest.approx(-2.4e38) and high.item() == pytest.approx(3.1e37)
-    low, _ = ranges.moving_average([x.double() * 5e269 for x in batches])
+    low, _ = observers.moving_average([x.double() * 5e269 for x in batches])
     assert low.item() == pytest.approx(-1.2e308)
     mixed = [
         torch.tensor([[-3e38, 0], [1e-45, 3e-45]]),
         torch.tensor([[3e38, 3e38], [3e-45, 3e-45]]),
     ]
-    low, _ = ranges.moving_average(mixed, ql.PerAxis(0), weight=1)
+    low, _ = observers.moving_average(mixed, ql.PerAxis(0), weight=1)
     assert torch.equal(low, torch.tensor([[3e38], [3e-45]]))
 
 
@@ -425,7 +427,7 @@ def test_a_search_near_the_end_of_the_floats_finds_a_range_that_serves(search, d
     )
     scheme = ql.Scheme(8, mapping)
     if search == "MSEObserver":
-        observer = ranges.MSEObserver(scheme)
+        observer = observers.MSEObserver(scheme)
         observer.observe(r)
         ends = observer.range()
     else:
@@ -455,12 +457,12 @@ def test_sqnr_of_numbers_whose_squares_float64_does_not_hold(size):
 
 def test_a_range_is_a_copy_of_the_observers_state():
     for observer in (
-        ranges.MinMaxObserver(),
-        ranges.MovingAverageObserver(),
-        ranges.PercentileObserver(),
-        ranges.MSEObserver(),
-        ranges.EntropyObserver(),
-        ranges.MinMaxObserver(ql.PerAxis(0)),
+        observers.MinMaxObserver(),
+        observers.MovingAverageObserver(),
+        observers.PercentileObserver(),
+        observers.MSEObserver(),
+        observers.EntropyObserver(),
+        observers.MinMaxObserver(ql.PerAxis(0)),
     ):
         r = drawn(3, 50)
         observer.observe(r)
@@ -521,7 +523,7 @@ def everything():
         "max_abs_error": ql.max_abs_error(r, r.round()),
         "error_shares": error_shares(r, r.round(), 0.1),
         "percentile": ranges.percentile(r, percent=99),
-        "moving_average": ranges.moving_average([r, r + 1]),
+        "moving_average": observers.moving_average([r, r + 1]),
         "e2m1": codebooks.e2m1(),
         "nf4": codebooks.nf4(),
         "nearest": codebooks.nearest(r, codebooks.nf4()),
@@ -537,10 +539,10 @@ def everything():
         "output_error": methods.output_error(w, w.round(), r),
     }
     for kind in (
-        ranges.MinMaxObserver,
-        ranges.PercentileObserver,
-        ranges.MSEObserver,
-        ranges.EntropyObserver,
+        observers.MinMaxObserver,
+        observers.PercentileObserver,
+        observers.MSEObserver,
+        observers.EntropyObserver,
     ):
         observer = kind()
         observer.observe(r)

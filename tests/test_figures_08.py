@@ -8,8 +8,8 @@ import torch
 from looks import assert_looks, contrast
 from matplotlib.patches import Rectangle
 
-from qlesson import codebooks
-from qlesson.packing import ORDERS, pack, unpack
+from qlesson.files import codebooks
+from qlesson.files.packing import ORDERS, pack, unpack
 from qlesson.teach import figures
 from qlesson.teach.figures import f08
 from qlesson.teach.show import facts

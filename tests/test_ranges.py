@@ -22,9 +22,7 @@ from reference import T, home, indices, plain, qparams_of_range, whole
 from strategies import problems, tensors
 
 import qlesson as ql
-from qlesson.qtensor import qparams_from_range
-from qlesson.ranges import (
-    KL_BINS,
+from qlesson.observers import (
     EntropyObserver,
     HistogramObserver,
     MinMaxObserver,
@@ -32,14 +30,10 @@ from qlesson.ranges import (
     MSEObserver,
     Observer,
     PercentileObserver,
-    _codes,
-    _qparams,
-    entropy,
-    min_max,
     moving_average,
-    mse_search,
-    percentile,
 )
+from qlesson.qtensor import qparams_from_range
+from qlesson.ranges import KL_BINS, _codes, _qparams, entropy, min_max, mse_search, percentile
 
 SYMMETRIC = ql.Scheme(8, "symmetric")
 

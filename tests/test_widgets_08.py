@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import qlesson as ql
-from qlesson.packing import pack, unpack
+from qlesson.files.packing import pack, unpack
 from qlesson.teach import play
 from qlesson.teach.widgets import w08
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import qlesson as ql
-from qlesson import tinygpt
+from qlesson.models import tinygpt
 from qlesson.teach import play
 from qlesson.teach.widgets import w10
 

@@ -60,7 +60,7 @@ def _numbers(text):
 
 def _device():
     try:
-        from qlesson.kernels import best_device
+        from qlesson.device import best_device
 
         return str(best_device()), ""
     except ImportError as error:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qlesson.kernels import best_device
+from qlesson.device import best_device
 
 
 class Verdict(NamedTuple):

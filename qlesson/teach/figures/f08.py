@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 
-from qlesson.packing import pack, unpack
+from qlesson.files.packing import pack, unpack
 from qlesson.teach.figures import drawing as draw
 from qlesson.teach.show import ASIDE
 
@@ -31,7 +31,7 @@ def bits_in_bytes(codes, bits, orders=("low_first",), rows=None, read=None):
     """Every bit of the packed bytes, and which code it belongs to   (notebook 08).
 
     codes   at most 8 integers that fit into `bits` bits, signed if one of them is negative
-    orders  names as `qlesson.packing.pack` takes them, one below the other
+    orders  names as `qlesson.files.packing.pack` takes them, one below the other
     rows    how many rows of four bytes to leave room for; None is as many as there are
     read    the order in which to read the bytes of the last order; what comes back stands below
     """

@@ -76,7 +76,7 @@ KINDS_OF_LAYERS = {  # name: (step, whether it runs on integers)
 def pipelines():
     """What each kind of layer computes, step by step, and which steps run on floats (notebook 09).
 
-    The kinds are those of `qlesson.layers`.
+    The kinds are those of `qlesson.nn.layers`.
     """
     rows = KINDS_OF_LAYERS
     fig, ax = draw.figure(0.35 + 0.72 * len(rows))

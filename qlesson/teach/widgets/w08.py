@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 import qlesson as ql
-from qlesson.packing import PackedTensor, unpack
+from qlesson.files.packing import PackedTensor, unpack
 from qlesson.teach import figures
 from qlesson.teach.figures.f08 import LETTERS
 from qlesson.teach.widgets import Choice, Slider, declare

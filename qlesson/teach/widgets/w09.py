@@ -5,8 +5,8 @@ from functools import cache
 import torch.nn.functional as F
 
 import qlesson as ql
-from qlesson import tinygpt
 from qlesson.methods import layer_inputs
+from qlesson.models import tinygpt
 from qlesson.teach import figures
 from qlesson.teach.widgets import Choice, Slider, declare
 

@@ -5,7 +5,7 @@ from functools import cache, partial
 from typing import NamedTuple
 
 import qlesson as ql
-from qlesson import tinygpt
+from qlesson.models import tinygpt
 from qlesson.teach import figures
 from qlesson.teach.figures.f10 import three_digits
 from qlesson.teach.widgets import Choice, Slider, declare

@@ -1,0 +1,22 @@
+"""The kernels beside their peers and the limit of memory (notebook 12).
+
+Each contestant runs in blocks of its own, in turn with the others, with a pause before each block:
+threads of ONNX Runtime keep spinning after a call and would double the time of whoever is next.
+"""
+
+from qlesson.bench.cells import DTYPES, FLOOR, GRANULARITIES, SIZES, WORKS, Job
+from qlesson.bench.report import ms_of, quick, stored
+from qlesson.bench.traffic import traffic
+
+__all__ = [
+    "DTYPES",
+    "FLOOR",
+    "GRANULARITIES",
+    "Job",
+    "SIZES",
+    "WORKS",
+    "ms_of",
+    "quick",
+    "stored",
+    "traffic",
+]

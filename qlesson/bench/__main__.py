@@ -1,0 +1,37 @@
+"""The kernels beside their peers and the limit of memory: `python -m qlesson.bench` (notebook 12).
+
+python -m qlesson.bench                      the table, in under three minutes on a CPU
+python -m qlesson.bench --json out.json      the same, stored, with device, date and versions
+python -m qlesson.bench --plot out.png       and a picture of it
+python -m qlesson.bench --sizes              from 4 KB to 1 GB: where the crossover is
+python -m qlesson.bench --mb 16              another size
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import qlesson as ql
+from qlesson.bench.report import as_json, plot, report, table
+
+
+def main(argv=None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="qlesson.bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--json", metavar="FILE", help="store the report")
+    parser.add_argument("--plot", metavar="FILE", help="store a picture of it")
+    parser.add_argument("--sizes", action="store_true", help="4 KB to 1 GB as well")
+    parser.add_argument("--mb", type=int, default=128, help="MB of input, as 2^20 bytes")
+    args = parser.parse_args(argv)
+    device = ql.best_device().type
+    found = report(args.mb * 2**20, device, args.sizes, lambda cell: print(".", end="", flush=True))
+    print("\n" + table(found))
+    if args.json:
+        Path(args.json).write_text(as_json(found), encoding="utf-8")
+    if args.plot:
+        plot(found).savefig(args.plot, dpi=100)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""What is timed: the cells of the table, and what a run measures beside them (notebook 12)."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+import qlesson as ql
+from qlesson import kernels
+from qlesson.bench.measure import measure
+from qlesson.bench.peers import (
+    bitsandbytes_,
+    compiler,
+    formula,
+    numpy_,
+    onnxruntime_,
+    torch_,
+    torchao_,
+)
+from qlesson.kernels import compilers
+from qlesson.nn.integer import int_matmul
+
+GRANULARITIES = {
+    "tensor": ql.PerTensor(),
+    "row": ql.PerAxis(0),
+    "column": ql.PerAxis(1),
+    "group 32": ql.PerGroup(32),
+    "group 128": ql.PerGroup(128),
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+WORKS = ("given scale", "choose", "dequantize")
+FLOOR = "one pass"  # the limit: out.copy_(x), which reads and writes the same bytes
+SIZES = [2**n for n in range(12, 31, 3)]
+
+
+class Job:
+    """One cell of the table: a tensor, its codes, and where the result goes."""
+
+    def __init__(self, work, granularity, dtype, nbytes, device="cpu"):
+        self.work, self.granularity, self.dtype = work, granularity, dtype
+        values = max(1, nbytes // DTYPES[dtype].itemsize)
+        columns = min(4096, values)
+        generator = torch.Generator().manual_seed(0)
+        r = torch.randn(values // columns, columns, generator=generator)
+        self.r = r.to(device, DTYPES[dtype])
+        self.scheme = ql.Scheme(granularity=GRANULARITIES[granularity])
+        self.qparams = ql.choose_qparams(self.r, self.scheme)
+        self.codes = torch.empty_like(self.r, dtype=torch.int8)
+        self.x = ql.quantize(self.r, self.scheme, self.qparams, out=self.codes)
+        self.r_hat = torch.empty_like(self.r)
+        self.device = device
+
+    @property
+    def bytes_moved(self) -> int:
+        """The fewest bytes: input (twice where the range must be known first), output, scales."""
+        passes = 2 if self.work == "choose" and self.granularity in ("tensor", "column") else 1
+        return passes * self.r.nbytes + self.x.nbytes
+
+    def block_size(self):
+        """torchao's name for the values that share a scale."""
+        return self.scheme.granularity.block_shape(self.r.shape)
+
+    def contestants(self, few=False) -> dict[str, Callable]:
+        """Those that can do this job here; `few`: only the package and the floor."""
+        found = {FLOOR: self.floor()} | self.ours()
+        peers = (formula, compiler, numpy_, torch_, onnxruntime_, torchao_, bitsandbytes_)
+        for peer in () if few else peers:
+            try:
+                found |= peer(self)
+            except ImportError:
+                pass
+        return found
+
+    def floor(self):
+        if self.work == "dequantize":
+            return lambda: self.r_hat.copy_(self.codes)
+        return lambda: self.codes.copy_(self.r)
+
+    def ours(self):
+        def call(mode):
+            qparams = self.qparams if self.work == "given scale" else None
+            with ql.use_kernels(mode):
+                if self.work == "dequantize":
+                    return self.x.dequantize(self.r.dtype, out=self.r_hat)
+                return ql.quantize(self.r, self.scheme, qparams, check=False, out=self.codes)
+
+        return {"eager": lambda: call("eager"), "compiled": lambda: call("compiled")}
+
+
+def cells(device="cpu"):
+    """(work, granularity, dtype, few) of every cell of the table."""
+    for work in WORKS:
+        for granularity in GRANULARITIES:
+            yield work, granularity, "float32", False
+    for dtype in ("bfloat16", "float16"):
+        for work, granularity in (
+            *(("given scale", g) for g in ("tensor", "row", "group 128")),
+            ("choose", "group 128"),
+            ("dequantize", "group 128"),
+        ):
+            yield work, granularity, dtype, device == "cpu"
+
+
+def run_cell(work, granularity, dtype, few, nbytes, device="cpu") -> list[dict]:
+    """The rows of one cell: a contestant each."""
+    job = Job(work, granularity, dtype, nbytes, device)
+    found = measure(job.contestants(few), device)
+    keys = {"work": work, "granularity": granularity, "dtype": dtype, "nbytes": job.r.nbytes}
+    return [
+        keys | {"contestant": name, "ms": ms, "low": low, "high": high, "moved": job.bytes_moved}
+        for name, (ms, low, high) in found.items()
+    ]
+
+
+def run(nbytes=2**27, device="cpu", progress=None) -> list[dict]:
+    """Every cell of the table."""
+    rows = []
+    for cell in cells(device):
+        rows += run_cell(*cell, nbytes, device)
+        if progress:
+            progress(cell)
+    return rows
+
+
+def run_sizes(sizes=SIZES, device="cpu") -> list[dict]:
+    """Given scale per tensor, float32, from a few KB to 1 GB: the package and the floor."""
+    rows = []
+    for nbytes in sizes:
+        rows += run_cell("given scale", "tensor", "float32", True, nbytes, device)
+    return rows
+
+
+def run_copy(nbytes=2**27, device="cpu") -> list[dict]:
+    """The device copy: float32 to float32, what every share of bandwidth is measured by."""
+    x = torch.zeros(nbytes // 4, device=device)
+    y = torch.empty_like(x)
+    ((ms, low, high),) = measure({"copy": lambda: y.copy_(x)}, device).values()
+    return [{"contestant": "copy", "ms": ms, "low": low, "high": high, "moved": 2 * nbytes}]
+
+
+def run_pieces(nbytes=2**27, powers=(14, 15, 16, 17, 18, 19, 20, 22, 25)) -> list[dict]:
+    """The formula on 2^power values at a time, and on the whole tensor: where the cache ends."""
+    job = Job("given scale", "tensor", "float32", nbytes)
+    r, codes, whole = job.r.view(-1), job.codes.view(-1), job.r.numel()
+
+    def by(size):
+        for a, b in zip(r.split(size), codes.split(size), strict=True):
+            b.copy_(ql.quantize_affine(a, *job.qparams, -128, 127))
+
+    sizes = [n for n in (2**power for power in powers) if n <= whole]
+    found = measure({n: partial(by, n) for n in sizes})
+    return [{"values": n, "ms": ms, "low": a, "high": b} for n, (ms, a, b) in found.items()]
+
+
+def run_memory(nbytes=2**27) -> list[dict]:
+    """The formula with and without fresh memory, and how many pages the system had to find."""
+    import resource
+
+    def fresh(call):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        call()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    job = Job("given scale", "tensor", "float32", nbytes)
+    contestants = formula(job) | {"eager": job.ours()["eager"]}
+    found = measure(contestants)
+    return [
+        {"contestant": k, "ms": a, "low": b, "high": c, "fresh_pages": fresh(contestants[k])}
+        for k, (a, b, c) in found.items()
+    ]
+
+
+def run_steps(nbytes=2**27) -> list[dict]:
+    """Given scale per tensor: what the loop by hand has, one step after the other."""
+    job = Job("given scale", "tensor", "float32", nbytes)
+    rows = kernels.rows(job.r, *job.qparams, job.scheme.granularity, job.codes)
+    kind = kernels._quantize, (-128, 127, "inside"), [(t.dtype, t.ndim) for t in rows]
+    contestants = compiler(job) | {
+        "clip by hand": partial(compilers._by_hand(*kind, "__builtin_prefetch(r + ahead);"), *rows),
+        "and memory asked for early": partial(compilers._by_hand(*kind), *rows),
+        FLOOR: job.floor(),
+    }
+    found = measure(contestants)
+    return [{"contestant": k, "ms": a, "low": b, "high": c} for k, (a, b, c) in found.items()]
+
+
+def run_product(shape=(512, 2048, 2048), device="cpu") -> list[dict]:
+    """y = x w^T with 8-bit weights and activations, against float32 and bfloat16 (notebook 09)."""
+    n, inner, out = shape
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, inner, generator=generator).to(device)
+    w = torch.randn(out, inner, generator=generator).to(device)
+    scheme = ql.Scheme(8, "symmetric", ql.PerAxis(0))
+    qw = ql.quantize(w, scheme)
+    qwt, x8, w16 = qw.q.t(), ql.quantize(x, scheme).q, w.bfloat16()
+
+    def w8a8():
+        with ql.use_kernels("compiled"):
+            qx = ql.quantize(x, scheme)
+        return (int_matmul(qx.q, qw.q) * qx.scale).mul_(qw.scale.view(1, -1))
+
+    contestants = {
+        "float32": lambda: x @ w.t(),
+        "bfloat16": lambda: x.bfloat16() @ w16.t(),
+        "W8A8": w8a8,
+        "torch._int_mm alone": lambda: torch._int_mm(x8, qwt),
+    }
+    found = measure(contestants, device)
+    return [
+        {"contestant": name, "shape": list(shape), "ms": ms, "low": low, "high": high}
+        for name, (ms, low, high) in found.items()
+    ]

@@ -1,0 +1,153 @@
+"""Who takes part beside the package, each in a function of a job (notebook 12)."""
+
+from functools import partial
+
+import torch
+
+import qlesson as ql
+from qlesson import kernels
+from qlesson.kernels import compilers
+
+
+def formula(job):
+    """The formula of affine.py on the whole tensor: one operation, one pass over memory each."""
+    g, (scale, zero_point) = job.scheme.granularity, map(job.scheme.granularity.align, job.qparams)
+    if job.work == "given scale":
+        r, held = g.split(job.r), torch.empty_like(g.split(job.r), dtype=torch.float32)
+
+        def reused():
+            """The same five operations, without an intermediate in fresh memory."""
+            torch.div(r, scale, out=held).add_(zero_point).round_().clamp_(-128, 127)
+            return g.split(job.codes).copy_(held)
+
+        whole = partial(ql.quantize_affine, r, scale, zero_point, -128, 127)
+        return {"formula, whole": whole, "formula, memory reused": reused}
+    if job.work == "dequantize":
+        q = g.split(job.codes)
+        return {"formula, whole": lambda: ql.dequantize_affine(q, scale, zero_point)}
+    return {}
+
+
+def compiler(job):
+    """The formula as torch.compile's loop, where the package has one written by hand."""
+    if job.work != "given scale":
+        return {}
+    rows = kernels.rows(job.r, *job.qparams, job.scheme.granularity, job.codes)
+    kernel = compilers._by_torch(kernels._quantize, (-128, 127, "inside"), job.device)
+    return {"torch.compile": lambda: kernel(*rows)}
+
+
+def numpy_(job):
+    import numpy as np
+
+    if job.dtype != "float32" or job.device != "cpu" or job.work == "choose":
+        return {}
+    split, align = job.scheme.granularity.split, job.scheme.granularity.align
+    scale, zero_point = (align(p).numpy() for p in job.qparams)
+    if job.work == "dequantize":
+        q, z = split(job.codes).numpy(), zero_point.astype(np.float32)
+        return {"numpy": lambda: scale * (q.astype(np.float32) - z)}
+    r = split(job.r).numpy()
+    return {"numpy": lambda: np.clip(np.rint(r / scale + zero_point), -128, 127).astype(np.int8)}
+
+
+def torch_(job):
+    """torch.quantize_per_tensor and per_channel, which are deprecated."""
+    if job.dtype != "float32" or job.work == "choose" or job.granularity.startswith("group"):
+        return {}
+    scale, zero_point = (p.flatten().cpu() for p in job.qparams)
+    if job.granularity == "tensor":
+        args = (scale.item(), zero_point.item(), torch.qint8)
+        name, quantize = "torch.quantize_per_tensor", torch.quantize_per_tensor
+    else:
+        axis = job.scheme.granularity.axis
+        args = (scale.double(), zero_point.long(), axis, torch.qint8)
+        name, quantize = "torch.quantize_per_channel", torch.quantize_per_channel
+    if job.work == "given scale":
+        return {name: lambda: quantize(job.r, *args)}
+    q = quantize(job.r, *args)
+    return {name: lambda: q.dequantize()}
+
+
+def onnxruntime_(job):
+    """QuantizeLinear and DequantizeLinear, writing into the same memory as the others."""
+    import numpy as np
+    import onnxruntime
+
+    if job.dtype != "float32" or job.device != "cpu" or job.work == "choose":
+        return {}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(_onnx_model(job), options)
+    binding = session.io_binding()
+    given, filled = (job.r, job.codes) if job.work == "given scale" else (job.codes, job.r_hat)
+    for bind, name, x in ((binding.bind_input, "x", given), (binding.bind_output, "y", filled)):
+        kind = np.float32 if x.dtype == torch.float32 else np.int8
+        bind(name, "cpu", 0, kind, tuple(x.shape), x.data_ptr())
+    return {"onnxruntime": lambda: session.run_with_iobinding(binding)}
+
+
+def _onnx_model(job) -> bytes:
+    from onnx import TensorProto, helper, numpy_helper
+
+    kinds = {"given scale": ("QuantizeLinear", TensorProto.FLOAT, TensorProto.INT8)}
+    kinds["dequantize"] = ("DequantizeLinear", TensorProto.INT8, TensorProto.FLOAT)
+    operator, source, target = kinds[job.work]
+    attributes = {}
+    if job.granularity in ("row", "column"):
+        attributes = {"axis": job.scheme.granularity.axis}
+    elif job.granularity != "tensor":
+        attributes = {"axis": 1, "block_size": job.scheme.granularity.group_size}
+    scale, zero_point = job.qparams
+    if job.granularity in ("row", "column"):
+        scale, zero_point = scale.flatten(), zero_point.flatten()
+    held = [numpy_helper.from_array(x.numpy(), n) for n, x in (("s", scale), ("z", zero_point))]
+    graph = helper.make_graph(
+        [helper.make_node(operator, ["x", "s", "z"], ["y"], **attributes)],
+        "bench",
+        [helper.make_tensor_value_info("x", source, job.r.shape)],
+        [helper.make_tensor_value_info("y", target, job.r.shape)],
+        held,
+    )
+    opset = [helper.make_opsetid("", 21)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()
+
+
+def torchao_(job):
+    """torchao's primitives, eager, and compiled where that is quick to prepare."""
+    from torchao.quantization import quant_primitives as ao
+
+    block, codes = job.block_size(), (torch.int8, -128, 127)
+    scale, zero_point = job.qparams
+
+    def quantize(r, scale, zero_point):
+        return ao.quantize_affine(r, block, scale, zero_point, *codes)
+
+    def choose(r):
+        kind = (ao.MappingType.ASYMMETRIC, block, *codes)
+        found = ao.choose_qparams_affine(r, *kind, scale_dtype=torch.float32)
+        return quantize(r, *found)
+
+    def dequantize(q, scale, zero_point):
+        return ao.dequantize_affine(q, block, scale, zero_point, *codes, output_dtype=job.r.dtype)
+
+    function, args = {
+        "given scale": (quantize, (job.r, scale, zero_point)),
+        "choose": (choose, (job.r,)),
+        "dequantize": (dequantize, (job.codes, scale, zero_point)),
+    }[job.work]
+    found = {"torchao eager": lambda: function(*args)}
+    if job.device != "cpu" or job.granularity in ("tensor", "group 128"):
+        compiled = torch.compile(function)
+        found["torchao compiled"] = lambda: compiled(*args)
+    return found
+
+
+def bitsandbytes_(job):
+    """bitsandbytes quantizes rows symmetrically to int8, on CUDA."""
+    import bitsandbytes
+
+    if job.device == "cpu" or job.work != "choose" or job.granularity != "row":
+        return {}
+    r = job.r.half()
+    return {"bitsandbytes": lambda: bitsandbytes.functional.int8_vectorwise_quant(r)}

@@ -1,0 +1,159 @@
+"""A report: where and when, the rows, and what they say (notebook 12)."""
+
+import datetime
+import json
+import platform
+import warnings
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+import qlesson as ql
+from qlesson.bench.cells import (
+    FLOOR,
+    GRANULARITIES,
+    WORKS,
+    Job,
+    run,
+    run_copy,
+    run_memory,
+    run_pieces,
+    run_product,
+    run_sizes,
+    run_steps,
+)
+from qlesson.bench.measure import measure
+from qlesson.bench.peers import formula
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def quick(nbytes=2**24) -> str:
+    """This machine in some seconds, eagerly: the formula in one piece, in pieces, and the floor."""
+    job = Job("given scale", "tensor", "float32", nbytes, ql.best_device().type)
+    ours = {"in pieces": job.ours()["eager"]}
+    found = measure(formula(job) | ours | {FLOOR: job.floor()}, job.device)
+    lines = [f"{machine(job.device)['device']}, {nbytes / 1e6:.0f} MB of float32"]
+    return "\n".join(lines + [f"{name:16}{ms:8.2f} ms" for name, (ms, _, _) in found.items()])
+
+
+def report(nbytes=2**27, device="cpu", sizes=False, progress=None) -> dict:
+    """Everything that is stored: where and when, and the rows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.quantize_per_tensor is deprecated
+        found = {
+            **machine(device),
+            "copy": run_copy(nbytes, device),
+            "rows": run(nbytes, device, progress),
+            "product": run_product(device=device),
+        }
+        if sizes:
+            found["sizes"] = run_sizes(device=device)
+        if sizes and device == "cpu":
+            found |= {"pieces": run_pieces(), "memory": run_memory(), "steps": run_steps()}
+    return found
+
+
+def machine(device="cpu") -> dict:
+    """Device, date and versions, and which peers are absent."""
+    peers = ("onnxruntime", "torchao", "bitsandbytes")
+    versions = {name: _version(name) for name in ("torch", "numpy", *peers)}
+    return {
+        "device": torch.cuda.get_device_name() if device != "cpu" else processor(),
+        "threads": torch.get_num_threads(),
+        "date": datetime.date.today().isoformat(),
+        "python": platform.python_version(),
+        "versions": {name: v for name, v in versions.items() if v},
+        "absent": [name for name, v in versions.items() if not v],
+    }
+
+
+def processor() -> str:
+    """The model of the processor and its cores, nothing else about the machine."""
+    cores = f"{torch.get_num_threads()} cores"
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.processor() or platform.machine()}, {cores}"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{' '.join((names or [platform.machine()])[0].split())}, {cores}"
+
+
+def _version(name):
+    try:
+        return metadata.version(name).partition("+")[0]
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def stored(name: str) -> dict:
+    """A stored report: "cpu", or "h100_trial"."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def as_json(found: dict) -> str:
+    """A report as JSON, a row to a line, times to four digits."""
+    for part in ("copy", "rows", "product", "sizes", "pieces", "memory", "steps"):
+        for row in found.get(part, []):
+            row |= {key: float(f"{row[key]:.4g}") for key in ("ms", "low", "high")}
+    return json.dumps(found).replace('[{"', '[\n{"').replace('}, {"', '},\n{"') + "\n"
+
+
+def ms_of(rows, **wanted) -> dict[str, float]:
+    """{contestant: median ms} of one cell."""
+    return {r["contestant"]: r["ms"] for r in rows if all(r[k] == v for k, v in wanted.items())}
+
+
+def table(found: dict) -> str:
+    """A line per cell: the floor, and every contestant's time as a multiple of it."""
+    lines = [f"{found['device']}, {found['date']}, torch {found['versions']['torch']}"]
+    lines += [f"absent: {', '.join(found['absent'])}"] if found["absent"] else []
+    copy = found["copy"][0]
+    lines.append(f"copy of float32: {copy['moved'] / copy['ms'] / 1e6:.1f} GB/s")
+    lines.append("median ms; in brackets, how much of the one-pass floor's speed is reached")
+    cells = dict.fromkeys(
+        (r["work"], r["granularity"], r["dtype"], r["nbytes"]) for r in found["rows"]
+    )
+    for work, granularity, dtype, nbytes in cells:
+        times = ms_of(found["rows"], work=work, granularity=granularity, dtype=dtype, nbytes=nbytes)
+        lines.append(f"\n{work}, per {granularity}, {dtype}, {nbytes / 1e6:.0f} MB")
+        for name, ms in sorted(times.items(), key=lambda item: item[1]):
+            lines.append(f"  {name:28}{ms:9.2f}  ({times[FLOOR] / ms:.2f})")
+    return "\n".join([*lines, *_products(found), *_sizes(found)])
+
+
+def _products(found):
+    times = {r["contestant"]: r["ms"] for r in found["product"]}
+    shape = "x".join(map(str, found["product"][0]["shape"]))
+    yield f"\nmatrix product {shape}"
+    for name, ms in times.items():
+        yield f"  {name:28}{ms:9.2f}  ({times['float32'] / ms:.1f} times float32)"
+
+
+def _sizes(found):
+    rows = found.get("sizes", [])
+    yield from ["\ngiven scale per tensor by size: bytes, one pass, eager, compiled in ms"][
+        : len(rows)
+    ]
+    for nbytes in dict.fromkeys(r["nbytes"] for r in rows):
+        times = ms_of(rows, nbytes=nbytes)
+        yield f"  {nbytes:12,}" + "".join(f"{times[n]:10.3f}" for n in (FLOOR, "eager", "compiled"))
+
+
+def plot(found: dict):
+    """A matplotlib Figure: bars of each contestant's time for float32, given scale."""
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(8, 5), layout="constrained")
+    shown = [g for g in GRANULARITIES if ms_of(found["rows"], work=WORKS[0], granularity=g)]
+    axes = fig.subplots(1, len(shown), sharey=False, squeeze=False)[0]
+    for ax, granularity in zip(axes, shown, strict=True):
+        wanted = {"work": WORKS[0], "granularity": granularity, "dtype": "float32"}
+        times = dict(sorted(ms_of(found["rows"], **wanted).items(), key=lambda t: t[1]))
+        ax.bar(range(len(times)), times.values())
+        ax.set_xticks(range(len(times)), times, rotation=90)
+        ax.set_title(f"per {granularity}", fontsize=9)
+    axes[0].set_ylabel("ms")
+    fig.suptitle(f"quantize with given scale, {found['device']}")
+    return fig

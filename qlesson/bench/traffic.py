@@ -1,0 +1,27 @@
+"""The bytes that a call reads and writes, operator by operator (notebook 12)."""
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Traffic(TorchDispatchMode):
+    """Counts, for every operator that runs, the bytes of the tensors it reads and writes."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__.strip("_")
+        if not func.is_view and made.numel() > 1:
+            read = sum(x.nbytes for x in args if isinstance(x, torch.Tensor))
+            self.rows.append((name, read, made.nbytes))
+        return made
+
+
+def traffic(call) -> list[tuple[str, int, int]]:
+    """(operator, bytes read, bytes written) of every operation that `call` runs eagerly."""
+    with Traffic() as counted:
+        call()
+    return counted.rows

@@ -1,0 +1,1 @@
+"""Codes in files: packed into bytes, by a codebook, in a checkpoint (notebook 08)."""

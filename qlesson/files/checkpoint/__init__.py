@@ -1,0 +1,111 @@
+"""Quantized tensors in a safetensors file, and any checkpoint quantized tensor by tensor.
+
+    checkpoint.save("model.safetensors", {"weight": ql.quantize(w), "bias": b})
+    checkpoint.load("model.safetensors")
+
+    python -m qlesson.files.checkpoint in.safetensors out.safetensors --bits 4 --group-size 64
+    python -m qlesson.files.checkpoint out.safetensors back.safetensors --dequantize
+
+What such a file holds is in `format.py`.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qlesson.files.checkpoint.convert import Row, dequantize_file, quantize_file, table
+from qlesson.files.checkpoint.format import (
+    STORED,
+    Entry,
+    _bytes,
+    _describe,
+    _open_all,
+    _parts,
+    _writing,
+)
+from qlesson.files.packing import PackedTensor
+from qlesson.qtensor import QTensor
+
+__all__ = ["Row", "dequantize_file", "load", "quantize_file", "save", "table"]
+
+
+def save(path, tensors: dict[str, QTensor | PackedTensor | Tensor]):
+    """Write the tensors to one safetensors file, quantized ones packed and with their scheme.
+
+    Tensors that share memory are written once for each name. Raises TypeError for anything else in
+    the dictionary, and ValueError for a name or a scheme that a file cannot hold, and for two names
+    that would be stored under one.
+    """
+    stored, quantized = [], {}
+    for name, x in tensors.items():
+        _check_name(name)
+        if isinstance(x, QTensor):
+            x = PackedTensor.pack(x)
+        if isinstance(x, PackedTensor):
+            quantized[name] = _describe(x.scheme, x.shape, x.order)
+        stored += _parts(name, x) if isinstance(x, PackedTensor) else [(name, x)]
+    for name, x in stored:
+        _check_storable(name, x)
+    entries = [(n, Entry(STORED[x.dtype], _stored_shape(x), x.nbytes)) for n, x in stored]
+    with _writing(Path(path), entries, {"format": "pt"}, quantized) as put:
+        for name, x in stored:
+            put(name, _bytes(x))
+
+
+def _check_name(name):
+    if not isinstance(name, str):
+        raise TypeError(f"{name!r} is no name of a tensor: the keys must be strings.")
+    if name == "__metadata__" or any("\ud800" <= c <= "\udfff" for c in name):
+        raise ValueError(
+            f"{name!r} is no name that a safetensors file can hold: it keeps __metadata__ for "
+            "itself, and text is UTF-8, without halves of surrogate pairs. Rename the tensor."
+        )
+
+
+def _check_storable(name, x):
+    """One check for plain tensors and for the parts of quantized ones."""
+    kind = type(x).__name__
+    if isinstance(x, Tensor):
+        if x.is_nested or x.layout != torch.strided:
+            kind = f"nested {kind}" if x.is_nested else x.layout
+        elif x.is_meta or x.dtype not in STORED:
+            kind = f"{x.dtype} on {x.device}"
+        else:
+            return
+    raise TypeError(
+        f"{name} is a {kind}: a file holds QTensors, PackedTensors and strided tensors of the "
+        "dtypes of safetensors, with values."
+    )
+
+
+def _stored_shape(x) -> tuple[int, ...]:
+    """As a file counts: torch has two 4-bit floats in one element."""
+    shape = tuple(x.shape)
+    return (*shape[:-1], 2 * shape[-1]) if STORED[x.dtype] == "F4" else shape
+
+
+def load(path, *, packed: bool = False, device=None) -> dict[str, QTensor | PackedTensor | Tensor]:
+    """What `save` or `quantize_file` wrote: {name: QTensor or Tensor}.
+
+    path    the file, the index of a sharded checkpoint, or the folder that holds one of these
+    packed  give PackedTensors in place of QTensors
+    device  where the tensors go; None is the CPU
+
+    A tensor of a dtype that torch lacks comes as its bytes, in uint8, with a warning. Raises
+    ValueError for a file that is damaged or that this module did not write.
+    """
+    tensors = {}
+    for file in _open_all(path):
+        if file.quantized is None:
+            raise ValueError(
+                f"{file.path} was not written by qlesson.files.checkpoint: read it with "
+                "safetensors.torch.load_file, or quantize it with "
+                "python -m qlesson.files.checkpoint."
+            )
+        for name in file.plain_names():
+            tensors[name] = file.tensor(name, device)
+        for name in file.quantized:
+            x = file.packed(name, device)
+            tensors[name] = x if packed else x.unpack()
+    return tensors

@@ -1,0 +1,130 @@
+"""What runs on a GPU: the formula between one reading of r and one store of q.
+
+    q = clip(round(r / s + z), low, high)
+
+Rows [m, n] in memory with a scale and a zero point each. A program takes a tile of ROWS x COLS
+values and reads it once. Triton's own division, minimum and maximum are not those of
+torch: `div_rn` rounds correctly, and NaN is asked for by name (notebook 12).
+"""
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.core import PropagateNan
+
+TILE = 4096  # values to a program
+WIDEST = 16384  # values of a row that are read once and kept
+
+ALL = tl.constexpr(PropagateNan.ALL)
+SHIFT = tl.constexpr(1.5 * 2**23)  # float32 has no fractions from 2^23 on: adding this rounds
+TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
+
+
+@triton.jit
+def _clip(x, low, high):
+    return tl.minimum(tl.maximum(x, low, ALL), high, ALL)
+
+
+@triton.jit
+def _round_within(x, low, high):
+    """round(clip(x, low, high)): for whole low and high the same as clip(round(x), low, high)."""
+    return (_clip(x, low, high) + SHIFT) - SHIFT
+
+
+@triton.jit
+def _code(r, scale, zero_point, low, high, INSIDE: tl.constexpr):
+    x = tl.div_rn(r, scale)
+    if INSIDE:
+        return _round_within(x + zero_point, low, high)
+    return _clip(_round_within(x, low - high, high - low) + zero_point, low, high)
+
+
+@triton.jit
+def _tile(m, n, ROWS: tl.constexpr, COLS: tl.constexpr):
+    across = tl.cdiv(n, COLS)
+    down = tl.program_id(0).to(tl.int64) // across
+    i = down * ROWS + tl.arange(0, ROWS)[:, None]
+    j = (tl.program_id(0) % across) * COLS + tl.arange(0, COLS)[None, :]
+    return i, i * n + j, (i < m) & (j < n)
+
+
+@triton.jit
+def _quantize(
+    r, scale, zero_point, q, m, n, low, high,
+    INSIDE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    i, at, there = _tile(m, n, ROWS, COLS)
+    s, z = tl.load(scale + i, i < m, 1), tl.load(zero_point + i, i < m, 0).to(tl.float32)
+    x = _code(tl.load(r + at, there, 0).to(tl.float32), s, z, low, high, INSIDE)
+    tl.store(q + at, x.to(tl.int32).to(q.dtype.element_ty), there)
+
+
+@triton.jit
+def _dequantize(q, scale, zero_point, r_hat, m, n, largest, ROWS: tl.constexpr, COLS: tl.constexpr):
+    i, at, there = _tile(m, n, ROWS, COLS)
+    s, z = tl.load(scale + i, i < m, 1), tl.load(zero_point + i, i < m, 0).to(tl.float32)
+    x = s * (tl.load(q + at, there, 0).to(tl.float32) - z)
+    tl.store(r_hat + at, _clip(x, -largest, largest).to(r_hat.dtype.element_ty), there)
+
+
+@triton.jit
+def _choose_and_quantize(
+    r, scale, zero_point, q, m, n, low, high,
+    SYMMETRIC: tl.constexpr, INSIDE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    i, at, there = _tile(m, n, ROWS, COLS)
+    x = tl.load(r + at, there, 0).to(tl.float32)  # the range holds 0
+    r_min, r_max = tl.min(x, 1)[:, None], tl.max(x, 1)[:, None]  # on a GPU without its NaN
+    bad = tl.max((x != x).to(tl.int32), 1)[:, None]
+    if SYMMETRIC:
+        s = tl.div_rn(tl.maximum(-r_min, r_max), high)
+        z = s * 0
+    else:
+        r_min, r_max = tl.minimum(r_min, 0), tl.maximum(r_max, 0)
+        s = tl.div_rn(r_max - r_min, high - low)
+        z = _round_within(low - tl.div_rn(r_min, s), low, high)
+    z = tl.where(s < TINY, 0, z)
+    s = tl.where(s < TINY, 1, s)
+    s = tl.where(bad > 0, float("nan"), s)
+    x = _code(x, s, z, low, high, INSIDE)
+    tl.store(q + at, x.to(tl.int32).to(q.dtype.element_ty), there)
+    tl.store(scale + i, s, i < m)
+    tl.store(zero_point + i, z.to(tl.int32).to(zero_point.dtype.element_ty), i < m)
+
+
+# --- what Python calls: contiguous [m, n], a scale and a zero point for each row ---
+
+
+def quantize(r, scale, zero_point, q, low, high, rounding):
+    """Fill q with the codes of r."""
+    _launch(
+        _quantize, r, scale, zero_point, q, (float(low), float(high)), INSIDE=rounding == "inside"
+    )
+
+
+def dequantize(q, scale, zero_point, r_hat):
+    """Fill r_hat with the values of the codes q; what does not fit becomes its largest number."""
+    largest = torch.finfo(r_hat.dtype).max if r_hat.dtype != torch.float32 else float("inf")
+    _launch(_dequantize, q, scale, zero_point, r_hat, (largest,))
+
+
+def choose_and_quantize(r, scale, zero_point, q, low, high, rounding, mapping):
+    """Fill scale, zero_point and q in one reading of r; False for rows too wide to keep."""
+    if r.shape[1] > WIDEST:
+        return False
+    how = {"SYMMETRIC": mapping == "symmetric", "INSIDE": rounding == "inside"}
+    ends = (float(low), float(high))
+    _launch(_choose_and_quantize, r, scale, zero_point, q, ends, widest=WIDEST, **how)
+    return True
+
+
+def _launch(kernel, x, scale, zero_point, out, numbers, widest=1024, **how):
+    m, n = x.shape
+    cols = min(triton.next_power_of_2(n), widest)
+    rows = max(1, TILE // cols)
+    tiles = triton.cdiv(m, rows) * triton.cdiv(n, cols)
+    warps = max(4, rows * cols // 1024)
+    with torch.cuda.device_of(x):
+        kernel[tiles,](
+            x, scale, zero_point, out, m, n, *numbers, **how, ROWS=rows, COLS=cols, num_warps=warps
+        )  # fmt: skip

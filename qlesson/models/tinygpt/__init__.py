@@ -1,0 +1,56 @@
+"""The course's own language model, small enough to train on two cores (card.md).
+
+from qlesson.models import tinygpt
+
+model = tinygpt.load()
+model.generate('The "for" statement', 80)
+tinygpt.perplexity(tinygpt.quantized(model, ql.Scheme(bits=4)))
+"""
+
+from qlesson.models.cache import PER_CHANNEL, PER_TOKEN, KVCache
+from qlesson.models.tinygpt.model import (
+    GPT,
+    VOCABULARY,
+    Config,
+    calibration_text,
+    decode,
+    encode,
+    heldout_text,
+    in_float64,
+    load,
+    perplexity,
+    quantized,
+    weight_matrices,
+)
+from qlesson.models.tinygpt.plan import (
+    divergence,
+    greedy_plan,
+    model_bytes,
+    packed_bytes,
+    sensitivity,
+    squared_error,
+)
+
+__all__ = [
+    "Config",
+    "GPT",
+    "KVCache",
+    "PER_CHANNEL",
+    "PER_TOKEN",
+    "VOCABULARY",
+    "calibration_text",
+    "decode",
+    "divergence",
+    "encode",
+    "greedy_plan",
+    "heldout_text",
+    "in_float64",
+    "load",
+    "model_bytes",
+    "packed_bytes",
+    "perplexity",
+    "quantized",
+    "sensitivity",
+    "squared_error",
+    "weight_matrices",
+]

@@ -1,0 +1,293 @@
+"""The course's own language model: a GPT of 0.84 million weights that reads and writes characters.
+
+Notebooks 00, 06, 10 and 11. Text goes in as one integer per character. In each block a character
+collects from those before it (`Attention`), then is transformed by itself (`MLP`). Out comes one
+number per character of the vocabulary, its logit: softmax(logits) is the probability that it comes
+next. The architecture is GPT-2's (Radford et al. 2019); data, training and limits are in card.md.
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import nn
+
+from qlesson.device import best_device
+from qlesson.models.cache import BLOCK, KVCache
+from qlesson.qtensor import fake_quantize, quantize
+
+FOLDER = Path(__file__).parent
+VOCABULARY = "\n" + "".join(chr(i) for i in range(32, 127) if chr(i) not in "$`")
+NUMBER = {character: i for i, character in enumerate(VOCABULARY)}
+MEASURED = 16_384  # held-out characters that perplexity predicts
+WINDOWS_AT_ONCE = 16  # bounds the memory that perplexity takes; changes no result in float
+
+
+@dataclass(frozen=True)
+class Config:
+    """The sizes: context = characters the model can look back on, width = numbers per character."""
+
+    context: int = 256
+    layers: int = 4
+    width: int = 128
+    heads: int = 4
+    dropout: float = 0.1
+
+
+class Attention(nn.Module):
+    """softmax(q k^T / sqrt(width / heads)) v per head; a character sees itself and those before."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+
+    def forward(self, x, cache=None):
+        batch, time, width = x.shape
+        qkv = self.qkv(x).view(batch, time, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [batch, heads, time, width / heads]
+        if cache is not None:
+            k, v = cache.extend(self, k, v)
+        past = k.shape[2] - time
+        seen = q.new_ones(time, past + time, dtype=torch.bool).tril(past) if past else None
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=past == 0)
+        return self.out(y.transpose(1, 2).reshape(batch, time, width))
+
+
+class MLP(nn.Module):
+    """down(gelu(up(x))), from width to 4 * width and back."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.up = nn.Linear(config.width, 4 * config.width)
+        self.down = nn.Linear(4 * config.width, config.width)
+
+    def forward(self, x):
+        return self.down(F.gelu(self.up(x)))
+
+
+class Block(nn.Module):
+    """x + attention(norm_1(x)), then x + mlp(norm_2(x))."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.norm_1, self.attention = nn.LayerNorm(config.width), Attention(config)
+        self.norm_2, self.mlp = nn.LayerNorm(config.width), MLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x, cache=None):
+        x = x + self.dropout(self.attention(self.norm_1(x), cache))
+        return x + self.dropout(self.mlp(self.norm_2(x)))
+
+
+class GPT(nn.Module):
+    """Characters in, logits of the next one out. The token embedding is also the last layer."""
+
+    def __init__(self, config=Config()):
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(len(VOCABULARY), config.width)
+        self.position_embedding = nn.Embedding(config.context, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self._initialize()
+
+    def _initialize(self):
+        """Matrices from N(0, 0.02^2), smaller where a block adds its result to x; biases 0."""
+        for name, weights in self.named_parameters():
+            adds = name.endswith(("attention.out.weight", "mlp.down.weight"))
+            if weights.dim() == 2:
+                nn.init.normal_(weights, std=0.02 / math.sqrt(2 * len(self.blocks) if adds else 1))
+            elif name.endswith("bias"):
+                nn.init.zeros_(weights)
+
+    def forward(self, ids, cache=None):
+        """ids, integers [batch, time] -> logits [batch, time, 94].
+
+        cache, a `KVCache`, keeps the keys and values of the characters read so far; ids are then
+        the characters that follow them.
+        """
+        past = 0 if cache is None else cache.length
+        positions = torch.arange(past, past + ids.shape[1], device=ids.device)
+        x = self.dropout(self.token_embedding(ids) + self.position_embedding(positions))
+        for block in self.blocks:
+            x = block(x, cache)
+        return F.linear(self.norm(x), self.token_embedding.weight)
+
+    @torch.no_grad()
+    def generate(self, prompt, n, seed=0, temperature=0.8, new_cache=KVCache):
+        """The n characters that the model writes after the prompt.
+
+        The next character is argmax(logits / temperature + noise), noise = -log(-log(u)) with
+        u uniform: a draw from softmax(logits / temperature), known as Gumbel's trick. The noise
+        depends on the seed alone, so two models part only where their logits differ enough.
+        temperature=0 takes the most likely character. A full context goes on with its later half.
+        new_cache() makes the empty cache; None reads the whole window again for each character.
+        """
+        _check_request(n, temperature)
+        noise = _gumbel_noise(n, seed) if temperature > 0 else torch.zeros(n, 1)
+        new_cache = new_cache or (lambda: None)
+        window, cache, written = encode(prompt)[-self.config.context :], new_cache(), []
+        model = in_float64(self)
+        for i in range(n):
+            logits = model._next_logits(window, cache)
+            written.append(int((logits / (temperature or 1) + noise[i]).argmax()))
+            window = torch.cat([window, torch.tensor(written[-1:])])
+            if len(window) > self.config.context:
+                window, cache = window[-(self.config.context // 2) :], new_cache()
+        return decode(written)
+
+    def _next_logits(self, window, cache):
+        """Logits [94] of the character after window [time], on the CPU; fills the cache."""
+        new = window[-1:] if cache is not None and cache.length else window
+        device = self.token_embedding.weight.device
+        return self(new[None].to(device), cache)[0, -1].cpu()
+
+
+def load(device=None, path=FOLDER / "weights.safetensors"):
+    """The trained model in path, ready to use, on `device` (None: `ql.best_device()`)."""
+    model = GPT()
+    with safe_open(path, framework="pt") as file:
+        if (file.metadata() or {}).get("vocabulary") != VOCABULARY:
+            raise ValueError(f"{path} was trained with another vocabulary: train it again.")
+        model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
+    return model.to(best_device() if device is None else device).eval()
+
+
+def in_float64(model):
+    """A copy that computes in float64, for evaluation: every machine then finds the same.
+
+    The order of a sum is the processor's own, so float32 results differ in their last bits. A
+    rounding behind them (the codes of an input, the choice of a character) makes more of that, and
+    the layers after it more still: in float32 perplexities with 4-bit inputs differ in the third
+    digit. In float64 the difference starts nine digits later. The values of the weights stay.
+    """
+    return copy.deepcopy(model).double().eval()
+
+
+def encode(text):
+    """Text -> one integer per character, [len(text)]."""
+    if not text:
+        raise ValueError("The text is empty: give at least one character.")
+    unknown = sorted(set(text) - set(VOCABULARY))
+    if unknown:
+        raise ValueError(
+            f"The model does not know {', '.join(map(repr, unknown))}: it knows line breaks and "
+            "printable ASCII without '$' and '`'. Remove or replace the others."
+        )
+    return torch.tensor([NUMBER[character] for character in text])
+
+
+def decode(ids):
+    """Integers -> text."""
+    return "".join(VOCABULARY[int(i)] for i in ids)
+
+
+def heldout_text():
+    """33,646 characters that the model never saw in training, from its documentation (card.md)."""
+    return (FOLDER / "heldout.txt").read_text(encoding="utf-8")
+
+
+def calibration_text():
+    """The held-out characters that `perplexity` does not use: calibrate on these, measure there."""
+    return heldout_text()[MEASURED + 1 :]
+
+
+@torch.no_grad()
+def perplexity(model, text=None, n=MEASURED, new_cache=None):
+    """exp(mean of -log p(character | those before it)), p from 1/94 (a blind guess) to 1.
+
+    Perplexity 3 means: as unsure as one who guesses among 3 characters. Measured on the first n
+    characters of text (None: the held-out text) in windows of 256, a rest left out; within its
+    window a character is predicted from the 1 to 256 before it.
+
+    With new_cache, a window is read in pieces of 32 characters through the cache new_cache()
+    makes: what it quantizes is what later pieces see, as when the model writes.
+
+    A float64 copy of the model computes it, as `in_float64` says.
+    """
+    model = in_float64(model)
+    inputs, targets = windows(model, heldout_text() if text is None else text, n)
+    pairs = zip(inputs.split(WINDOWS_AT_ONCE), targets.split(WINDOWS_AT_ONCE), strict=True)
+    total = sum(_loss(model, x, y, new_cache and new_cache()) for x, y in pairs)
+    return math.exp(total / targets.numel())
+
+
+def windows(model, text, n):
+    """The first n characters of text, and those that follow each: two of [n / 256, 256]."""
+    context, device = model.config.context, model.token_embedding.weight.device
+    ids = encode(text).to(device)
+    n = min(n, len(ids) - 1) // context * context
+    if n < context:
+        raise ValueError(f"Give n >= {context} and a text of at least {context + 1} characters.")
+    return ids[:n].view(-1, context), ids[1 : n + 1].view(-1, context)
+
+
+def weight_matrices(model):
+    """The matrices that quantization changes, by name: all but the position embedding.
+
+    Each is [out_features, in_features]: PerAxis(0) is one scale per row, PerGroup(32) groups along
+    a row. The token embedding [94, width] has one row per character.
+    """
+    return {
+        name.removesuffix(".weight"): weights.detach()
+        for name, weights in model.named_parameters()
+        if weights.dim() == 2 and not name.startswith("position_embedding")
+    }
+
+
+def quantized(model, scheme, activations=None):
+    """A copy of the model with every matrix W of `weight_matrices` replaced by W_hat.
+
+    W_hat = quantize(W, scheme).dequantize(): the values after the round trip, in float. A dict of
+    name -> Scheme quantizes the matrices it names, each in its own way, and leaves the others.
+
+    activations, a Scheme, does the same to the input of every linear layer, as it comes: it is
+    seen as [characters, inputs], and PerAxis(0) is a scale per character. `quantize_model` of
+    `qlesson.nn.layers` computes such a layer on integers, up to 8 bits (notebook 09).
+    """
+    model = copy.deepcopy(model)
+    matrices = weight_matrices(model)
+    schemes = scheme if isinstance(scheme, dict) else dict.fromkeys(matrices, scheme)
+    unknown = set(schemes) - set(matrices)
+    if unknown:
+        raise ValueError(f"No matrix is named {sorted(unknown)}: see weight_matrices(model).")
+    for name, its_scheme in schemes.items():
+        matrices[name].copy_(quantize(matrices[name], its_scheme).dequantize())
+    if activations:
+        for layer in (m for m in model.modules() if isinstance(m, nn.Linear)):
+            layer.register_forward_pre_hook(partial(_quantize_input, activations))
+    return model
+
+
+def _quantize_input(scheme, layer, inputs):
+    (x,) = inputs
+    return fake_quantize(x.reshape(-1, x.shape[-1]), scheme).view_as(x)
+
+
+def _check_request(n, temperature):
+    if n < 1:
+        raise ValueError(f"n is {n}: ask for at least one character.")
+    if temperature < 0:
+        raise ValueError(f"temperature is {temperature}: it must be 0 or more.")
+
+
+def _gumbel_noise(n, seed):
+    """-log(-log(u)), [n, 94] in float64, drawn on the CPU so that every machine has the same."""
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.rand(n, len(VOCABULARY), generator=generator, dtype=torch.float64)
+    return -torch.log(-torch.log(u))
+
+
+def _loss(model, inputs, targets, cache=None):
+    """Sum of -log p(target) over windows [batch, time], in nats."""
+    pieces = inputs.split(BLOCK, dim=1) if cache else (inputs,)
+    logits = torch.cat([model(piece, cache) for piece in pieces], dim=1)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()

@@ -1,0 +1,96 @@
+"""Which matrix suffers most from few bits, and a plan that gives each its own (notebook 10).
+
+A plan is {name of a matrix: Scheme}, as `quantized` takes it.
+"""
+
+import torch
+
+from qlesson.error import mse
+from qlesson.models.tinygpt.model import (
+    WINDOWS_AT_ONCE,
+    calibration_text,
+    in_float64,
+    quantized,
+    weight_matrices,
+    windows,
+)
+from qlesson.qtensor import quantize
+
+CALIBRATION = 4096  # characters that sensitivity reads
+
+
+def divergence(model, other, text=None, n=CALIBRATION) -> float:
+    """Mean over n characters of KL(p, p_other) = sum p log(p / p_other), in nats.
+
+    p and p_other are what the two models expect of the next character. It is 0 where they expect
+    the same, and never less; what the text really goes on with does not matter (None: the
+    calibration text).
+    """
+    return _mean_kl(*(log_probabilities(m, text, n) for m in (model, other)))
+
+
+def sensitivity(model, scheme, text=None, n=CALIBRATION) -> dict[str, float]:
+    """The divergence from the model when one matrix alone is quantized, for each matrix."""
+    log_p, found = log_probabilities(model, text, n), {}
+    for name in weight_matrices(model):
+        other = quantized(model, {name: scheme})
+        found[name] = _mean_kl(log_p, log_probabilities(other, text, n))
+    return found
+
+
+@torch.no_grad()
+def log_probabilities(model, text=None, n=CALIBRATION):
+    """log p of every character coming next, after each of the first n: float64 [n, 94]."""
+    model = in_float64(model)
+    inputs, _ = windows(model, calibration_text() if text is None else text, n)
+    pieces = [model(piece) for piece in inputs.split(WINDOWS_AT_ONCE)]
+    return torch.cat(pieces).flatten(0, 1).log_softmax(-1)
+
+
+def _mean_kl(log_p, log_other):
+    return (log_p.exp() * (log_p - log_other)).sum(-1).mean().item()
+
+
+def packed_bytes(w, scheme) -> float:
+    """Bytes of a matrix under a scheme: codes packed, with their scales and zero points."""
+    return quantize(w, scheme).bits_per_value * w.numel() / 8
+
+
+def model_bytes(model, scheme) -> float:
+    """Bytes of all weights: matrices under a scheme or a plan, the rest as they are.
+
+    The rest are the position embedding, the biases and the norms, and matrices not in the plan.
+    """
+    matrices = weight_matrices(model)
+    plan = scheme if isinstance(scheme, dict) else dict.fromkeys(matrices, scheme)
+    saved = sum(matrices[name].nbytes - packed_bytes(matrices[name], s) for name, s in plan.items())
+    return sum(w.nbytes for w in model.parameters()) - saved
+
+
+def squared_error(w, scheme) -> float:
+    """Mean of (w - w_hat)^2 under a scheme."""
+    return mse(w, quantize(w, scheme).dequantize()).item()
+
+
+def greedy_plan(damage, size, budget) -> dict:
+    """The plan of at most `budget` bytes that a greedy search finds.
+
+    damage, size  {name: {scheme: nats or bytes}}: what each matrix costs under each scheme
+
+    It starts with the largest scheme for every matrix. Each step replaces one of them, where the
+    damage grows least for a byte saved, until the sizes add up to the budget.
+    """
+    smallest = sum(min(options.values()) for options in size.values())
+    if budget < smallest:
+        raise ValueError(f"budget is {budget:g} bytes: the smallest plan takes {smallest:g}.")
+    plan = {name: max(options, key=options.get) for name, options in size.items()}
+
+    def price(name, scheme):
+        saved = size[name][plan[name]] - size[name][scheme]
+        return (damage[name][scheme] - damage[name][plan[name]]) / saved
+
+    while sum(size[name][scheme] for name, scheme in plan.items()) > budget:
+        moves = [(n, s) for n in plan for s in size[n] if size[n][s] < size[n][plan[n]]]
+        name, scheme = min(moves, key=lambda move: price(*move))
+        plan[name] = scheme
+    return plan

@@ -1,0 +1,18 @@
+"""Quantized layers, and the layers of any model swapped for them (notebook 09)."""
+
+from qlesson.nn.layers import IntegerLinear, QuantizedConv, QuantizedEmbedding, QuantizedLinear
+from qlesson.nn.model import calibrate, quantize_model
+from qlesson.nn.onnx_qdq import to_onnx_qdq
+from qlesson.nn.state import load_state, state
+
+__all__ = [
+    "IntegerLinear",
+    "QuantizedConv",
+    "QuantizedEmbedding",
+    "QuantizedLinear",
+    "calibrate",
+    "load_state",
+    "quantize_model",
+    "state",
+    "to_onnx_qdq",
+]

@@ -1,0 +1,223 @@
+"""The arithmetic of a quantized layer: products and sums of codes, no float (notebook 09).
+
+    sum_k (x - z_x)(w - z_w) = sum x w - z_w sum x - z_x sum w + n z_x z_w
+
+All of it is exact. `qlesson.nn.layers` has the layers that use it.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qlesson import checks
+from qlesson.scheme import Scheme
+
+INT32_MAX = 2**31 - 1
+EXACT_IN_FLOAT = 1024  # products of two int8 codes whose sum float32 holds: 1024 * 128 * 128 = 2^24
+
+
+def int_matmul(x: Tensor, w: Tensor) -> Tensor:
+    """x w^T on integers: int8 [m, k] and int8 [n, k] -> int32 [m, n], exact modulo 2^32.
+
+    torch._int_mm where a first product shows it exact, else float32 in slices of k that float32
+    sums exactly. An x86 CPU without VNNI adds pairs of products in 16 bits: what does not fit is
+    lost (pytorch/pytorch issue 136746).
+    """
+    if x.dtype != torch.int8 or w.dtype != torch.int8:
+        raise TypeError(f"int_matmul takes int8 codes, got {x.dtype} and {w.dtype}: see int8_codes")
+    if x.shape[1] < 2 or not len(x) or not len(w) or not _int_mm_is_exact(x.device):
+        return _matmul_in_slices(x, w)
+    x, w = _row_by_row(x), _row_by_row(w)
+    return _padded_int_mm(x, w) if x.device.type == "cuda" else torch._int_mm(x, w.t())
+
+
+def _row_by_row(x) -> Tensor:
+    """x with strides (k, 1). On a CPU torch._int_mm reads others wrong (2.13), and k = 1 too."""
+    return x.reshape(-1).view(x.shape)
+
+
+def _padded_int_mm(x, w) -> Tensor:
+    """CUDA's kernel wants more than 16 rows, and multiples of 8: zeros are added and cut off."""
+    (m, k), n = x.shape, len(w)
+    x = F.pad(x, (0, -k % 8, 0, max(24 - m, -m % 8)))
+    w = F.pad(w, (0, -k % 8, 0, -n % 8))
+    return torch._int_mm(x, w.t())[:m, :n]
+
+
+def _matmul_in_slices(x, w) -> Tensor:
+    """The same product in float32: each slice's sums are integers that float32 holds."""
+    total = torch.zeros(len(x), len(w), dtype=torch.int32, device=x.device)
+    with torch.autocast(x.device.type, enabled=False):  # it would round the sums to bfloat16
+        for a, b in zip(x.split(EXACT_IN_FLOAT, 1), w.split(EXACT_IN_FLOAT, 1), strict=True):
+            total += (a.float() @ b.float().t()).to(torch.int32)
+    return total
+
+
+def _int_mm_is_exact(device) -> bool:
+    """Whether torch._int_mm exists on this device, and loses nothing on the largest codes.
+
+    A graph that is compiled cannot try it, and may run on another processor: False.
+    """
+    return not torch.compiler.is_compiling() and _tried(device)
+
+
+@cache
+def _tried(device) -> bool:
+    x = torch.full((32, 64), 127, dtype=torch.int8, device=device)
+    try:
+        return bool((torch._int_mm(x, x.t()) == 64 * 127 * 127).all())
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return False
+
+
+class FourTerms(NamedTuple):
+    """The terms of sum_k (x - z_x)(w - z_w), int32, each broadcasting to [m, n]."""
+
+    products: Tensor  # sum_k x w                [m, n]
+    input_sums: Tensor  # z_w sum_k x            [m, n], or [m, 1] with one z_w
+    weight_sums: Tensor  # z_x sum_k w           [m, n], or [1, n] with one z_x
+    constant: Tensor  # k z_x z_w                [m, n], or less
+
+    def total(self) -> Tensor:
+        """products - input_sums - weight_sums + constant."""
+        return self.products - self.input_sums - self.weight_sums + self.constant
+
+
+def four_terms(x, z_x, w, z_w, w_sums=None) -> FourTerms:
+    """sum_k (x - z_x)(w - z_w) = sum x w - z_w sum x - z_x sum w + k z_x z_w   (notebook 09).
+
+    x       int8 codes of the input [m, k], and z_x its zero point: one, or one per row [m, 1]
+    w       int8 codes of the weight [n, k], and z_w its zero point: one, or one per row [n]
+    w_sums  sum_k w in int32 [n], when it is known before
+
+    Only the first two need a sum over the input; with a static z_x the others are known before.
+    z_w = 0 removes the second and the last. Arithmetic modulo 2^32: a term may overflow, and the
+    total is right as long as it fits in 32 bits itself.
+    """
+    z_x, z_w = (_zero_point(name, z, x.device) for name, z in (("z_x", z_x), ("z_w", z_w)))
+    if w_sums is None:
+        w_sums = w.sum(1, dtype=torch.int32)
+    x_sums = x.sum(1, keepdim=True, dtype=torch.int32)
+    return FourTerms(int_matmul(x, w), z_w * x_sums, z_x * w_sums, x.shape[1] * z_x * z_w)
+
+
+def _zero_point(name, z, device) -> Tensor:
+    """A zero point of codes moved to int8, as int32: a cast alone would cut fractions off."""
+    checks.integers(name, z)
+    return torch.as_tensor(z, device=device).to(torch.int32)
+
+
+def int8_codes(q: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes as int8 and zero points as int32, both moved by -128 where the codes are uint8.
+
+    q - z stays what it was.
+    """
+    checks.tensor("q", q)
+    checks.integers("zero_point", zero_point)
+    if q.dtype == torch.uint8:
+        return (q ^ 128).view(torch.int8), zero_point.to(torch.int32) - 128
+    if q.dtype != torch.int8:
+        raise TypeError(f"The integer product takes codes of at most 8 bits, got {q.dtype}.")
+    return q, zero_point.to(torch.int32)
+
+
+def safe_length(x_scheme: Scheme, w_scheme: Scheme) -> int:
+    """The largest n for which no sum of n products (q_x - z_x)(q_w - z_w) can leave int32.
+
+    n * reach_x * reach_w <= 2^31 - 1, where reach is the largest |q - z|: quant_max in symmetric
+    mode, quant_max - quant_min in asymmetric mode (notebook 09).
+    """
+    return INT32_MAX // (reach(x_scheme) * reach(w_scheme))
+
+
+def reach(scheme: Scheme) -> int:
+    """The largest |q - z| that a scheme allows."""
+    low = 0 if scheme.mapping == "symmetric" else scheme.quant_min
+    return scheme.quant_max - low
+
+
+def integer_bias(bias: Tensor, x_scale: Tensor, w_scale: Tensor) -> Tensor:
+    """round(bias / (s_x s_w)) in int32, [n]: the bias in units of the accumulator.
+
+    It costs at most s_x s_w / 2 per output. w_scale is one number or one per output [n].
+    Raises ValueError where a bias needs more than 32 bits, or is NaN.
+    """
+    checks.tensor("bias", bias)
+    checks.real("bias", bias)
+    for name, scale in (("x_scale", x_scale), ("w_scale", w_scale)):
+        checks.scales(scale, name)
+    codes = torch.round(bias.detach().double() / (x_scale.double() * w_scale.double().flatten()))
+    if bool(codes.isnan().any()):
+        raise ValueError("The bias holds NaN, which is no integer: remove or replace it first.")
+    if bool((codes.abs() > INT32_MAX).any()):
+        raise ValueError(
+            f"A bias of {bias.abs().max().item():g} needs more than 32 bits in units of s_x s_w = "
+            f"{(x_scale * w_scale).min().item():g}: keep it in float, or use a larger scale."
+        )
+    return codes.to(torch.int32)
+
+
+class FixedPoint(NamedTuple):
+    """A positive factor as an integer and a shift: multiplier / 2^shift."""
+
+    multiplier: Tensor
+    shift: Tensor
+
+
+def fixed_point(factor: Tensor) -> FixedPoint:
+    """factor = multiplier / 2^shift, to 31 bits: 2^30 <= multiplier < 2^31, both int64.
+
+    The form of gemmlowp (Jacob et al. 2018, arXiv:1712.05877, section 2.2); off by at most
+    2^-31 of the factor. A factor below 2^-32 becomes 0: no int32 times it reaches one half.
+    Raises ValueError for a factor that is not positive, or not below 2^30.
+    """
+    checks.real("factor", factor)
+    factor = torch.as_tensor(factor, dtype=torch.float64)
+    if not bool(((factor > 0) & (factor < 2**30)).all()):
+        raise ValueError(f"The factor must be positive and below 2^30, got {factor.tolist()}.")
+    mantissa, exponent = torch.frexp(factor)
+    multiplier = torch.round(mantissa * 2**31).long()
+    full = multiplier == 2**31
+    multiplier, exponent = torch.where(full, 2**30, multiplier), exponent.long() + full
+    tiny = exponent < -31
+    return FixedPoint(torch.where(tiny, 0, multiplier), torch.where(tiny, 62, 31 - exponent))
+
+
+def requantize(accumulator: Tensor, factor: FixedPoint, zero_point, scheme: Scheme) -> Tensor:
+    """q = clip(floor(accumulator * multiplier / 2^shift + 1/2) + zero_point), no float in between.
+
+    accumulator  int32 [m, n], in units of s_x s_w; factor is s_x s_w / s_y, one or one per column
+    Returns codes of the scheme's dtype.
+
+    Rounded once, half up, in 64 bits, as TensorFlow Lite does with TFLITE_SINGLE_ROUNDING.
+    gemmlowp rounds twice, and a code may then differ by one (notebook 09, More).
+    """
+    checks.codes("accumulator", accumulator, torch.int32, remedy="int_matmul makes them")
+    checks.zero_points(zero_point, scheme)
+    product = accumulator.long() * factor.multiplier
+    rounded = (product + (1 << (factor.shift - 1))) >> factor.shift
+    codes = rounded + torch.as_tensor(zero_point, device=rounded.device).long()
+    return codes.clamp(scheme.quant_min, scheme.quant_max).to(scheme.dtype)
+
+
+def int_conv2d(q: Tensor, z_q, w: Tensor, z_w, stride=1, padding=0) -> Tensor:
+    """A convolution of codes as a matrix product: int8 [b, c, h, w], [n, c, kh, kw] -> int32.
+
+    Each window of the input becomes one row of c * kh * kw codes. Outside the picture lies the
+    real 0, so the padding holds the code z_q, not the code 0 (notebook 09). Codes in uint8 become
+    int8 by `int8_codes`.
+    """
+    checks.codes("q", q, torch.int8, remedy="see int8_codes")
+    checks.codes("w", w, torch.int8, remedy="see int8_codes")
+    checks.zero_points(z_q, Scheme())
+    padded = F.pad(q.float(), (padding,) * 4, value=float(z_q))
+    windows = F.unfold(padded, w.shape[2:], stride=stride)  # float32 holds every code
+    height, width = (
+        (n - k) // stride + 1 for n, k in zip(padded.shape[2:], w.shape[2:], strict=True)
+    )
+    rows = windows.transpose(1, 2).flatten(0, 1).to(torch.int8)
+    acc = four_terms(rows, z_q, w.flatten(1), z_w).total()
+    return acc.view(len(q), height, width, len(w)).permute(0, 3, 1, 2)

@@ -1,0 +1,99 @@
+"""A quantized model as a dictionary of tensors, to be saved, and back (notebooks 08 and 09)."""
+
+from torch import Tensor
+
+from qlesson import checks
+from qlesson.affine import QParams
+from qlesson.nn.model import _key, _layers, _naming, _read, _refuse, _swapped, _with_layers
+from qlesson.nn.weight import QuantizedWeight
+from qlesson.qtensor import QTensor
+
+
+def state(qmodel) -> dict[str, QTensor | Tensor]:
+    """All that the model holds, by the names of the float model: to be saved (notebook 08).
+
+    The weights of swapped layers are QTensors, a shared one once, under its first name.
+    """
+    weights = {n: m for n, m in qmodel.named_modules() if isinstance(m, QuantizedWeight)}
+    tensors = {_join(n.rpartition(".")[0], "weight"): m.qtensor for n, m in weights.items()}
+    kept = qmodel.state_dict()
+    for name, x in [*qmodel.named_parameters(), *qmodel.named_buffers()]:
+        if name in kept and name.rpartition(".")[0] not in weights:
+            tensors[name] = x.detach()
+    return tensors
+
+
+def load_state(model, tensors, activations=None):
+    """The quantized model that `state` described, from the float model's architecture.
+
+    model        the float model; it stays as it is, and its values are not used
+    tensors      what `state` gave, or `checkpoint.load` of a file with these names. A PackedTensor
+                 is unpacked; a quantized tensor that is no layer's weight becomes float.
+    activations  the Scheme of the inputs that `quantize_model` was given. The ranges of static
+                 layers are among the tensors.
+    """
+    layers, made = _layers(model), {}
+    codes_of = _codes_of(layers, tensors)
+    for name, layer in layers.items():
+        codes = codes_of.get(_key(layer))
+        if codes is not None and not isinstance(tensors.get(_join(name, "weight")), Tensor):
+            qparams = _static_qparams(name, tensors, activations)
+            with _naming(name, remedy=""):
+                _refuse(layer)
+                bias = _read(layer)[1]
+                made[layer] = _swapped(model, name, layer, codes, bias, activations, qparams)
+    qmodel = _with_layers(model, made)
+    expected = state(qmodel)
+    missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+    if missing or unknown:
+        raise ValueError(
+            f"The tensors do not fit the model: missing {missing}, unknown {unknown}. Build the "
+            "model with the settings of the one that was saved."
+        )
+    plain = {name: tensors[name] for name, x in expected.items() if isinstance(x, Tensor)}
+    for name, x in plain.items():
+        if not isinstance(x, Tensor):  # rounded once, to what will hold it
+            dtype = expected[name].dtype if expected[name].dtype in checks.FLOATS else None
+            plain[name] = _unpacked(x).dequantize(dtype)
+        elif x.is_complex() and not expected[name].is_complex():
+            with _naming(name, remedy=""):
+                checks.real("the tensor", x)
+    qmodel.load_state_dict(plain, strict=False)
+    return qmodel
+
+
+def _codes_of(layers, tensors):
+    """{weight: its codes} from saved tensors, for the layers that have one there."""
+    found = {}
+    for name, layer in layers.items():
+        x = tensors.get(_join(name, "weight"))
+        if x is None or isinstance(x, Tensor):
+            continue
+        x, weight = _unpacked(x), _read(layer)[0]
+        if x.shape not in (weight.shape, weight.flatten(1).shape):
+            raise ValueError(
+                f"{_join(name, 'weight')!r} has shape {tuple(x.shape)}, the model's is "
+                f"{tuple(weight.shape)}."
+            )
+        found[_key(layer)] = QuantizedWeight(x.to(weight.device), weight.dtype)
+    return found
+
+
+def _unpacked(x) -> QTensor:
+    return x if isinstance(x, QTensor) else x.unpack()
+
+
+def _static_qparams(name, tensors, activations):
+    """{name: QParams} where the tensors hold an input range, else None."""
+    scale = tensors.get(_join(name, "input_scale"))
+    if scale is None:
+        return None
+    if activations is None:
+        raise ValueError(
+            "The tensors hold input ranges: pass the Scheme of the inputs as activations."
+        )
+    return {name: QParams(scale, tensors[_join(name, "input_zero_point")])}
+
+
+def _join(name, leaf) -> str:
+    return f"{name}.{leaf}" if name else leaf

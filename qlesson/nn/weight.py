@@ -1,0 +1,107 @@
+"""Codes as a module, and what the quantized layers share (notebook 09)."""
+
+import torch
+from torch import Tensor, nn
+
+from qlesson import checks, kernels
+from qlesson.qtensor import QTensor
+
+
+class _KeepsScale(nn.Module):
+    """`model.half()` and `.to(dtype)` leave scales as they are: a scale is never rounded.
+
+    And `load_state_dict` casts no codes, and takes no scale and no zero point that is none.
+    """
+
+    def _load_from_state_dict(self, given, prefix, metadata, strict, missing, unexpected, errors):
+        count = len(errors)
+        for name, held in self._buffers.items():
+            x = given.get(prefix + name)
+            if held is None or not isinstance(x, Tensor):
+                continue
+            try:
+                if not held.is_floating_point():
+                    checks.codes(prefix + name, x, held.dtype, remedy="save the codes as they are")
+                if name.endswith("zero_point"):
+                    checks.zero_points(x, self._scheme_of(name))
+                if name.endswith("scale"):
+                    checks.scales(x, prefix + name)
+            except (TypeError, ValueError) as error:
+                errors.append(str(error))
+        if len(errors) == count:
+            super()._load_from_state_dict(
+                given, prefix, metadata, strict, missing, unexpected, errors
+            )
+
+    def _apply(self, fn, recurse=True):
+        scales = {name: x for name, x in self._buffers.items() if name.endswith("scale")}
+        super()._apply(fn, recurse)
+        for name, scale in scales.items():
+            if self._buffers[name].dtype != scale.dtype:
+                self._buffers[name] = scale.to(self._buffers[name].device)
+        return self
+
+
+class QuantizedWeight(_KeepsScale):
+    """A QTensor as a module: it moves with the model, and tied layers share one."""
+
+    def __init__(self, weight: QTensor, dtype=None):
+        super().__init__()
+        if not isinstance(weight, QTensor):
+            raise TypeError(
+                f"weight must be a QTensor, got {type(weight).__name__}: use "
+                "ql.quantize(weight, scheme)."
+            )
+        self.scheme = weight.scheme
+        self.register_buffer("q", weight.q)
+        self.register_buffer("scale", weight.scale)
+        self.register_buffer("zero_point", weight.zero_point)
+        # Holds nothing; its dtype follows model.half() and is that of the values given out.
+        like = weight.scale.new_empty(0, dtype=dtype or weight.scale.dtype)
+        self.register_buffer("like", like, persistent=False)
+
+    @property
+    def qtensor(self) -> QTensor:
+        """The codes with their scale, zero point and scheme."""
+        return QTensor._trusted(self.q, self.scale, self.zero_point, self.scheme)
+
+    def values(self, dtype=None) -> Tensor:
+        """W_hat = scale * (q - zero_point), in the model's dtype unless another is asked for."""
+        return _values(self.q, self.scale, self.zero_point, self.scheme, dtype or self.like.dtype)
+
+    def _scheme_of(self, name):
+        return self.scheme
+
+
+def _values(q, scale, zero_point, scheme, dtype) -> Tensor:
+    """As `QTensor.dequantize`, whose objects torch.compile cannot follow everywhere."""
+    r_hat = torch.empty_like(q, dtype=dtype)
+    return kernels.dequantize(q, scale, zero_point, scheme.granularity, r_hat)
+
+
+class _Layer(_KeepsScale):
+    """What the layers share: the codes, a bias that stays float, and W_hat under `weight`."""
+
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.codes = weight if isinstance(weight, QuantizedWeight) else QuantizedWeight(weight)
+        if bias is not None:
+            checks.tensor("bias", bias)
+            if bias.dtype not in checks.FLOATS or tuple(bias.shape) != (len(self.codes.q),):
+                raise ValueError(
+                    f"bias must hold one float for each of the {len(self.codes.q)} outputs, got "
+                    f"{bias.dtype} of shape {tuple(bias.shape)}."
+                )
+        if isinstance(bias, Tensor) and not isinstance(bias, nn.Parameter):
+            bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+        self.register_parameter("bias", bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """W_hat in float, made anew at each use, for code that reads a layer's weight itself."""
+        return self.codes.values()
+
+    def extra_repr(self):
+        scheme = self.codes.scheme
+        words = f"{list(self.codes.q.shape)}, {scheme.bits} bits, {scheme.mapping}"
+        return f"{words}, {scheme.granularity}"

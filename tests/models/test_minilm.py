@@ -1,0 +1,145 @@
+"""The published model of notebook 10: its architecture, and what quantization does to it."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from torch import nn
+
+import qlesson as ql
+from qlesson.models import minilm
+
+MISSING = minilm.folder() is None or importlib.util.find_spec("tokenizers") is None
+needs_the_model = pytest.mark.skipif(
+    MISSING, reason="all-MiniLM-L6-v2 is not installed: see qlesson/models/minilm.py"
+)
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "10_quantized_language_model.ipynb"
+W8 = ql.Scheme(8, granularity=ql.PerAxis(0))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return minilm.load(device="cpu")
+
+
+# Without its files
+
+
+def test_it_has_22_6_million_weights_half_of_them_words():
+    model = minilm.MiniLM()
+    assert sum(w.numel() for w in model.parameters()) == 22_565_376
+    assert model.words.weight.numel() == 11_720_448
+
+
+def test_a_block_is_a_transformer_layer_of_torch():
+    """torch.nn.TransformerEncoderLayer is another way to the same numbers."""
+    torch.manual_seed(0)
+    block = minilm.Block()
+    peer = nn.TransformerEncoderLayer(
+        384, 12, 1536, dropout=0, activation="gelu", layer_norm_eps=1e-12, batch_first=True
+    )
+    parts = (block.query, block.key, block.value)
+    attention = {
+        "in_proj_weight": torch.cat([p.weight for p in parts]),
+        "in_proj_bias": torch.cat([p.bias for p in parts]),
+        **{f"out_proj.{k}": v for k, v in block.out.state_dict().items()},
+    }
+    peer.self_attn.load_state_dict(attention)
+    for ours, theirs in (("up", "linear1"), ("down", "linear2"), ("norm_1", "norm1")):
+        getattr(peer, theirs).load_state_dict(getattr(block, ours).state_dict())
+    peer.norm2.load_state_dict(block.norm_2.state_dict())
+    x, mask = torch.randn(2, 7, 384), torch.ones(2, 7, dtype=torch.bool)
+    mask[1, 4:] = False
+    with torch.no_grad():
+        ours, theirs = block(x, mask), peer(x, src_key_padding_mask=~mask)
+    torch.testing.assert_close(ours[mask], theirs[mask], rtol=1e-4, atol=1e-5)
+
+
+def test_filling_changes_no_embedding():
+    torch.manual_seed(0)
+    model = minilm.MiniLM().eval()
+    ids = torch.randint(1000, 2000, (1, 5))
+    longer = torch.cat([ids, torch.zeros(1, 4, dtype=torch.long)], dim=1)
+    with torch.no_grad():
+        short = model(ids, torch.ones(1, 5, dtype=torch.bool))
+        filled = model(longer, torch.arange(9)[None] < 5)
+    torch.testing.assert_close(filled, short, rtol=0, atol=1e-6)
+    assert short.norm().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("words.weight", "embeddings.word_embeddings.weight"),
+        ("norm.bias", "embeddings.LayerNorm.bias"),
+        ("blocks.4.key.bias", "encoder.layer.4.attention.self.key.bias"),
+        ("blocks.0.out.weight", "encoder.layer.0.attention.output.dense.weight"),
+        ("blocks.0.norm_1.weight", "encoder.layer.0.attention.output.LayerNorm.weight"),
+        ("blocks.5.up.weight", "encoder.layer.5.intermediate.dense.weight"),
+        ("blocks.5.down.bias", "encoder.layer.5.output.dense.bias"),
+        ("blocks.5.norm_2.bias", "encoder.layer.5.output.LayerNorm.bias"),
+    ],
+)
+def test_names_in_the_file(ours, theirs):
+    assert ours in minilm.MiniLM().state_dict()
+    assert minilm._in_file(ours) == theirs
+
+
+def test_without_a_folder_it_says_how_to_get_one(tmp_path):
+    assert minilm.compare(None, {}) == minilm.HOW_TO_GET_IT
+    with pytest.raises(FileNotFoundError, match="pip install"):
+        minilm.load(tmp_path)
+
+
+def test_agreement_is_its_definition():
+    a = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+    b = a[:, [1, 0]]
+    assert minilm.agreement(a, a, queries=2, k=1) == (pytest.approx(1), 1, 1)
+    cosine, first, common = minilm.agreement(a, b, queries=2, k=2)
+    assert cosine == pytest.approx(0.96 / 5) and (first, common) == (1, 1)
+    c = torch.cat([a[[1, 0]], a[2:]])  # each query has become the other
+    assert minilm.agreement(a, c, queries=2, k=2)[1:] == (0, 0.5)
+
+
+def test_halves():
+    a, b = "A first sentence that is long enough to ask.", "And the rest, which is long enough too."
+    text = f"{a}\n  {b} And more.\n\nOnly one sentence.\n\nShort. {b}"
+    assert minilm.halves(text) == ([a], [f"{b} And more."])
+
+
+# With them
+
+
+@needs_the_model
+def test_it_gives_the_published_similarities(model):
+    """Those of the quick start of sentence-transformers, https://sbert.net/docs/quickstart.html."""
+    three = "The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."
+    e = minilm.embed(model, three)
+    published = [[1.0, 0.6660, 0.1046], [0.6660, 1.0, 0.1411], [0.1046, 0.1411, 1.0]]
+    torch.testing.assert_close(e @ e.T, torch.tensor(published), rtol=0, atol=1e-4)
+
+
+@needs_the_model
+def test_the_notebook_states_what_was_measured():
+    nb = nbformat.read(NOTEBOOK, as_version=4)
+    (cell,) = (c.source for c in nb.cells if "| 8 bits, inputs too |" in c.source)
+    stated = {
+        name.strip(): [float(x) for x in numbers.split("|") if x.strip()]
+        for name, numbers in re.findall(r"^\| (\S*\d bit[^|]*) \|(.*)\|$", cell, flags=re.M)
+    }
+    schemes = {"8 bits": (W8, None), "8 bits, inputs too": (W8, W8)}
+    for name, (bits, way) in {
+        "4 bits, groups of 32": (4, ql.PerGroup(32)),
+        "4 bits per row": (4, ql.PerAxis(0)),
+        "3 bits, groups of 32": (3, ql.PerGroup(32)),
+    }.items():
+        schemes[name] = ql.Scheme(bits, granularity=way), None
+    assert set(stated) == set(schemes)
+    text = minilm.compare(minilm.folder(), schemes)
+    for name, numbers in stated.items():
+        (line,) = re.findall(rf"^{name}  +(.*)$", text, flags=re.M)
+        # sums differ in their last digits between machines, and a tie may change one of 40 places
+        assert [float(x) for x in line.split()] == pytest.approx(numbers, abs=0.03)
