@@ -11,6 +11,8 @@ The data goes r -> range -> (scale, zero_point) -> q -> r_hat -> error, one modu
 
 import importlib
 
+__version__ = "0.1.0"
+
 # Names are loaded when they are first asked for: the check of a machine, `python -m
 # qlesson.teach.preflight`, runs on a Python that has no torch yet.
 _ROOMS = {

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import qlesson
 from qlesson.authoring import lint, refresh
 from qlesson.teach import copies
 
@@ -21,6 +22,7 @@ TARGETS = [
     "lab",
     "test",
     "test-fast",
+    "test-machines",
     "env",
     "fresh",
     "bench",
@@ -223,6 +225,10 @@ def test_importing_qlesson_is_cheap():
     assert not loaded & {"matplotlib", "ipywidgets", "IPython", "onnx", "onnxruntime", "torchao"}
 
 
+def test_the_version_stands_in_one_place():
+    assert f"\nversion: {qlesson.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def test_the_wheel_carries_the_data(tmp_path):
     """Everything under qlesson/ that git tracks is installed."""
     code = "import sys; from flit_core import buildapi; print(buildapi.build_wheel(sys.argv[1]))"
@@ -340,7 +346,7 @@ def test_no_file_names_the_machine_it_was_made_on():
         assert set(hosts) <= {"download.pytorch.org", "example.org"}, path
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_links_lead_somewhere(name):
     path = ROOT / name
     assert list(lint.broken_links(path.read_text(encoding="utf-8"), path)) == []
@@ -367,5 +373,6 @@ def test_the_notebooks_say_on_which_machine_they_were_stored():
 def test_ci_calls_the_command_of_the_readme():
     script = ROOT / ".ci/run"
     assert script.stat().st_mode & stat.S_IXUSR
-    assert script.read_text().rstrip().endswith('make test "$@"')
+    assert '\nmake test "$@"\n' in script.read_text()
+    assert "tests/machines.py --model oldest noise" in script.read_text()
     assert ".ci/run" in (ROOT / ".github/workflows/test.yml").read_text()
