@@ -548,7 +548,7 @@ def everything():
         observer.observe(r)
         observer.observe(3 * r)
         found[kind.__name__] = observer.range()
-        if kind is ranges.MSEObserver:
+        if kind is observers.MSEObserver:
             found["centres"] = ranges._centres(observer.counts, observer.width, *observer._ends())
     for scheme in (EIGHT, four, groups, ql.Scheme(16), ROWS):
         x = ql.quantize(r, scheme)
