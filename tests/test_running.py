@@ -59,7 +59,10 @@ class Item:
 
 def test_the_longest_start_first_and_the_slow_are_marked(conftest):
     first = [Item(path, slow=True) for path in sorted(conftest["LAB"])]
-    long = [Item("tests/kernels/test_bits.py"), Item("notebooks/11_better_than_rounding.ipynb", True)]
+    long = [
+        Item("tests/kernels/test_bits.py"),
+        Item("notebooks/11_better_than_rounding.ipynb", True),
+    ]
     rest = [Item("notebooks/01_linear_formula.ipynb"), Item("tests/test_affine.py")]
     items = [*rest, *long, *first]
     conftest["pytest_collection_modifyitems"](items)
