@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that wait leave the core to another worker
 SETTINGS = {
     "native": {},
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2"},
@@ -31,14 +32,15 @@ SETTINGS = {
     "mkl-avx2": {"MKL_CBWR": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
     "mkl-sse42": {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
     "threads-1": {"OMP_NUM_THREADS": "1"},
-    "threads-2": {"OMP_NUM_THREADS": "2"},
-    "threads-4": {"OMP_NUM_THREADS": "4"},
+    "threads-2": {"OMP_NUM_THREADS": "2", **PASSIVE},
+    "threads-4": {"OMP_NUM_THREADS": "4", **PASSIVE},
     "oldest": {
         "ATEN_CPU_CAPABILITY": "default",
         "ONEDNN_MAX_CPU_ISA": "SSE41",
         "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
         "MKL_CBWR": "COMPATIBLE",
         "OMP_NUM_THREADS": "2",
+        **PASSIVE,
     },
     "noise": {"QLESSON_NOISE": "1"},
     "noise-2": {"QLESSON_NOISE": "2"},
