@@ -182,6 +182,8 @@ def test_the_keys_and_the_answer_that_waits(page, tmp_path):
 def test_it_fits_the_window_and_prints_a_page_for_each_slide(page, tmp_path):
     count = show(page, tmp_path / "deck.html", slides.deck(nbformat.read(NOTEBOOKS[0], 4)))
     page.set_viewport_size({"width": 1000, "height": 900})
+    width = "Math.round(document.querySelector('section.now').getBoundingClientRect().width)"
+    page.wait_for_function(f"{width} == 1000")  # the slide follows the window a little later
     box = page.locator("section.now").bounding_box()
     assert (box["x"], round(box["width"]), round(box["height"])) == (0, 1000, 562)
     page.set_viewport_size(ROOM)
