@@ -5,8 +5,10 @@ workers start, which inherit what is set here.
 """
 
 import difflib
+import getpass
 import os
 import re
+import tempfile
 
 import psutil
 import pytest
@@ -16,6 +18,14 @@ from xdist.scheduler import LoadFileScheduling
 # One thread in each worker and in each kernel: more than the cores can run would wait for each
 # other, and spin while they wait. What the caller has set stays.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# torch's compiler keeps its loops, and takes one made for more vector instructions than this
+# variable allows: the values are then wrong. So another processor has a cache of its own.
+if CAPABILITY := os.environ.get("ATEN_CPU_CAPABILITY"):
+    os.environ.setdefault(
+        "TORCHINDUCTOR_CACHE_DIR",
+        f"{tempfile.gettempdir()}/qlesson-{getpass.getuser()}-{CAPABILITY}",
+    )
 
 PATIENCE = 900  # seconds: only what is stuck takes so long, however busy the machine is
 

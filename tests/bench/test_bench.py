@@ -36,7 +36,6 @@ def test_measure_takes_turns_and_gives_median_and_quartiles(monkeypatch):
     assert all(low <= ms <= high for ms, low, high in found.values())
 
 
-@pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize("work", bench.WORKS)
 @pytest.mark.parametrize("granularity", bench.GRANULARITIES)
 def test_every_contestant_does_the_same_work(work, granularity):
@@ -60,7 +59,6 @@ def test_every_contestant_does_the_same_work(work, granularity):
         )
 
 
-@pytest.mark.usefixtures("loops")
 def test_each_step_to_the_loop_by_hand_does_the_same_work(monkeypatch):
     calls, jobs = {}, []
     once = lambda found: calls.update(found) or dict.fromkeys(found, (1, 1, 1))  # noqa: E731

@@ -110,7 +110,7 @@ BY_TORCH = functools.cache(kernels._compiled.__wrapped__)
 
 
 @pytest.fixture(params=["by hand", "by torch.compile"])
-def compiled(loops, monkeypatch, request):
+def compiled(monkeypatch, request):
     """Fails where the compiled path was not taken, or fell back."""
     calls, run = [], kernels._call
     if request.param == "by torch.compile":
@@ -133,7 +133,6 @@ def test_eager_and_compiled_agree_bit_for_bit(device, dtype, kind, layouts, comp
         assert_same(values(shape, dtype).to(device), scheme)
 
 
-@pytest.mark.usefixtures("loops")
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_loops_by_hand_agree_over_every_scheme(dtype):
@@ -177,7 +176,7 @@ def test_ranges_by_hand(dtype):
 
 
 @pytest.fixture
-def interpreted(loops, monkeypatch):
+def interpreted(monkeypatch):
     """Triton's interpreter in the place of the loops by hand; torch.compile keeps the rest."""
     pytest.importorskip("triton", reason="needs Triton")
     if torch.cuda.is_available():
@@ -252,7 +251,6 @@ def codes(r):
     return ql.quantize(r, ql.Scheme(), GIVEN, check=False).q
 
 
-@pytest.mark.usefixtures("loops")
 def test_values_that_are_not_the_numbers_at_an_address(monkeypatch):
     """A pending minus sign, a fake tensor, torch.func, a recorded trace: eager, without a warning.
 
@@ -348,7 +346,6 @@ def test_infinity_saturates_and_nan_is_code_0_compiled_too(device, compiled):
         assert x.q[:3].tolist() == [0, scheme.quant_max, scheme.quant_min]
 
 
-@pytest.mark.usefixtures("loops")
 def test_refusals_are_the_same_compiled():
     r = torch.randn(128, 128)
     r[100, 7] = float("nan")
@@ -422,7 +419,6 @@ def test_no_divisor_is_known_to_the_compiler(mapping, include_zero):
         assert all(depends_on_input(n.args[1]) for n in divisions)
 
 
-@pytest.mark.usefixtures("loops")
 def test_the_formulas_compile_without_a_break():
     run = torch.compile(
         lambda r: ql.quantize_affine(

@@ -270,7 +270,6 @@ def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
     assert "File exists" in run(code)
 
 
-@pytest.mark.usefixtures("loops")
 def test_a_warning_from_torch_is_no_failure():
     """Under `-W error` too the compiled path is taken."""
     with warnings.catch_warnings(), ql.use_kernels("compiled"):
@@ -287,7 +286,6 @@ def in_threads(work, count=4):
         thread.join()
 
 
-@pytest.mark.usefixtures("loops")
 def test_threads_share_the_kernels_and_leave_the_warnings_alone():
     """Each thread silenced torch for itself, and what one put back had been another's silence."""
     expected, before, same = ql.quantize(R, GROUPS), list(warnings.filters), []
@@ -390,7 +388,6 @@ def compiled_graphs():
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
-@pytest.mark.usefixtures("loops")
 def test_a_hundred_shapes_compile_a_handful_of_kernels():
     g = torch.Generator().manual_seed(0)
     sizes = torch.randint(2, 400, (100, 2), generator=g).tolist()
@@ -431,7 +428,6 @@ for granularity in (ql.PerTensor(), ql.PerAxis(0), ql.PerAxis(1), ql.PerGroup(32
 """
 
 
-@pytest.mark.usefixtures("loops")
 @pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's /proc")
 @pytest.mark.parametrize("mode, most", [("eager", 0.30), ("compiled", 0.05)])
