@@ -1,6 +1,9 @@
 """Who shares a scale: the whole tensor, each channel, or each group (notebook 06).
 
-A granularity cuts a tensor into blocks, one scale per block, and joins the blocks again.
+A granularity cuts a tensor into blocks, one scale per block, and joins the blocks again. How blocks
+lie in a tensor is known here alone: `split` and `align` are for what broadcasts, `rows` for what
+goes from block to block, `in_memory` for a loop.
+
 `scale_shape` is the shape of ONNX's blocked form, so a scale says by its shape what it covers:
 
     PerTensor()           ()
@@ -8,6 +11,7 @@ A granularity cuts a tensor into blocks, one scale per block, and joins the bloc
     PerGroup(size, axis)  ceil(n / size) on `axis`, r's length on every other axis
 """
 
+import math
 import operator
 from dataclasses import dataclass
 
@@ -16,7 +20,12 @@ from torch import Tensor
 
 
 class Granularity:
-    """What the three have in common; the methods are written for one block per scale."""
+    """What the three have in common.
+
+    One of the reader's own needs `scale_shape` and `reduce`; and `block_shape`, `split`, `join` and
+    `align` where a block is not the whole tensor. It works on every path: what runs as a loop for
+    the three runs eagerly for it.
+    """
 
     def scale_shape(self, shape) -> tuple[int, ...]:
         """The shape of scale and zero point for a tensor of this shape."""
@@ -42,6 +51,37 @@ class Granularity:
         """A view of scale (or zero point) that broadcasts against `split(r)`."""
         return scale
 
+    def rows(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        """r as [blocks, values], in the order of the scales, and a weight for each value in
+        float64: 1, or 0 for what `split` fills a short last group up with."""
+        values = self._rows(r)
+        weights = torch.ones_like(values, dtype=torch.float64)
+        if values.numel() > r.numel():
+            places = self._rows(torch.arange(r.numel(), device=r.device).reshape(r.shape))
+            weights[:, 1:] = (places[:, 1:] != places[:, :-1]).double()
+        return values, weights
+
+    def _rows(self, r) -> Tensor:
+        shape, blocks = self.scale_shape(r.shape), self.split(r)
+        shared = self.align(r.new_empty(shape)).shape or (1,) * blocks.ndim
+        within = [axis for axis, n in enumerate(shared) if n == 1]
+        kept = [axis for axis, n in enumerate(shared) if n > 1]
+        return blocks.permute((*kept, *within)).reshape(math.prod(shape), -1)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is one of the three: a class of the reader's own, even one that inherits from
+        them, may cut its blocks otherwise."""
+        return type(self) in (PerTensor, PerAxis, PerGroup)
+
+    def in_memory(self, x: Tensor) -> Tensor | None:
+        """x as a view [m, n] with a scale for each m, or [m, n, c] with one for each (m, c).
+
+        Where there are fewer scales than m, they come again and again in their order. None where x
+        or its blocks do not lie in memory like that.
+        """
+        return self._view(x) if self.is_known and x.is_contiguous() else None
+
 
 @dataclass(frozen=True)
 class PerTensor(Granularity):
@@ -54,6 +94,9 @@ class PerTensor(Granularity):
     def reduce(self, function, r: Tensor) -> Tensor:
         """`function` over all of r."""
         return function(r, dim=tuple(range(r.ndim)))
+
+    def _view(self, x):
+        return x.view(1, -1)
 
 
 @dataclass(frozen=True)
@@ -84,6 +127,11 @@ class PerAxis(Granularity):
         axis = _index("axis", self.axis, r.shape)
         others = tuple(i for i in range(r.ndim) if i != axis)
         return function(r, dim=others, keepdim=True) if others else r.clone()
+
+    def _view(self, x):
+        axis = _index("axis", self.axis, x.shape)
+        inner = math.prod(x.shape[axis + 1 :])
+        return x.view(-1, inner) if inner > 1 else x.view(1, -1, x.shape[axis])
 
 
 @dataclass(frozen=True)
@@ -146,6 +194,15 @@ class PerGroup(Granularity):
         last = function(r.narrow(axis, n - short, short), dim=axis, keepdim=True)
         return torch.cat([whole, last], axis)
 
+    def _view(self, x):
+        axis = _index("axis", self.axis, x.shape)
+        inner, size = math.prod(x.shape[axis + 1 :]), min(self.group_size, x.shape[axis])
+        if x.shape[axis] % size:
+            return None
+        if size == inner == 1:
+            return x.view(1, 1, -1)
+        return x.view(-1, size) if inner == 1 else x.view(-1, size, inner)
+
 
 def _integer(name, value) -> int:
     try:
@@ -157,7 +214,7 @@ def _integer(name, value) -> int:
 
 
 def _index(name, axis, shape) -> int:
-    """The axis counted from the front, or a sentence about why there is none."""
+    """The axis counted from the front. Raises ValueError where r has no such axis."""
     ndim = len(shape)
     if not -ndim <= axis < ndim:
         choice = f"choose {name} from {-ndim} to {ndim - 1}" if ndim else "use ql.PerTensor()"

@@ -32,7 +32,6 @@ from qlesson.ranges import (
     _limit_of_least_error,
     _ranks,
     _reach,
-    _rows,
     _scheme,
     _within,
     _without_zeros,
@@ -163,7 +162,7 @@ class HistogramObserver(Observer):
     def _update(self, batch, r_min, r_max):
         _check_reach(r_min, r_max)
         super()._update(batch, r_min, r_max)
-        values, weights = self._counted(*_rows(batch, self.granularity))
+        values, weights = self._counted(*self.granularity.rows(batch))
         if self.shape is None:
             self.counts = values.new_zeros(len(values), self.bins, dtype=torch.float64)
             self.exponent = torch.full_like(values[:, :1], SMALLEST, dtype=torch.int64)

@@ -98,22 +98,14 @@ def quantize(
         checks.out(out, r.shape, scheme.dtype, r.device, kept)
     q = torch.empty_like(r, dtype=scheme.dtype) if out is None else out
     if qparams is None and (out is None or not check):
-        qparams = _chosen_while_quantizing(r, scheme, q)
-        if qparams is not None:
-            return QTensor._trusted(q, *qparams, scheme)
+        chosen = kernels.choose_and_quantize(r, scheme, q)
+        if chosen is not None and checks.all_finite(chosen[0].amax() * _levels(scheme)):
+            return QTensor._trusted(q, *chosen, scheme)
     if qparams is None:
-        qparams = choose_qparams(r, scheme)
-    return QTensor._trusted(_codes(r, qparams, scheme, q), *qparams, scheme)
-
-
-def _chosen_while_quantizing(r, scheme, out) -> QParams | None:
-    """Scale and zero point, and `out` filled with them; None where the kernels do not do both."""
-    if scheme.mapping == "asymmetric" and not scheme.include_zero:
-        return None  # the warning needs the range
-    qparams = kernels.choose_and_quantize(r, scheme, out)
-    if qparams is not None and not checks.all_finite(qparams[0].amax() * _levels(scheme)):
-        choose_qparams(r, scheme)  # says what is wrong
-    return qparams and QParams(*qparams)
+        qparams = choose_qparams(r, scheme)  # and says what is wrong with r
+    codes = scheme.quant_min, scheme.quant_max, scheme.rounding
+    kernels.run(kernels.quantize, codes, r, *qparams, scheme.granularity, q)
+    return QTensor._trusted(q, *qparams, scheme)
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +203,7 @@ class QTensor:
             checks.out(out, self.shape, dtype, self.device, kept)
         r_hat = torch.empty_like(self.q, dtype=dtype) if out is None else out
         held = (self.q, self.scale, self.zero_point)
-        return kernels.dequantize(*held, self.scheme.granularity, r_hat)
+        return kernels.run(kernels.dequantize, (), *held, self.scheme.granularity, r_hat)
 
 
 def fake_quantize(r: Tensor, scheme: Scheme = Scheme(), qparams: QParams | None = None) -> Tensor:
@@ -232,23 +224,19 @@ def fake_quantize(r: Tensor, scheme: Scheme = Scheme(), qparams: QParams | None 
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, r, qparams, scheme):
-        low, high = scheme.quant_min, scheme.quant_max
+        low, high, granularity = scheme.quant_min, scheme.quant_max, scheme.granularity
         # One code more at either end: what lands there lies outside the range.
-        q = _codes(r, qparams, scheme, torch.empty_like(r, dtype=torch.int32), margin=1)
+        codes = low - 1, high + 1, scheme.rounding
+        q = torch.empty_like(r, dtype=torch.int32)
+        kernels.run(kernels.quantize, codes, r, *qparams, granularity, q)
         ctx.save_for_backward((q >= low) & (q <= high))
-        r_hat = torch.empty_like(r)
-        return kernels.dequantize(q.clamp_(low, high), *qparams, scheme.granularity, r_hat)
+        q, r_hat = q.clamp_(low, high), torch.empty_like(r)
+        return kernels.run(kernels.dequantize, (), q, *qparams, granularity, r_hat)
 
     @staticmethod
     def backward(ctx, grad):
         (inside,) = ctx.saved_tensors
         return torch.where(inside, grad, 0), None, None  # even an infinite gradient
-
-
-def _codes(r, qparams, scheme, out, margin=0) -> Tensor:
-    """Fill `out` with the codes of r, clipped to the scheme's, and `margin` more at either end."""
-    low, high = scheme.quant_min - margin, scheme.quant_max + margin
-    return kernels.quantize(r, *qparams, scheme.granularity, out, low, high, scheme.rounding)
 
 
 def _checked(r, scheme) -> Tensor:

@@ -19,7 +19,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from qlesson import checks
+from qlesson import checks, kernels
 from qlesson.affine import dequantize_affine, quantize_affine, safe_qparams, two_to
 from qlesson.granularity import Granularity, PerTensor
 from qlesson.scheme import Scheme
@@ -39,7 +39,7 @@ def min_max(r: Tensor, granularity: Granularity) -> tuple[Tensor, Tensor]:
     A NaN makes the minimum and the maximum of its block NaN, so checking these two for NaN and
     infinity checks all of r.
     """
-    return granularity.reduce(torch.amin, r), granularity.reduce(torch.amax, r)
+    return kernels.min_max(r, granularity)
 
 
 @torch.no_grad()
@@ -54,7 +54,7 @@ def percentile(r: Tensor, granularity=WHOLE, percent=99.9) -> tuple[Tensor, Tens
     """
     _check_percent(percent)
     r = _checked(r, granularity)
-    values, weights = _rows(r, granularity)
+    values, weights = granularity.rows(r)
     ordered = torch.where(weights > 0, values, torch.inf).sort(dim=1).values
     low, high = (rank[:, None] for rank in _ranks(weights.sum(1), percent))
     shape = granularity.scale_shape(r.shape)
@@ -69,7 +69,7 @@ def mse_search(r: Tensor, scheme: Scheme = Scheme()) -> tuple[Tensor, Tensor]:
     section 3.1. Never worse than min-max, which is among them.
     """
     r = _checked(r, _scheme(scheme).granularity)
-    values, weights = _rows(r, scheme.granularity)
+    values, weights = scheme.granularity.rows(r)
     shape = scheme.granularity.scale_shape(r.shape)
     r_min, r_max = (x.reshape(-1, 1) for x in min_max(r, scheme.granularity))
     limit = _limit_of_least_error(values, weights, r_min, r_max, scheme)
@@ -87,7 +87,7 @@ def entropy(r: Tensor, scheme: Scheme = Scheme(), bins=KL_BINS) -> tuple[Tensor,
     r = _checked(r, granularity)
     r_min, r_max = (x.reshape(-1, 1) for x in min_max(r, granularity))
     _check_reach(r_min, r_max)
-    values, weights = _without_zeros(*_rows(r, granularity))
+    values, weights = _without_zeros(*granularity.rows(r))
     width = _bin_width(_reach(values), bins)
     counts = _count(values, weights, width, bins)
     limit = _limit_of_least_divergence(counts, width, r_min, r_max, scheme)
@@ -249,27 +249,6 @@ def _codes(r, scale, zero_point, scheme):
     """The codes of r as floats: casts to integers and back would take half of a search."""
     ends = scheme.quant_min, scheme.quant_max
     return quantize_affine(r, scale, zero_point, *ends, r.dtype, scheme.rounding)
-
-
-def _rows(r, granularity) -> tuple[Tensor, Tensor]:
-    """r as [blocks, values], in the order of the scales, and weights: 1, or 0 for a filling."""
-    shape = granularity.scale_shape(r.shape)
-    values = _in_rows(r, granularity, shape)
-    weights = torch.ones_like(values, dtype=torch.float64)
-    if values.numel() > r.numel():  # a short last group is filled up with copies of its last value
-        places = torch.arange(r.numel(), device=r.device).reshape(r.shape)
-        places = _in_rows(places, granularity, shape)
-        weights[:, 1:] = (places[:, 1:] != places[:, :-1]).double()
-    return values, weights
-
-
-def _in_rows(x, granularity, shape) -> Tensor:
-    """[blocks, values]: a scale has length 1 along the axes of its block."""
-    blocks = granularity.split(x)
-    shared = granularity.align(x.new_empty(shape)).shape or (1,) * blocks.ndim
-    within = [d for d, n in enumerate(shared) if n == 1]
-    kept = [d for d, n in enumerate(shared) if n > 1]
-    return blocks.permute((*kept, *within)).reshape(math.prod(shape), -1)
 
 
 def _centres(counts, width, r_min, r_max) -> Tensor:

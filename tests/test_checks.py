@@ -3,7 +3,6 @@
 import copy
 import math
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from qlesson import affine, checks, methods, observers, ranges
 from qlesson.error import error_shares
 from qlesson.files import codebooks
 from qlesson.files.packing import PackedTensor
-from qlesson.granularity import Granularity
 from qlesson.methods.rotation import hadamard, random_rotation
 from qlesson.methods.smoothquant import smoothing_scales
 from qlesson.nn import (
@@ -594,61 +592,3 @@ def test_torchs_default_dtype_changes_nothing(dtype):
     for name, x in wanted.items():
         for a, b in zip(flat(x), flat(got[name]), strict=True):
             assert a.dtype == b.dtype and torch.equal(a, b), name
-
-
-# --- a granularity of one's own -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Tiles(Granularity):
-    """One scale for each tile of 16 x 16."""
-
-    def scale_shape(self, shape):
-        return tuple(n // 16 for n in shape)
-
-    def block_shape(self, shape):
-        return (16, 16)
-
-    def split(self, r):
-        return r.reshape(r.shape[0] // 16, 16, r.shape[1] // 16, 16)
-
-    def join(self, blocks, shape):
-        return blocks.reshape(shape)
-
-    def align(self, scale):
-        return scale[:, None, :, None]
-
-    def reduce(self, function, r):
-        return function(self.split(r), dim=(1, 3))
-
-
-class Columns(ql.PerAxis):
-    """The name of one that the loops know, and other blocks: one scale for each column."""
-
-    def scale_shape(self, shape):
-        return ql.PerAxis(1).scale_shape(shape)
-
-    def block_shape(self, shape):
-        return ql.PerAxis(1).block_shape(shape)
-
-    def reduce(self, function, r):
-        return ql.PerAxis(1).reduce(function, r)
-
-
-@pytest.mark.parametrize("granularity", [Tiles(), Columns(0)])
-@pytest.mark.parametrize("shape", [(64, 64), (256, 512), (16, 2**18), (2**14, 16)])
-def test_a_granularity_of_ones_own_gives_the_same_values_in_every_mode(granularity, shape):
-    r, found = drawn(*shape), []
-    scheme = ql.Scheme(4, granularity=granularity)
-    for mode in ("eager", "compiled"):
-        with ql.use_kernels(mode):
-            x = ql.quantize(r, scheme)
-            found.append((x.q, x.scale, x.dequantize(), ql.fake_quantize(r, scheme)))
-            low, high = ranges.min_max(r, granularity)
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-    blocks, ends = (
-        granularity.split(r),
-        (granularity.align(x) for x in qparams_from_range(low, high, scheme)),
-    )
-    wanted = ql.quantize_affine(blocks, *ends, -8, 7)
-    assert torch.equal(granularity.join(wanted, shape), found[0][0])

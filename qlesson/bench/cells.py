@@ -174,9 +174,9 @@ def run_steps(nbytes=2**27) -> list[dict]:
     """Given scale per tensor: what the loop by hand has, one step after the other."""
     job = Job("given scale", "tensor", "float32", nbytes)
     rows = kernels.rows(job.r, *job.qparams, job.scheme.granularity, job.codes)
-    kind = kernels._quantize, (-128, 127, "inside"), [(t.dtype, t.ndim) for t in rows]
+    kind = kernels.quantize, (-128, 127, "inside"), [(t.dtype, t.ndim) for t in rows]
     steps = {
-        "clip by hand": compilers._by_hand(*kind, "__builtin_prefetch(r + ahead);"),
+        "clip by hand": compilers._by_hand(*kind, ahead=0),
         "and memory asked for early": compilers._by_hand(*kind),
     }
     by_hand = {name: partial(loop, *rows) for name, loop in steps.items() if loop}

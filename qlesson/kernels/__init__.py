@@ -9,16 +9,18 @@ bits.
 import math
 import warnings
 from collections import Counter
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from qlesson import ranges
 from qlesson.checks import levels_to_caller
-from qlesson.granularity import PerAxis, PerGroup, PerTensor
+from qlesson.kernels import loops
 from qlesson.kernels.compilers import _bare, _compiled, _lies_in_memory
-from qlesson.kernels.loops import _choose_and_quantize, _dequantize, _min_max, _quantize
+from qlesson.kernels.loops import dequantize, quantize
 from qlesson.kernels.pieces import COMPILED_PIECE, COPIED_PIECE, EAGER_PIECE, _eager_piece, cut
+
+__all__ = ["choose_and_quantize", "dequantize", "min_max", "quantize", "run", "use_kernels"]
 
 # One scale for all is repeated for rows of this many values, so that every core has some rows; a
 # tensor of less than two rows costs less than a compiled call does, and runs eagerly.
@@ -62,88 +64,33 @@ class use_kernels:
         _state["mode"] = self._before
 
 
-# --- the jobs; scale and zero_point have the granularity's scale shape ---
-def quantize(r, scale, zero_point, granularity, out, quant_min, quant_max, rounding) -> Tensor:
-    """Fill `out` with the codes of r."""
-    constants = (quant_min, quant_max, rounding)
-    if torch.compiler.is_compiling():
-        return _traced(_quantize, constants, r, scale, zero_point, granularity, out)
-    return _run(_quantize, constants, r, scale, zero_point, granularity, out)
+# --- a formula with given scale and zero point, both in the granularity's scale shape ---
+def run(formula, constants, x, scale, zero_point, granularity, out) -> Tensor:
+    """Fill `out` with what a formula makes of x: `quantize` its codes, `dequantize` its values.
 
-
-def dequantize(q, scale, zero_point, granularity, out) -> Tensor:
-    """Fill `out` with the values of the codes q, in out's float dtype."""
-    if torch.compiler.is_compiling():
-        return _traced(_dequantize, (), q, scale, zero_point, granularity, out)
-    return _run(_dequantize, (), q, scale, zero_point, granularity, out)
-
-
-def min_max(r, granularity) -> tuple[Tensor, Tensor]:
-    """The smallest and the largest value of each block: `ranges.min_max`, in one reading of r."""
-    if torch.compiler.is_compiling():
-        return ranges.min_max(r, granularity)
-    shape = granularity.scale_shape(r.shape)
-    if math.prod(shape) == 1:
-        ends = torch.aminmax(r) if r.is_cuda else _ends(r)
-        return tuple(x.view(shape) for x in ends)
-    blocks = _own_blocks(r, granularity)
-    if blocks is not None and _compiles(_min_max, (), r):
-        ends = _call(_min_max, (), blocks)
-        if ends is not None:
-            return ends[0].view(shape), ends[1].view(shape)
-    return ranges.min_max(r, granularity)
-
-
-def _ends(r):
-    """The smallest and the largest value of all r: of rows, then of what the rows gave."""
-    n = r.numel() // ROW * ROW
-    if n and r.is_contiguous() and _compiles(_min_max, (), r):
-        ends = _call(_min_max, (), r.view(-1)[:n].view(-1, ROW))
-        if ends is not None:
-            r = torch.cat([*ends, r.view(-1)[n:]])
-    return torch.aminmax(r)
-
-
-def choose_and_quantize(r, scheme, out) -> tuple[Tensor, Tensor] | None:
-    """Fill `out`, scale and zero point together; None where that is not to be.
-
-    It is for compiled rows and groups along the last axis. A block with NaN or infinity gets a
-    scale that is not finite: refusing it is the caller's.
+    constants  the last arguments of the formula; a loop knows them when it is compiled
     """
-    if torch.compiler.is_compiling() or not out.is_contiguous():
-        return None
-    blocks = _own_blocks(r, scheme.granularity)
-    if blocks is None or blocks.ndim != 2 or len(blocks) < 64:
-        return None
-    constants = (scheme.quant_min, scheme.quant_max, scheme.rounding)
-    constants += (scheme.mapping, scheme.include_zero)
-    if not _compiles(_choose_and_quantize, constants, r, out):
-        return None
-    # As numbers the compiler would know them, and on a GPU multiply by 1 / 255.
-    ends = r.new_tensor([scheme.quant_min, scheme.quant_max], dtype=torch.float32)
-    scale = r.new_empty((len(blocks), 1), dtype=torch.float32)
-    zero_point = r.new_empty((len(blocks), 1), dtype=scheme.dtype)
-    tensors = (blocks, scale, zero_point, out.view(blocks.shape))
-    rows = len(blocks) if r.is_cuda else EAGER_PIECE  # so many ranges stay in the cache
-    for part in zip(*(t.split(rows) for t in tensors), strict=True):
-        if _call(_choose_and_quantize, constants, ends, *part) is None:
-            return None
-    shape = scheme.granularity.scale_shape(r.shape)
-    return scale.view(shape), zero_point.view(shape)
+    work = (formula, constants, x, scale, zero_point, granularity, out)
+    if torch.compiler.is_compiling():
+        return _traced(*work)
+    if granularity.is_known and _compiles(formula, constants, x, scale, zero_point, out):
+        with _or_eagerly():
+            return _in_loops(*work)
+    return in_pieces(*work)
 
 
-# --- eager or compiled, piece by piece ---
-def _run(formula, constants, x, scale, zero_point, granularity, out) -> Tensor:
-    """Apply a formula to x, and fill `out`."""
-    compiled = _compiles(formula, constants, x, scale, zero_point, out)
-    whole = COMPILED_PIECE if compiled else _eager_piece(x)
-    for where, home in cut(x, granularity, whole):
+def in_pieces(formula, constants, x, scale, zero_point, granularity, out) -> Tensor:
+    """One operation at a time, on pieces that stay in the cache."""
+    for where, home in cut(x, granularity, _eager_piece(x)):
         piece = (x[where], scale[home], zero_point[home], granularity, out[where])
-        if compiled and piece[0].numel() >= 2 * ROW:
-            _compiled_piece(formula, constants, *piece)
-        else:
-            _eager(formula, constants, *piece)
+        _eager(formula, constants, *piece)
     return out
+
+
+def _eager(formula, constants, x, scale, zero_point, granularity, out):
+    """A piece of few values, one operation at a time."""
+    scale, zero_point = granularity.align(scale), granularity.align(zero_point)
+    formula(granularity.split(x), scale, zero_point, granularity.split(out), *constants)
 
 
 def _traced(formula, constants, x, scale, zero_point, granularity, out) -> Tensor:
@@ -154,44 +101,37 @@ def _traced(formula, constants, x, scale, zero_point, granularity, out) -> Tenso
     return out.copy_(granularity.join(filled, x.shape))
 
 
-def _eager(formula, constants, x, scale, zero_point, granularity, out):
-    """A piece of few values, one operation at a time."""
-    scale, zero_point = granularity.align(scale), granularity.align(zero_point)
-    formula(granularity.split(x), scale, zero_point, granularity.split(out), *constants)
+def _in_loops(formula, constants, x, scale, zero_point, granularity, out) -> Tensor:
+    """One loop for a piece; a short piece costs less eagerly than a compiled call does."""
+    for r, s, z, target in _straight_pieces(x, scale, zero_point, granularity, out):
+        if r.numel() < 2 * ROW:
+            _eager(formula, constants, r, s, z, granularity, target)
+            continue
+        straight = target
+        if not target.is_contiguous():
+            straight = torch.empty(target.shape, dtype=out.dtype, device=out.device)
+        tensors = rows(r.contiguous(), s, z, granularity, straight)
+        _loop(formula, constants, *tensors)()
+        rest = slice(tensors[0].numel(), None)  # with one scale for all: what is no whole row
+        if rest.start < r.numel():
+            left = r.reshape(-1)[rest], s.view(()), z.view(()), straight.view(-1)[rest]
+            formula(*left, *constants)
+        if straight is not target:
+            target.copy_(straight)
+    return out
 
 
-def _compiled_piece(formula, constants, x, scale, zero_point, granularity, out):
-    """A piece as one loop; through a small copy where it does not lie straight in memory.
-
-    Eagerly, where the granularity is the reader's own: what its blocks are in memory, it alone
-    knows.
-    """
-    if type(granularity) not in (PerTensor, PerAxis, PerGroup):
-        for where, home in cut(x, granularity, _eager_piece(x)):
-            piece = (x[where], scale[home], zero_point[home], granularity, out[where])
-            _eager(formula, constants, *piece)
-        return
-    if not (x.is_contiguous() and out.is_contiguous()):
-        for where, home in cut(x, granularity, COPIED_PIECE):
-            straight = torch.empty(x[where].shape, dtype=out.dtype, device=out.device)
-            part = (x[where].contiguous(), scale[home], zero_point[home], granularity, straight)
-            _compiled_piece(formula, constants, *part)
-            out[where].copy_(straight)
-        return
-    whole = rows(x, scale, zero_point, granularity, out)
-    if _call(formula, constants, *whole) is None:
-        _run(formula, constants, x, scale, zero_point, granularity, out)  # eagerly, from now on
-    elif whole[0].numel() < x.numel():
-        rest = slice(whole[0].numel(), None)
-        _eager(
-            formula,
-            constants,
-            x.view(-1)[rest],
-            scale.view(()),
-            zero_point.view(()),
-            PerTensor(),
-            out.view(-1)[rest],
-        )
+def _straight_pieces(x, scale, zero_point, granularity, out):
+    """Pieces of (x, scale, zero_point, out): large where x and out lie straight in memory, else
+    small, so that their copies stay in the cache."""
+    for where, home in cut(x, granularity, COMPILED_PIECE):
+        piece = x[where], scale[home], zero_point[home], out[where]
+        if piece[0].is_contiguous() and piece[-1].is_contiguous():
+            yield piece
+            continue
+        r, s, z, q = piece
+        for here, its in cut(r, granularity, COPIED_PIECE):
+            yield r[here], s[its], z[its], q[here]
 
 
 def rows(x, scale, zero_point, granularity, out):
@@ -200,44 +140,83 @@ def rows(x, scale, zero_point, granularity, out):
 
     One scale for all is repeated for rows of `ROW` values; what is no whole row is left over.
     """
+    blocks = granularity.in_memory(x)
     if scale.numel() == 1:
         n = x.numel() // ROW
-        repeated = [p.reshape(1, 1).expand(n, 1).contiguous() for p in (scale, zero_point)]
-        x, out = (t.view(-1)[: n * ROW].view(n, ROW) for t in (x, out))
-        return x, *repeated, out
-    blocks = _blocks(x, granularity)
+        blocks = x.view(-1)[: n * ROW].view(n, ROW)
+        out = out.view(-1)[: n * ROW]
     if blocks.ndim == 3:
         shape = (len(blocks), 1, blocks.shape[2])
         return blocks, scale.reshape(shape), zero_point.reshape(shape), out.view(blocks.shape)
     times = len(blocks) // scale.numel()
-    repeated = [p.reshape(1, -1).expand(times, -1).reshape(-1, 1) for p in (scale, zero_point)]
+    repeated = [p.reshape(-1).repeat(times).view(-1, 1) for p in (scale, zero_point)]
     return blocks, *repeated, out.view(blocks.shape)
 
 
+# --- ranges, and ranges and codes at once ---
+def min_max(r, granularity) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest value of each block, in the granularity's scale shape.
+
+    A NaN makes both of its block NaN, so whoever looks for NaN and infinity looks here.
+    """
+    shape = granularity.scale_shape(r.shape)
+    if not torch.compiler.is_compiling():
+        if math.prod(shape) == 1 and granularity.is_known:
+            return tuple(end.view(shape) for end in _min_max_of_all(r))
+        blocks = _own_blocks(r, granularity)
+        if blocks is not None and _compiles(loops.min_max, (), r):
+            with _or_eagerly():
+                return tuple(end.view(shape) for end in _loop(loops.min_max, (), blocks)())
+    return granularity.reduce(torch.amin, r), granularity.reduce(torch.amax, r)
+
+
+def _min_max_of_all(r):
+    """The smallest and the largest value of r: of rows, then of what the rows gave."""
+    n = r.numel() // ROW * ROW
+    if n and r.is_contiguous() and not r.is_cuda and _compiles(loops.min_max, (), r):
+        with _or_eagerly():
+            ends = _loop(loops.min_max, (), r.view(-1)[:n].view(-1, ROW))()
+            r = torch.cat([*ends, r.view(-1)[n:]])
+    return torch.aminmax(r)
+
+
+def choose_and_quantize(r, scheme, out) -> tuple[Tensor, Tensor] | None:
+    """Fill `out`, scale and zero point together; None where that is not to be.
+
+    It is for compiled rows and groups along the last axis, and a range that holds 0: a literal one
+    may call for a warning, which needs its ends. A block with NaN or infinity gets a scale that is
+    not finite: refusing it is the caller's.
+    """
+    literal = scheme.mapping == "asymmetric" and not scheme.include_zero
+    if torch.compiler.is_compiling() or literal or not out.is_contiguous():
+        return None
+    blocks = _own_blocks(r, scheme.granularity)
+    if blocks is None or blocks.ndim != 2 or len(blocks) < 64:
+        return None
+    constants = (scheme.quant_min, scheme.quant_max, scheme.rounding)
+    constants += (scheme.mapping, scheme.include_zero)
+    if not _compiles(loops.choose_and_quantize, constants, r, out):
+        return None
+    # As numbers the compiler would know them, and on a GPU multiply by 1 / 255.
+    codes = r.new_tensor([scheme.quant_min, scheme.quant_max], dtype=torch.float32)
+    scale = r.new_empty((len(blocks), 1), dtype=torch.float32)
+    zero_point = r.new_empty((len(blocks), 1), dtype=scheme.dtype)
+    tensors = (blocks, scale, zero_point, out.view(blocks.shape))
+    at_once = len(blocks) if r.is_cuda else EAGER_PIECE  # so many ranges stay in the cache
+    shape = scheme.granularity.scale_shape(r.shape)
+    with _or_eagerly():
+        for part in zip(*(t.split(at_once) for t in tensors), strict=True):
+            _loop(loops.choose_and_quantize, constants, codes, *part)()
+        return scale.view(shape), zero_point.view(shape)
+    return None
+
+
 def _own_blocks(r, granularity) -> Tensor | None:
-    """The blocks of r where each has a scale of its own."""
-    blocks = _blocks(r, granularity)
+    """The blocks of r in memory, where each has a scale of its own."""
+    blocks = granularity.in_memory(r)
     if blocks is None or blocks.ndim == 3:
         return blocks
     return blocks if len(blocks) == math.prod(granularity.scale_shape(r.shape)) else None
-
-
-def _blocks(x, granularity) -> Tensor | None:
-    """A contiguous x as [blocks, n] with a scale for each row, the same scales again for each index
-    of the axes before the kept one, or as [m, n, c] with a scale for each (m, c); else None."""
-    if not x.is_contiguous() or type(granularity) not in (PerAxis, PerGroup):
-        return None
-    axis = granularity.axis % x.ndim
-    inner = math.prod(x.shape[axis + 1 :])
-    if isinstance(granularity, PerAxis):
-        n = x.shape[axis]
-        return x.view(1, -1, n) if inner == 1 else x.view(-1, inner)
-    size = min(granularity.group_size, x.shape[axis])
-    if x.shape[axis] % size:
-        return None
-    if size == inner == 1:
-        return x.view(1, 1, -1)
-    return x.view(-1, size) if inner == 1 else x.view(-1, size, inner)
 
 
 # --- the compiler ---
@@ -257,14 +236,23 @@ def _compiles(formula, constants, *tensors) -> bool:
     return _seen[key] > PAYS_OFF[x.device.type]
 
 
-def _call(formula, constants, *tensors):
-    """What the compiled formula returns; None, with a warning, where there is no compiler."""
-    try:
-        kinds = tuple((t.dtype, t.ndim) for t in tensors)
-        kernel = _compiled(formula, constants, kinds, tensors[0].device.type)
-        torch.get_num_threads()  # sets it too: a new thread of Python has OpenMP's own number
-        return kernel(*map(_bare, tensors))
-    except Exception as error:
+def _loop(formula, constants, *tensors):
+    """The compiled formula, to be called; it is compiled for each kind of tensors once."""
+    kinds = tuple((t.dtype, t.ndim) for t in tensors)
+    kernel = _compiled(formula, constants, kinds, tensors[0].device.type)
+    torch.get_num_threads()  # sets it too: a new thread of Python has OpenMP's own number
+    return partial(kernel, *map(_bare, tensors))
+
+
+class _or_eagerly:
+    """What fails inside is left, with one warning; from then on everything runs eagerly."""
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, kind, error, trace):
+        if not isinstance(error, Exception):
+            return False
         _state["broken"] = True
         cause = error.__cause__ or error
         first = next(filter(None, map(str.strip, str(cause).splitlines())), type(cause).__name__)
@@ -275,4 +263,4 @@ def _call(formula, constants, *tensors):
             RuntimeWarning,
             stacklevel=levels_to_caller(),
         )
-        return None
+        return True

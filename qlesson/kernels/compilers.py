@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from qlesson.affine import safe_qparams
-from qlesson.kernels.loops import _choose_and_quantize, _min_max, _quantize
+from qlesson.kernels import loops
 
 _filters = threading.RLock()  # of warnings
 
@@ -63,40 +63,44 @@ def _by_torch(formula, constants, device):
     return _silent()(run)  # it compiles when it is called
 
 
-def _by_hand(formula, constants, kinds, without=""):
-    """The formula by the loops of loops.cpp; None where they lack it, or cannot be compiled."""
-    if formula not in (_min_max, _quantize, _choose_and_quantize):
+def _by_hand(formula, constants, kinds, ahead=2048):
+    """The formula by the loops of loops.cpp; None where they lack it, or cannot be compiled.
+
+    ahead  how many bytes before they are needed memory is asked for
+    """
+    if formula not in (loops.min_max, loops.quantize, loops.choose_and_quantize):
         return None
-    first = kinds[formula is _choose_and_quantize]
+    first = kinds[formula is loops.choose_and_quantize]
     real, code = (str(dtype).removeprefix("torch.") for dtype, _ in (first, kinds[-1]))
     with _silent():  # what fails here fails torch.compile too, which would name another cause then
         importlib.import_module("torch._dynamo")
-    loops = _loops(without)
-    min_max_loop = getattr(loops, f"min_max_{real}", None)
-    quantize_loop = getattr(loops, f"quantize_{real}_{code}", None)
-    if not min_max_loop or not (quantize_loop or formula is _min_max):
+    library = _library()
+    min_max_loop = getattr(library, f"min_max_{real}", None)
+    quantize_loop = getattr(library, f"quantize_{real}_{code}", None)
+    if not min_max_loop or not (quantize_loop or formula is loops.min_max):
         return None
 
     def min_max(r):
-        ends = [r.new_empty(r[:, 0].shape, dtype=torch.float32) for _ in range(2)]
-        min_max_loop(*map(_address, [r, *ends]), *_sizes(r))
-        return [x.to(r.dtype) for x in ends]
+        found = [r.new_empty(r[:, 0].shape, dtype=torch.float32) for _ in range(2)]
+        min_max_loop(*map(_address, [r, *found]), *_sizes(r))
+        return [x.to(r.dtype) for x in found]
 
     def quantize(r, scale, zero_point, out):
         low, high, rounding = constants[:3]
         held = r, scale.float(), zero_point.float(), out
-        ends = ctypes.c_float(low), ctypes.c_float(high)
-        quantize_loop(*map(_address, held), *_sizes(r), *ends, rounding == "inside")
+        codes = ctypes.c_float(low), ctypes.c_float(high)
+        early = ctypes.c_int64(ahead // r.element_size())
+        quantize_loop(*map(_address, held), *_sizes(r), *codes, rounding == "inside", early)
         return ()
 
-    def choose_and_quantize(ends, r, scale, zero_point, out):
+    def choose_and_quantize(codes, r, scale, zero_point, out):
         r_min, r_max = (x.float().view(-1, 1) for x in min_max(r))
-        found = safe_qparams(r_min, r_max, *ends, *constants[3:])
-        scale.copy_(found.scale)
-        zero_point.copy_(found.zero_point)
+        chosen = safe_qparams(r_min, r_max, *codes, *constants[3:])
+        scale.copy_(chosen.scale)
+        zero_point.copy_(chosen.zero_point)
         return quantize(r, scale, zero_point, out)
 
-    return {_min_max: min_max, _quantize: quantize}.get(formula, choose_and_quantize)
+    return {loops.min_max: min_max, loops.quantize: quantize}.get(formula, choose_and_quantize)
 
 
 def _sizes(r):
@@ -113,7 +117,7 @@ def _by_triton(formula, constants, kinds):
     In the stored trials torch.compile reached 0.2 to 0.7 of the floor where shapes may change,
     and kernels of this kind 0.86 to 1.01 (notebook 12).
     """
-    if kinds[-1][1] != 2 or formula is _min_max:
+    if kinds[-1][1] != 2 or formula is loops.min_max:
         return None
     try:
         from qlesson.kernels import loops_triton
@@ -122,19 +126,19 @@ def _by_triton(formula, constants, kinds):
     wide = _by_torch(formula, constants, "cuda")
 
     def kernel(*tensors):
-        if formula is _choose_and_quantize:
+        if formula is loops.choose_and_quantize:
             done = loops_triton.choose_and_quantize(*tensors[1:], *constants[:4])
             return () if done else wide(*tensors)
         x, scale, zero_point, out = tensors
-        getattr(loops_triton, formula.__name__[1:])(x, scale.float(), zero_point, out, *constants)
+        getattr(loops_triton, formula.__name__)(x, scale.float(), zero_point, out, *constants)
         return ()
 
     return kernel
 
 
 @cache
-def _loops(without):
-    """loops.cpp, perhaps without some of its words, compiled and kept on disk by torch.
+def _library():
+    """loops.cpp, compiled and kept on disk by torch.
 
     None where there is no compiler, a processor without vectors, or another torch.
     """
@@ -143,7 +147,7 @@ def _loops(without):
         with _silent():
             from torch._inductor.codecache import CppCodeCache
 
-            return CppCodeCache.load(source.replace(without, ""))
+            return CppCodeCache.load(source)
     except Exception:
         return None
 

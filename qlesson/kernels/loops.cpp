@@ -12,7 +12,7 @@ constexpr int64_t LANES = Floats::size();
 
 // Some values as floats; the memory `ahead` of them is asked for, so that it is there when needed.
 template <typename R>
-inline Floats load(const R* r, int64_t count, int64_t ahead = 2048 / sizeof(R)) {
+inline Floats load(const R* r, int64_t count, int64_t ahead) {
   __builtin_prefetch(r + ahead);
   if constexpr (std::is_same_v<R, float>)
     return Floats::loadu(r, count);
@@ -40,12 +40,12 @@ inline void vectors(int64_t n, Step step) {
 // Rows of n values (c = 1): a scale for each row.
 template <typename R, typename Q>
 void quantize_rows(const R* r, const float* s, const float* z, Q* q, int64_t m, int64_t n,
-                   float low, float high, bool inside) {
+                   float low, float high, bool inside, int64_t ahead) {
 #pragma omp parallel for
   for (int64_t i = 0; i < m; i++) {
     const R* row = r + i * n;
     vectors(n, [&](int64_t j, int64_t count) {
-      code<Q>(load(row + j, count), s[i], z[i], q + i * n + j, count, low, high, inside);
+      code<Q>(load(row + j, count, ahead), s[i], z[i], q + i * n + j, count, low, high, inside);
     });
   }
 }
@@ -53,7 +53,7 @@ void quantize_rows(const R* r, const float* s, const float* z, Q* q, int64_t m, 
 // n rows of c columns, m times: a scale for each column. Every core takes some rows, or some columns.
 template <typename R, typename Q>
 void quantize_columns(const R* r, const float* s, const float* z, Q* q, int64_t m, int64_t n, int64_t c,
-                      float low, float high, bool inside) {
+                      float low, float high, bool inside, int64_t ahead) {
   constexpr int64_t WIDTH = 4096;
 #pragma omp parallel for collapse(3)
   for (int64_t i = 0; i < m; i++)
@@ -61,8 +61,8 @@ void quantize_columns(const R* r, const float* s, const float* z, Q* q, int64_t 
       for (int64_t first = 0; first < c; first += WIDTH) {
         const int64_t at = i * c + first, from = (i * n + k) * c + first;
         vectors(std::min(WIDTH, c - first), [&](int64_t j, int64_t count) {
-          code<Q>(load(r + from + j, count), Floats::loadu(s + at + j, count), Floats::loadu(z + at + j, count),
-                  q + from + j, count, low, high, inside);
+          code<Q>(load(r + from + j, count, ahead), Floats::loadu(s + at + j, count),
+                  Floats::loadu(z + at + j, count), q + from + j, count, low, high, inside);
         });
       }
 }
@@ -75,7 +75,7 @@ void min_max_rows(const R* r, float* r_min, float* r_max, int64_t m, int64_t n) 
     const R* row = r + i * n;
     Floats low(static_cast<float>(row[0])), high = low;
     vectors(n, [&](int64_t j, int64_t count) {
-      const Floats x = load(row + j, count);
+      const Floats x = load(row + j, count, 2048 / sizeof(R));
       low = Floats::set(low, at::vec::minimum(low, x), count);
       high = Floats::set(high, at::vec::maximum(high, x), count);
     });
@@ -105,11 +105,11 @@ void min_max_columns(const R* r, float* r_min, float* r_max, int64_t m, int64_t 
 // What Python calls: quantize_float32_int8, ..., min_max_float16.
 #define QUANTIZE(R, Q, name)                                                                                     \
   extern "C" void quantize_##name(const R* r, const float* s, const float* z, Q* q, int64_t m, int64_t n,        \
-                                  int64_t c, float low, float high, bool inside) {                               \
+                                  int64_t c, float low, float high, bool inside, int64_t ahead) {                \
     if (c == 1)                                                                                                  \
-      quantize_rows(r, s, z, q, m, n, low, high, inside);                                                        \
+      quantize_rows(r, s, z, q, m, n, low, high, inside, ahead);                                                 \
     else                                                                                                         \
-      quantize_columns(r, s, z, q, m, n, c, low, high, inside);                                                  \
+      quantize_columns(r, s, z, q, m, n, c, low, high, inside, ahead);                                           \
   }
 #define MIN_MAX(R, name)                                                                                         \
   extern "C" void min_max_##name(const R* r, float* r_min, float* r_max, int64_t m, int64_t n, int64_t c) {      \

@@ -8,27 +8,27 @@ import torch
 from qlesson.affine import dequantize_affine, narrowed, quantize_affine, safe_qparams
 
 
-def _quantize(r, scale, zero_point, out, quant_min, quant_max, rounding):
+def quantize(r, scale, zero_point, out, quant_min, quant_max, rounding):
     # The cast is copy_'s; a compiled loop narrows integers faster than floats.
     dtype = torch.int32 if torch.compiler.is_compiling() else scale.dtype
     out.copy_(quantize_affine(r, scale, zero_point, quant_min, quant_max, dtype, rounding))
     return ()
 
 
-def _dequantize(q, scale, zero_point, out):
+def dequantize(q, scale, zero_point, out):
     out.copy_(narrowed(dequantize_affine(q, scale, zero_point), out.dtype))
     return ()
 
 
-def _min_max(r):
+def min_max(r):
     return r.amin(dim=1), r.amax(dim=1)
 
 
-def _choose_and_quantize(
-    ends, r, scale_out, zero_point_out, out, quant_min, quant_max, rounding, mapping, include_zero
+def choose_and_quantize(
+    codes, r, scale_out, zero_point_out, out, quant_min, quant_max, rounding, mapping, include_zero
 ):
     r_min, r_max = (x.float() for x in (r.amin(dim=1, keepdim=True), r.amax(dim=1, keepdim=True)))
-    scale, zero_point = safe_qparams(r_min, r_max, *ends, mapping, include_zero)
+    scale, zero_point = safe_qparams(r_min, r_max, *codes, mapping, include_zero)
     scale_out.copy_(scale)
     zero_point_out.copy_(zero_point)
-    return _quantize(r, scale, zero_point, out, quant_min, quant_max, rounding)
+    return quantize(r, scale, zero_point, out, quant_min, quant_max, rounding)

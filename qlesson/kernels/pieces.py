@@ -2,8 +2,6 @@
 
 import itertools
 
-from qlesson.granularity import PerAxis, PerGroup, PerTensor
-
 # Values that eager takes at a time on a CPU. Measured on two cores, 2^25 float32 values with given
 # scale: 53, 30, 22 and 22 ms in pieces of 2^15 to 2^18, and 139 ms all in one piece: its
 # intermediates leave the cache, and each is written into fresh pages (bench/results/cpu.json).
@@ -27,12 +25,11 @@ def cut(x, granularity, size):
     last group is a piece of its own. Blocks of a granularity of the reader's own stay whole.
     """
     block = granularity.block_shape(x.shape)
-    whole = type(granularity) not in (PerTensor, PerAxis, PerGroup)
     steps, count = list(x.shape), x.numel()
     for axis in sorted(range(x.ndim), key=x.stride, reverse=True):
         if count > size:
             others = count // steps[axis]
-            steps[axis] = max(block[axis] if whole else 1, size // others)
+            steps[axis] = max(1 if granularity.is_known else block[axis], size // others)
             count = others * steps[axis]
     scales = len(granularity.scale_shape(x.shape))
     for piece in itertools.product(*map(_cuts, x.shape, steps, block)):

@@ -52,7 +52,7 @@ def inverse_factor(inputs: Tensor, damping: float) -> Tensor:
 def _columns_per_scale(scheme, columns):
     """How many neighbouring columns share a scale."""
     g = scheme.granularity
-    if isinstance(g, PerGroup) and g.axis in (1, -1):
+    if type(g) is PerGroup and g.axis in (1, -1):
         return g.group_size
     if g in (PerTensor(), PerAxis(0), PerAxis(-2)):
         return columns

@@ -13,6 +13,7 @@ keep as a real number; here z is a code. They measure E in units of W, we in ste
 import torch
 from torch import Tensor
 
+from qlesson.affine import dequantize_affine, quantize_affine
 from qlesson.methods.result import Result, checked
 from qlesson.qtensor import choose_qparams, quantize
 from qlesson.scheme import Scheme
@@ -33,27 +34,19 @@ def hqq(weight: Tensor, inputs: Tensor | None, scheme: Scheme) -> Result:
     The first is that of rounding to nearest, so no sum is larger than its. inputs are not used.
     """
     weight, _ = checked(weight, inputs)
-    scale, zero_point = choose_qparams(weight, scheme)
-    block = _block_numbers(weight, scale, scheme.granularity)
-    w, z = weight.double(), zero_point.double().flatten()[block]
+    qparams = choose_qparams(weight, scheme)
+    w, there = scheme.granularity.rows(weight.to(qparams.scale.dtype))
+    scale, zero_point = (x.reshape(-1, 1) for x in qparams)
+    codes = scheme.quant_min, scheme.quant_max, w.dtype, scheme.rounding
     best, least = scale, torch.full_like(scale, torch.inf, dtype=torch.float64)
     for step in range(STEPS + 1):
-        s, x = scale.double().flatten()[block], quantize(weight, scheme, (scale, zero_point))
-        error, codes = w - x.dequantize(torch.float64), x.q - z
-        cost = _sums(error.abs().pow(P), block, scale)
+        q = quantize_affine(w, scale, zero_point, *codes)
+        error = w.double() - dequantize_affine(q, scale, zero_point)
+        cost = (there * error.abs().pow(P)).sum(1, keepdim=True)
         best, least = torch.where(cost < least, scale, best), torch.minimum(cost, least)
+        s, q = scale.double(), (q - zero_point).double()
         kept = w - s * shrink(error / s, BETA * GROWTH**step)
-        fitted = _sums(kept * codes, block, scale) / _sums(codes.square(), block, scale)
+        fitted = (there * kept * q).sum(1, keepdim=True) / (there * q * q).sum(1, keepdim=True)
         scale = torch.where(fitted > 1e-30, fitted, scale).to(scale.dtype)
-    return Result(quantize(weight, scheme, (best, zero_point)))
-
-
-def _block_numbers(weight, scale, g) -> Tensor:
-    """Which scale each weight uses, counted from 0."""
-    numbers = torch.arange(scale.numel(), device=weight.device).view(scale.shape)
-    return g.join(g.align(numbers).expand_as(g.split(weight)), weight.shape)
-
-
-def _sums(x, block, scale) -> Tensor:
-    """The sum of x over each block, in the shape of the scale."""
-    return torch.bincount(block.flatten(), x.flatten(), minlength=scale.numel()).view(scale.shape)
+    chosen = best.reshape(qparams.scale.shape), qparams.zero_point
+    return Result(quantize(weight, scheme, chosen))

@@ -125,9 +125,8 @@ class QuantizedLinear(_Layer):
 
     def _groups(self):
         """The columns that share a scale in each row."""
-        granularity, n = self.codes.scheme.granularity, self.in_features
-        size = granularity.group_size if isinstance(granularity, PerGroup) else n
-        return [slice(i, i + size) for i in range(0, n, size)]
+        _, size = self.codes.scheme.granularity.block_shape(self.codes.q.shape)
+        return [slice(i, i + size) for i in range(0, self.in_features, size)]
 
 
 def _sum_again(layer, _keys):
@@ -167,7 +166,7 @@ def _check_product(weight, activations, static):
         )
     by_row = [PerTensor(), PerAxis(0), PerAxis(-2)]
     granularity = weight.scheme.granularity
-    grouped = isinstance(granularity, PerGroup) and granularity.axis in (1, -1)
+    grouped = type(granularity) is PerGroup and granularity.axis in (1, -1)
     if granularity not in by_row and not grouped:
         raise ValueError(
             f"The weight has granularity {granularity}, a scale inside the sum over the inputs: "
@@ -195,7 +194,8 @@ class QuantizedEmbedding(_Layer):
         _check_matrix(self.codes)
         self.padding_idx = padding_idx
         granularity = self.codes.scheme.granularity
-        if isinstance(granularity, PerGroup) and granularity.axis in (0, -2):
+        by_row = type(granularity) is PerGroup and granularity.axis in (1, -1)
+        if not (by_row or type(granularity) in (PerTensor, PerAxis)):
             raise ValueError(
                 f"{granularity} groups several rows, and an embedding reads single ones: use "
                 "ql.PerGroup(size), ql.PerAxis(0) or ql.PerTensor()."

@@ -76,7 +76,7 @@ class QuantizedWeight(_KeepsScale):
 def _values(q, scale, zero_point, scheme, dtype) -> Tensor:
     """As `QTensor.dequantize`, whose objects torch.compile cannot follow everywhere."""
     r_hat = torch.empty_like(q, dtype=dtype)
-    return kernels.dequantize(q, scale, zero_point, scheme.granularity, r_hat)
+    return kernels.run(kernels.dequantize, (), q, scale, zero_point, scheme.granularity, r_hat)
 
 
 class _Layer(_KeepsScale):

@@ -13,6 +13,7 @@ import qlesson as ql
 from qlesson import bench
 from qlesson.bench import cells, measure
 from qlesson.bench.__main__ import main
+from qlesson.kernels import compilers
 
 ROOT = Path(__file__).parents[2]
 CPU = bench.stored("cpu")
@@ -59,6 +60,7 @@ def test_every_contestant_does_the_same_work(work, granularity):
         )
 
 
+@pytest.mark.usefixtures("loops_by_hand")
 def test_each_step_to_the_loop_by_hand_does_the_same_work(monkeypatch):
     calls, jobs = {}, []
     once = lambda found: calls.update(found) or dict.fromkeys(found, (1, 1, 1))  # noqa: E731
@@ -73,7 +75,14 @@ def test_each_step_to_the_loop_by_hand_does_the_same_work(monkeypatch):
         job.codes.zero_()
         call()
         assert torch.equal(job.codes, expected)
-    assert "__builtin_prefetch(r + ahead);" in (ROOT / "qlesson/kernels/loops.cpp").read_text()
+
+
+def test_a_step_whose_loop_cannot_be_built_is_left_out(monkeypatch):
+    once = lambda found: dict.fromkeys(found, (1, 1, 1))  # noqa: E731
+    monkeypatch.setattr(cells, "measure", once)
+    monkeypatch.setattr(compilers, "_by_hand", lambda *a, **k: None)
+    names = [row["contestant"] for row in cells.run_steps(2**16)]
+    assert names == ["torch.compile", bench.FLOOR]
 
 
 def test_the_floor_counts_bytes():

@@ -13,7 +13,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 import qlesson as ql
-from qlesson import kernels, ranges
+from qlesson import kernels
 from qlesson.kernels import compilers
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
@@ -112,14 +112,14 @@ BY_TORCH = functools.cache(kernels._compiled.__wrapped__)
 @pytest.fixture(params=["by hand", "by torch.compile"])
 def compiled(monkeypatch, request):
     """Fails where the compiled path was not taken, or fell back."""
-    calls, run = [], kernels._call
+    calls, loop = [], kernels._loop
     if request.param == "by torch.compile":
         monkeypatch.setattr(compilers, "_by_hand", lambda *a: None)
         monkeypatch.setattr(kernels, "_compiled", BY_TORCH)
-    monkeypatch.setattr(kernels, "_call", lambda *a: calls.append(a[0].__name__) or run(*a))
+    monkeypatch.setattr(kernels, "_loop", lambda *a: calls.append(a[0].__name__) or loop(*a))
     monkeypatch.setitem(kernels._state, "broken", False)
     yield calls
-    assert {"_quantize", "_dequantize"} <= set(calls)
+    assert {"quantize", "dequantize"} <= set(calls)
     assert not kernels._state["broken"]
 
 
@@ -134,10 +134,11 @@ def test_eager_and_compiled_agree_bit_for_bit(device, dtype, kind, layouts, comp
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("loops_by_hand")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_loops_by_hand_agree_over_every_scheme(dtype):
     """Codes of 8 bits or fewer in every layout, chosen and given, with NaN and infinity planted."""
-    assert compilers._by_hand(kernels._quantize, (0, 1, "inside"), [(dtype, 2), (torch.uint8, 2)])
+    assert compilers._by_hand(kernels.quantize, (0, 1, "inside"), [(dtype, 2), (torch.uint8, 2)])
     nothing = torch.tensor([float("nan"), float("inf"), -float("inf")]).to(dtype)
     for kind, (shape, granularity) in itertools.product(EVERY_KIND, [*EVERY_LAYOUT, MANY_ROWS]):
         bits, mapping, signed, rounding = kind
@@ -170,7 +171,8 @@ def test_ranges_by_hand(dtype):
             r.view(-1)[at] = bad
             with ql.use_kernels("compiled"):
                 found = kernels.min_max(r, granularity)
-            for end, expected in zip(found, ranges.min_max(r, granularity), strict=True):
+            for end, function in zip(found, (torch.amin, torch.amax), strict=True):
+                expected = granularity.reduce(function, r)
                 assert end.dtype == dtype
                 assert torch.equal(end.nan_to_num(7e4), expected.nan_to_num(7e4))
 
@@ -402,8 +404,8 @@ def test_no_divisor_is_known_to_the_compiler(mapping, include_zero):
     zero_point, ends = torch.zeros(64, 1, dtype=torch.int8), torch.tensor([-128.0, 127.0])
     codes = (-128, 127, "inside")
     for formula, constants, tensors in (
-        (kernels._choose_and_quantize, (*codes, mapping, include_zero), (ends, r)),
-        (kernels._quantize, codes, (r,)),
+        (kernels.loops.choose_and_quantize, (*codes, mapping, include_zero), (ends, r)),
+        (kernels.quantize, codes, (r,)),
     ):
         graphs = []
 

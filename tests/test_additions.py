@@ -1,0 +1,196 @@
+"""What a reader adds works without a change elsewhere: a granularity, a method, a formula."""
+
+import inspect
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import qlesson as ql
+from qlesson import kernels, methods, observers, ranges
+from qlesson.files import packing
+from qlesson.granularity import Granularity
+from qlesson.kernels import compilers
+from qlesson.nn import QuantizedEmbedding, QuantizedLinear, quantize_model
+
+
+def drawn(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+# --- a granularity: one class ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tiles(Granularity):
+    """One scale for each tile of 16 x 16."""
+
+    def scale_shape(self, shape):
+        return tuple(n // 16 for n in shape)
+
+    def block_shape(self, shape):
+        return (16, 16)
+
+    def split(self, r):
+        return r.reshape(r.shape[0] // 16, 16, r.shape[1] // 16, 16)
+
+    def join(self, blocks, shape):
+        return blocks.reshape(shape)
+
+    def align(self, scale):
+        return scale[:, None, :, None]
+
+    def reduce(self, function, r):
+        return function(self.split(r), dim=(1, 3))
+
+
+class Columns(ql.PerAxis):
+    """The name of one that the loops know, and other blocks: one scale for each column."""
+
+    def scale_shape(self, shape):
+        return ql.PerAxis(1).scale_shape(shape)
+
+    def block_shape(self, shape):
+        return ql.PerAxis(1).block_shape(shape)
+
+    def reduce(self, function, r):
+        return ql.PerAxis(1).reduce(function, r)
+
+
+OWN = pytest.mark.parametrize("granularity", [Tiles(), Columns(0)])
+
+
+def tiles_of(r):
+    """The blocks of Tiles, one after the other, by hand."""
+    return [r[i : i + 16, j : j + 16] for i in range(0, len(r), 16) for j in range(0, 48, 16)]
+
+
+@OWN
+@pytest.mark.parametrize("shape", [(64, 64), (256, 512), (16, 2**18), (2**14, 16)])
+def test_a_granularity_gives_the_same_values_in_every_mode(granularity, shape):
+    r, found = drawn(*shape), []
+    scheme = ql.Scheme(4, granularity=granularity)
+    for mode in ("eager", "compiled"):
+        with ql.use_kernels(mode):
+            x = ql.quantize(r, scheme)
+            low, high = ranges.min_max(r, granularity)
+            found.append((x.q, x.scale, x.dequantize(), ql.fake_quantize(r, scheme), low, high))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    qparams = map(granularity.align, ql.choose_qparams(r, scheme))
+    wanted = ql.quantize_affine(granularity.split(r), *qparams, -8, 7)
+    assert torch.equal(granularity.join(wanted, shape), found[0][0])
+
+
+def test_a_granularity_in_the_searches_and_the_observers():
+    """Each tile has the range that it has alone."""
+    r, whole, scheme = drawn(32, 48), ql.Scheme(4), ql.Scheme(4, granularity=Tiles())
+    for search in (
+        lambda r, scheme: ranges.percentile(r, scheme.granularity, 99.0),
+        ranges.mse_search,
+        ranges.entropy,
+    ):
+        found = search(r, scheme)
+        alone = [search(tile, whole) for tile in tiles_of(r)]
+        for end, ends in zip(found, zip(*alone, strict=True), strict=True):
+            assert end.shape == (2, 3) and end.flatten().tolist() == [x.item() for x in ends]
+    for make in (
+        lambda scheme: observers.MinMaxObserver(scheme.granularity),
+        observers.MSEObserver,
+        observers.EntropyObserver,
+    ):
+        observer, alone = make(scheme), [make(whole) for _ in range(6)]
+        for batch in (r, 3 * drawn(32, 48)):
+            observer.observe(batch)
+            for one, tile in zip(alone, tiles_of(batch), strict=True):
+                one.observe(tile)
+        ends = zip(*(one.range() for one in alone), strict=True)
+        for end, wanted in zip(observer.range(), ends, strict=True):
+            assert end.flatten().tolist() == [x.item() for x in wanted]
+
+
+@OWN
+def test_a_granularity_in_layers_models_methods_and_packing(granularity):
+    scheme, weight, inputs = ql.Scheme(4, granularity=granularity), drawn(32, 48), drawn(64, 48)
+    x = ql.quantize(weight, scheme)
+    layer = QuantizedLinear(x)
+    assert torch.equal(layer(inputs), inputs @ x.dequantize().T)
+    model, report = quantize_model(torch.nn.Sequential(torch.nn.Linear(48, 32)), scheme)
+    assert len(report) == 1 and model[0].codes.scheme == scheme
+    assert torch.equal(packing.PackedTensor.pack(x).unpack().q, x.q)
+    plain = methods.output_error(weight, x.dequantize(), inputs)
+    for method in (methods.round_to_nearest, methods.hqq, methods.awq):
+        result = method(weight, inputs, scheme)
+        assert result.weight.scheme == scheme
+        assert methods.output_error(weight, result.float_weight(), inputs) < 1.1 * plain
+    for refused in (
+        lambda: QuantizedLinear(x, activations=ql.Scheme(8)),
+        lambda: QuantizedEmbedding(x),
+        lambda: methods.gptq(weight, inputs, scheme),
+    ):
+        with pytest.raises(ValueError, match=r"ql\.PerGroup\(size\)|or PerGroup\(size\)"):
+            refused()
+
+
+# --- a method: one function -----------------------------------------------------------------------
+
+
+def halved(weight, inputs, scheme):
+    """A method that takes the inputs twice as large, and the weight half as large."""
+    factor = torch.full((weight.shape[1],), 2.0)
+    return methods.Result(ql.quantize(weight / 2, scheme), factor)
+
+
+def test_a_method_stands_where_the_courses_own_stand():
+    model = torch.nn.Sequential(torch.nn.Linear(48, 32), torch.nn.ReLU(), torch.nn.Linear(32, 8))
+    scheme = ql.Scheme(8, "symmetric", ql.PerAxis(0))
+    inputs = methods.layer_inputs(model, drawn(64, 48))
+    by = {
+        m: methods.with_method(model, inputs, m, scheme) for m in (halved, methods.round_to_nearest)
+    }
+    ours, theirs = (m(drawn(5, 48)) for m in by.values())
+    torch.testing.assert_close(ours, theirs)  # a power of two changes no code
+
+
+# --- a kernel: a formula between a reading and a store --------------------------------------------
+
+
+def mirrored(r, scale, zero_point, out, quant_min, quant_max):
+    """The codes from the other end: quant_min + quant_max - q."""
+    q = ql.quantize_affine(r, scale, zero_point, quant_min, quant_max, torch.int32)
+    out.copy_(quant_min + quant_max - q)
+    return ()
+
+
+@pytest.mark.parametrize(
+    "granularity", [ql.PerTensor(), ql.PerAxis(0), ql.PerAxis(1), ql.PerGroup(32), Tiles()]
+)
+def test_a_formula_runs_in_pieces_and_as_a_loop(granularity, monkeypatch):
+    monkeypatch.setitem(kernels._state, "broken", False)
+    r, scheme = drawn(256, 512), ql.Scheme(granularity=granularity)
+    x = ql.quantize(r, scheme)
+    for mode in ("eager", "compiled"):
+        out = torch.empty_like(x.q)
+        with ql.use_kernels(mode):
+            kernels.run(mirrored, (-128, 127), r, x.scale, x.zero_point, granularity, out)
+        assert torch.equal(out, -1 - x.q)
+    assert not kernels._state["broken"]
+
+
+@pytest.mark.usefixtures("loops_by_hand")
+def test_from_quantize_to_the_loop_are_four_calls(monkeypatch):
+    """run, _in_loops, the kernel, the loop: with given scales and chosen ones."""
+    ways, sizes = [], compilers._sizes
+
+    def seen(r):
+        frames = [frame.function for frame in inspect.stack()[1:]]
+        ways.append(frames[: frames.index("decorate_context")])  # which is torch.no_grad's
+        return sizes(r)
+
+    monkeypatch.setattr(compilers, "_sizes", seen)
+    monkeypatch.setitem(kernels._state, "broken", False)
+    r, groups = drawn(256, 512), ql.Scheme(granularity=ql.PerGroup(32))
+    with ql.use_kernels("compiled"):
+        ql.quantize(r, groups)
+        ql.quantize(r, groups, ql.choose_qparams(r, groups))
+    assert [way[-1] for way in ways].count("quantize") >= 2
+    assert max(map(len, ways)) <= 4, ways  # functions from quantize to the one that calls the loop
