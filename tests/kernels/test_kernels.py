@@ -410,7 +410,7 @@ def status(key):
     lines = pathlib.Path("/proc/self/status").read_text()
     return int(re.search(key + r":\\s+(\\d+) kB", lines)[1]) * 1024
 ql.use_kernels({mode!r})
-for granularity in (ql.PerTensor(), ql.PerAxis(0), ql.PerAxis(1), ql.PerGroup(32)):
+for granularity in (ql.PerTensor(), ql.PerAxis(0), ql.PerAxis(1), ql.PerGroup(128)):
     scheme = ql.Scheme(granularity=granularity)
     small = torch.randn(2000, 1024)
     ql.quantize(small, scheme).dequantize()
@@ -430,9 +430,13 @@ for granularity in (ql.PerTensor(), ql.PerAxis(0), ql.PerAxis(1), ql.PerGroup(32
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's /proc")
-@pytest.mark.parametrize("mode, most", [("eager", 0.30), ("compiled", 0.05)])
+@pytest.mark.parametrize("mode, most", [("eager", 0.15), ("compiled", 0.10)])
 def test_memory_beyond_the_output(mode, most):
-    """As a share of the input, 200 MB of float32: quantizing and dequantizing, per granularity."""
+    """As a share of the input, 200 MB of float32: quantizing and dequantizing, per granularity.
+
+    One copy of the codes would be 0.25. What is needed: pieces, and for groups of 128 about ten
+    arrays of a value for each group, at most 0.08; the rest is what the allocator keeps.
+    """
     shares = list(map(float, run(PEAK.format(mode=mode)).split()))
     print(shares)
     assert len(shares) == 8 and max(shares) <= most
