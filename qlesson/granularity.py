@@ -13,10 +13,14 @@ goes from block to block, `in_memory` for a loop.
 
 import math
 import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+Shape = Sequence[int]
 
 
 class Granularity:
@@ -27,15 +31,15 @@ class Granularity:
     the three runs eagerly for it.
     """
 
-    def scale_shape(self, shape) -> tuple[int, ...]:
+    def scale_shape(self, shape: Shape) -> tuple[int, ...]:
         """The shape of scale and zero point for a tensor of this shape."""
         raise NotImplementedError
 
-    def block_shape(self, shape) -> tuple[int, ...]:
+    def block_shape(self, shape: Shape) -> tuple[int, ...]:
         """How many values along each axis share a scale."""
         return tuple(shape)
 
-    def reduce(self, function, r: Tensor) -> Tensor:
+    def reduce(self, function: Callable[..., Tensor], r: Tensor) -> Tensor:
         """`function` (torch.amin, torch.amax) over each block, in `scale_shape`."""
         raise NotImplementedError
 
@@ -43,7 +47,7 @@ class Granularity:
         """r cut so that `align(scale)` broadcasts against it."""
         return r
 
-    def join(self, blocks: Tensor, shape) -> Tensor:
+    def join(self, blocks: Tensor, shape: Shape) -> Tensor:
         """The inverse of `split`."""
         return blocks
 
@@ -61,7 +65,7 @@ class Granularity:
             weights[:, 1:] = (places[:, 1:] != places[:, :-1]).double()
         return values, weights
 
-    def _rows(self, r) -> Tensor:
+    def _rows(self, r: Tensor) -> Tensor:
         shape, blocks = self.scale_shape(r.shape), self.split(r)
         shared = self.align(r.new_empty(shape)).shape or (1,) * blocks.ndim
         within = [axis for axis, n in enumerate(shared) if n == 1]
@@ -82,20 +86,23 @@ class Granularity:
         """
         return self._view(x) if self.is_known and x.is_contiguous() else None
 
+    def _view(self, x: Tensor) -> Tensor | None:
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class PerTensor(Granularity):
     """One scale for the whole tensor."""
 
-    def scale_shape(self, shape) -> tuple[int, ...]:
+    def scale_shape(self, shape: Shape) -> tuple[int, ...]:
         """(), the shape of a single number."""
         return ()
 
-    def reduce(self, function, r: Tensor) -> Tensor:
+    def reduce(self, function: Callable[..., Tensor], r: Tensor) -> Tensor:
         """`function` over all of r."""
         return function(r, dim=tuple(range(r.ndim)))
 
-    def _view(self, x):
+    def _view(self, x: Tensor) -> Tensor | None:
         return x.view(1, -1)
 
 
@@ -109,26 +116,26 @@ class PerAxis(Granularity):
 
     axis: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "axis", _integer("axis", self.axis))
 
-    def scale_shape(self, shape) -> tuple[int, ...]:
+    def scale_shape(self, shape: Shape) -> tuple[int, ...]:
         """r's length on the kept axis, 1 on every other."""
         axis = _index("axis", self.axis, shape)
         return tuple(n if i == axis else 1 for i, n in enumerate(shape))
 
-    def block_shape(self, shape) -> tuple[int, ...]:
+    def block_shape(self, shape: Shape) -> tuple[int, ...]:
         """1 on the kept axis, r's length on every other."""
         axis = _index("axis", self.axis, shape)
         return tuple(1 if i == axis else n for i, n in enumerate(shape))
 
-    def reduce(self, function, r: Tensor) -> Tensor:
+    def reduce(self, function: Callable[..., Tensor], r: Tensor) -> Tensor:
         """`function` over all axes but the kept one, in `scale_shape`."""
         axis = _index("axis", self.axis, r.shape)
         others = tuple(i for i in range(r.ndim) if i != axis)
         return function(r, dim=others, keepdim=True) if others else r.clone()
 
-    def _view(self, x):
+    def _view(self, x: Tensor) -> Tensor | None:
         axis = _index("axis", self.axis, x.shape)
         inner = math.prod(x.shape[axis + 1 :])
         return x.view(-1, inner) if inner > 1 else x.view(1, -1, x.shape[axis])
@@ -144,19 +151,19 @@ class PerGroup(Granularity):
     group_size: int
     axis: int = -1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         size = _integer("group_size", self.group_size)
         if size < 1:
             raise ValueError(f"group_size must be an integer of at least 1, got {size}.")
         object.__setattr__(self, "group_size", size)
         object.__setattr__(self, "axis", _integer("axis", self.axis))
 
-    def scale_shape(self, shape) -> tuple[int, ...]:
+    def scale_shape(self, shape: Shape) -> tuple[int, ...]:
         """ceil(n / group_size) on the grouped axis, r's length on every other."""
         axis = _index("axis", self.axis, shape)
         return tuple(-(-n // self.group_size) if i == axis else n for i, n in enumerate(shape))
 
-    def block_shape(self, shape) -> tuple[int, ...]:
+    def block_shape(self, shape: Shape) -> tuple[int, ...]:
         """group_size on the grouped axis (r's length if that is shorter), 1 on every other."""
         axis = _index("axis", self.axis, shape)
         return tuple(min(self.group_size, n) if i == axis else 1 for i, n in enumerate(shape))
@@ -174,7 +181,7 @@ class PerGroup(Granularity):
             r = r.index_select(axis, index)
         return r.unflatten(axis, (-1, size))
 
-    def join(self, blocks: Tensor, shape) -> Tensor:
+    def join(self, blocks: Tensor, shape: Shape) -> Tensor:
         """[..., groups, group_size, ...] -> [..., n, ...], the filling dropped."""
         axis = _index("axis", self.axis, shape)
         return blocks.flatten(axis, axis + 1).narrow(axis, 0, shape[axis]).contiguous()
@@ -183,7 +190,7 @@ class PerGroup(Granularity):
         """[..., groups, ...] -> [..., groups, 1, ...]."""
         return scale.unsqueeze(_index("axis", self.axis, scale.shape) + 1)
 
-    def reduce(self, function, r: Tensor) -> Tensor:
+    def reduce(self, function: Callable[..., Tensor], r: Tensor) -> Tensor:
         """`function` over each group, in `scale_shape`."""
         axis = _index("axis", self.axis, r.shape)
         n = r.shape[axis]
@@ -194,7 +201,7 @@ class PerGroup(Granularity):
         last = function(r.narrow(axis, n - short, short), dim=axis, keepdim=True)
         return torch.cat([whole, last], axis)
 
-    def _view(self, x):
+    def _view(self, x: Tensor) -> Tensor | None:
         axis = _index("axis", self.axis, x.shape)
         inner, size = math.prod(x.shape[axis + 1 :]), min(self.group_size, x.shape[axis])
         if x.shape[axis] % size:
@@ -204,7 +211,7 @@ class PerGroup(Granularity):
         return x.view(-1, size) if inner == 1 else x.view(-1, size, inner)
 
 
-def _integer(name, value) -> int:
+def _integer(name: str, value: Any) -> int:
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -213,7 +220,7 @@ def _integer(name, value) -> int:
         raise ValueError(f"{name} must be an integer, got {value!r}.") from None
 
 
-def _index(name, axis, shape) -> int:
+def _index(name: str, axis: int, shape: Shape) -> int:
     """The axis counted from the front. Raises ValueError where r has no such axis."""
     ndim = len(shape)
     if not -ndim <= axis < ndim:

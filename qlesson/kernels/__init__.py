@@ -9,16 +9,21 @@ bits.
 import math
 import warnings
 from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import partial
+from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from qlesson.checks import levels_to_caller
+from qlesson.granularity import Granularity
 from qlesson.kernels import loops
-from qlesson.kernels.compilers import _bare, _compiled, _lies_in_memory
+from qlesson.kernels.compilers import Constants, Formula, _bare, _compiled, _lies_in_memory
 from qlesson.kernels.loops import dequantize, quantize
 from qlesson.kernels.pieces import COMPILED_PIECE, COPIED_PIECE, EAGER_PIECE, _eager_piece, cut
+from qlesson.scheme import Scheme
 
 __all__ = ["choose_and_quantize", "dequantize", "min_max", "quantize", "run", "use_kernels"]
 
@@ -31,8 +36,8 @@ PAYS_OFF = {"cpu": 2**34, "cuda": 2**38}
 
 MODES = ("auto", "eager", "compiled")
 
-_state = {"mode": "auto", "broken": False}
-_seen = Counter()  # how many values "auto" sent through each formula
+_state: dict[str, Any] = {"mode": "auto", "broken": False}
+_seen: Counter[tuple] = Counter()  # how many values "auto" sent through each formula
 
 
 class use_kernels:
@@ -50,22 +55,30 @@ class use_kernels:
     Raises ValueError for another word.
     """
 
-    def __init__(self, mode: str):
+    def __init__(self, mode: str) -> None:
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}.")
         self.mode = mode
         self._before, _state["mode"] = _state["mode"], mode
 
-    def __enter__(self):
+    def __enter__(self) -> "use_kernels":
         _state["mode"] = self.mode
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         _state["mode"] = self._before
 
 
 # --- a formula with given scale and zero point, both in the granularity's scale shape ---
-def run(formula, constants, x, scale, zero_point, granularity, out) -> Tensor:
+def run(
+    formula: Formula,
+    constants: Constants,
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    granularity: Granularity,
+    out: Tensor,
+) -> Tensor:
     """Fill `out` with what a formula makes of x: `quantize` its codes, `dequantize` its values.
 
     constants  the last arguments of the formula; a loop knows them when it is compiled
@@ -79,7 +92,15 @@ def run(formula, constants, x, scale, zero_point, granularity, out) -> Tensor:
     return in_pieces(*work)
 
 
-def in_pieces(formula, constants, x, scale, zero_point, granularity, out) -> Tensor:
+def in_pieces(
+    formula: Formula,
+    constants: Constants,
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    granularity: Granularity,
+    out: Tensor,
+) -> Tensor:
     """One operation at a time, on pieces that stay in the cache."""
     for where, home in cut(x, granularity, _eager_piece(x)):
         piece = (x[where], scale[home], zero_point[home], granularity, out[where])
@@ -87,13 +108,29 @@ def in_pieces(formula, constants, x, scale, zero_point, granularity, out) -> Ten
     return out
 
 
-def _eager(formula, constants, x, scale, zero_point, granularity, out):
+def _eager(
+    formula: Formula,
+    constants: Constants,
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    granularity: Granularity,
+    out: Tensor,
+) -> None:
     """A piece of few values, one operation at a time."""
     scale, zero_point = granularity.align(scale), granularity.align(zero_point)
     formula(granularity.split(x), scale, zero_point, granularity.split(out), *constants)
 
 
-def _traced(formula, constants, x, scale, zero_point, granularity, out) -> Tensor:
+def _traced(
+    formula: Formula,
+    constants: Constants,
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    granularity: Granularity,
+    out: Tensor,
+) -> Tensor:
     """The same in one piece, for the graph of a model that is compiled or exported whole."""
     blocks = granularity.split(x)
     filled = torch.empty_like(blocks, dtype=out.dtype)
@@ -101,7 +138,15 @@ def _traced(formula, constants, x, scale, zero_point, granularity, out) -> Tenso
     return out.copy_(granularity.join(filled, x.shape))
 
 
-def _in_loops(formula, constants, x, scale, zero_point, granularity, out) -> Tensor:
+def _in_loops(
+    formula: Formula,
+    constants: Constants,
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    granularity: Granularity,
+    out: Tensor,
+) -> Tensor:
     """One loop for a piece; a short piece costs less eagerly than a compiled call does."""
     for r, s, z, target in _straight_pieces(x, scale, zero_point, granularity, out):
         if r.numel() < 2 * ROW:
@@ -121,7 +166,9 @@ def _in_loops(formula, constants, x, scale, zero_point, granularity, out) -> Ten
     return out
 
 
-def _straight_pieces(x, scale, zero_point, granularity, out):
+def _straight_pieces(
+    x: Tensor, scale: Tensor, zero_point: Tensor, granularity: Granularity, out: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Pieces of (x, scale, zero_point, out): large where x and out lie straight in memory, else
     small, so that their copies stay in the cache."""
     for where, home in cut(x, granularity, COMPILED_PIECE):
@@ -134,7 +181,9 @@ def _straight_pieces(x, scale, zero_point, granularity, out):
             yield r[here], s[its], z[its], q[here]
 
 
-def rows(x, scale, zero_point, granularity, out):
+def rows(
+    x: Tensor, scale: Tensor, zero_point: Tensor, granularity: Granularity, out: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(x, scale, zero_point, out) as a loop takes them: [m, n] with a scale for each row, or
     [m, n, c] with a scale for each (m, c).
 
@@ -145,16 +194,17 @@ def rows(x, scale, zero_point, granularity, out):
         n = x.numel() // ROW
         blocks = x.view(-1)[: n * ROW].view(n, ROW)
         out = out.view(-1)[: n * ROW]
+    assert blocks is not None  # x lies straight, and all its groups are of one length
     if blocks.ndim == 3:
         shape = (len(blocks), 1, blocks.shape[2])
         return blocks, scale.reshape(shape), zero_point.reshape(shape), out.view(blocks.shape)
     times = len(blocks) // scale.numel()
-    repeated = [p.reshape(-1).repeat(times).view(-1, 1) for p in (scale, zero_point)]
-    return blocks, *repeated, out.view(blocks.shape)
+    scale, zero_point = (p.reshape(-1).repeat(times).view(-1, 1) for p in (scale, zero_point))
+    return blocks, scale, zero_point, out.view(blocks.shape)
 
 
 # --- ranges, and ranges and codes at once ---
-def min_max(r, granularity) -> tuple[Tensor, Tensor]:
+def min_max(r: Tensor, granularity: Granularity) -> tuple[Tensor, Tensor]:
     """The smallest and the largest value of each block, in the granularity's scale shape.
 
     A NaN makes both of its block NaN, so whoever looks for NaN and infinity looks here.
@@ -162,15 +212,17 @@ def min_max(r, granularity) -> tuple[Tensor, Tensor]:
     shape = granularity.scale_shape(r.shape)
     if not torch.compiler.is_compiling():
         if math.prod(shape) == 1 and granularity.is_known:
-            return tuple(end.view(shape) for end in _min_max_of_all(r))
+            r_min, r_max = _min_max_of_all(r)
+            return r_min.view(shape), r_max.view(shape)
         blocks = _own_blocks(r, granularity)
         if blocks is not None and _compiles(loops.min_max, (), r):
             with _or_eagerly():
-                return tuple(end.view(shape) for end in _loop(loops.min_max, (), blocks)())
+                r_min, r_max = _loop(loops.min_max, (), blocks)()
+                return r_min.view(shape), r_max.view(shape)
     return granularity.reduce(torch.amin, r), granularity.reduce(torch.amax, r)
 
 
-def _min_max_of_all(r):
+def _min_max_of_all(r: Tensor) -> tuple[Tensor, Tensor]:
     """The smallest and the largest value of r: of rows, then of what the rows gave."""
     n = r.numel() // ROW * ROW
     if n and r.is_contiguous() and not r.is_cuda and _compiles(loops.min_max, (), r):
@@ -180,7 +232,7 @@ def _min_max_of_all(r):
     return torch.aminmax(r)
 
 
-def choose_and_quantize(r, scheme, out) -> tuple[Tensor, Tensor] | None:
+def choose_and_quantize(r: Tensor, scheme: Scheme, out: Tensor) -> tuple[Tensor, Tensor] | None:
     """Fill `out`, scale and zero point together; None where that is not to be.
 
     It is for compiled rows and groups along the last axis, and a range that holds 0: a literal one
@@ -193,12 +245,12 @@ def choose_and_quantize(r, scheme, out) -> tuple[Tensor, Tensor] | None:
     blocks = _own_blocks(r, scheme.granularity)
     if blocks is None or blocks.ndim != 2 or len(blocks) < 64:
         return None
-    constants = (scheme.quant_min, scheme.quant_max, scheme.rounding)
-    constants += (scheme.mapping, scheme.include_zero)
+    codes = scheme.quant_min, scheme.quant_max
+    constants = (*codes, scheme.rounding, scheme.mapping, scheme.include_zero)
     if not _compiles(loops.choose_and_quantize, constants, r, out):
         return None
     # As numbers the compiler would know them, and on a GPU multiply by 1 / 255.
-    codes = r.new_tensor([scheme.quant_min, scheme.quant_max], dtype=torch.float32)
+    held = r.new_tensor(codes, dtype=torch.float32)
     scale = r.new_empty((len(blocks), 1), dtype=torch.float32)
     zero_point = r.new_empty((len(blocks), 1), dtype=scheme.dtype)
     tensors = (blocks, scale, zero_point, out.view(blocks.shape))
@@ -206,12 +258,12 @@ def choose_and_quantize(r, scheme, out) -> tuple[Tensor, Tensor] | None:
     shape = scheme.granularity.scale_shape(r.shape)
     with _or_eagerly():
         for part in zip(*(t.split(at_once) for t in tensors), strict=True):
-            _loop(loops.choose_and_quantize, constants, codes, *part)()
+            _loop(loops.choose_and_quantize, constants, held, *part)()
         return scale.view(shape), zero_point.view(shape)
     return None
 
 
-def _own_blocks(r, granularity) -> Tensor | None:
+def _own_blocks(r: Tensor, granularity: Granularity) -> Tensor | None:
     """The blocks of r in memory, where each has a scale of its own."""
     blocks = granularity.in_memory(r)
     if blocks is None or blocks.ndim == 3:
@@ -220,7 +272,7 @@ def _own_blocks(r, granularity) -> Tensor | None:
 
 
 # --- the compiler ---
-def _compiles(formula, constants, *tensors) -> bool:
+def _compiles(formula: Formula, constants: Constants, *tensors: Tensor) -> bool:
     """Whether these tensors go through the compiled formula."""
     x = tensors[0]
     if _state["mode"] == "eager" or _state["broken"] or torch.compiler.is_compiling():
@@ -236,7 +288,7 @@ def _compiles(formula, constants, *tensors) -> bool:
     return _seen[key] > PAYS_OFF[x.device.type]
 
 
-def _loop(formula, constants, *tensors):
+def _loop(formula: Formula, constants: Constants, *tensors: Tensor) -> Callable[[], Any]:
     """The compiled formula, to be called; it is compiled for each kind of tensors once."""
     kinds = tuple((t.dtype, t.ndim) for t in tensors)
     kernel = _compiled(formula, constants, kinds, tensors[0].device.type)
@@ -247,10 +299,12 @@ def _loop(formula, constants, *tensors):
 class _or_eagerly:
     """What fails inside is left, with one warning; from then on everything runs eagerly."""
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
         if not isinstance(error, Exception):
             return False
         _state["broken"] = True

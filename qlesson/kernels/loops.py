@@ -4,31 +4,49 @@ The loops by hand, loops.cpp and loops_triton.py, do the same.
 """
 
 import torch
+from torch import Tensor
 
 from qlesson.affine import dequantize_affine, narrowed, quantize_affine, safe_qparams
 
 
-def quantize(r, scale, zero_point, out, quant_min, quant_max, rounding):
+def quantize(
+    r: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    out: Tensor,
+    quant_min: int,
+    quant_max: int,
+    rounding: str,
+) -> tuple[()]:
     # The cast is copy_'s; a compiled loop narrows integers faster than floats.
     dtype = torch.int32 if torch.compiler.is_compiling() else scale.dtype
     out.copy_(quantize_affine(r, scale, zero_point, quant_min, quant_max, dtype, rounding))
     return ()
 
 
-def dequantize(q, scale, zero_point, out):
+def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor, out: Tensor) -> tuple[()]:
     out.copy_(narrowed(dequantize_affine(q, scale, zero_point), out.dtype))
     return ()
 
 
-def min_max(r):
+def min_max(r: Tensor) -> tuple[Tensor, Tensor]:
     return r.amin(dim=1), r.amax(dim=1)
 
 
 def choose_and_quantize(
-    codes, r, scale_out, zero_point_out, out, quant_min, quant_max, rounding, mapping, include_zero
-):
+    codes: Tensor,
+    r: Tensor,
+    scale_out: Tensor,
+    zero_point_out: Tensor,
+    out: Tensor,
+    quant_min: int,
+    quant_max: int,
+    rounding: str,
+    mapping: str,
+    include_zero: bool,
+) -> tuple[()]:
     r_min, r_max = (x.float() for x in (r.amin(dim=1, keepdim=True), r.amax(dim=1, keepdim=True)))
-    scale, zero_point = safe_qparams(r_min, r_max, *codes, mapping, include_zero)
+    scale, zero_point = safe_qparams(r_min, r_max, codes[0], codes[1], mapping, include_zero)
     scale_out.copy_(scale)
     zero_point_out.copy_(zero_point)
     return quantize(r, scale, zero_point, out, quant_min, quant_max, rounding)

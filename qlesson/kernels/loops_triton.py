@@ -7,9 +7,12 @@ values and reads it once. Triton's own division, minimum and maximum are not tho
 torch: `div_rn` rounds correctly, and NaN is asked for by name (notebook 12).
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 from triton.language.core import PropagateNan
 
 TILE = 4096  # values to a program
@@ -95,20 +98,31 @@ def _choose_and_quantize(
 # --- what Python calls: contiguous [m, n], a scale and a zero point for each row ---
 
 
-def quantize(r, scale, zero_point, q, low, high, rounding):
+def quantize(
+    r: Tensor, scale: Tensor, zero_point: Tensor, q: Tensor, low: int, high: int, rounding: str
+) -> None:
     """Fill q with the codes of r."""
     _launch(
         _quantize, r, scale, zero_point, q, (float(low), float(high)), INSIDE=rounding == "inside"
     )
 
 
-def dequantize(q, scale, zero_point, r_hat):
+def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor, r_hat: Tensor) -> None:
     """Fill r_hat with the values of the codes q; what does not fit becomes its largest number."""
     largest = torch.finfo(r_hat.dtype).max if r_hat.dtype != torch.float32 else float("inf")
     _launch(_dequantize, q, scale, zero_point, r_hat, (largest,))
 
 
-def choose_and_quantize(r, scale, zero_point, q, low, high, rounding, mapping):
+def choose_and_quantize(
+    r: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    q: Tensor,
+    low: int,
+    high: int,
+    rounding: str,
+    mapping: str,
+) -> bool:
     """Fill scale, zero_point and q in one reading of r; False for rows too wide to keep."""
     if r.shape[1] > WIDEST:
         return False
@@ -118,7 +132,16 @@ def choose_and_quantize(r, scale, zero_point, q, low, high, rounding, mapping):
     return True
 
 
-def _launch(kernel, x, scale, zero_point, out, numbers, widest=1024, **how):
+def _launch(
+    kernel: Any,
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    out: Tensor,
+    numbers: tuple[float, ...],
+    widest: int = 1024,
+    **how: bool,
+) -> None:
     m, n = x.shape
     cols = min(triton.next_power_of_2(n), widest)
     rows = max(1, TILE // cols)
