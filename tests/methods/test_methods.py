@@ -553,7 +553,7 @@ def test_with_method_refuses_a_weight_that_is_computed():
     )
     before = copy.deepcopy(model.state_dict())
     inputs = methods.layer_inputs(model, torch.randn(2, 4))
-    with pytest.raises(ValueError, match="Layer '0' computes its weight by a parametrization"):
+    with pytest.raises(ValueError, match="Layer '0': a parametrization computes its weight"):
         methods.with_method(model, inputs, methods.round_to_nearest, ql.Scheme(2))
     assert all(torch.equal(x, before[n]) for n, x in model.state_dict().items())
 

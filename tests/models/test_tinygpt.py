@@ -224,7 +224,10 @@ def test_quantized_changes_exactly_the_matrices_of_a_copy(model):
 def test_quantized_takes_a_scheme_by_name(model):
     copy = tinygpt.quantized(model, {"blocks.1.attention.qkv": ql.Scheme(bits=2)})
     assert changed(model, copy) == {"blocks.1.attention.qkv"}
-    with pytest.raises(ValueError, match="blocks.9.mlp.up.*weight_matrices"):
+    with pytest.raises(
+        ValueError,
+        match="'blocks.9.mlp.up' fits none .*: 'token_embedding'",
+    ):
         tinygpt.quantized(model, {"blocks.9.mlp.up": ql.Scheme()})
 
 
