@@ -13,7 +13,7 @@ from torch import Tensor
 from qlesson import checks
 from qlesson.affine import two_to
 
-AT_ONCE = 2**20  # values that sqnr has in float64 at a time
+AT_ONCE = 2**18  # values that sqnr has in float64 at a time
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ def quantize_model(model, scheme, skip=(), activations=None, qparams=None):
     in_proj_weight is no layer and stays float.
 
     The original stays as it is. Memory: the new model beside it, without a second float copy of
-    the swapped weights, and for one layer at a time about eight times its size.
+    the swapped weights, and for one layer at a time about its size and 10 MB.
     Raises ValueError, with the layer's name, for one that cannot be swapped, and for a pattern
     that fits nothing.
     """
@@ -59,7 +59,7 @@ def quantize_model(model, scheme, skip=(), activations=None, qparams=None):
             _refuse(layer)
             weight, bias = _read(layer)
             first, codes = codes_of.get(_key(layer), (None, None))
-            codes = codes or _codes_of(weight, plan[name])
+            codes = codes or _coded(weight, plan[name])
             made[name] = _swapped(model, name, layer, codes, bias, activations, qparams)
             rows.append(_row(name, weight, made[name], first, activations))
             codes_of.setdefault(_key(layer), (name, codes))
@@ -140,7 +140,7 @@ def _read(layer) -> tuple[Tensor, Tensor | None]:
     return layer.weight.detach(), getattr(layer, "bias", None)
 
 
-def _codes_of(weight, scheme) -> QuantizedWeight:
+def _coded(weight, scheme) -> QuantizedWeight:
     """The codes of a layer's weight, seen as a matrix [outputs, everything else]."""
     return QuantizedWeight(quantize(weight.flatten(1), scheme), weight.dtype)
 
