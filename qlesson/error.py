@@ -13,6 +13,8 @@ from torch import Tensor
 from qlesson import checks
 from qlesson.affine import two_to
 
+AT_ONCE = 2**18  # values that sqnr has in float64 at a time
+
 
 @torch.no_grad()
 def mse(r: Tensor, r_hat: Tensor) -> Tensor:
@@ -32,8 +34,9 @@ def sqnr(r: Tensor, r_hat: Tensor) -> Tensor:
 
     10 dB more is ten times less squared error. Infinite when there is no error (notebook 05).
     """
-    noise, below = powers(_difference(r, r_hat))
-    signal, above = powers(_plain(r))
+    _check(r, r_hat)
+    noise, below = _power(r, r_hat)
+    signal, above = _power(r)
     bits = 2 * (above - below)  # the powers of two that were set aside
     near = bits.clamp(-960, 960)  # beyond, the ratio itself would leave float64
     decibels = 10 * torch.log10(signal / noise * two_to(near))
@@ -41,12 +44,25 @@ def sqnr(r: Tensor, r_hat: Tensor) -> Tensor:
     return torch.where(noise == 0, torch.inf, decibels)
 
 
-def powers(x) -> tuple[Tensor, Tensor]:
-    """(s, e): the sum of squares of x, a float64 tensor, is s * 4^e, where s cannot overflow.
+def _power(r, r_hat=None) -> tuple[Tensor, Tensor]:
+    """(s, e): the sum of squares of r, or of r - r_hat, is s * 4^e, where s cannot overflow.
 
-    A square leaves float64 beyond 1.3e154, and is 0 below 1.5e-162. Powers of two change no digit.
+    Taken in pieces: float64 copies of a large tensor would need more memory than it.
     """
-    power = torch.frexp(x.abs().amax()).exponent.long().clamp(-960, 960)
+    pieces = (x.as_subclass(Tensor).reshape(-1).split(AT_ONCE) for x in (r, r_hat) if x is not None)
+    parts = [_power_of_piece(*piece) for piece in zip(*pieces, strict=True)]
+    sums, powers = map(torch.stack, zip(*parts, strict=True))
+    power = powers.amax()
+    return (sums * two_to((2 * (powers - power)).clamp(min=-1022))).sum(), power
+
+
+def _power_of_piece(r, r_hat=None) -> tuple[Tensor, Tensor]:
+    """The same of one piece. A square leaves float64 beyond 1.3e154, and is 0 below 1.5e-162;
+    powers of two change no digit."""
+    x = r.double() if r_hat is None else r.double() - r_hat.double()
+    largest = x.abs().amax()
+    power = torch.frexp(largest).exponent.long().clamp(-960, 960)
+    power = torch.where(largest == 0, -960, power)  # zeros have a say in no sum
     return (x * two_to(-power)).square().sum(), power
 
 
@@ -75,6 +91,11 @@ def error_shares(r: Tensor, r_hat: Tensor, scale) -> ErrorShares:
 
 
 def _difference(r, r_hat) -> Tensor:
+    _check(r, r_hat)
+    return r.as_subclass(Tensor).double() - r_hat.as_subclass(Tensor).double()
+
+
+def _check(r, r_hat):
     for name, x in (("r", r), ("r_hat", r_hat)):
         checks.tensor(name, x)
         checks.real(name, x)
@@ -85,9 +106,3 @@ def _difference(r, r_hat) -> Tensor:
         )
     if r.numel() == 0:
         raise ValueError("r is empty: the error of no values is not defined.")
-    return _plain(r) - _plain(r_hat)
-
-
-def _plain(x) -> Tensor:
-    """x in float64, whatever subclass it came in."""
-    return x.as_subclass(Tensor).double()

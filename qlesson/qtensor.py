@@ -182,6 +182,11 @@ class QTensor:
         per_scale = 8 * self.scale.element_size() + zero_point_bits
         return self.scheme.bits + per_scale * self.scale.numel() / self.q.numel()
 
+    @property
+    def packed_nbytes(self) -> float:
+        """The same in bytes, of all values: codes packed, with their scales and zero points."""
+        return self.bits_per_value * self.q.numel() / 8
+
     def to(self, device) -> "QTensor":
         """The same QTensor on another device."""
         moved = (x.to(device) for x in (self.q, self.scale, self.zero_point))

@@ -157,7 +157,7 @@ def _limit_of_least_divergence(counts, width, r_min, r_max, scheme) -> Tensor:
             continue
         inside = slice(half - k, half + k)
         q = _codes(centres[:, inside], scale, zero_point, scheme)
-        here = divergence(counts, inside, q.long() - scheme.quant_min)
+        here = _kl_of_codes(counts, inside, q.long() - scheme.quant_min)
         most = 2 * counts[:, inside].sum(1, keepdim=True) >= counts.sum(1, keepdim=True)
         here = torch.where(usable & most, here, torch.inf)
         best = torch.where(here < least, limit, best)
@@ -165,7 +165,7 @@ def _limit_of_least_divergence(counts, width, r_min, r_max, scheme) -> Tensor:
     return best
 
 
-def divergence(counts, inside, code) -> Tensor:
+def _kl_of_codes(counts, inside, code) -> Tensor:
     """KL(P, Q) = sum of P log(P / Q), for each row.
 
     P is the histogram clipped: what lies outside goes to the first and the last bin inside. Q is
@@ -235,8 +235,8 @@ def _within(r_min, r_max, limit):
 
 
 def _qparams(r_min, r_max, scheme):
-    ends = scheme.quant_min, scheme.quant_max
-    return safe_qparams(r_min, r_max, *ends, scheme.mapping, scheme.include_zero)
+    codes = scheme.quant_min, scheme.quant_max
+    return safe_qparams(r_min, r_max, *codes, scheme.mapping, scheme.include_zero)
 
 
 def _too_wide(scale, scheme) -> Tensor:
@@ -247,8 +247,8 @@ def _too_wide(scale, scheme) -> Tensor:
 
 def _codes(r, scale, zero_point, scheme):
     """The codes of r as floats: casts to integers and back would take half of a search."""
-    ends = scheme.quant_min, scheme.quant_max
-    return quantize_affine(r, scale, zero_point, *ends, r.dtype, scheme.rounding)
+    codes = scheme.quant_min, scheme.quant_max
+    return quantize_affine(r, scale, zero_point, *codes, r.dtype, scheme.rounding)
 
 
 def _centres(counts, width, r_min, r_max) -> Tensor:

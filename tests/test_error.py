@@ -7,8 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import T
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import qlesson as ql
+from qlesson import error
 from qlesson.error import error_shares
 
 BITS = (2, 3, 4, 5, 6, 7, 8, 16)
@@ -226,6 +228,42 @@ def test_no_error_is_infinitely_good():
     assert ql.sqnr(r, r).item() == math.inf
     assert ql.sqnr(0 * r, 0 * r).item() == math.inf
     assert ql.sqnr(0 * r, r).item() == -math.inf
+
+
+@pytest.mark.parametrize("size", [1.0, 1e155, 1e-170, 1e-300])
+def test_the_sqnr_of_pieces_is_the_sqnr_of_all(size, monkeypatch):
+    """Also where float64 does not hold the squares, and where whole pieces are zero or exact."""
+    r = torch.randn(3000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    r[:500] = 0
+    r_hat = r * 0.99
+    r_hat[-500:] = r[-500:]
+    wanted = ql.sqnr(r, r_hat).item()
+    monkeypatch.setattr(error, "AT_ONCE", 7)
+    for shape in ((3000,), (50, 60)):
+        a, b = (x.view(shape) * size for x in (r, r_hat))
+        assert ql.sqnr(a, b).item() == pytest.approx(wanted, rel=1e-9)
+    assert ql.sqnr(r, r).item() == ql.sqnr(0 * r, 0 * r).item() == math.inf
+    assert ql.sqnr(0 * r, r).item() == -math.inf
+
+
+class Largest(TorchDispatchMode):
+    """The most values of one float64 tensor that an operator made."""
+
+    values = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.dtype == torch.float64:
+            self.values = max(self.values, made.numel())
+        return made
+
+
+def test_sqnr_has_few_values_in_float64_at_a_time():
+    """Copies of a large tensor in float64 would need more memory than it."""
+    r = torch.ones(3, 2**20)
+    with Largest() as largest:
+        ql.sqnr(r, r + 1)
+    assert 0 < largest.values <= 2**20
 
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=20), st.integers(0, 999))

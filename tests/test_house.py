@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up. A module imports from floors below its own, and from its own floor.
 FLOORS = (
-    ("affine", "checks", "error", "granularity"),
+    ("affine", "checks", "error", "granularity", "plan", "report"),
     ("scheme",),
     ("device", "ranges", "observers", "kernels"),
     ("qtensor",),

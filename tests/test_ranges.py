@@ -255,6 +255,15 @@ def test_the_search_is_as_good_as_brute_force(name, bits, mapping):
     assert found <= slack * errors.min()
 
 
+@pytest.mark.parametrize("mapping", ["symmetric", "asymmetric"])
+def test_the_search_reaches_far_down(mapping):
+    """One value of 450, given up for very many of size 1: the best limit lies near 1."""
+    r = torch.tensor([1.0, -1.0]).repeat(150_000)
+    r[0] = 450.0
+    _, high = mse_search(r, ql.Scheme(2, mapping))
+    assert 0.9 < high < 2.1
+
+
 @settings(max_examples=50)
 @given(problems(bits=(2, 3, 4, 8)))
 def test_the_search_is_never_worse_than_min_max(problem):

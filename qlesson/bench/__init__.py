@@ -5,8 +5,8 @@ threads of ONNX Runtime keep spinning after a call and would double the time of 
 """
 
 from qlesson.bench.cells import DTYPES, FLOOR, GRANULARITIES, SIZES, WORKS, Job
+from qlesson.bench.counting import traffic
 from qlesson.bench.report import ms_of, quick, stored
-from qlesson.bench.traffic import traffic
 
 __all__ = [
     "DTYPES",

@@ -27,11 +27,11 @@ def gptq(weight: Tensor, inputs: Tensor, scheme: Scheme, damping: float = 0.01) 
     """
     weight, inputs = checked(weight, inputs)
     w, u, codes, qparams = weight.double().clone(), inverse_factor(inputs, damping), [], []
-    size, ends = _columns_per_scale(scheme, w.shape[1]), (scheme.quant_min, scheme.quant_max)
+    size, (low, high) = _columns_per_scale(scheme, w.shape[1]), (scheme.quant_min, scheme.quant_max)
     for j in range(w.shape[1]):
         if j % size == 0:
             qparams.append(choose_qparams(rounded(w[:, j : j + size], weight.dtype), scheme))
-        q = quantize_affine(w[:, [j]], *qparams[-1], *ends, scheme.dtype, scheme.rounding)
+        q = quantize_affine(w[:, [j]], *qparams[-1], low, high, scheme.dtype, scheme.rounding)
         codes.append(q)
         error = (w[:, [j]] - dequantize_affine(q, *qparams[-1])) / u[j, j]
         w[:, j + 1 :] -= error * u[j, j + 1 :]

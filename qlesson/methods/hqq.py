@@ -21,10 +21,9 @@ from qlesson.scheme import Scheme
 P, BETA, GROWTH, STEPS = 0.7, 10.0, 1.01, 20  # the authors' values
 
 
-def shrink(x: Tensor, beta: float, p: float = P) -> Tensor:
+def shrink(x: Tensor, beta: float) -> Tensor:
     """sign(x) max(|x| - |x|^(p-1)/beta, 0), nearly the E of least |E|^p / p + beta/2 (E-x)^2."""
-    size = x.abs()
-    return x.sign() * (size - size.clamp(min=1e-30).pow(p - 1) / beta).clamp(min=0)
+    return x.sign() * (x.abs() - x.abs().pow(P - 1) / beta).clamp(min=0)
 
 
 @torch.no_grad()
@@ -47,6 +46,7 @@ def hqq(weight: Tensor, inputs: Tensor | None, scheme: Scheme) -> Result:
         s, q = scale.double(), (q - zero_point).double()
         kept = w - s * shrink(error / s, BETA * GROWTH**step)
         fitted = (there * kept * q).sum(1, keepdim=True) / (there * q * q).sum(1, keepdim=True)
-        scale = torch.where(fitted > 1e-30, fitted, scale).to(scale.dtype)
+        usable = fitted > torch.finfo(scale.dtype).tiny  # a block of zeros has none: 0 / 0
+        scale = torch.where(usable, fitted, scale).to(scale.dtype)
     chosen = best.reshape(qparams.scale.shape), qparams.zero_point
     return Result(quantize(weight, scheme, chosen))

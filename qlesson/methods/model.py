@@ -4,13 +4,12 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_map
 
-from qlesson.affine import rounded
+from qlesson.nn import record
+from qlesson.nn.model import with_weights
 
 
-@torch.no_grad()
 def layer_inputs(model: nn.Module, *args) -> dict[str, Tensor]:
     """{name: inputs [samples, in]} of every nn.Linear, as model(*args) meets them.
 
@@ -18,18 +17,11 @@ def layer_inputs(model: nn.Module, *args) -> dict[str, Tensor]:
     every machine finds the same ones, whatever the order of its sums.
     """
     model, met = copy.deepcopy(model).double().eval(), {}
-
-    def note(name):
-        def hook(layer, args, kwargs):
-            x = args[0] if args else kwargs["input"]
-            met.setdefault(name, []).append(x.reshape(-1, x.shape[-1]).float())
-
-        return hook
-
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.Linear):
-            layer.register_forward_pre_hook(note(name), with_kwargs=True)
-    model(*tree_map(_doubled, args))
+    record(
+        model,
+        [tree_map(_doubled, args)],
+        lambda name, x: met.setdefault(name, []).append(x.float()),
+    )
     if not met:
         raise ValueError("model(*args) met no torch.nn.Linear: there is no layer to quantize.")
     return {name: torch.cat(parts) for name, parts in met.items()}
@@ -49,17 +41,11 @@ def with_method(model: nn.Module, inputs: dict[str, Tensor], method, scheme) -> 
     W_hat   the float weight that does to untouched inputs what the quantized layer does, so the
             model predicts what it would predict with the quantized layers
     """
-    model = copy.deepcopy(model)
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-    if unknown := sorted(set(inputs) - set(layers)):
+    layers = {n for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    if unknown := sorted(set(inputs) - layers):
         raise ValueError(f"The model has no torch.nn.Linear named {unknown}: see layer_inputs.")
-    for name, its_inputs in inputs.items():
-        if parametrize.is_parametrized(layers[name], "weight"):
-            raise ValueError(
-                f"Layer {name!r} computes its weight by a parametrization, and would compute it "
-                "anew: call torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') "
-                "first."
-            )
-        weight = layers[name].weight
-        weight.copy_(rounded(method(weight, its_inputs, scheme).float_weight(), weight.dtype))
-    return model
+
+    def w_hat(name, weight):
+        return method(weight, inputs[name], scheme).float_weight()
+
+    return with_weights(model, inputs, w_hat)

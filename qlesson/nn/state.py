@@ -4,7 +4,15 @@ from torch import Tensor
 
 from qlesson import checks
 from qlesson.affine import QParams
-from qlesson.nn.model import _key, _layers, _naming, _read, _refuse, _swapped, _with_layers
+from qlesson.nn.model import (
+    _key,
+    _read,
+    _refuse,
+    _swapped,
+    _with_layers,
+    about,
+    swappable,
+)
 from qlesson.nn.weight import QuantizedWeight
 from qlesson.qtensor import QTensor
 
@@ -32,13 +40,13 @@ def load_state(model, tensors, activations=None):
     activations  the Scheme of the inputs that `quantize_model` was given. The ranges of static
                  layers are among the tensors.
     """
-    layers, made = _layers(model), {}
+    layers, made = swappable(model), {}
     codes_of = _codes_of(layers, tensors)
     for name, layer in layers.items():
         codes = codes_of.get(_key(layer))
         if codes is not None and not isinstance(tensors.get(_join(name, "weight")), Tensor):
             qparams = _static_qparams(name, tensors, activations)
-            with _naming(name, remedy=""):
+            with about(name):
                 _refuse(layer)
                 bias = _read(layer)[1]
                 made[layer] = _swapped(model, name, layer, codes, bias, activations, qparams)
@@ -56,7 +64,7 @@ def load_state(model, tensors, activations=None):
             dtype = expected[name].dtype if expected[name].dtype in checks.FLOATS else None
             plain[name] = _unpacked(x).dequantize(dtype)
         elif x.is_complex() and not expected[name].is_complex():
-            with _naming(name, remedy=""):
+            with about(name):
                 checks.real("the tensor", x)
     qmodel.load_state_dict(plain, strict=False)
     return qmodel
@@ -64,7 +72,7 @@ def load_state(model, tensors, activations=None):
 
 def _codes_of(layers, tensors):
     """{weight: its codes} from saved tensors, for the layers that have one there."""
-    found = {}
+    codes = {}
     for name, layer in layers.items():
         x = tensors.get(_join(name, "weight"))
         if x is None or isinstance(x, Tensor):
@@ -75,8 +83,8 @@ def _codes_of(layers, tensors):
                 f"{_join(name, 'weight')!r} has shape {tuple(x.shape)}, the model's is "
                 f"{tuple(weight.shape)}."
             )
-        found[_key(layer)] = QuantizedWeight(x.to(weight.device), weight.dtype)
-    return found
+        codes[_key(layer)] = QuantizedWeight(x.to(weight.device), weight.dtype)
+    return codes
 
 
 def _unpacked(x) -> QTensor:

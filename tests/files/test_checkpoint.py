@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import pickle
 import signal
 import subprocess
@@ -18,7 +17,6 @@ from strategies import problems
 
 import qlesson as ql
 from qlesson.files import checkpoint
-from qlesson.files.checkpoint import convert
 from qlesson.files.checkpoint import format as file_format
 from qlesson.files.checkpoint.__main__ import main
 from qlesson.files.packing import PackedTensor
@@ -314,21 +312,14 @@ def test_metadata_is_carried_over(source, tmp_path):
         assert metadata["made by"] == "a test" and metadata.keys() == {"format", "made by"} | notes
 
 
-def test_the_sqnr_of_pieces_is_the_sqnr_of_all():
-    r = torch.randn(3000, generator=torch.Generator().manual_seed(0))
-    r_hat = ql.quantize(r, ql.Scheme(4)).dequantize()
-    assert convert._sqnr(r, r_hat, 7) == pytest.approx(ql.sqnr(r, r_hat).item(), rel=1e-12)
-    assert convert._sqnr(r, r) == math.inf
-    zeros = torch.zeros(9)
-    assert convert._sqnr(zeros, zeros) == math.inf and convert._sqnr(zeros, r[:9]) < -1e9
-
-
 def test_skip_leaves_tensors_as_they_are(source, tmp_path):
     rows = checkpoint.quantize_file(source, tmp_path / "q", FOUR, skip=["conv.*", "*.weight"])
     assert all(row.sqnr is None for row in rows)
     rows = checkpoint.quantize_file(source, tmp_path / "q", FOUR, skip=["conv.*"])
     assert [row.name for row in rows if row.sqnr is not None] == ["up.weight"]
-    with pytest.raises(ValueError, match=r"skip='cnv.\*' matches none of the 5 tensors"):
+    with pytest.raises(
+        ValueError, match=r"'cnv.\*' fits none of what could be quantized: .*'conv.weight'"
+    ):
         checkpoint.quantize_file(source, tmp_path / "q2", FOUR, skip=["up.*", "cnv.*"])
     assert not (tmp_path / "q2").exists()
 
@@ -437,14 +428,6 @@ def test_a_name_with_brackets_is_a_name(tmp_path):
     assert {row.name for row in rows if row.sqnr is not None} == {"h0.weight"}
     with pytest.raises(TypeError, match="scheme must be a ql.Scheme, got 4"):
         checkpoint.quantize_file(tmp_path / "in.safetensors", tmp_path / "q", 4)
-
-
-@pytest.mark.parametrize("size", [1e155, 1e-170])
-def test_the_sqnr_of_numbers_whose_squares_float64_does_not_hold(size):
-    r = torch.randn(100, dtype=torch.float64) * size
-    wanted = ql.sqnr(r / size, r / size * 0.99).item()
-    assert convert._sqnr(r, r * 0.99, 7) == pytest.approx(wanted, rel=1e-9)
-    assert wanted == pytest.approx(40)
 
 
 def test_a_tensor_with_nan_is_named_and_nothing_is_written(tmp_path):

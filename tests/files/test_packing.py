@@ -311,6 +311,7 @@ def test_nbytes_is_bits_per_value_in_bytes(bits, mapping):
     x = ql.quantize(r, ql.Scheme(bits, mapping, ql.PerGroup(64)))
     p = PackedTensor.pack(x)
     assert p.nbytes * 8 / r.numel() == x.bits_per_value
+    assert p.nbytes == x.packed_nbytes
     assert (p.zero_point is None) == (mapping == "symmetric")
 
 

@@ -224,7 +224,10 @@ def test_quantized_changes_exactly_the_matrices_of_a_copy(model):
 def test_quantized_takes_a_scheme_by_name(model):
     copy = tinygpt.quantized(model, {"blocks.1.attention.qkv": ql.Scheme(bits=2)})
     assert changed(model, copy) == {"blocks.1.attention.qkv"}
-    with pytest.raises(ValueError, match="blocks.9.mlp.up.*weight_matrices"):
+    with pytest.raises(
+        ValueError,
+        match="'blocks.9.mlp.up' fits none .*: 'token_embedding'",
+    ):
         tinygpt.quantized(model, {"blocks.9.mlp.up": ql.Scheme()})
 
 
@@ -291,6 +294,20 @@ def test_the_learning_rate_rises_then_falls():
     assert max(rates) == pytest.approx(train.PEAK_RATE, rel=0.01)
     assert rates[0] == pytest.approx(train.PEAK_RATE / 100)
     assert rates[-1] == pytest.approx(train.PEAK_RATE / 10, rel=0.01)
+
+
+def test_the_optimizer_is_the_one_that_the_card_states():
+    card = (tiny.FOLDER / "card.md").read_text(encoding="utf-8")
+    betas = re.search(r"AdamW \((\d\.\d+), (\d\.\d+)\)", card).groups()
+    decay = re.search(r"weight decay (\d\.\d+) on matrices", card).group(1)
+    model = tinygpt.GPT(SMALL)
+    optimizer = train.make_optimizer(model)
+    assert type(optimizer) is torch.optim.AdamW
+    matrices, vectors = optimizer.param_groups
+    assert matrices["betas"] == vectors["betas"] == tuple(map(float, betas))
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (float(decay), 0)
+    assert all(p.dim() == 2 for p in matrices["params"])
+    assert len(matrices["params"]) + len(vectors["params"]) == len(list(model.parameters()))
 
 
 # The cache of keys and values

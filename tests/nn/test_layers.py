@@ -33,7 +33,7 @@ from qlesson.nn import (
     state,
     to_onnx_qdq,
 )
-from qlesson.nn.model import SWAPPED, _key, _layers
+from qlesson.nn.model import SWAPPED, _key, swappable
 from qlesson.nn.weight import QuantizedWeight
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -480,7 +480,7 @@ def transformer():
 def fake(model, scheme):
     """The float model with W_hat in place of the weight of every layer that can be swapped."""
     model = copy.deepcopy(model)
-    for layer in {_key(x): x for x in _layers(model).values()}.values():
+    for layer in {_key(x): x for x in swappable(model).values()}.values():
         w_hat = ql.quantize(layer.weight.flatten(1), scheme).dequantize()
         layer.weight.data = w_hat.view_as(layer.weight).to(layer.weight.dtype)
     return model
@@ -734,9 +734,9 @@ def test_a_scheme_for_each_pattern():
 
 @pytest.mark.parametrize("pattern", ["nothing", "Head", "0.*"])
 def test_a_pattern_that_fits_nothing_is_an_error(pattern):
-    with pytest.raises(ValueError, match="fits none of the layers .*'embedding', 'body', 'head'"):
+    with pytest.raises(ValueError, match="fits none of what .*: 'embedding', 'body', 'head'"):
         quantize_model(Tied(), BY_ROW, skip=("head", pattern))
-    with pytest.raises(ValueError, match="fits none of the layers"):
+    with pytest.raises(ValueError, match="fits none of what could be quantized"):
         quantize_model(Tied(), {pattern: BY_ROW})
 
 

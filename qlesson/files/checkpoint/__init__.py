@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qlesson.files.checkpoint.convert import Row, dequantize_file, quantize_file, table
+from qlesson.files.checkpoint.convert import dequantize_file, quantize_file, table
 from qlesson.files.checkpoint.format import (
     STORED,
     Entry,
@@ -26,6 +26,7 @@ from qlesson.files.checkpoint.format import (
 )
 from qlesson.files.packing import PackedTensor
 from qlesson.qtensor import QTensor
+from qlesson.report import Row
 
 __all__ = ["Row", "dequantize_file", "load", "quantize_file", "save", "table"]
 

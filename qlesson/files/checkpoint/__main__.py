@@ -5,8 +5,9 @@ import signal
 import sys
 from pathlib import Path
 
-from qlesson.files.checkpoint.convert import Row, dequantize_file, quantize_file, table
+from qlesson.files.checkpoint.convert import dequantize_file, quantize_file, table
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
+from qlesson.report import Row
 from qlesson.scheme import Scheme
 
 

@@ -4,15 +4,14 @@ import json
 import math
 import os
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from qlesson import checks
 from qlesson.checks import FLOATS
 from qlesson.device import best_device
-from qlesson.error import powers
+from qlesson.error import sqnr
 from qlesson.files.checkpoint.format import (
     DTYPES,
     Entry,
@@ -26,18 +25,10 @@ from qlesson.files.checkpoint.format import (
     _writing,
 )
 from qlesson.files.packing import PackedTensor, packed_size
+from qlesson.plan import make_plan
 from qlesson.qtensor import quantize
+from qlesson.report import Row, by, columns, naming, sum_of_bytes
 from qlesson.scheme import Scheme
-
-
-class Row(NamedTuple):
-    """What became of one tensor; sqnr, in dB, is None where nothing was rounded."""
-
-    name: str
-    shape: tuple[int, ...]
-    bytes_before: int
-    bytes_after: int
-    sqnr: float | None
 
 
 def quantize_file(source, target, scheme: Scheme, *, skip=(), device=None) -> list[Row]:
@@ -53,32 +44,28 @@ def quantize_file(source, target, scheme: Scheme, *, skip=(), device=None) -> li
     Quantized are tensors of float64, float32, float16 or bfloat16 with two axes or more that become
     smaller by it. All others (biases, integers, float8) are carried over byte for byte.
     """
-    files, skip = _open_all(source), (skip,) if isinstance(skip, str) else tuple(skip)
+    files = _open_all(source)
     for file in files:
         if file.quantized:
             raise ValueError(f"{file.path} is quantized already: dequantize it first.")
     if not isinstance(scheme, Scheme):
         raise TypeError(f"scheme must be a ql.Scheme, got {scheme!r}.")
-    names = {name for file in files for name in file.entries}
-    for pattern in skip:
-        if not any(checks.fits(pattern, name, names) for name in names):
-            raise ValueError(f"skip={pattern!r} matches none of the {len(names)} tensors.")
+    plan = make_plan([name for file in files for name in file.entries], scheme, skip)
     device = best_device() if device is None else device
 
-    def job(file, name):
-        skipped = any(checks.fits(pattern, name, names) for pattern in skip)
-        with _naming(file, name):
-            planned = None if skipped else _plan(file.entries[name], scheme)
-        if planned is None:
+    def conversion(file, name):
+        with naming(f"{name} in {file.path}"):
+            parts = name in plan and _stored_parts(file.entries[name], scheme)
+        if not parts:
             return _carried(file, name)
-        entries = {f"{name}.{part}": entry for part, entry in planned.items()}
-        run = partial(_quantized, file, name, scheme, device)
+        entries = {f"{name}.{part}": entry for part, entry in parts.items()}
+        run = partial(_packed_bytes, file, name, scheme, device)
         dtype, shape, nbytes = file.entries[name]
         about = _describe(scheme, shape, "low_first", dtype)
-        return Job(name, shape, nbytes, entries, about, run)
+        return Conversion(name, shape, nbytes, entries, about, run)
 
-    jobs = [[job(file, name) for name in file.entries] for file in files]
-    return _rewrite(files, jobs, Path(target), _index_of(source), plain=False)
+    work = [[conversion(file, name) for name in file.entries] for file in files]
+    return _rewrite(files, work, Path(target), _index_of(source), plain=False)
 
 
 def dequantize_file(source, target, *, device=None) -> list[Row]:
@@ -91,49 +78,46 @@ def dequantize_file(source, target, *, device=None) -> list[Row]:
         raise ValueError(f"{source} holds no tensor that qlesson.files.checkpoint has quantized.")
     device = best_device() if device is None else device
 
-    def jobs_of(file):
+    def conversions(file):
         for name in file.plain_names():
             yield _carried(file, name)
         for name, about in (file.quantized or {}).items():
             shape = tuple(about["shape"])
             dtype = about["dtype"] or file.entries[f"{name}.scale"].dtype
             entry = Entry(dtype, shape, math.prod(shape) * DTYPES[dtype].itemsize)
-            run = partial(_dequantized, file, name, DTYPES[dtype], device)
+            run = partial(_float_bytes, file, name, DTYPES[dtype], device)
             before = sum(file.entries[part].nbytes for part in file.part_names(name))
-            yield Job(name, shape, before, {name: entry}, None, run)
+            yield Conversion(name, shape, before, {name: entry}, None, run)
 
-    jobs = [list(jobs_of(file)) for file in files]
-    return _rewrite(files, jobs, Path(target), _index_of(source), plain=True)
+    work = [list(conversions(file)) for file in files]
+    return _rewrite(files, work, Path(target), _index_of(source), plain=True)
 
 
 def table(rows: list[Row]) -> str:
     """The rows and their sum, to print."""
-    width = max([len(row.name) for row in rows] + [6])
-    lines = [f"{'tensor':{width}}  {'shape':>14}  {'before':>13}  {'after':>13}  SQNR in dB"]
+    lines = [["tensor", "shape", "before", "after", "SQNR in dB"]]
     for row in rows:
-        shape = "x".join(map(str, row.shape)) or "scalar"
         error = "-" if row.sqnr is None else f"{row.sqnr:.2f}"
-        before, after = f"{row.bytes_before:,}", f"{row.bytes_after:,}"
-        lines.append(f"{row.name:{width}}  {shape:>14}  {before:>13}  {after:>13}  {error:>10}")
-    before, after = sum(r.bytes_before for r in rows), sum(r.bytes_after for r in rows)
+        sizes = f"{row.bytes_before:,}", f"{row.bytes_after:,}"
+        lines.append([row.name, by(row.shape), *sizes, error])
+    before, after = sum_of_bytes(rows)
     ratio = f"{before / after:.2f} to 1" if after else ""
-    return "\n".join(
-        [*lines, f"{'sum':{width}}  {'':>14}  {before:>13,}  {after:>13,}  {ratio:>10}"]
-    )
+    lines.append(["sum", "", f"{before:,}", f"{after:,}", ratio])
+    return "\n".join(columns(lines, 14, 13, 13, 10))
 
 
-class Job(NamedTuple):
+class Conversion(NamedTuple):
     """One tensor's way. `run` gives its parts as bytes, and the SQNR if it was quantized."""
 
     name: str
     shape: tuple[int, ...]
     bytes_before: int
-    entries: dict[str, "Entry"]  # what will be stored
+    entries: dict[str, Entry]  # what will be stored
     about: dict | None  # the scheme, as the header has it
     run: Callable
 
 
-def _plan(entry, scheme):
+def _stored_parts(entry, scheme):
     """The stored parts of a tensor to quantize, or None if it is to be carried over."""
     dtype, shape, nbytes = entry
     if DTYPES.get(dtype) not in FLOATS or len(shape) < 2 or nbytes == 0:
@@ -157,60 +141,35 @@ def _carried(file, name):
     def run():
         return {name: file.read(name)}, None
 
-    return Job(name, shape, nbytes, {name: file.entries[name]}, None, run)
+    return Conversion(name, shape, nbytes, {name: file.entries[name]}, None, run)
 
 
-def _quantized(file, name, scheme, device):
+def _packed_bytes(file, name, scheme, device):
     r = file.tensor(name, device)
-    with _naming(file, name):
+    with naming(f"{name} in {file.path}"):
         x = quantize(r, scheme)
-    sqnr = _sqnr(r, x.dequantize(r.dtype))
-    return {part: _bytes(t) for part, t in _parts(name, PackedTensor.pack(x))}, sqnr
+    error = sqnr(r, x.dequantize(r.dtype)).item()
+    return {part: _bytes(t) for part, t in _parts(name, PackedTensor.pack(x))}, error
 
 
-@contextmanager
-def _naming(file, name):
-    """A ValueError inside says which tensor it is about."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{name} in {file.path}: {error}") from None
-
-
-def _dequantized(file, name, dtype, device):
+def _float_bytes(file, name, dtype, device):
     return {name: _bytes(file.packed(name, device).unpack().dequantize(dtype))}, None
 
 
-def _sqnr(r, r_hat, at_once=2**20):
-    """`ql.sqnr` in pieces: float64 copies of a large tensor would take more memory than it."""
-    pairs = zip(r.reshape(-1).split(at_once), r_hat.view(-1).split(at_once), strict=True)
-    sums = [(powers(a.double()), powers(a.double() - b.double())) for a, b in pairs]
-    signal, noise = map(_decibels, zip(*sums, strict=True))
-    return math.inf if noise == -math.inf else signal - noise
-
-
-def _decibels(sums) -> float:
-    """10 log10 of the sum of all s * 4^e."""
-    sums = [(s.item(), int(e)) for s, e in sums]
-    top = max(e for _, e in sums)
-    total = sum(math.ldexp(s, max(2 * (e - top), -2000)) for s, e in sums)
-    return 10 * math.log10(total) + 20 * math.log10(2) * top if total else -math.inf
-
-
-def _rewrite(files, jobs, target, index, plain) -> list[Row]:
-    """Do the jobs of each file and write what they give: one file, or shards and their index."""
+def _rewrite(files, work, target, index, plain) -> list[Row]:
+    """Write what the conversions of each file give: one file, or shards and their index."""
     from tqdm import tqdm
 
     _check_target(files, target, index)
-    total = sum(job.bytes_before for work in jobs for job in work)
+    total = sum(one.bytes_before for conversions in work for one in conversions)
     rows, weight_map = [], {}
     # disable=None: no bar where there is no terminal to draw it in
     bar = tqdm(total=total, unit="B", unit_scale=True, disable=None)
     with _new_folder(target) if index else nullcontext(target.parent) as folder, bar:
-        for file, work in zip(files, jobs, strict=True):
+        for file, conversions in zip(files, work, strict=True):
             path = folder / (file.path.name if index else target.name)
-            rows += _write(path, file, work, plain, bar.update)
-            weight_map |= {part: path.name for job in work for part in job.entries}
+            rows += _write(path, file, conversions, plain, bar.update)
+            weight_map |= {part: path.name for one in conversions for part in one.entries}
         if index:
             size = sum(row.bytes_after for row in rows)
             content = _read_index(index)
@@ -220,19 +179,20 @@ def _rewrite(files, jobs, target, index, plain) -> list[Row]:
     return rows
 
 
-def _write(path, file, work, plain, done):
-    """Write one file from its jobs; `done` is told the bytes of each tensor."""
+def _write(path, file, conversions, plain, done):
+    """Write one file; `done` is told the bytes of each tensor."""
     rows = []
-    entries = [item for job in work for item in job.entries.items()]
-    about = None if plain else {job.name: job.about for job in work if job.about}
+    entries = [item for one in conversions for item in one.entries.items()]
+    about = None if plain else {one.name: one.about for one in conversions if one.about}
     with _writing(path, entries, file.others, about) as put:
-        for job in work:
-            parts, sqnr = job.run()
+        for one in conversions:
+            parts, error = one.run()
             for part, data in parts.items():
                 put(part, data)
-            after = sum(entry.nbytes for entry in job.entries.values())
-            rows.append(Row(job.name, job.shape, job.bytes_before, after, sqnr))
-            done(job.bytes_before)
+            after = sum(entry.nbytes for entry in one.entries.values())
+            bits = one.about and one.about["scheme"]["bits"]
+            rows.append(Row(one.name, one.shape, one.bytes_before, after, error, bits))
+            done(one.bytes_before)
     return rows
 
 

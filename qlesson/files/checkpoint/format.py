@@ -176,13 +176,13 @@ def _named(source) -> Path:
     if not source.is_dir():
         return source
     indices, single = sorted(source.glob("*" + INDEX)), sorted(source.glob("*.safetensors"))
-    found = indices or single
-    if len(found) != 1:
+    named = indices or single
+    if len(named) != 1:
         raise ValueError(
             f"{source} is a folder with {len(indices)} files *{INDEX} and {len(single)} files "
             "*.safetensors: name the one to read."
         )
-    return found[0]
+    return named[0]
 
 
 def _open_all(source) -> list[_File]:

@@ -19,6 +19,8 @@ from torch import nn
 
 from qlesson.device import best_device
 from qlesson.models.cache import BLOCK, KVCache
+from qlesson.nn.model import with_weights
+from qlesson.plan import make_plan
 from qlesson.qtensor import fake_quantize, quantize
 
 FOLDER = Path(__file__).parent
@@ -247,20 +249,15 @@ def quantized(model, scheme, activations=None):
     """A copy of the model with every matrix W of `weight_matrices` replaced by W_hat.
 
     W_hat = quantize(W, scheme).dequantize(): the values after the round trip, in float. A dict of
-    name -> Scheme quantizes the matrices it names, each in its own way, and leaves the others.
+    name or pattern -> Scheme quantizes the matrices it names, each in its own way, and leaves the
+    others.
 
     activations, a Scheme, does the same to the input of every linear layer, as it comes: it is
     seen as [characters, inputs], and PerAxis(0) is a scale per character. `quantize_model` of
-    `qlesson.nn.layers` computes such a layer on integers, up to 8 bits (notebook 09).
+    `qlesson.nn` computes such a layer on integers, up to 8 bits (notebook 09).
     """
-    model = copy.deepcopy(model)
-    matrices = weight_matrices(model)
-    schemes = scheme if isinstance(scheme, dict) else dict.fromkeys(matrices, scheme)
-    unknown = set(schemes) - set(matrices)
-    if unknown:
-        raise ValueError(f"No matrix is named {sorted(unknown)}: see weight_matrices(model).")
-    for name, its_scheme in schemes.items():
-        matrices[name].copy_(quantize(matrices[name], its_scheme).dequantize())
+    plan = make_plan(weight_matrices(model), scheme)
+    model = with_weights(model, plan, lambda name, w: quantize(w, plan[name]).dequantize())
     if activations:
         for layer in (m for m in model.modules() if isinstance(m, nn.Linear)):
             layer.register_forward_pre_hook(partial(_quantize_input, activations))

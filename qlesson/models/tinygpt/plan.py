@@ -14,6 +14,7 @@ from qlesson.models.tinygpt.model import (
     weight_matrices,
     windows,
 )
+from qlesson.plan import make_plan
 from qlesson.qtensor import quantize
 
 CALIBRATION = 4096  # characters that sensitivity reads
@@ -31,11 +32,11 @@ def divergence(model, other, text=None, n=CALIBRATION) -> float:
 
 def sensitivity(model, scheme, text=None, n=CALIBRATION) -> dict[str, float]:
     """The divergence from the model when one matrix alone is quantized, for each matrix."""
-    log_p, found = log_probabilities(model, text, n), {}
+    log_p, harm = log_probabilities(model, text, n), {}
     for name in weight_matrices(model):
         other = quantized(model, {name: scheme})
-        found[name] = _mean_kl(log_p, log_probabilities(other, text, n))
-    return found
+        harm[name] = _mean_kl(log_p, log_probabilities(other, text, n))
+    return harm
 
 
 @torch.no_grad()
@@ -43,8 +44,8 @@ def log_probabilities(model, text=None, n=CALIBRATION):
     """log p of every character coming next, after each of the first n: float64 [n, 94]."""
     model = in_float64(model)
     inputs, _ = windows(model, calibration_text() if text is None else text, n)
-    pieces = [model(piece) for piece in inputs.split(WINDOWS_AT_ONCE)]
-    return torch.cat(pieces).flatten(0, 1).log_softmax(-1)
+    logits = torch.cat([model(some) for some in inputs.split(WINDOWS_AT_ONCE)])
+    return logits.flatten(0, 1).log_softmax(-1)
 
 
 def _mean_kl(log_p, log_other):
@@ -53,7 +54,7 @@ def _mean_kl(log_p, log_other):
 
 def packed_bytes(w, scheme) -> float:
     """Bytes of a matrix under a scheme: codes packed, with their scales and zero points."""
-    return quantize(w, scheme).bits_per_value * w.numel() / 8
+    return quantize(w, scheme).packed_nbytes
 
 
 def model_bytes(model, scheme) -> float:
@@ -62,7 +63,7 @@ def model_bytes(model, scheme) -> float:
     The rest are the position embedding, the biases and the norms, and matrices not in the plan.
     """
     matrices = weight_matrices(model)
-    plan = scheme if isinstance(scheme, dict) else dict.fromkeys(matrices, scheme)
+    plan = make_plan(matrices, scheme)
     saved = sum(matrices[name].nbytes - packed_bytes(matrices[name], s) for name, s in plan.items())
     return sum(w.nbytes for w in model.parameters()) - saved
 

@@ -4,7 +4,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class Traffic(TorchDispatchMode):
+class _Counting(TorchDispatchMode):
     """Counts, for every operator that runs, the bytes of the tensors it reads and writes."""
 
     def __init__(self):
@@ -22,6 +22,6 @@ class Traffic(TorchDispatchMode):
 
 def traffic(call) -> list[tuple[str, int, int]]:
     """(operator, bytes read, bytes written) of every operation that `call` runs eagerly."""
-    with Traffic() as counted:
+    with _Counting() as counted:
         call()
     return counted.rows

@@ -1,0 +1,75 @@
+"""What the linear layers of a model are given, and the ranges of it (notebook 09)."""
+
+import torch
+from torch import Tensor, nn
+
+from qlesson import checks
+from qlesson.affine import QParams
+from qlesson.granularity import PerTensor
+from qlesson.nn.model import swappable
+from qlesson.qtensor import qparams_from_range
+from qlesson.ranges import min_max
+from qlesson.scheme import Scheme
+
+
+@torch.no_grad()
+def record(model: nn.Module, batches, take, layers=None):
+    """Run the model on the batches, and hand over the input of each linear layer as it comes.
+
+    batches  inputs of the model: tensors, tuples of arguments, or dicts of named ones
+    take     a function of (layer name, input [samples, in]); what it does not keep is gone
+    layers   {name: layer} to listen to; None is every nn.Linear
+
+    The model runs in the mode it is in, with copies of its buffers: what a run changes in them is
+    forgotten. Raises ValueError, with the layer's name, where an input holds NaN or infinity.
+    """
+    if layers is None:
+        layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+
+    def listening(name):
+        def hook(layer, args, kwargs):
+            x = torch.atleast_2d(args[0] if args else kwargs["input"]).flatten(0, -2)
+            if x.numel() and not checks.all_finite(*torch.aminmax(x)):
+                raise ValueError(f"The input of layer {name!r} holds NaN or infinity.")
+            take(name, x)
+
+        return hook
+
+    hooks = [m.register_forward_pre_hook(listening(n), with_kwargs=True) for n, m in layers.items()]
+    buffers = {name: x.clone() for name, x in model.named_buffers()}
+    try:
+        for batch in batches:
+            args = () if isinstance(batch, dict) else batch
+            kwargs = batch if isinstance(batch, dict) else {}
+            args = (args,) if isinstance(args, Tensor) else tuple(args)
+            torch.func.functional_call(model, buffers, args, kwargs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def calibrate(model, batches, activations: Scheme) -> dict[str, QParams]:
+    """Scale and zero point of each linear layer's input, from its smallest and largest value.
+
+    batches      inputs of the model: tensors, tuples of arguments, or dicts of named ones. The
+                 model runs on each as it is: call model.eval() first.
+    activations  the Scheme that the layers will use; one scale each
+
+    Returns {layer name: QParams} for the layers that ran. Notebook 07 has better ranges: any such
+    dict will do.
+    """
+    if not isinstance(activations, Scheme):
+        raise TypeError(f"activations must be a ql.Scheme, got {activations!r}.")
+    if activations.granularity != PerTensor():
+        raise ValueError(f"One range per layer is fixed: ql.PerTensor(), not {activations}.")
+    ranges = {}
+
+    def widen(name, x):
+        if x.numel():
+            low, high = min_max(x, PerTensor())
+            a, b = ranges.get(name, (low, high))
+            ranges[name] = torch.minimum(a, low), torch.maximum(b, high)
+
+    linear = {name: m for name, m in swappable(model).items() if isinstance(m, nn.Linear)}
+    record(model, batches, widen, linear)
+    return {name: qparams_from_range(*its, activations) for name, its in ranges.items()}

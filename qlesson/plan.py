@@ -1,0 +1,56 @@
+"""Which of many tensors are quantized, and how (notebooks 08 to 10).
+
+A plan is {name: Scheme}. `nn.quantize_model` makes one for layers, `files.checkpoint` for tensors
+in a file, `models.tinygpt` for matrices.
+"""
+
+from qlesson import checks
+
+
+def make_plan(names, scheme, skip=(), modules=None) -> dict:
+    """{name: Scheme} of those to quantize, in the order of `names`.
+
+    names    what could be quantized
+    scheme   a Scheme for all, or {pattern: Scheme}: the own name decides, else the first pattern
+             that fits, and what none fits is left out
+    skip     a pattern or several, as in fnmatch, to leave out what they fit; one that is a name
+             means that name alone
+    modules  {name: every name it has} of all modules of a model, where `names` are among them: a
+             pattern then fits by any of these names, and what fits a module fits all inside it
+
+    Raises ValueError for a pattern that fits nothing.
+    """
+    every = {name: [name] for name in names} if modules is None else modules
+    known = {name for same in every.values() for name in same}
+    skip = (skip,) if isinstance(skip, str) else tuple(skip)
+    wanted = scheme if isinstance(scheme, dict) else {"*": scheme}
+
+    def fits(pattern, name):
+        around = every[name]
+        if modules is not None:
+            around = [module for same in around for module in _modules_around(same)]
+        return any(checks.fits(pattern, n, known) for n in around)
+
+    for pattern in (*skip, *wanted):
+        if not any(fits(pattern, name) for name in names) and (names or pattern != "*"):
+            raise ValueError(f"{pattern!r} fits none of what could be quantized: {_some(names)}.")
+    plan = {}
+    for name in names:
+        own = [same for same in every[name] if same in wanted]
+        fitting = own or [pattern for pattern in wanted if fits(pattern, name)]
+        if fitting and not any(fits(pattern, name) for pattern in skip):
+            plan[name] = wanted[fitting[0]]
+    return plan
+
+
+def _modules_around(name) -> list[str]:
+    """What "a.b.c" lies in: "a", "a.b", and itself."""
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _some(names, most=20) -> str:
+    if not names:
+        return "there is nothing"
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, list(names)[:most])) + more

@@ -1,0 +1,122 @@
+"""What layers are given: every form of arguments, what is refused, and a model left as it was."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import qlesson as ql
+from qlesson.methods import layer_inputs
+from qlesson.nn import calibrate, record
+
+
+class Named(nn.Module):
+    """Calls one layer by position and one by name, and the second twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x, add=0):
+        x = self.second(input=self.first(x) + add)
+        return self.second(x)
+
+
+def recorded(model, batches, layers=None):
+    met = []
+    record(model, batches, lambda name, x: met.append((name, x)), layers)
+    return met
+
+
+def inputs(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4), (0, 4)])
+@pytest.mark.parametrize("form", ["tensor", "tuple", "list", "named"])
+def test_every_form_of_a_batch(form, shape):
+    torch.manual_seed(0)
+    model, x = Named(), inputs(*shape)
+    batch = {"tensor": x, "tuple": (x, 1), "list": [x, 1], "named": {"x": x, "add": 1}}[form]
+    met = recorded(model, [batch])
+    add = 0 if form == "tensor" else 1
+    with torch.no_grad():
+        rows = x.reshape(-1, 4)
+        hidden = model.first(rows) + add
+        wanted = {0: ("first", rows), 1: ("second", hidden), 2: ("second", model.second(hidden))}
+    for i, (name, its) in wanted.items():
+        assert met[i][0] == name
+        torch.testing.assert_close(met[i][1], its)
+    assert len(met) == 3 and not met[2][1].requires_grad
+
+
+def test_calibrate_and_layer_inputs_take_the_same_forms():
+    torch.manual_seed(0)
+    model, x = Named().double(), inputs(3, 4).double()
+    ranges = calibrate(model, [{"x": x, "add": x}, (x[0], x[0])], ql.Scheme())
+    for name, its in layer_inputs(model, x, x).items():
+        scale = ql.choose_qparams(its.double()).scale
+        torch.testing.assert_close(ranges[name].scale, scale, rtol=1e-6, atol=0)
+
+
+def test_only_the_layers_asked_for_are_heard():
+    model = Named()
+    met = recorded(model, [inputs(2, 4)], {"b": model.second})
+    assert [name for name, _ in met] == ["b", "b"]
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_an_input_that_is_no_number_is_named(bad):
+    x = inputs(2, 4)
+    x[1, 2] = bad
+    for run in (lambda m: calibrate(m, [x], ql.Scheme()), lambda m: layer_inputs(m, x)):
+        model = Named()
+        with pytest.raises(ValueError, match="The input of layer 'first' holds NaN or infinity"):
+            run(model)
+        assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_no_hook_is_left_after_an_error():
+    model = Named()
+    for batch, take in (
+        (inputs(2, 5), lambda name, x: None),  # the model fails
+        (inputs(2, 4), lambda name, x: 1 / 0),
+    ):
+        with pytest.raises((RuntimeError, ZeroDivisionError)):
+            record(model, [batch], take)
+        assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+class Counting(nn.Module):
+    """A parametrization that counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return x
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_run_changes_nothing_in_the_model(train):
+    """Norms and parametrizations count and average as they run; their values come back."""
+    torch.manual_seed(0)
+    spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(), spectral)
+    nn.utils.parametrize.register_parametrization(model[0], "weight", Counting())
+    model.train(train)
+    seen = []
+    model[0].register_forward_pre_hook(lambda *_: seen.append(1))
+    before, held = copy.deepcopy(model.state_dict()), dict(model.named_buffers())
+    for run in (
+        lambda: calibrate(model, [inputs(5, 4), inputs(6, 4)], ql.Scheme()),
+        lambda: layer_inputs(model, inputs(5, 4)),
+    ):
+        assert list(run()) == ["0", "3"]
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+    assert all(x is held[name] for name, x in model.named_buffers())
+    assert [m.training for m in model.modules()] == [train] * len(list(model.modules()))
+    assert len(seen) == 3 and len(model[0]._forward_pre_hooks) == 1  # the reader's own stays

@@ -1,0 +1,61 @@
+"""Plans: which names a pattern fits, and who decides where several fit."""
+
+import pytest
+
+import qlesson as ql
+from qlesson.plan import make_plan
+
+TWO, FOUR, EIGHT = (ql.Scheme(bits) for bits in (2, 4, 8))
+NAMES = ["embed", "blocks.0.up", "blocks.0.down", "blocks.10.up"]
+# Of a model: the modules around the layers, and the second name of one that is used twice.
+MODULES = {n: [n] for n in ("", "blocks", "blocks.0", "blocks.10", *NAMES)}
+MODULES["embed"] = ["embed", "head"]
+
+
+def test_one_scheme_is_for_all():
+    assert make_plan(NAMES, FOUR) == dict.fromkeys(NAMES, FOUR)
+    assert make_plan([], FOUR) == make_plan(NAMES, {}) == {}
+
+
+def test_the_own_name_decides_then_the_first_pattern_that_fits():
+    wanted = {"*.up": TWO, "*": EIGHT, "blocks.0.up": FOUR}
+    assert list(make_plan(NAMES, wanted).values()) == [EIGHT, FOUR, EIGHT, TWO]
+    assert make_plan(NAMES, {"*.up": TWO}) == dict.fromkeys(NAMES[1::2], TWO)
+
+
+@pytest.mark.parametrize(
+    "skip, left, left_of_modules",
+    [
+        ("embed", NAMES[1:], NAMES[1:]),
+        (["*.0.*", "embed"], NAMES[3:], NAMES[3:]),
+        ((name for name in NAMES[:2]), NAMES[2:], None),
+        ("blocks.0", None, [NAMES[0], NAMES[3]]),
+        ("bl*s", None, NAMES[:1]),
+        ("head", None, NAMES[1:]),
+    ],
+)
+def test_skip_fits_modules_only_where_there_are_some(skip, left, left_of_modules):
+    for modules, wanted in ((None, left), (MODULES, left_of_modules)):
+        if wanted is not None:
+            assert list(make_plan(NAMES, FOUR, skip, modules)) == wanted
+        elif isinstance(skip, str):
+            with pytest.raises(ValueError, match=f"'{skip[0]}.*' fits none of what could be"):
+                make_plan(NAMES, FOUR, skip, modules)
+
+
+def test_a_pattern_that_is_a_name_means_it_alone():
+    names = ["h[0]", "h0"]
+    assert list(make_plan(names, FOUR, "h[0]")) == ["h0"]
+    assert make_plan(names, {"h[0]": TWO, "*": FOUR}) == {"h[0]": TWO, "h0": FOUR}
+    # A module that is no layer is a name too, though nothing in it could be quantized.
+    modules = {"a[0]": ["a[0]"], "a0": ["a0"]}
+    with pytest.raises(ValueError, match="fits none"):
+        make_plan(["a0"], FOUR, "a[0]", modules)
+
+
+def test_a_sentence_names_twenty():
+    names = [f"layer{i}" for i in range(23)]
+    with pytest.raises(ValueError, match="^'x' fits none .*: 'layer0', .*'layer19' and 3 more.$"):
+        make_plan(names, FOUR, "x")
+    with pytest.raises(ValueError, match="could be quantized: there is nothing.$"):
+        make_plan([], FOUR, "x")
