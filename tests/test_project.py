@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -203,6 +204,40 @@ def test_fresh_restores_and_loses_nothing(course, tmp_path):
     kept.parent.rename(mine / "old_earlier")
     assert "01_a.ipynb is restored" in copies.copy(course, mine, fresh=True)[0]
     assert "nothing to put aside" in copies.copy(course, mine, fresh=True)[0]
+
+
+@pytest.mark.parametrize("fits", range(5))
+def test_where_there_is_no_room_the_folder_stays_as_it_was(fits, course, tmp_path, monkeypatch):
+    """Half a file would be taken for the reader's work from then on."""
+    mine, copied, whole = tmp_path / "my_notebooks", [], shutil.copyfile
+
+    def full(source, target):
+        copied.append(target)
+        if len(copied) > fits:
+            Path(target).write_text("hal")
+            raise OSError(28, "No space left on device")
+        whole(source, target)
+
+    copies.copy(course, mine)
+    (mine / "01_a.ipynb").write_text(notebook("my answer"))
+    (course / "02_b.ipynb").write_text(notebook("new b"))
+    (course / "03_c.ipynb").write_text(notebook("c"))
+    before = {p: p.read_bytes() for p in mine.rglob("*") if p.is_file()}
+    monkeypatch.setattr(copies.shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space"):
+        copies.copy(course, mine, fresh=True)
+    assert {p: p.read_bytes() for p in mine.rglob("*") if p.is_file()} == before
+    monkeypatch.undo()
+    copies.copy(course, mine, fresh=True)
+    assert (mine / "03_c.ipynb").read_text() == notebook("c")
+
+
+def test_copies_that_cannot_be_made_are_told_of_in_a_sentence(course, tmp_path):
+    (tmp_path / "my_notebooks").write_text("a file in the place of the folder")
+    made = run(sys.executable, "-I", ROOT / "qlesson" / "teach" / "copies.py", cwd=tmp_path)
+    assert made.returncode == 1 and made.stderr == ""
+    assert made.stdout.startswith("The notebooks could not be copied to my_notebooks, which is as")
+    assert (tmp_path / "my_notebooks").read_text() == "a file in the place of the folder"
 
 
 def test_copies_need_nothing_installed(course, tmp_path):

@@ -21,34 +21,16 @@ def content(path):
 
 
 def copy(course, mine, fresh=False, names=()):
-    """Bring the folder `mine` up to date with `course`; return the lines worth saying."""
-    # Each file as it was when copied. A copy that differs from it holds the reader's work.
-    as_copied = mine / ".as_copied"
-    as_copied.mkdir(parents=True, exist_ok=True)
+    """Bring the folder `mine` up to date with `course`; return the lines worth saying.
+
+    Raises OSError where that cannot be, for want of room, say; the folder is then as it was.
+    """
+    (mine / ".as_copied").mkdir(parents=True, exist_ok=True)
+    sources, worked_in, said = wanted(course, mine, fresh, tuple(names) or "")
+    new = sum(not (mine / source.name).exists() for source in sources)
     old = mine / time.strftime("old_%Y-%m-%d_%H%M%S")
-    new, said = 0, []
-    for source in sorted(p for p in course.iterdir() if p.suffix in (".ipynb", ".md", ".png")):
-        copied, was = mine / source.name, as_copied / source.name
-        restore = fresh and source.name.startswith(tuple(names) or "")
-        if copied.exists():
-            changed = not was.exists() or was.read_bytes() != source.read_bytes()
-            worked_in = not was.exists() or content(copied) != content(was)
-            if not (changed or restore):
-                continue
-            if worked_in and not restore:
-                said.append(
-                    f"{source.name}: the course has a newer version, yours is kept "
-                    f"(make fresh N={source.name[:2]} puts yours aside and takes the newer one)"
-                )
-                continue
-            if worked_in:
-                old.mkdir(exist_ok=True)
-                shutil.move(copied, old / source.name)
-                said.append(f"{source.name} is restored, your work is in {old}")
-        else:
-            new += 1
-        shutil.copyfile(source, copied)
-        shutil.copyfile(source, was)
+    place(sources, mine, worked_in, old)
+    said += [f"{work.name} is restored, your work is in {old}" for work in worked_in]
     if new:
         said.insert(0, f"{new} files copied to {mine}, where your answers stay")
     if fresh and not said:
@@ -56,8 +38,65 @@ def copy(course, mine, fresh=False, names=()):
     return said
 
 
+def wanted(course, mine, fresh, names):
+    """The files to copy, the copies to put aside first, and what to say of those that stay.
+
+    .as_copied holds each file as it was when copied: a copy that differs from it has the reader's
+    work in it.
+    """
+    sources, worked_in, said = [], [], []
+    for source in sorted(p for p in course.iterdir() if p.suffix in (".ipynb", ".md", ".png")):
+        copied, was = mine / source.name, mine / ".as_copied" / source.name
+        if copied.exists():
+            restore = fresh and source.name.startswith(names)
+            changed = not was.exists() or was.read_bytes() != source.read_bytes()
+            work = not was.exists() or content(copied) != content(was)
+            if not (changed or restore):
+                continue
+            if work and not restore:
+                said.append(
+                    f"{source.name}: the course has a newer version, yours is kept "
+                    f"(make fresh N={source.name[:2]} puts yours aside and takes the newer one)"
+                )
+                continue
+            worked_in += [copied] if work else []
+        sources.append(source)
+    return sources, worked_in, said
+
+
+def place(sources, mine, worked_in, old):
+    """Write all files beside their places, and move them there when none is missing."""
+    beside = mine / ".new"
+    try:
+        for folder in (beside / "copied", beside / "was"):
+            folder.mkdir(parents=True, exist_ok=True)
+            for source in sources:
+                shutil.copyfile(source, folder / source.name)
+        for work in worked_in:
+            old.mkdir(exist_ok=True)
+            work.rename(old / work.name)
+        for source in sources:
+            (beside / "was" / source.name).replace(mine / ".as_copied" / source.name)
+            (beside / "copied" / source.name).replace(mine / source.name)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def main(arguments):
+    """The exit status: 1, with a sentence, where the copies cannot be made."""
+    names = [a for a in arguments if a != "--fresh"]
+    course, mine = Path("notebooks"), Path("my_notebooks")
+    try:
+        for line in copy(course, mine, "--fresh" in arguments, names):
+            print(line)
+    except OSError as error:
+        print(
+            f"The notebooks could not be copied to {mine}, which is as it was: {error}. Make room, "
+            "or let yourself write there, and run make again."
+        )
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    fresh = "--fresh" in sys.argv
-    names = [a for a in sys.argv[1:] if a != "--fresh"]
-    for line in copy(Path("notebooks"), Path("my_notebooks"), fresh, names):
-        print(line)
+    sys.exit(main(sys.argv[1:]))
