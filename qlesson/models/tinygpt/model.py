@@ -251,7 +251,7 @@ def quantized(model, scheme, activations=None):
 
     activations, a Scheme, does the same to the input of every linear layer, as it comes: it is
     seen as [characters, inputs], and PerAxis(0) is a scale per character. `quantize_model` of
-    `qlesson.nn.layers` computes such a layer on integers, up to 8 bits (notebook 09).
+    `qlesson.nn.layers` computes such a layer on integers, up to 8 bits.
     """
     model = copy.deepcopy(model)
     matrices = weight_matrices(model)

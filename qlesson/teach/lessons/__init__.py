@@ -13,8 +13,12 @@ from pathlib import Path
 from types import ModuleType
 
 
+def files(kind) -> dict[str, Path]:
+    """The file of this kind, such as "figures", of every lesson that has one: {"09": path}."""
+    found = [file for place in __path__ for file in Path(place).glob(f"n[0-9][0-9]/{kind}.py")]
+    return {file.parent.name[1:]: file for file in sorted(found, key=lambda file: file.parent.name)}
+
+
 def modules(kind) -> dict[str, ModuleType]:
-    """The module of this kind, such as "figures", of every lesson that has one: {"09": module}."""
-    found = (file for place in __path__ for file in Path(place).glob(f"n[0-9][0-9]/{kind}.py"))
-    names = sorted(file.parent.name for file in found)
-    return {name[1:]: import_module(f"{__name__}.{name}.{kind}") for name in names}
+    """The same as modules."""
+    return {number: import_module(f"{__name__}.n{number}.{kind}") for number in files(kind)}

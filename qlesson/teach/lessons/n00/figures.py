@@ -97,7 +97,7 @@ def heatmaps(named, fmt="{:.1f}", unit="", shared=True, diverging=False):
 
 
 def pictures(named):
-    """Grey pictures side by side, 0 black and 1 white   (notebooks 00, 04).
+    """Grey pictures side by side, 0 black and 1 white   (notebook 00, Play).
 
     named  {label: 2-D tensor in [0, 1]}
     """

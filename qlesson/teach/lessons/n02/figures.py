@@ -14,7 +14,7 @@ from qlesson.teach.show import ASIDE
 
 
 def range_map(r_min, r_max, scale, zero_point, quant_min, quant_max, unclipped_zero_point=None):
-    """The real range above, the codes below: r_min, 0 and r_max go to their codes   (02, 03).
+    """The real range above, and below it the codes of r_min, 0 and r_max   (notebooks 02, 03).
 
     unclipped_zero_point  where the formula puts z before it is clipped, drawn if it differs
     """
