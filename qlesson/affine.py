@@ -125,7 +125,7 @@ def safe_qparams(
 def widened(r_min, r_max, steps, include_zero) -> tuple[Tensor, Tensor]:
     """The ends of a range, moved to hold 0: with include_zero, or where its scale is too small.
 
-    steps: quant_max - quant_min. Two float tensors in units of r (notebook 02).
+    steps: quant_max - quant_min. Two float tensors in units of r.
     """
     low, high = r_min.clamp(max=0), r_max.clamp(min=0)
     if include_zero:
@@ -143,7 +143,7 @@ def too_small(scale) -> Tensor:
 def narrowed(r_hat, dtype) -> Tensor:
     """r_hat in another float dtype, rounded once; what does not fit becomes the largest number.
 
-    float16 ends at 65504: a cast alone turns 65520 into infinity (notebook 04).
+    float16 ends at 65504: a cast alone turns 65520 into infinity.
     """
     largest = torch.finfo(dtype).max
     if largest < torch.finfo(r_hat.dtype).max:
@@ -203,7 +203,7 @@ def _as_float(x, like=None) -> Tensor:
     """x as a tensor to compute with, on the device and in the computing dtype of `like`.
 
     Without `like`, float64 stays float64 and everything else becomes float32. Half precision
-    is raised first: its few digits would move the zero point (notebook 04).
+    is raised first: its few digits would move the zero point.
     """
     checks.real("every argument of a formula", x)
     wide = like if isinstance(like, Tensor) else x

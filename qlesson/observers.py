@@ -46,7 +46,7 @@ def moving_average(batches, granularity=WHOLE, weight=0.1) -> tuple[Tensor, Tens
     """Min and max of each batch, averaged: range <- range + weight * (batch's range - range).
 
     The first batch starts it. Late batches count most, and a value seen once fades: Jacob et al.
-    2018, arXiv:1712.05877, section 3.1, for activations during training (notebook 07).
+    2018, arXiv:1712.05877, section 3.1, for activations during training.
 
     batches  tensors whose blocks have the same scale shape;  weight  in (0, 1]
     """
@@ -146,7 +146,7 @@ class MovingAverageObserver(Observer):
 
 
 class HistogramObserver(Observer):
-    """Counts of each block's values in `bins` equal bins over [-2^e, 2^e]   (notebook 07).
+    """Counts of each block's values in `bins` equal bins over [-2^e, 2^e].
 
     e is the smallest that holds the block; zeros need none. When a larger value comes, e grows and
     neighbouring bins merge, two, four or more into one, so no count is ever split: counts, kept in

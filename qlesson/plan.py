@@ -1,4 +1,4 @@
-"""Which of many tensors are quantized, and how (notebooks 08 to 10).
+"""Which of many tensors are quantized, and how.
 
 A plan is {name: Scheme}. `nn.quantize_model` makes one for layers, `files.checkpoint` for tensors
 in a file, `models.tinygpt` for matrices.

@@ -25,7 +25,7 @@ def choose_qparams(r: Tensor, scheme: Scheme = Scheme()) -> QParams:
     """Scale and zero point for r, from the smallest and the largest value of each block.
 
     The scale is float32 (float64 for float64 r), the zero point has the scheme's dtype; both
-    have the granularity's scale shape and lie on r's device (notebooks 02, 03, 06).
+    have the granularity's scale shape and lie on r's device (notebooks 02, 03).
 
     Warns with ZeroPointClipped where include_zero=False makes the formula clip the zero point.
     Raises ValueError for NaN, infinity, an empty tensor, an axis out of range or a range too
@@ -75,7 +75,7 @@ def quantize(
     check: bool = True,
     out: Tensor | None = None,
 ) -> "QTensor":
-    """q = clip(round(r / scale + zero_point), quant_min, quant_max), as a QTensor (notebook 01).
+    """q = clip(round(r / scale + zero_point), quant_min, quant_max), as a QTensor (notebook 04).
 
     r        float32, float64, float16 or bfloat16, of any shape; half is computed in float32
     qparams  scale and zero point in the granularity's scale shape on r's device, or two numbers

@@ -1,4 +1,4 @@
-"""Where r_min and r_max come from: the values alone, or a search (notebooks 02 and 07).
+"""Where r_min and r_max come from: the values alone, or a search (notebook 07).
 
 Of a tensor, for each block by itself, in the granularity's scale shape:
 

@@ -1,6 +1,5 @@
 """What became of each of many tensors: a row for each, the table of them, and errors that say
-which one they are about (notebooks 08 and 09).
-"""
+which one they are about."""
 
 from contextlib import contextmanager
 from typing import NamedTuple

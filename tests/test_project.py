@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 import qlesson
-from qlesson.authoring import lint, refresh
+from qlesson.authoring import refresh
+from qlesson.authoring.lint import github
 from qlesson.teach import copies
 
 ROOT = Path(__file__).parents[1]
@@ -366,14 +367,14 @@ def test_the_settings_reach_the_server_of_make_lab_and_of_binder():
 
 # --- words ---
 
-# Folders of the machine that a file was written on. test_authoring.py has some as bad examples, and
-# lint.py looks for them in the notebooks.
+# Folders of the machine that a file was written on. test_lint.py has some as bad examples, and lint
+# looks for them in the notebooks.
 FOLDERS = [f"/{name}/" for name in ("root", "home", "work", "Users")]
 
 
 def test_no_file_names_the_machine_it_was_made_on():
     for path in tracked():
-        if path.suffix in (".ipynb", ".safetensors", ".png") or path.name == "test_authoring.py":
+        if path.suffix in (".ipynb", ".safetensors", ".png") or path.name == "test_lint.py":
             continue
         text = path.read_text(encoding="utf-8").replace("/home/jovyan", "HOME of Jupyter's images")
         assert [f for f in FOLDERS if f in text] == [], path
@@ -384,7 +385,7 @@ def test_no_file_names_the_machine_it_was_made_on():
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_links_lead_somewhere(name):
     path = ROOT / name
-    assert list(lint.broken_links(path.read_text(encoding="utf-8"), path)) == []
+    assert list(github.broken_links(path.read_text(encoding="utf-8"), path)) == []
 
 
 def test_the_readme_names_commands_that_exist():

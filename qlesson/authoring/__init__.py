@@ -1,1 +1,1 @@
-"""What only an author needs: `python -m qlesson.authoring refresh` and `... lint`."""
+"""What only an author needs: `python -m qlesson.authoring refresh`, `lint` and `slides`."""

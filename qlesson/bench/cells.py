@@ -1,4 +1,4 @@
-"""What is timed: the cells of the table, and what a run measures beside them (notebook 12)."""
+"""What is timed: the cells of the table, and what a run measures beside them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -185,7 +185,7 @@ def run_steps(nbytes=2**27) -> list[dict]:
 
 
 def run_product(shape=(512, 2048, 2048), device="cpu") -> list[dict]:
-    """y = x w^T with 8-bit weights and activations, against float32 and bfloat16 (notebook 09)."""
+    """y = x w^T with 8-bit weights and activations, against float32 and bfloat16."""
     n, inner, out = shape
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(n, inner, generator=generator).to(device)

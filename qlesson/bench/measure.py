@@ -1,4 +1,4 @@
-"""Time: each contestant in blocks of its own, in turn with the others (notebook 12)."""
+"""Time: each contestant in blocks of its own, in turn with the others."""
 
 import statistics
 import time

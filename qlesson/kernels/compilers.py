@@ -1,4 +1,4 @@
-"""A formula as one loop: by hand, where there is one, else torch.compile's (notebook 12)."""
+"""A formula as one loop: by hand, where there is one, else torch.compile's."""
 
 import ctypes
 import importlib
@@ -126,7 +126,7 @@ def _by_triton(formula: Formula, constants: Constants, kinds: Kinds) -> Formula 
     """The formula by the kernels of loops_triton.py, which take rows; None for the rest.
 
     In the stored trials torch.compile reached 0.2 to 0.7 of the floor where shapes may change,
-    and kernels of this kind 0.86 to 1.01 (notebook 12).
+    and kernels of this kind 0.86 to 1.01.
     """
     if kinds[-1][1] != 2 or formula is loops.min_max:
         return None

@@ -1,4 +1,4 @@
-"""A quantized model as a dictionary of tensors, to be saved, and back (notebooks 08 and 09)."""
+"""A quantized model as a dictionary of tensors, to be saved, and back (notebook 09)."""
 
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from qlesson.qtensor import QTensor
 
 
 def state(qmodel) -> dict[str, QTensor | Tensor]:
-    """All that the model holds, by the names of the float model: to be saved (notebook 08).
+    """All that the model holds, by the names of the float model: to be saved (notebook 09).
 
     The weights of swapped layers are QTensors, a shared one once, under its first name.
     """

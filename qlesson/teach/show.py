@@ -63,26 +63,13 @@ def mimebundle(fig, alt):
 def png(fig) -> bytes:
     """The figure at 100 dots per inch on white; the same figure gives the same bytes.
 
-    It is reduced to 256 colours, each next one the colour whose pixels would lose most without
-    it: a third of the bytes, and no difference to see.
+    It is reduced to 256 colours, which Pillow chooses: less than half of the bytes, and no
+    difference to see.
     """
-    drawn = io.BytesIO()
+    drawn, out = io.BytesIO(), io.BytesIO()
     fig.savefig(drawn, format="png", dpi=100, facecolor="white", edgecolor="white")
-    pixels = np.asarray(Image.open(drawn).convert("RGB"), dtype=np.int64)
-    packed = (pixels << [16, 8, 0]).sum(axis=2)
-    colors, place, count = np.unique(packed, return_inverse=True, return_counts=True)
-    colors = np.stack([colors >> 16, colors >> 8 & 255, colors & 255], axis=1)
-    palette, nearest = [], np.zeros(len(colors), dtype=np.uint8)
-    off = np.full(len(colors), 1 << 20)  # squared distance to the nearest colour chosen
-    while off.any() and len(palette) < 256:
-        chosen = colors[(count * off).argmax()]
-        distance = ((colors - chosen) ** 2).sum(axis=1)
-        nearest[distance < off] = len(palette)
-        off = np.minimum(off, distance)
-        palette.append(chosen)
-    image = Image.fromarray(nearest[place.reshape(packed.shape)], mode="P")
-    image.putpalette(np.array(palette, dtype=np.uint8).tobytes())
-    out = io.BytesIO()
+    image = Image.open(drawn).convert("RGB")
+    image = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
     image.save(out, "PNG", optimize=True, dpi=(100, 100))
     return out.getvalue()
 

@@ -1,4 +1,4 @@
-"""Quantized tensors in a safetensors file, and any checkpoint quantized tensor by tensor.
+"""Quantized tensors in a safetensors file; any checkpoint, tensor by tensor (notebook 08).
 
     checkpoint.save("model.safetensors", {"weight": ql.quantize(w), "bias": b})
     checkpoint.load("model.safetensors")

@@ -1,4 +1,4 @@
-"""Any checkpoint quantized tensor by tensor, and turned back (notebook 08)."""
+"""Any checkpoint quantized tensor by tensor, and turned back."""
 
 import json
 import math

@@ -1,8 +1,8 @@
-"""The file: safetensors, with schemes and checksums in the header's metadata (notebook 08).
+"""The file: safetensors, with schemes and checksums in the header's metadata.
 
 A safetensors file is 8 bytes with the length of a header, the header in JSON, and the bytes of the
 tensors (https://github.com/huggingface/safetensors, "Format"). A quantized tensor `w` is stored as
-`w.codes`, packed (notebook 08), `w.scale`, and in asymmetric mode `w.zero_point`, packed; its
+`w.codes`, packed, `w.scale`, and in asymmetric mode `w.zero_point`, packed; its
 scheme is in the header's metadata under "qlesson". There are also checksums of every tensor and of
 the header, so that a file with one changed byte is refused.
 

@@ -254,7 +254,7 @@ def quantized(model, scheme, activations=None):
 
     activations, a Scheme, does the same to the input of every linear layer, as it comes: it is
     seen as [characters, inputs], and PerAxis(0) is a scale per character. `quantize_model` of
-    `qlesson.nn` computes such a layer on integers, up to 8 bits (notebook 09).
+    `qlesson.nn` computes such a layer on integers, up to 8 bits.
     """
     plan = make_plan(weight_matrices(model), scheme)
     model = with_weights(model, plan, lambda name, w: quantize(w, plan[name]).dequantize())

@@ -315,6 +315,14 @@ def name_points(fig, ax, points):
         )
 
 
+def grey(ax, picture):
+    """A picture of numbers from 0, black, to 1, white, without axes."""
+    ax.imshow(array(picture), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+
+
 PLAIN = FuncFormatter(lambda v, _: f"{v:g}")
 SIDES = np.array([(1, -1), (1, 1), (-1, 1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1)])
 PALE = "#f0f0f0"

@@ -1,0 +1,37 @@
+"""The rules of the notebooks, one short function each. `make lint` and the tests apply them.
+
+cells.py, github.py, shape.py   rules of one notebook: its cells, what GitHub shows, its parts
+whole.py, tags.py               rules of all of them: repeated sentences, README.md, docstrings
+reading.py, sizes.py            what the rules read of a notebook, and how long it is
+"""
+
+from qlesson.authoring.lint import cells, github, shape, tags, whole  # noqa: F401  for their rules
+from qlesson.authoring.lint.reading import RULES, load, read
+from qlesson.authoring.lint.sizes import table
+
+__all__ = ["RULES", "load", "main", "notebook_problems", "problems", "read"]
+
+
+def notebook_problems(nb):
+    return [f"{nb.path.stem}: {found}" for check in RULES for found in check(nb)]
+
+
+def problems(folder, readme):
+    """Everything that is wrong with the notebooks in `folder`, one line each."""
+    notebooks = load(folder)
+    found = [p for nb in notebooks for p in notebook_problems(nb)]
+    return found + [
+        *whole.repeated_sentences(notebooks),
+        *whole.readme_map(notebooks, readme),
+        *whole.readme_picture(notebooks, readme),
+        *whole.lessons_without_a_notebook(notebooks),
+        *tags.broken_promises(notebooks),
+        *tags.untagged_figures(),
+    ]
+
+
+def main(folder, readme):
+    print(table(load(folder)))
+    found = problems(folder, readme)
+    print("\n".join(found or ["The notebooks keep the rules."]))
+    return int(bool(found))

@@ -1,0 +1,100 @@
+"""Rules of cells: what a code cell may hold, and how its outputs are stored."""
+
+import re
+
+import nbformat
+
+from qlesson.authoring import refresh
+from qlesson.authoring.lint.reading import bundles, code, rule, where
+
+MAX_KB = 300
+MAX_KB_OF = {}  # name: kB, at most 500, where figures earn it
+# Cells that nbval does not compare, (name, cell id): reason. The one list of them.
+NOT_COMPARED = {}
+
+
+@rule
+def counts(nb):
+    """A cell without a count is one that nbval never compares."""
+    found = [c.execution_count for c in code(nb)]
+    if found != list(range(1, len(found) + 1)):
+        yield f"execution counts are {found}, not 1, 2, 3 ...: make refresh N={nb.number}"
+
+
+@rule
+def stored_by_refresh(nb):
+    """No editor has left its own metadata, such as the version of Python."""
+    text = nb.path.read_text(encoding="utf-8")
+    if text != nbformat.writes(refresh.tidy(nbformat.reads(text, as_version=4))) + "\n":
+        yield f"is not as refresh stores it: make refresh N={nb.number}"
+
+
+@rule
+def clean_outputs(nb):
+    if "widgets" in nb.metadata:
+        yield f"stores widget state: make refresh N={nb.number}"
+    for cell in code(nb):
+        for output in cell.outputs:
+            if output.output_type == "error":
+                yield f"{where(cell)} stores an error: {output.ename}"
+            if output.get("name") == "stderr":
+                yield f"{where(cell)} writes to stderr: {output.text.strip()[:60]}"
+        for data in bundles(cell):
+            if "image/svg+xml" in data:
+                yield f"{where(cell)} stores an SVG, which untrusted notebooks hide"
+            if any("widget" in mime for mime in data):
+                yield f"{where(cell)} stores a widget view: make refresh N={nb.number}"
+
+
+@rule
+def pictures_have_facts(nb):
+    """nbval compares no pixels, so each picture brings its facts as text."""
+    for cell in code(nb):
+        for data in bundles(cell):
+            if "image/png" in data and len(data.get("text/plain", "")) < 60:
+                yield f"{where(cell)} shows a picture without facts in text/plain: use show()"
+
+
+ADDRESS = re.compile(
+    r"0x[0-9a-f]{7,}|\blocalhost\b|127\.0\.0\.1|site-packages|\b[A-Z]:\\+(?:Users|Windows)"
+    r"|(?<![\w.~/-])/(?:home|root|work|tmp|Users|opt|var)/\w+"
+)
+
+
+@rule
+def no_addresses(nb):
+    for cell in nb.cells:
+        texts = [cell.source]
+        texts += [o.text for o in cell.get("outputs", []) if "text" in o]
+        texts += [t for d in bundles(cell) for m, t in d.items() if m.startswith("text/")]
+        for found in sorted({f for t in texts for f in ADDRESS.findall(t)}):
+            yield f"{where(cell)} holds an address or a machine's path: {found}"
+
+
+@rule
+def small_file(nb):
+    limit = MAX_KB_OF.get(nb.path.stem, MAX_KB)
+    size = nb.path.stat().st_size / 1000
+    if size > limit:
+        yield f"is {size:.0f} kB, over {limit}"
+
+
+@rule
+def short_code(nb):
+    for cell in code(nb):
+        lines = cell.source.split("\n")
+        if not cell.source.strip():
+            yield "has an empty code cell"
+        if len(lines) > 15:
+            yield f"{where(cell)} has {len(lines)} lines, over 15"
+        if max(map(len, lines)) > 79:
+            yield f"{where(cell)} has a line of {max(map(len, lines))} columns, over 79"
+
+
+@rule
+def compared_by_nbval(nb):
+    for cell in code(nb):
+        marks = [t for t in cell.metadata.get("tags", []) if re.match(r"nbval|raises-exception", t)]
+        marks += re.findall(r"^\s*#.*?\b(?:PYTEST_VALIDATE|NBVAL)_\w+", cell.source, flags=re.M)
+        if marks and (nb.path.stem, cell.id) not in NOT_COMPARED:
+            yield f"{where(cell)} has {marks[0].strip()}, and NOT_COMPARED no reason for it"

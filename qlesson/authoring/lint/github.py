@@ -1,0 +1,78 @@
+"""Rules of what GitHub shows, where a stored notebook is read first, and of links."""
+
+import re
+
+from qlesson.authoring.lint.reading import (
+    bundles,
+    headings,
+    markdown,
+    read,
+    rule,
+    where,
+    without_code,
+)
+
+
+@rule
+def github_shows_it(nb):
+    html = r"<(?:details|style|script|iframe|svg)\b|<[^>]*\sstyle\s*="
+    for cell in nb.cells:
+        outputs = [d["text/html"] for d in bundles(cell) if "text/html" in d]
+        for text in outputs + [without_code(cell.source)] * (cell.cell_type == "markdown"):
+            for found in re.findall(html, text, flags=re.I):
+                yield f"{where(cell)}: GitHub does not show {found}"
+        if cell.cell_type == "markdown":
+            for found in github_breaks(without_code(cell.source)):
+                yield f"{where(cell)}: {found}"
+
+
+def github_breaks(text):
+    if re.search(r"^\s*> *\[!", text, flags=re.M):
+        yield "JupyterLab shows a > [!NOTE] raw"
+    for macro in re.findall(r"\\(?:operatorname|mbox|phantom)\b", text):
+        yield f"GitHub does not show {macro}"
+    text = re.sub(r"\$\$.+?\$\$", "", text.replace(r"\$", ""), flags=re.S)
+    if re.search(r"\\begin\{|\\\[|\\\(", text):
+        yield "a displayed formula stands between $$ and $$, or GitHub does not show it"
+    for line in text.split("\n"):
+        formulas = line.split("$")[1::2]
+        if line.count("$") % 2:
+            yield f"an odd number of $, from a formula over two lines or a bare dollar: {line[:50]}"
+        elif any(f != f.strip() or not f for f in formulas):
+            yield f"GitHub shows no formula with a space beside its $: {line[:50]}"
+        elif line.lstrip().startswith("|") and any("|" in f for f in formulas):
+            yield rf"a | in a formula breaks the table, write \lvert x \rvert: {line[:50]}"
+
+
+def anchors(path):
+    """The anchors of a notebook, in JupyterLab and on GitHub, or of a Markdown file on GitHub."""
+    if path.suffix == ".ipynb":
+        return {plain(title).replace(" ", "-") for _, _, title in headings(read(path))}
+    found = re.findall(r"^#{1,6} +(.+?)\s*#*$", path.read_text(encoding="utf-8"), flags=re.M)
+    return {re.sub(r"[^\w -]", "", plain(t).lower()).replace(" ", "-") for t in found}
+
+
+def plain(title):
+    return re.sub(r"[*`]|\[([^\]]*)\]\([^)]*\)", r"\1", title)
+
+
+def broken_links(text, path):
+    """Links in Markdown `text` of the file `path` that lead nowhere."""
+    for target in re.findall(r"\]\(<?([^)\s>]+)>?(?: \"[^\"]*\")?\)", without_code(text)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = path.parent / name if name else path
+        if not file.exists():
+            yield f"{target} does not exist"
+        elif anchor and file.suffix in (".ipynb", ".md") and anchor not in anchors(file):
+            yield f"{name or 'this file'} has no heading for #{anchor}"
+
+
+@rule
+def links(nb):
+    for cell in markdown(nb):
+        for found in broken_links(cell.source, nb.path):
+            yield f"{where(cell)}: {found}"
+        if re.search(r"\]\(<?\.\.", cell.source):
+            yield f"{where(cell)} links out of notebooks/, which a reader's copy cannot follow"

@@ -1,0 +1,116 @@
+"""Rules of how a notebook is made: its top, its bets and exercises, its end."""
+
+import re
+
+from qlesson.authoring.lint.reading import (
+    bundles,
+    code,
+    exercises,
+    headings,
+    markdown,
+    rule,
+    section,
+    where,
+)
+from qlesson.authoring.lint.sizes import minutes
+
+
+@rule
+def top(nb):
+    if not nb.cells or nb.cells[0].cell_type != "markdown":
+        yield "does not begin with a Markdown cell"
+        return
+    text = nb.cells[0].source
+    if not re.match(rf"# {nb.number} \S", text):
+        yield f'begins with "{text[:30]}", not with "# {nb.number} Title"'
+    if sum(level == 1 for _, level, _ in headings(nb)) > 1:
+        yield "has more than one heading of the first level"
+    _, able, after = text.partition("**You will be able to**")
+    if len(re.findall(r"^[-*] ", after.split("**Needs")[0], flags=re.M)) != 3:
+        yield "**You will be able to** is not followed by three points, in the first cell"
+    if "**Needs:**" not in text:
+        yield "says no **Needs:** in the first cell"
+    names = sorted(p.name for p in nb.path.parent.glob("[0-9][0-9]_*.ipynb"))
+    here = names.index(nb.path.name)
+    wanted = {"previous": names[here - 1] if here else None, "next": (names + [None])[here + 1]}
+    wanted["contents"] = "00_start_here.ipynb" if nb.number != "00" else None
+    for label, target in wanted.items():
+        if target and f"[{label}]({target})" not in text:
+            yield f"the first cell lacks [{label}]({target})"
+
+
+@rule
+def stated_minutes(nb):
+    stated = re.search(r"[Aa]bout (\d+) minutes", nb.cells[0].source if nb.cells else "")
+    if not stated:
+        yield 'the first cell does not say "About N minutes"'
+    elif int(stated[1]) != minutes(nb):
+        yield f"says about {stated[1]} minutes, and its length says {minutes(nb)}"
+
+
+@rule
+def predictions(nb):
+    """The answer is folded in JupyterLab until it is run."""
+    bets = [(n, level) for n, level, title in headings(nb) if "predict" in title.lower()]
+    if not bets:
+        yield 'has no heading with "Predict"'
+    for number, level in bets:
+        answers = [c for c in section(nb, number, level) if c.cell_type == "code"]
+        if not any(c.metadata.get("jupyter", {}).get("outputs_hidden") for c in answers):
+            yield f"{where(nb.cells[number])}: no code cell under it has jupyter.outputs_hidden"
+
+
+@rule
+def answers_stay_folded(nb):
+    """JupyterLab shows the first line of a folded output beside the fold: it must not tell."""
+    for cell in code(nb):
+        if not cell.metadata.get("jupyter", {}).get("outputs_hidden") or not cell.outputs:
+            continue
+        output = cell.outputs[0]
+        text = output.get("text") or output.get("data", {}).get("text/plain", "")
+        first = next((line for line in text.split("\n") if line), "")
+        if not re.fullmatch(r"\D*:\s*", first):
+            yield (
+                f"{where(cell)}: JupyterLab shows the first line of a folded output; print a label "
+                f'that ends in ":", not "{first[:40]}"'
+            )
+
+
+@rule
+def parts(nb):
+    titles = {title: number for number, level, title in headings(nb) if level == 2}
+    if not any("image/png" in d for c in code(nb) for d in bundles(c)):
+        yield "has no picture"
+    for title in ("Play",) + ("Exercises", "References") * (nb.number != "00"):
+        if title not in titles:
+            yield f'has no heading "## {title}"'
+    if nb.number != "00":
+        text = "\n".join(c.source for c in markdown(nb))
+        for mark in ("**Remember.**", "**Next.**"):
+            if mark not in text:
+                yield f"does not end with {mark}"
+
+
+@rule
+def more_is_tagged(nb):
+    inside = []
+    for number, level, title in headings(nb):
+        if level == 2 and title.startswith("More"):
+            inside += [c.id for c in section(nb, number, 2)]
+    for cell in nb.cells:
+        tagged = "more" in cell.metadata.get("tags", [])
+        if tagged != (cell.id in inside):
+            yield f'{where(cell)}: the tag "more" and the section "## More" disagree'
+
+
+@rule
+def exercises_are_numbered(nb):
+    found = list(exercises(nb))
+    wanted = [f"{int(nb.number)}.{i + 1}" for i in range(len(found))]
+    if [name for name, _ in found] != wanted:
+        yield f"exercises are numbered {[name for name, _ in found]}, not {wanted}"
+    if nb.number != "00" and not found:
+        yield 'has no "### Exercise N.1 Title"'
+    for name, stated in found:
+        if stated is None:
+            yield f'exercise {name} has no line "difficulty · N minutes"'

@@ -1,0 +1,66 @@
+"""Rules of all notebooks together, and of README.md beside them."""
+
+import re
+
+from qlesson.authoring import refresh
+from qlesson.authoring.lint.reading import headings, prose
+from qlesson.authoring.lint.sizes import minutes
+from qlesson.teach import lessons
+
+LONG = 8  # words: a sentence that long stands in one notebook
+# Sentences that may stand in two notebooks, normalised as `sentences` does: reason.
+MAY_REPEAT = {}
+
+
+def sentences(nb):
+    """Sentences of `LONG` words or more, in small letters; no links line, no references."""
+    sources = {n for n, _, title in headings(nb) if title == "References"}
+    for number, cell in enumerate(nb.cells):
+        if cell.cell_type != "markdown":
+            continue
+        text = cell.source.partition("## References")[0] if number in sources else cell.source
+        text = "\n".join(line for line in text.split("\n") if "[contents](" not in line)
+        # A heading, a point, a table cell and a paragraph each end a sentence.
+        for block in re.split(r"\n\s*\n|\n(?=\s*(?:[-*#>|]|\d+\.) ?)|\|", text):
+            for sentence in re.split(r"(?<=[.!?])[*_]*\s+", block):
+                found = re.findall(r"\w+(?:['’.]\w+)*", prose(sentence).lower())
+                if len(found) >= LONG:
+                    yield " ".join(found)
+
+
+def repeated_sentences(notebooks):
+    first = {}
+    for nb in notebooks:
+        for sentence in sorted(set(sentences(nb))):
+            other = first.setdefault(sentence, nb.path.stem)
+            if other != nb.path.stem and sentence not in MAY_REPEAT:
+                yield f'{nb.path.stem}: "{sentence}" stands in {other} too'
+
+
+def readme_map(notebooks, readme):
+    """The map in README.md has a row for each notebook, ending in its minutes."""
+    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    for nb in notebooks:
+        row = re.search(rf"^\|.*\(notebooks/{nb.path.name}\).*\| *(\d+) *\|$", text, flags=re.M)
+        if not row:
+            yield f"{nb.path.stem}: README.md has no row that links it and ends in its minutes"
+        elif int(row[1]) != minutes(nb):
+            yield f"{nb.path.stem}: README.md says {row[1]} minutes, its length says {minutes(nb)}"
+
+
+def readme_picture(notebooks, readme):
+    """README.md shows the first picture of the course, as `refresh` copied it."""
+    picture = readme.parent / "readme.png"
+    for nb in notebooks:
+        if nb.number == "00" and (
+            not picture.exists() or picture.read_bytes() != refresh.first_picture(nb)
+        ):
+            yield "readme.png is not the first picture of notebook 00: make refresh N=00"
+
+
+def lessons_without_a_notebook(notebooks):
+    """A folder of qlesson/teach/lessons belongs to the notebook of its number."""
+    numbers = {nb.number for nb in notebooks}
+    for kind in ("figures", "play", "exercises"):
+        for number in sorted(set(lessons.files(kind)) - numbers):
+            yield f"lessons/n{number}/{kind}.py belongs to no notebook"

@@ -1,0 +1,55 @@
+"""The live figure of notebook 07: how much does a better range gain?"""
+
+from functools import cache, partial
+
+import torch
+
+import qlesson as ql
+from qlesson.qtensor import qparams_from_range
+from qlesson.ranges import entropy, min_max, mse_search, percentile
+from qlesson.teach import figures
+from qlesson.teach.draws import randn
+from qlesson.teach.widgets import Slider, declare
+
+
+@cache
+def _normals_and_ten_at(distance):
+    r = randn(10_000, generator=torch.Generator().manual_seed(0))
+    r[:5], r[5:10] = float(distance), -float(distance)
+    return r
+
+
+@cache
+def _ranges_and_sqnr(bits, distance):
+    """{method: (r_min, r_max, SQNR in dB)}."""
+    r, scheme = _normals_and_ten_at(distance), ql.Scheme(bits, "symmetric")
+    found = {
+        "min-max": min_max(r, scheme.granularity),
+        "percentile 99.9": percentile(r, scheme.granularity, 99.9),
+        "entropy": entropy(r, scheme),
+        "MSE search": mse_search(r, scheme),
+    }
+    quality = {}
+    for method, ends in found.items():
+        x = ql.quantize(r, scheme, qparams_from_range(*ends, scheme))
+        quality[method] = (*ends, ql.sqnr(r, x.dequantize()).item())
+    return quality
+
+
+@declare(
+    "A histogram of 10,000 values, ten of them far out, and the range that each method takes.",
+    bits=Slider("bits", 2, 8, 1, 4),
+    distance=Slider("ten values at ±", 4, 40, 1, 20),
+)
+def _gain_over_min_max(bits, distance):
+    quality = _ranges_and_sqnr(bits, distance)
+    sentences = [f"{bits} bits, ten values of 10,000 at {distance} or -{distance}."]
+    words = {}
+    for method, (low, high, db) in quality.items():
+        said = f"{low:.2f} to {high:.2f}, {db:.2f} dB"
+        gain = db - quality["min-max"][2]
+        sentences.append(f"{method}: {said}{'' if method == 'min-max' else f' ({gain:+z.2f})'}.")
+        words[method] = said.replace("-", "−")
+    ranges = {method: ends[:2] for method, ends in quality.items()}
+    r = _normals_and_ten_at(distance)
+    return sentences, partial(figures.histogram_and_ranges, r, ranges, words)

@@ -1,0 +1,148 @@
+"""The pictures of notebook 10: a language model with fewer bits."""
+
+import textwrap
+
+import numpy as np
+from matplotlib.ticker import NullLocator
+
+from qlesson.teach.figures import drawing as draw
+
+LETTERS, LINES = 80, 2  # of a typewriter font: in a line, and lines of a text
+
+
+def damage_by_matrix(damage, sqnr):
+    """What each matrix costs the model when it alone is quantized   (notebook 10).
+
+    damage  {name: nats}, drawn from the largest to the smallest
+    sqnr    {name: dB of that matrix}, written beside its bar
+    """
+    names = sorted(damage, key=damage.get, reverse=True)
+    values, places = [draw.number(damage[name]) for name in names], -np.arange(len(names))
+    fig, ax = draw.figure(min(4.0, 0.9 + 0.2 * len(names)))
+    ax.barh(places, values, height=0.72, color=draw.SIZE, edgecolor=draw.REAL, lw=0.8)
+    for y, name, value in zip(places, names, values, strict=True):
+        ax.annotate(
+            f"{draw.number(sqnr[name]):z.1f} dB",
+            (value, y),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=draw.SMALL,
+        )
+    draw.own_ticks(ax.yaxis, places, names)
+    ax.tick_params(axis="y", length=0, labelsize=draw.SMALL)
+    ax.set_ylim(places[-1] - 0.6, 0.6)
+    ax.set_xlim(0, 1.12 * max(values))
+    ax.set_xlabel("divergence from the float model, nats  (beside it: SQNR of the matrix)")
+    return fig
+
+
+def size_and_perplexity(curves, floor=None):
+    """Perplexity against the bytes of a model; the lower, the better at its size   (notebook 10).
+
+    curves  {label: (kilobytes, perplexities, names of the points)}
+    floor   the perplexity in float32, a horizontal line
+    """
+    fig, ax = draw.figure(3.9)
+    points = draw.named_curves(ax, curves)
+    if floor is not None:
+        words = f"float32: {draw.short(floor)}"
+        ax.axhline(draw.number(floor), color=draw.GRID, lw=1.2, ls="--", label=words)
+    ax.set_yscale("log")
+    draw.own_ticks(ax.yaxis, *_plain_ticks(ax.get_ylim()))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel("size of the model (kB)")
+    ax.set_ylabel("perplexity")
+    ax.margins(0.06, 0.1)
+    draw.legend_above(fig, ax.get_legend_handles_labels()[0])
+    draw.name_points(fig, ax, points)
+    return fig
+
+
+def _plain_ticks(limits):
+    steps = (1, 2, 3, 4, 5, 6, 8) if limits[1] < 10 * limits[0] else (1, 2, 5)
+    at = [a * 10**k for k in range(-1, 5) for a in steps]
+    at = [x for x in at if limits[0] <= x <= limits[1]]
+    return at, [f"{x:g}" for x in at]
+
+
+def written(texts, perplexities):
+    """What models write after the same words, and how unsure they are   (notebook 10, Play).
+
+    texts         {label: text}
+    perplexities  {label: perplexity}, with the same labels
+    """
+    fig, (top, below) = draw.figure(3.0, rows=2, height_ratios=[3, 1])
+    for i, (label, text) in enumerate(texts.items()):
+        color, marker, _ = draw.STYLES[i]
+        lines = textwrap.wrap(" ".join(text.split()), LETTERS)[:LINES]
+        top.text(0, -4 * i, label, color=color, va="top", weight="bold")
+        words = "\n".join(lines)
+        top.text(0, -4 * i - 1.1, words, family="monospace", fontsize=draw.SMALL, va="top")
+        at = draw.number(perplexities[label])
+        below.plot([at], [0], marker, color=color, ms=8, clip_on=False, label=label)
+        names = dict(textcoords="offset points", ha="center", color=color)
+        below.annotate(three_digits(at), (at, 0), (0, 9 if i else -18), **names)
+    top.set_xlim(0, 1)
+    top.set_ylim(-4 * len(texts), 0)
+    top.set_axis_off()
+    _blind_to_sure(below)
+    return fig
+
+
+def _blind_to_sure(ax):
+    """A perplexity axis up to what a model has that is wrong more often than by chance."""
+    ax.set_xscale("log")
+    ax.set_xlim(3, 3000)
+    ax.set_ylim(-1, 1)
+    ticks = [3, 4, 6, 10, 20, 40, 94, 300, 1000, 3000]
+    draw.own_ticks(ax.xaxis, ticks, [f"{x}" if x != 94 else "94\nblind guess" for x in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_visible(False)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel("perplexity")
+
+
+def three_digits(p) -> str:
+    """A perplexity as it is written: 3.82, 22.6 or 134   (notebook 10, Play)."""
+    p = draw.number(p)
+    return f"{p:.{max(0, 2 - int(np.log10(max(p, 1))))}f}"
+
+
+def perplexity_by_bits(curves, floor=None):
+    """Perplexity of a language model against bits   (notebook 10).
+
+    curves  {label: (bits, perplexities)}
+    floor   the perplexity in float32, a horizontal line
+    """
+    fig, ax = draw.figure(3.4)
+    every = sorted({draw.number(b) for bits, _ in curves.values() for b in bits})
+    for (label, (bits, values)), style in zip(curves.items(), draw.STYLES * 9, strict=False):
+        x, values = [every.index(draw.number(b)) for b in bits], draw.array(values)
+        draw.curve(ax, x, values, style, label)
+        side = -1 if x[-1] < x[0] else 1
+        ax.annotate(
+            draw.short(values[-1]),
+            (x[-1], values[-1]),
+            (9 * side, 0),
+            va="center",
+            ha="right" if side < 0 else "left",
+            textcoords="offset points",
+            color=style[0],
+        )
+    if floor is not None:
+        ax.axhline(
+            draw.number(floor),
+            color=draw.GRID,
+            lw=1.2,
+            ls="--",
+            label=f"float32: {draw.short(floor)}",
+        )
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(draw.PLAIN)
+    draw.own_ticks(ax.xaxis, range(len(every)), [draw.short(b) for b in every])
+    ax.set_xlabel("bits")
+    ax.set_ylabel("perplexity")
+    ax.margins(0.13, 0.12)
+    ax.legend(frameon=False)
+    return fig

@@ -1,0 +1,54 @@
+"""The live figure of notebook 12: which roof is the lower one."""
+
+from functools import cache, partial
+
+import torch
+
+import qlesson as ql
+from qlesson.affine import narrowed
+from qlesson.bench import traffic
+from qlesson.teach import figures
+from qlesson.teach.widgets import Choice, Slider, declare
+
+_WORKS, _DTYPES = ("quantize", "dequantize"), ("float32", "float16")
+_VALUES = 1000
+
+
+@cache
+def _bytes(work, dtype):
+    """Bytes for each value, counted: the operations one by one, and in one pass."""
+    scale, zero_point = torch.tensor(0.03), torch.tensor(3)
+    real = torch.linspace(-3, 3, _VALUES).to(getattr(torch, dtype))
+    codes = ql.quantize_affine(real, scale, zero_point, -128, 127)
+    if work == "quantize":
+        rows = traffic(lambda: ql.quantize_affine(real, scale, zero_point, -128, 127))
+    else:
+        rows = traffic(lambda: narrowed(ql.dequantize_affine(codes, scale, zero_point), real.dtype))
+    apart = sum(read + written for _, read, written in rows)
+    return {
+        "one by one": round(apart / _VALUES),
+        "in one pass": real.element_size() + codes.element_size(),
+    }
+
+
+@declare(
+    "Billion values per second against bytes per value, below the roofs of memory and arithmetic.",
+    work=Choice("work", _WORKS, "quantize"),
+    dtype=Choice("real values", _DTYPES, "float32"),
+    bandwidth=Slider("memory, GB/s", 5, 3000, 5, 25),
+    arithmetic=Slider("arithmetic, 10^9/s", 1, 1000, 1, 8),
+)
+def _roofs(work, dtype, bandwidth, arithmetic):
+    points, ms = {}, []
+    sentences = [f"Roofs, in billion values a second: arithmetic {arithmetic}."]
+    for way, moved in _bytes(work, dtype).items():
+        memory = bandwidth / moved
+        limit = "memory" if memory < arithmetic else "arithmetic"
+        limit = "both" if memory == arithmetic else limit
+        points[way] = (moved, 1e9 * min(memory, arithmetic))
+        ms.append(f"{100 / min(memory, arithmetic):.4g} ms {way}")
+        sentences.append(
+            f"{way.capitalize()}, {moved} bytes a value: memory {memory:.3g}; the limit is {limit}."
+        )
+    sentences.append(f"100 million values take {' and '.join(ms)}.")
+    return sentences, partial(figures.roofline, points, bandwidth, arithmetic)

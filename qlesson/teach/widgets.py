@@ -1,0 +1,275 @@
+"""Live figures: controls above a picture, its numbers below, and the same numbers as text.
+
+    play("01")                # the figure with its controls
+    play("01", s=4.17, z=-84) # its numbers for these settings, as text
+
+A declaration, in `lessons/nNN/play.py`, says what can be set, and from the settings makes sentences
+and a figure of `qlesson.teach.figures`. What it computes, the package computes.
+"""
+
+import html
+import io
+import operator
+import textwrap
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import NamedTuple
+
+import ipywidgets
+import torch
+
+from qlesson.teach import lessons
+from qlesson.teach.figures.drawing import drawing_into
+from qlesson.teach.show import mimebundle
+
+
+def play(notebook, **settings):
+    """The live figure of a notebook, or its numbers for these settings as text.
+
+    notebook  two digits, such as "01"
+    settings  what the controls set; those left out keep their first value
+
+    Raises ValueError for a notebook without a live figure, an unknown setting, or a value that
+    the control does not offer.
+    """
+    if notebook not in declarations():
+        raise ValueError(
+            f"No live figure belongs to notebook {notebook!r}: choose from "
+            f"{', '.join(map(repr, declarations()))}."
+        )
+    declaration = declarations()[notebook]
+    if not settings:
+        return LiveFigure(declaration)
+    settings = _checked(declaration, notebook, settings)
+    with _one_thread():
+        sentences, _ = declaration.look(**settings)
+    print("\n".join(sentences))
+
+
+class Slider(NamedTuple):
+    """Numbers from low to high; whole numbers if `step` is one."""
+
+    words: str
+    low: float
+    high: float
+    step: float
+    start: float
+
+    def widget(self):
+        whole = isinstance(self.step, int)
+        kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
+        digits = 0 if whole else len(f"{self.step:g}".partition(".")[2])
+        return kind(
+            self.start,
+            min=self.low,
+            max=self.high,
+            step=self.step,
+            readout_format="d" if whole else f".{digits}f",
+        )
+
+    def checked(self, value):
+        """`value` as the slider would give it, or an error if it could not."""
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        value = operator.index(value) if isinstance(self.step, int) else float(value)
+        if not self.low <= value <= self.high:
+            raise ValueError
+        return value
+
+    def __str__(self):
+        kind = "whole number" if isinstance(self.step, int) else "number"
+        return f"a {kind} from {self.low:g} to {self.high:g}"
+
+
+class Switch(NamedTuple):
+    """On or off."""
+
+    words: str
+    start: bool
+
+    def widget(self):
+        return ipywidgets.Checkbox(self.start)
+
+    def checked(self, value):
+        """`value` if it is True or False, else ValueError."""
+        if value is not True and value is not False:
+            raise ValueError
+        return value
+
+    def __str__(self):
+        return "True or False"
+
+
+class Choice(NamedTuple):
+    """One of several words, in a list that drops down."""
+
+    words: str
+    options: tuple[str, ...]
+    start: str
+
+    def widget(self):
+        return ipywidgets.Dropdown(value=self.start, options=self.options)
+
+    def checked(self, value):
+        """`value` if it is one of the words, else ValueError."""
+        if not isinstance(value, str) or value not in self.options:
+            raise ValueError
+        return value
+
+    def __str__(self):
+        return "one of " + ", ".join(map(repr, self.options))
+
+
+class Declaration(NamedTuple):
+    """One live figure.
+
+    picture   one sentence that says what the figure shows
+    controls  {setting: Slider, Switch or Choice}
+    look      from the settings to sentences about them and a function that makes the figure
+    """
+
+    picture: str
+    controls: dict[str, Slider | Switch | Choice]
+    look: Callable
+
+
+class LiveFigure(ipywidgets.VBox):
+    """Controls, a picture and its numbers; shows itself as a plain picture where nothing runs.
+
+    The first drawing lays the figure out, and the others keep that layout: finding it takes as
+    long as drawing does, and a picture that shifts under the eye is hard to compare.
+    """
+
+    def __init__(self, declaration):
+        self.declaration = declaration
+        self.controls = {name: c.widget() for name, c in declaration.controls.items()}
+        for name, control in self.controls.items():
+            control.description = declaration.controls[name].words
+            control.style.description_width = "11em"
+            control.layout = {"width": "34em", "max_width": "98%"}
+            control.observe(self._update, "value")
+        self.picture = ipywidgets.Image(
+            format="png", layout={"align_self": "flex-start", "max_width": "98%"}
+        )
+        self.words = ipywidgets.HTML(layout={"max_width": "98%"})
+        self.figure = None
+        super().__init__([*self.controls.values(), self.picture, self.words])
+        self.add_class("qlesson-play")
+        self._update()
+
+    @property
+    def settings(self):
+        """{setting: the value its control has}."""
+        return {name: control.value for name, control in self.controls.items()}
+
+    def _update(self, change=None):
+        with _one_thread():
+            self.sentences, figure = self.declaration.look(**self.settings)
+            with drawing_into(self.figure):
+                self.figure = figure()
+        if layout := self.figure.get_layout_engine():
+            layout.set(rect=(0.03, 0, 0.97, 1))  # room on the left for longer numbers to come
+        self.picture.value = _png(self.figure)
+        words = "<br>".join(map(html.escape, self.sentences))
+        names = _SAY_WHAT_IT_IS.format(html.escape(self.declaration.picture))
+        self.words.value = f'{names}<div style="line-height: 1.5">{words}</div>'
+        _stay(self.figure)
+
+    def _repr_mimebundle_(self, **kwargs):
+        """The live view, and for a page without a kernel the picture and its facts."""
+        alt = " ".join([self.declaration.picture, *self.sentences])
+        data, metadata = mimebundle(self.figure, alt)
+        return super()._repr_mimebundle_(**kwargs) | data, metadata
+
+
+# ipywidgets gives a slider's handle no accessible name, a picture no alt text and its text no live
+# region, so a screen reader would say "slider, 2.0999999999999996" and nothing about what that
+# changed. Replacing the text runs this in the page: each handle gets the name that stands beside it
+# and rounds what it says, the picture gets its sentence, and the text is read out when it changes.
+# A drop-down keeps its keys from JupyterLab, which would go to another cell at an arrow and cut
+# this one at an x. Where scripts are forbidden, no more is lost.
+_SAY_WHAT_IT_IS = textwrap.dedent("""\
+    <img alt="{}" src="data:," style="display: none" onerror="
+      const all = this.closest('.qlesson-play');
+      all.querySelector('img.widget-image').alt = this.alt;
+      for (const s of all.querySelectorAll('.widget-slider')) {{
+        const handle = s.querySelector('[role=slider]');
+        const round = () => {{
+          const text = String(parseFloat((+handle.ariaValueText).toFixed(4)));
+          if (text != 'NaN' && text != handle.ariaValueText) handle.ariaValueText = text;
+        }};
+        handle.setAttribute('aria-label', s.firstChild.textContent);
+        handle.rounds ??= new MutationObserver(round);
+        handle.rounds.observe(handle, {{attributeFilter: ['aria-valuetext']}});
+        round();
+      }}
+      for (const s of all.querySelectorAll('select')) s.onkeydown = event => {{
+        if (!event.shiftKey && !event.ctrlKey && !event.metaKey) event.stopPropagation();
+      }};
+      this.parentNode.setAttribute('aria-live', 'polite')">
+    """)
+
+
+def _stay(fig):
+    """Keep the axes and the words below them where the first drawing put them."""
+    fig.set_layout_engine(None)
+    for ax in fig.axes:
+        label = ax.xaxis.label
+        ax.xaxis.set_label_coords(*label.get_position(), transform=label.get_transform())
+
+
+def _png(fig):
+    """The figure as `show` draws it, and larger in bytes, because making it small takes time."""
+    image = io.BytesIO()
+    fig.savefig(
+        image,
+        format="png",
+        dpi=100,
+        facecolor="white",
+        edgecolor="white",
+        pil_kwargs={"compress_level": 1},
+    )
+    return image.getvalue()
+
+
+@contextmanager
+def _one_thread():
+    """Compute without waiting for a second core, which others in a classroom keep busy.
+
+    On tensors as small as these that wait takes ten times as long as the work.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _checked(declaration, notebook, settings):
+    """All settings, the given ones checked; or a sentence about what can be given."""
+    controls = declaration.controls
+    for name, value in settings.items():
+        if name not in controls:
+            offered = ", ".join(f"{n} ({c})" for n, c in controls.items())
+            raise ValueError(f"play({notebook!r}) has no setting {name!r}: choose from {offered}.")
+        try:
+            settings[name] = controls[name].checked(value)
+        except (TypeError, ValueError, RuntimeError):  # the last from a tensor of many
+            raise ValueError(f"{name} must be {controls[name]}, got {value!r}.") from None
+    return {name: control.start for name, control in controls.items()} | settings
+
+
+def declare(picture, **controls):
+    """Turn the function `look` into a Declaration, which describes it."""
+    return partial(Declaration, picture, controls)
+
+
+@cache
+def declarations() -> dict[str, Declaration]:
+    """Every live figure by its notebook, in the order of the course."""
+    found = {}
+    for notebook, module in lessons.modules("play").items():
+        (found[notebook],) = (x for x in vars(module).values() if isinstance(x, Declaration))
+    return found

@@ -1,0 +1,56 @@
+"""The notebooks keep the rules of qlesson/authoring/lint; `pytest notebooks` runs them."""
+
+from pathlib import Path
+
+import pytest
+
+from qlesson.authoring import lint
+from qlesson.authoring.lint import cells, tags, whole
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = lint.load(ROOT / "notebooks")
+
+
+def test_the_numbers_run_from_00_without_a_gap():
+    assert [nb.number for nb in NOTEBOOKS] == [f"{n:02d}" for n in range(len(NOTEBOOKS))]
+    assert len(NOTEBOOKS) > 12
+
+
+@pytest.mark.parametrize("nb", NOTEBOOKS, ids=lambda nb: nb.path.stem)
+def test_keeps_the_rules(nb):
+    assert not (found := lint.notebook_problems(nb)), "\n".join(found)
+
+
+def test_no_sentence_stands_in_two_notebooks():
+    assert not (found := list(whole.repeated_sentences(NOTEBOOKS))), "\n".join(found)
+
+
+def test_the_readme_shows_their_first_picture():
+    assert list(whole.readme_picture(NOTEBOOKS, ROOT / "README.md")) == []
+
+
+def test_a_stale_readme_picture_is_found(tmp_path):
+    (tmp_path / "readme.png").write_bytes(b"another picture")
+    assert list(whole.readme_picture(NOTEBOOKS, tmp_path / "README.md"))
+
+
+def test_the_readme_has_their_minutes():
+    found = list(whole.readme_map(NOTEBOOKS, ROOT / "README.md"))
+    assert not found, "\n".join(found)
+
+
+def test_every_notebook_has_the_names_that_docstrings_say_it_has():
+    found = [*tags.broken_promises(NOTEBOOKS), *tags.untagged_figures()]
+    assert not found, "\n".join(found)
+
+
+def test_every_lesson_has_a_notebook():
+    assert list(whole.lessons_without_a_notebook(NOTEBOOKS)) == []
+
+
+def test_every_exception_is_needed():
+    """A reason stands only for a cell, a file or a sentence that still is there."""
+    assert set(cells.NOT_COMPARED) <= {(nb.path.stem, c.id) for nb in NOTEBOOKS for c in nb.cells}
+    assert set(whole.MAY_REPEAT) <= {s for nb in NOTEBOOKS for s in whole.sentences(nb)}
+    assert set(cells.MAX_KB_OF) <= {nb.path.stem for nb in NOTEBOOKS}
+    assert all(kb <= 500 for kb in cells.MAX_KB_OF.values())

@@ -1,0 +1,80 @@
+"""Refreshing is exact: the same notebook gives the same bytes, and a failing one keeps its own."""
+
+import nbformat
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from qlesson.authoring import refresh
+
+
+def save(nb, folder, name):
+    path = folder / f"{name}.ipynb"
+    path.write_text(nbformat.writes(nb) + "\n", encoding="utf-8")
+    return path
+
+
+LIVE = """import time, os
+class Live:
+    def _repr_mimebundle_(self, **kwargs):
+        view = {"version_major": 2, "version_minor": 0, "model_id": os.urandom(4).hex()}
+        data = {"application/vnd.jupyter.widget-view+json": view, "text/plain": "live"}
+        return data, {"image/png": {"alt": "a"}, "other": 1}
+Live()"""
+
+
+def test_refreshing_twice_gives_the_same_bytes(tmp_path, capsys):
+    meta = {"tags": ["more"], "collapsed": True, "jupyter": {"outputs_hidden": True, "x": 1}}
+    cells = [
+        new_markdown_cell("# 01 A title", metadata={"editable": False}),
+        new_code_cell("import os\nfrom pathlib import Path", metadata=meta, execution_count=9),
+        new_code_cell(LIVE),
+        new_code_cell('print(Path("here.txt").exists())\nprint("one")\n6 * 7'),
+        new_code_cell("from IPython.display import display\ndisplay(1)"),
+    ]
+    nb = new_notebook(cells=cells, metadata={"widgets": {"state": {}}})
+    ids = [c.id for c in nb.cells]
+    (tmp_path / "here.txt").touch()
+    path = save(nb, tmp_path, "01_title")
+
+    assert refresh.main(tmp_path, check=True) == 1
+    assert "would change" in capsys.readouterr().out
+    assert refresh.stored_on(tmp_path) == "not recorded"
+    assert refresh.main(tmp_path) == 0
+    assert refresh.stored_on(tmp_path) == refresh.machine()
+    (tmp_path / refresh.STORED_ON).write_text("another machine\n")
+    first = path.read_bytes()
+    assert refresh.main(tmp_path, check=True) == 0
+    assert "unchanged" in capsys.readouterr().out
+    assert refresh.main(tmp_path) == 0
+    assert path.read_bytes() == first
+    assert refresh.stored_on(tmp_path) == "another machine"  # nothing was stored
+
+    stored = nbformat.read(path, as_version=4)
+    assert [c.id for c in stored.cells] == ids
+    assert stored.metadata == refresh.METADATA
+    assert [c.metadata for c in stored.cells] == [
+        {},
+        {"tags": ["more"], "jupyter": {"outputs_hidden": True}},
+        {},
+        {},
+        {},
+    ]
+    assert [c.execution_count for c in stored.cells[1:]] == [1, 2, 3, 4]
+    assert stored.cells[2].outputs[0].data == {"text/plain": "live"}
+    assert stored.cells[3].outputs[0].text == "True\none\n"
+    assert stored.cells[3].outputs[1].execution_count == 3
+
+
+def test_a_failing_cell_stores_nothing(tmp_path, capsys):
+    nb = new_notebook(cells=[new_code_cell("1 / 0")])
+    path = save(nb, tmp_path, "01_title")
+    before = path.read_bytes()
+    assert refresh.main(tmp_path) == 1
+    assert "not stored" in (said := capsys.readouterr().out) and "ZeroDivisionError" in said
+    assert path.read_bytes() == before
+
+
+def test_names_choose_the_notebooks(tmp_path, capsys):
+    for name in ("01_a", "02_b"):
+        save(new_notebook(cells=[new_code_cell("1")]), tmp_path, name)
+    refresh.main(tmp_path, ["02"])
+    assert capsys.readouterr().out == "02_b.ipynb: written\n"

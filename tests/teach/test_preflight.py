@@ -1,0 +1,100 @@
+"""The check of the reader's machine: `python -m qlesson.teach.preflight`."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qlesson.teach import preflight
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_this_machine_is_ready(capsys):
+    assert preflight.report() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8 and all(line.startswith("OK   ") for line in lines)
+
+
+def test_the_output_names_no_version_that_changes(capsys):
+    preflight.report()
+    assert "2.13" not in capsys.readouterr().out  # else the notebook differs between machines
+
+
+def test_it_asks_for_what_pyproject_asks_for():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for name, least in preflight.NEEDS.items():
+        (stated,) = re.findall(rf'^    "{name}>=([\d.]+)",$', text, flags=re.M)
+        assert stated == ".".join(map(str, least))
+
+
+@pytest.mark.parametrize("found", [None, "2.10.9", "1.99"])
+def test_an_old_or_missing_package_is_named_with_its_remedy(monkeypatch, capsys, found):
+    real = preflight._version
+    monkeypatch.setattr(preflight, "_version", lambda n: found if n == "torch" else real(n))
+    assert preflight.report() == 1
+    assert 'FIX  torch 2.11 or later: run: pip install "torch>=2.11"' in capsys.readouterr().out
+
+
+def test_a_wrong_device_is_named(monkeypatch, capsys):
+    monkeypatch.setenv("QLESSON_DEVICE", "abacus")
+    assert preflight.report() == 1
+    assert "FIX  a device for torch: QLESSON_DEVICE='abacus'" in capsys.readouterr().out
+
+
+def test_little_memory_and_a_locked_folder_are_named(monkeypatch, capsys):
+    monkeypatch.setattr(preflight, "_free_gigabytes", lambda: 0.2)
+    monkeypatch.setattr(preflight, "_can_write", lambda: False)
+    assert preflight.report(details=True) == 2
+    text = capsys.readouterr().out
+    assert "FIX  1 GB of free memory: close other notebooks" in text and "(0.2 GB)" in text
+    assert "FIX  a folder to write to: " in text
+
+
+def test_a_script_can_read_the_exit_status():
+    run = subprocess.run(
+        [sys.executable, "-m", "qlesson.teach.preflight"],
+        capture_output=True, text=True, cwd=ROOT, env={"QLESSON_DEVICE": "abacus"}, check=False,
+    )  # fmt: skip
+    assert run.returncode == 1 and "FIX  a device" in run.stdout
+
+
+@pytest.mark.parametrize("installed", [(), ("torch", "numpy")])
+def test_it_runs_on_a_python_that_has_nothing_installed(tmp_path, installed):
+    """Without site-packages; of what is `installed`, a folder that cannot be imported is there."""
+    for name in installed:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('it is broken')")
+    run = subprocess.run(
+        [sys.executable, "-S", "-m", "qlesson.teach.preflight"],
+        capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": str(tmp_path)}, check=False,
+    )  # fmt: skip
+    lines = run.stdout.splitlines()
+    assert run.returncode == 1 and not run.stderr
+    assert len(lines) == 8
+    assert all(f"FIX  {name} " in run.stdout for name in preflight.NEEDS)
+    assert "FIX  a device for torch: " in run.stdout and "OK   Python 3.11" in run.stdout
+
+
+def test_what_is_missing_is_named_where_it_is_asked_for():
+    code = "import qlesson.teach\ntry: qlesson.teach.show\nexcept ImportError as e: print(e.name)"
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=ROOT, env={}
+    )
+    assert run.stdout.split() in (["numpy"], ["torch"], ["matplotlib"]) and not run.stderr
+
+
+def test_qlesson_itself_loads_its_names_when_they_are_asked_for():
+    code = (
+        "import sys, qlesson as ql\n"
+        "assert 'torch' not in sys.modules and 'Scheme' in dir(ql)\n"
+        "assert ql.Scheme().bits == 8 and 'torch' in sys.modules\n"
+        "from qlesson import *\n"
+        "assert quantize is ql.quantize is ql.qtensor.quantize and ql.ranges.WHOLE == PerTensor()\n"
+        "try: ql.nothing\n"
+        "except AttributeError as error: print(error)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert run.stdout == "module 'qlesson' has no attribute 'nothing'\n" and not run.stderr

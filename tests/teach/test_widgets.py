@@ -1,0 +1,168 @@
+"""The live figures of `qlesson.teach.widgets`: what they show, and that it is true."""
+
+import base64
+import html
+import subprocess
+import sys
+
+import pytest
+import torch
+from drawn import T
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+import qlesson as ql
+from qlesson.teach import play
+from qlesson.teach.show import facts
+from qlesson.teach.widgets import Choice, Slider, declarations
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+DECLARATIONS = declarations()
+NOTEBOOKS = list(DECLARATIONS)
+EVERY_CONTROL = [(n, name) for n in NOTEBOOKS for name in DECLARATIONS[n].controls]
+
+
+def other_values(control):
+    """Both ends and a place between, without the first value."""
+    if isinstance(control, Choice):
+        return [word for word in control.options if word != control.start]
+    if not isinstance(control, Slider):
+        return [not control.start, control.start]
+    middle = control.low + control.step * round((control.high - control.low) / control.step / 3)
+    return [v for v in (control.low, middle, control.high) if v != control.start]
+
+
+# ---------------------------------------------------------------- the figure
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_the_bundle_is_a_picture_its_facts_and_a_view(notebook):
+    figure = play(notebook)
+    data, metadata = figure._repr_mimebundle_()
+    assert set(data) == {"image/png", "text/plain", VIEW}
+    assert set(data[VIEW]) == {"version_major", "version_minor", "model_id"}  # no state
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    assert len(data["image/png"]) < 40_000
+    text = data["text/plain"]
+    assert text.endswith("\n".join(facts(figure.figure)))
+    words = " ".join(text.split())
+    assert words.startswith(DECLARATIONS[notebook].picture)
+    assert all(sentence in words for sentence in figure.sentences)
+    assert metadata["image/png"]["alt"].startswith(DECLARATIONS[notebook].picture)
+    # A second one is the same to the byte: what is stored does not change by running again.
+    again, _ = play(notebook)._repr_mimebundle_()
+    assert all(again[mime] == data[mime] for mime in ("image/png", "text/plain"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook, name", EVERY_CONTROL)
+def test_a_control_changes_picture_and_words(notebook, name):
+    figure, declaration = play(notebook), DECLARATIONS[notebook]
+    for value in other_values(declaration.controls[name]):
+        picture, words = figure.picture.value, figure.words.value
+        figure.controls[name].value = value
+        assert figure.picture.value != picture
+        assert figure.words.value != words
+        # What is drawn is what the figure function draws of these settings, made anew.
+        assert figure.settings[name] == pytest.approx(value)
+        sentences, draw = declaration.look(**figure.settings)
+        drawn = facts(draw())
+        assert facts(figure.figure) == drawn
+        assert figure.sentences == sentences
+        assert all(html.escape(sentence) in figure.words.value for sentence in sentences)
+        data, _ = figure._repr_mimebundle_()
+        assert "\n".join(drawn) in data["text/plain"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_the_layout_of_the_first_drawing_has_room_for_all(notebook):
+    figure, controls = play(notebook), DECLARATIONS[notebook].controls
+    places = [ax.get_position(original=True).bounds for ax in figure.figure.axes]
+    for name, control in controls.items():
+        for value in other_values(control):
+            figure.controls[name].value = value
+            fig = figure.figure
+            canvas = FigureCanvasAgg(fig)
+            canvas.draw()
+            drawn, (wide, high) = fig.get_tightbbox(canvas.get_renderer()), fig.get_size_inches()
+            assert drawn.x0 >= -0.005 and drawn.y0 >= -0.005
+            assert drawn.x1 <= wide + 0.005 and drawn.y1 <= high + 0.005
+            assert [ax.get_position(original=True).bounds for ax in fig.axes] == places
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_every_control_has_a_name_and_the_words_are_read_out(notebook):
+    figure = play(notebook)
+    names = [control.description for control in figure.controls.values()]
+    assert all(names) and len(set(names)) == len(names)
+    assert "aria-live" in figure.words.value and "aria-label" in figure.words.value
+    for name, control in figure.controls.items():
+        assert control.value == pytest.approx(DECLARATIONS[notebook].controls[name].start)
+
+
+def test_threads_are_given_back():
+    threads = torch.get_num_threads()
+    play("06").controls["times"].value = 2
+    assert torch.get_num_threads() == threads
+
+
+def test_ipywidgets_is_imported_for_those_who_play():
+    code = "import sys, qlesson.teach as t; assert 'ipywidgets' not in sys.modules; t.play"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="nothing_such"):
+        getattr(sys.modules["qlesson.teach"], "nothing_such")  # noqa: B009
+
+
+def test_a_choice_takes_its_own_words_alone():
+    choice = Choice("mode", ("symmetric", "asymmetric"), "symmetric")
+    widget = choice.widget()
+    assert (widget.value, widget.options) == ("symmetric", ("symmetric", "asymmetric"))
+    assert choice.checked("asymmetric") == "asymmetric"
+    assert str(choice) == "one of 'symmetric', 'asymmetric'"
+    for value in ("both", "", 1, None, ["symmetric"], torch.tensor(1)):
+        with pytest.raises(ValueError):
+            choice.checked(value)
+
+
+# ---------------------------------------------------------------- the same in text
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_the_twin_says_what_the_figure_says(notebook, said):
+    figure = play(notebook)
+    text, _ = said(notebook, **figure.settings)
+    assert text.splitlines() == figure.sentences
+    assert 2 <= len(figure.sentences) <= 5
+    for name, control in DECLARATIONS[notebook].controls.items():
+        for value in other_values(control):
+            text, _ = said(notebook, **{name: value})
+            assert max(map(len, text.splitlines())) <= 79
+            figure.controls[name].value = value
+            assert text.splitlines() == figure.sentences
+        figure.controls[name].value = control.start
+
+
+# ---------------------------------------------------------------- what it refuses
+
+
+def test_it_says_what_is_allowed():
+    for notebook in ("99", 1, None, "", "1"):
+        with pytest.raises(ValueError, match=r"choose from '00', '01', .*'06'"):
+            play(notebook)
+    with pytest.raises(ValueError, match="no setting 'scale': choose from s .*number from 3 to 5"):
+        play("01", scale=3)
+    for s in (7, 2.9, float("nan"), "3.5", None, True, torch.tensor([3.0, 4.0])):
+        with pytest.raises(ValueError, match="^s must be a number from 3 to 5, got "):
+            play("01", s=s)
+    for z in (-111, -77.5, True, "x"):
+        with pytest.raises(ValueError, match="^z must be a whole number from -110 to -40, got "):
+            play("01", z=z)
+    for switch in (1, "yes", None):
+        with pytest.raises(ValueError, match="^include_zero must be True or False, got "):
+            play("02", include_zero=switch)
+
+
+def test_it_takes_what_a_reader_may_hold(said):
+    formula = ql.choose_qparams(T)
+    text, _ = said("01", s=formula.scale, z=formula.zero_point)
+    assert text.count("MSE 1.573") == 2
