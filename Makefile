@@ -63,8 +63,8 @@ wheelhouse: .venv/pins.txt ## fill build/wheelhouse, from which WHEELS=build/whe
 refresh: .venv/test ## authors: run the notebooks and store their outputs (N=05: that one alone)
 	@$(RUN) -m qlesson.authoring refresh $(N)
 
-lint: .venv/test ## authors: check the code and the rules of the notebooks
-	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m qlesson.authoring lint
+lint: .venv/test ## authors: check the code, its types and the rules of the notebooks
+	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy && $(RUN) -m qlesson.authoring lint
 
 slides: .venv/test ## authors: write a deck of slides for each notebook into build/slides (N=05: that one alone)
 	@$(RUN) -m qlesson.authoring slides $(N)
