@@ -8,11 +8,12 @@ A granularity cuts a tensor into blocks, one scale per block, and joins the bloc
     PerGroup(size, axis)  ceil(n / size) on `axis`, r's length on every other axis
 """
 
-import operator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from qlesson import checks
 
 
 class Granularity:
@@ -67,7 +68,7 @@ class PerAxis(Granularity):
     axis: int
 
     def __post_init__(self):
-        object.__setattr__(self, "axis", _integer("axis", self.axis))
+        object.__setattr__(self, "axis", checks.whole("axis", self.axis))
 
     def scale_shape(self, shape) -> tuple[int, ...]:
         """r's length on the kept axis, 1 on every other."""
@@ -97,11 +98,8 @@ class PerGroup(Granularity):
     axis: int = -1
 
     def __post_init__(self):
-        size = _integer("group_size", self.group_size)
-        if size < 1:
-            raise ValueError(f"group_size must be an integer of at least 1, got {size}.")
-        object.__setattr__(self, "group_size", size)
-        object.__setattr__(self, "axis", _integer("axis", self.axis))
+        object.__setattr__(self, "group_size", checks.whole("group_size", self.group_size, low=1))
+        object.__setattr__(self, "axis", checks.whole("axis", self.axis))
 
     def scale_shape(self, shape) -> tuple[int, ...]:
         """ceil(n / group_size) on the grouped axis, r's length on every other."""
@@ -145,15 +143,6 @@ class PerGroup(Granularity):
             return whole
         last = function(r.narrow(axis, n - short, short), dim=axis, keepdim=True)
         return torch.cat([whole, last], axis)
-
-
-def _integer(name, value) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be an integer, got {value!r}.") from None
 
 
 def _index(name, axis, shape) -> int:

@@ -176,10 +176,10 @@ def test_codes_of_another_dtype_are_refused_and_never_cast():
             int_conv2d(bad, 0, int8, 0)
         with pytest.raises(TypeError, match="w must hold integers in torch.int8, got"):
             int_conv2d(int8, 0, bad, 0)
-        with pytest.raises(TypeError, match="int_matmul takes int8 codes"):
+        with pytest.raises(TypeError, match="x must hold integers in torch.int8"):
             int_matmul(bad[0, 0], int8[0, 0])
     for z in (200, -129, 0.5, torch.tensor(200)):
-        with pytest.raises(ValueError, match="zero_point must be an integer from -128 to 127"):
+        with pytest.raises(ValueError, match="z_q must be an integer from -128 to 127"):
             int_conv2d(int8, z, int8, 0, padding=1)
     with pytest.raises(TypeError, match="z_w must be made of integers, got 0.5: round it"):
         int_conv2d(int8, 0, int8, 0.5)
@@ -314,7 +314,7 @@ def test_so_are_numbers_and_arrays(x):
 
 def test_a_book_is_sorted():
     for book in (torch.tensor([2.0, 1.0]), torch.ones(2, 2), torch.ones(0)):
-        with pytest.raises(ValueError, match="book must be one row of values in ascending order"):
+        with pytest.raises(ValueError, match="book (is empty|must be one row of .* ascending)"):
             codebooks.nearest(torch.ones(2), book)
     for bad in (NAN, INF):
         with pytest.raises(ValueError, match="r holds"):

@@ -142,8 +142,7 @@ def calibrate(model, batches, activations: Scheme) -> dict[str, QParams]:
     Returns {layer name: QParams} for the layers that ran. Notebook 07 has better ranges: any such
     dict will do.
     """
-    if not isinstance(activations, Scheme):
-        raise TypeError(f"activations must be a ql.Scheme, got {activations!r}.")
+    checks.scheme("activations", activations)
     if activations.granularity != PerTensor():
         raise ValueError(f"One range per layer is fixed: ql.PerTensor(), not {activations}.")
     ranges = {}
@@ -180,8 +179,7 @@ SWAPPED = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 def _layers(model) -> dict[str, nn.Module]:
     """{first name: layer} of what can be swapped; the model itself has the name ""."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    checks.model("model", model)
     if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
         raise TypeError(
             "model is traced or scripted by torch.jit, which has put its layers into a program of "
@@ -195,8 +193,9 @@ _FORWARDS = {kind.forward for kind in SWAPPED}
 
 def _plan(model, layers, scheme, skip) -> dict[str, Scheme]:
     """The Scheme of each layer that will be swapped, or a sentence about what fits nothing."""
-    skip = (skip,) if isinstance(skip, str) else tuple(skip)
+    skip = checks.patterns("skip", skip)
     wanted = scheme if isinstance(scheme, dict) else {"*": scheme}
+    checks.patterns("scheme", list(wanted))
     names = {}  # a module used twice has two names
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
@@ -221,6 +220,10 @@ def _plan(model, layers, scheme, skip) -> dict[str, Scheme]:
 
 
 def _check_qparams(layers, activations, qparams):
+    if activations is not None:
+        checks.scheme("activations", activations)
+    if qparams is not None:
+        checks.dictionary("qparams", qparams, "{name: QParams}")
     if qparams is not None and activations is None:
         raise ValueError("qparams are given without activations: pass their Scheme too.")
     unknown = sorted(set(qparams or ()) - set(layers))

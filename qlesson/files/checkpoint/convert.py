@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from qlesson import checks
@@ -53,17 +52,18 @@ def quantize_file(source, target, scheme: Scheme, *, skip=(), device=None) -> li
     Quantized are tensors of float64, float32, float16 or bfloat16 with two axes or more that become
     smaller by it. All others (biases, integers, float8) are carried over byte for byte.
     """
-    files, skip = _open_all(source), (skip,) if isinstance(skip, str) else tuple(skip)
+    checks.scheme("scheme", scheme)
+    target, skip = checks.path("target", target), checks.patterns("skip", skip)
+    files = _open_all(source)
     for file in files:
         if file.quantized:
             raise ValueError(f"{file.path} is quantized already: dequantize it first.")
-    if not isinstance(scheme, Scheme):
-        raise TypeError(f"scheme must be a ql.Scheme, got {scheme!r}.")
     names = {name for file in files for name in file.entries}
     for pattern in skip:
         if not any(checks.fits(pattern, name, names) for name in names):
-            raise ValueError(f"skip={pattern!r} matches none of the {len(names)} tensors.")
-    device = best_device() if device is None else device
+            count = len(names)
+            raise ValueError(f"skip={pattern!r} matches none of the {count} tensors: name one.")
+    device = best_device() if device is None else checks.device("device", device)
 
     def job(file, name):
         skipped = any(checks.fits(pattern, name, names) for pattern in skip)
@@ -78,7 +78,7 @@ def quantize_file(source, target, scheme: Scheme, *, skip=(), device=None) -> li
         return Job(name, shape, nbytes, entries, about, run)
 
     jobs = [[job(file, name) for name in file.entries] for file in files]
-    return _rewrite(files, jobs, Path(target), _index_of(source), plain=False)
+    return _rewrite(files, jobs, target, _index_of(source), plain=False)
 
 
 def dequantize_file(source, target, *, device=None) -> list[Row]:
@@ -86,10 +86,10 @@ def dequantize_file(source, target, *, device=None) -> list[Row]:
 
     The values are those of `QTensor.dequantize(dtype)`, bit for bit; the file is a plain one.
     """
-    files = _open_all(source)
+    files, target = _open_all(source), checks.path("target", target)
     if not any(file.quantized for file in files):
         raise ValueError(f"{source} holds no tensor that qlesson.files.checkpoint has quantized.")
-    device = best_device() if device is None else device
+    device = best_device() if device is None else checks.device("device", device)
 
     def jobs_of(file):
         for name in file.plain_names():
@@ -103,7 +103,7 @@ def dequantize_file(source, target, *, device=None) -> list[Row]:
             yield Job(name, shape, before, {name: entry}, None, run)
 
     jobs = [list(jobs_of(file)) for file in files]
-    return _rewrite(files, jobs, Path(target), _index_of(source), plain=True)
+    return _rewrite(files, jobs, target, _index_of(source), plain=True)
 
 
 def table(rows: list[Row]) -> str:
@@ -253,5 +253,4 @@ def _check_target(files, target, index):
         raise ValueError(f"{target} is a folder: name the file to write, {target}/....safetensors.")
     elif target.exists() and target.samefile(files[0].path):
         raise ValueError(f"{target} is the source: write to another file.")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"The folder {target.parent} does not exist: make it first.")
+    checks.in_a_folder("target", target)

@@ -5,11 +5,13 @@ A plan is {name of a matrix: Scheme}, as `quantized` takes it.
 
 import torch
 
+from qlesson import checks
 from qlesson.error import mse
 from qlesson.models.tinygpt.model import (
     WINDOWS_AT_ONCE,
     calibration_text,
     in_float64,
+    plan_of,
     quantized,
     weight_matrices,
     windows,
@@ -62,13 +64,14 @@ def model_bytes(model, scheme) -> float:
     The rest are the position embedding, the biases and the norms, and matrices not in the plan.
     """
     matrices = weight_matrices(model)
-    plan = scheme if isinstance(scheme, dict) else dict.fromkeys(matrices, scheme)
+    plan = plan_of(matrices, scheme)
     saved = sum(matrices[name].nbytes - packed_bytes(matrices[name], s) for name, s in plan.items())
     return sum(w.nbytes for w in model.parameters()) - saved
 
 
 def squared_error(w, scheme) -> float:
     """Mean of (w - w_hat)^2 under a scheme."""
+    checks.known("w", w)
     return mse(w, quantize(w, scheme).dequantize()).item()
 
 
@@ -80,6 +83,7 @@ def greedy_plan(damage, size, budget) -> dict:
     It starts with the largest scheme for every matrix. Each step replaces one of them, where the
     damage grows least for a byte saved, until the sizes add up to the budget.
     """
+    checks.number("budget", budget)
     smallest = sum(min(options.values()) for options in size.values())
     if budget < smallest:
         raise ValueError(f"budget is {budget:g} bytes: the smallest plan takes {smallest:g}.")
