@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
-from gate_values import REFUSED, SAME, SOUND, THROUGH, Arg, kind
+from gate_values import EQUAL, REFUSED, SAME, SOUND, THROUGH, Arg, kind
 from torch import nn
 
 import qlesson as ql
@@ -100,7 +100,9 @@ def minilm_model():
     return found
 
 
-FLOATS_GO_THROUGH = dict(nan=THROUGH, infinite=THROUGH, below=THROUGH, gradient=SAME)
+FLOATS_GO_THROUGH = dict(
+    nan=THROUGH, infinite=THROUGH, below=THROUGH, gradient=SAME, subclass=EQUAL
+)
 SAME_SHAPE = dict(longer=REFUSED, deeper=REFUSED, scalar=REFUSED)
 MATRIX = dict(deeper=REFUSED, scalar=REFUSED)
 NONE_IS_GOOD = dict(none=SOUND)
@@ -207,8 +209,8 @@ ROWS = {
         out=out(INT8, none=SAME)),
     "qtensor.fake_quantize": row(**SEARCH, qparams=qparams(PAIR)),
     "qtensor.QTensor": row(
-        q=codes(INT8, says="scale", as_int8=SAME), scale=scale(STEP), zero_point=zero_point(ZERO),
-        scheme=scheme(FOUR)),
+        q=codes(INT8, says="scale", as_int8=SAME, beyond=REFUSED),
+        scale=scale(STEP), zero_point=zero_point(ZERO), scheme=scheme(FOUR)),
     "qtensor.QTensor.to": row(on=lambda: Q, device=device("cpu", meta=SOUND)),
     "qtensor.QTensor.dequantize": row(
         on=lambda: Q, dtype=dtype(torch.float32), out=out(torch.empty(4, 8))),
@@ -267,9 +269,9 @@ ROWS = {
         layer=thing(linear()), output=scheme(EIGHT),
         qparams=qparams(PAIR, says=("scale", "zero_point", "factor"))),
     "nn.layers.IntegerLinear.forward": row(
-        on=lambda: integer(), q=codes(INT8, as_int8=SAME, empty=SOUND, **MATRIX)),
+        on=lambda: integer(), q=codes(INT8, as_int8=SAME, empty=SOUND, beyond=REFUSED, **MATRIX)),
     "nn.layers.IntegerLinear.accumulator": row(
-        on=lambda: integer(), q=codes(INT8, as_int8=SAME, empty=SOUND, **MATRIX)),
+        on=lambda: integer(), q=codes(INT8, as_int8=SAME, empty=SOUND, beyond=REFUSED, **MATRIX)),
     "nn.weight.QuantizedWeight": row(weight=qtensor(Q), dtype=dtype(torch.float32)),
     "nn.weight.QuantizedWeight.values": row(
         on=lambda: qnn.weight.QuantizedWeight(Q), dtype=dtype(torch.float32)),
@@ -296,7 +298,7 @@ ROWS = {
     "files.packing.in_a_row": BELOW,
     "files.packing.packed_size": row(count=whole(8, zero=SOUND), bits=whole(4)),
     "files.packing.pack": row(
-        q=codes(INT8, as_int8=SAME, as_uint8=REFUSED, empty=SOUND), bits=whole(4),
+        q=codes(INT8, as_int8=SAME, empty=SOUND, beyond=REFUSED), bits=whole(4),
         order=one_of("low_first")),
     "files.packing.unpack": row(
         data=codes(pack(INT8, 4), as_uint8=SAME, **SAME_SHAPE), bits=whole(4), shape=shape((4, 8)),

@@ -1,7 +1,8 @@
 """The table of bad values: for each kind of argument what it may meet, and what has to happen.
 
 REFUSED  a sentence
-SAME     the value of the good argument, to the last bit
+SAME     the value of the good argument, to the last bit, in plain tensors
+EQUAL    the same, in tensors of any class: codes, ids and a layer's input keep theirs, as in torch
 SOUND    a value in which all is finite, or a sentence
 THROUGH  a value: no sentence is asked for, since nothing is read (a layer's input, a formula's NaN)
 """
@@ -15,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import qlesson as ql
 
-REFUSED, SAME, SOUND, THROUGH = "refused", "same", "sound", "through"
+REFUSED, SAME, EQUAL, SOUND, THROUGH = "refused", "same", "equal", "sound", "through"
 NAN, INF = float("nan"), float("inf")
 LONG = "x" * 300
 
@@ -77,6 +78,7 @@ PLACED = {
     "apart": (apart, SAME),
     "subclass": (lambda x: x.as_subclass(Subclass), SAME),
 } | ELSEWHERE
+KEPT = PLACED | {"subclass": (PLACED["subclass"][0], EQUAL)}
 SHAPES = {
     "empty": (lambda x: x[:0] if x.ndim else x.new_empty(0), REFUSED),
     "scalar": (lambda x: x.reshape(-1)[0], SOUND),
@@ -185,12 +187,13 @@ KINDS = {
     # an end of the codes, for a formula
     "formula_end": {"complex": (lambda x: 1j, REFUSED), "truth": (lambda x: True, REFUSED)},
     # codes, in one dtype
-    "codes": NO_TENSOR | PLACED | SHAPES | COMPLEX | FRACTIONS | WHOLE_DTYPES,
-    "scale": {k: v for k, v in NO_TENSOR.items() if k != "list"} | PLACED | COMPLEX | STEPS
+    "codes": NO_TENSOR | KEPT | SHAPES | COMPLEX | FRACTIONS | WHOLE_DTYPES
+    | {"beyond": (lambda x: first(x, 100), SOUND)},
+    "scale": {k: v for k, v in NO_TENSOR.items() if k != "list"} | KEPT | COMPLEX | STEPS
     | MISFITS | GRADIENT,
-    "scale_or_number": {k: v for k, v in NO_TENSOR.items() if k != "list"} | PLACED | COMPLEX
+    "scale_or_number": {k: v for k, v in NO_TENSOR.items() if k != "list"} | KEPT | COMPLEX
     | STEPS | NUMBERS_OF_STEPS | GRADIENT,
-    "zero_point": NO_TENSOR | PLACED | ZEROS | MISFITS,
+    "zero_point": NO_TENSOR | KEPT | ZEROS | MISFITS,
     "zero_point_or_number": {k: v for k, v in NO_TENSOR.items() if k != "list"} | ZEROS,
     # a zero point of codes in int8, as a whole number
     "whole_zero_point": {k: v for k, v in ZEROS.items() if k not in ("beyond", "below")}
@@ -204,7 +207,7 @@ KINDS = {
         "word": (lambda x: "ab", REFUSED),
         "nones": (lambda x: (None, None), REFUSED),
     },
-    "ids": NO_TENSOR | PLACED | COMPLEX | FRACTIONS
+    "ids": NO_TENSOR | KEPT | COMPLEX | FRACTIONS
     | {k: v for k, v in WHOLE_DTYPES.items() if k not in ("as_int64", "as_int32")}
     | {
         "as_int32": (lambda x: x.int(), SAME),

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 from gate_rows import ROWS, InFolder, Row
-from gate_values import KINDS, REFUSED, SAME, SOUND, THROUGH
+from gate_values import EQUAL, KINDS, REFUSED, SAME, SOUND, THROUGH
 from torch._subclasses.fake_tensor import FakeTensor
 
 import qlesson as ql
@@ -163,8 +163,14 @@ def leaves(x):
 
 
 def same(a, b) -> bool:
+    """Whether two values are the same, of the same classes."""
+    return equal(a, b) and [*map(type, leaves(a))] == [*map(type, leaves(b))]
+
+
+def equal(a, b) -> bool:
+    """Whether two values are the same, whatever the class of a tensor."""
     a, b = list(leaves(a)), list(leaves(b))
-    return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(map(_equal, a, b))
 
 
 def _equal(a, b) -> bool:
@@ -188,13 +194,13 @@ def _empty_shell(x) -> bool:
 def wrong_cell(then, value, error, good, names, bad) -> str | None:
     """What is wrong with one cell, or nothing."""
     if error is not None:
-        if then in (SAME, THROUGH):
+        if then in (SAME, EQUAL, THROUGH):
             return f"refused: {type(error).__name__}: {error}"
         wrong = wrong_with(error, names, bad)
         return wrong and f"{type(error).__name__} {wrong}: {error}"
     if then == REFUSED:
         return f"taken: {' '.join(str(value).split())[:80]}"
-    if then == SAME and not same(value, good):
+    if then == SAME and not same(value, good) or then == EQUAL and not equal(value, good):
         return f"another value: {' '.join(str(value).split())[:80]}"
     if then == SOUND and not finite(value):
         return f"not finite: {' '.join(str(value).split())[:80]}"

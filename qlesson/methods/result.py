@@ -51,8 +51,9 @@ def output_error(weight: Tensor, weight_hat: Tensor, inputs: Tensor) -> Tensor:
     Summed in float64, so it agrees between devices to about twelve digits.
     """
     checks.known("weight_hat", weight_hat)
-    checks.layer(weight, inputs)
-    checks.finite("weight_hat", checks.numbers("weight_hat", weight_hat))
+    weight, inputs = checks.layer(weight, inputs)
+    weight_hat = checks.numbers("weight_hat", weight_hat)
+    checks.finite("weight_hat", weight_hat)
     why = "an error needs equal shapes"
     checks.same_shape("weight", weight, "weight_hat", weight_hat, why)
     checks.same_device("weight", weight, "weight_hat", weight_hat)

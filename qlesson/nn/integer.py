@@ -45,6 +45,16 @@ def _check_factors(x, w):
     checks.same_device("x", x, "w", w)
 
 
+def _check_sums(w_sums, w):
+    """One sum for each row of w."""
+    remedy = "use w.sum(1, dtype=torch.int32)"
+    checks.codes("w_sums", w_sums, torch.int32, remedy=remedy)
+    if w_sums.shape != w.shape[:1]:
+        raise ValueError(
+            f"w_sums has shape {tuple(w_sums.shape)}, but needs {tuple(w.shape[:1])}: {remedy}."
+        )
+
+
 def _row_by_row(x) -> Tensor:
     """x with strides (k, 1). On a CPU torch._int_mm reads others wrong (2.13), and k = 1 too."""
     return x.reshape(-1).view(x.shape)
@@ -112,12 +122,7 @@ def four_terms(x, z_x, w, z_w, w_sums=None) -> FourTerms:
     z_x, z_w = (_zero_point(name, z, x.device) for name, z in (("z_x", z_x), ("z_w", z_w)))
     if w_sums is None:
         w_sums = w.sum(1, dtype=torch.int32)
-    checks.codes("w_sums", w_sums, torch.int32, remedy="w.sum(1, dtype=torch.int32) makes them")
-    if w_sums.shape != w.shape[:1]:
-        raise ValueError(
-            f"w_sums has shape {tuple(w_sums.shape)}, but needs one sum for each of the {len(w)} "
-            "rows of w: use w.sum(1, dtype=torch.int32)."
-        )
+    _check_sums(w_sums, w)
     x_sums = x.sum(1, keepdim=True, dtype=torch.int32)
     return FourTerms(int_matmul(x, w), z_w * x_sums, z_x * w_sums, x.shape[1] * z_x * z_w)
 

@@ -22,6 +22,9 @@ class _KeepsScale(nn.Module):
             try:
                 if not held.is_floating_point():
                     checks.codes(prefix + name, x, held.dtype, remedy="save the codes as they are")
+                if name == "q":
+                    ends = self.scheme.quant_min, self.scheme.quant_max
+                    checks.code_values(prefix + name, x, *ends, "save the codes as they are")
                 if name.endswith("zero_point"):
                     checks.zero_points("zero_point", x, self._scheme_of(name))
                 if name.endswith("scale"):
@@ -94,7 +97,7 @@ class _Layer(_KeepsScale):
                 )
             checks.finite("bias", checks.float_tensor("bias", bias))
         if isinstance(bias, Tensor) and not isinstance(bias, nn.Parameter):
-            bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+            bias = nn.Parameter(checks.plain(bias).clone(), requires_grad=False)
         self.register_parameter("bias", bias)
 
     @property

@@ -131,9 +131,9 @@ def test_bad_input_gets_a_sentence(method):
     with pytest.raises(ValueError, match="weight has 6 columns and inputs have 16.*weight.T"):
         method(weight.T, inputs, scheme)
     for bad in (float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="inputs holds NaN or infinity"):
+        with pytest.raises(ValueError, match="inputs holds .* NaN and"):
             method(weight, inputs.index_fill(1, torch.tensor([2]), bad), scheme)
-        with pytest.raises(ValueError, match="weight holds NaN or infinity"):
+        with pytest.raises(ValueError, match="weight holds .* NaN and"):
             method(weight.index_fill(1, torch.tensor([2]), bad), inputs, scheme)
     with pytest.raises(TypeError, match="scheme must be a ql.Scheme"):
         ql.quantize(weight, 4)
