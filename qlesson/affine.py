@@ -42,14 +42,15 @@ def asymmetric_qparams(r_min, r_max, quant_min, quant_max) -> QParams:
 
     r_min, r_max: the ends of the range, in units of r; numbers, or tensors of equal shape.
     quant_min, quant_max: the smallest and the largest code.
-    Returns the scale in float32 (float64 for float64 ends) and the zero point in int32.
+    Returns the scale in float32 (float64 for float64 ends) and the zero point in int32 (int64
+    where codes lie beyond).
     """
-    like = _widest(r_min, r_max)
+    like = _widest(r_min, r_max, quant_min, quant_max)
     r_min, r_max = _as_float(r_min, like), _as_float(r_max, like)
     scale = (r_max - r_min) / _as_float(quant_max - quant_min, r_min)
     zero_point = torch.round(quant_min - r_min / scale)
     zero_point = clip(zero_point, quant_min, quant_max)
-    return QParams(scale, zero_point.to(torch.int32))
+    return QParams(scale, zero_point.to(_holds(quant_min, quant_max)))
 
 
 @torch.no_grad()
@@ -180,9 +181,17 @@ def clip(q, quant_min, quant_max) -> Tensor:
     float32 would round 2^31 - 1 to 2^31, so ends beyond 2^24 are compared in int64.
     """
     ends = quant_min, quant_max
+    for end in ends:
+        checks.real("every argument of a formula", end)
     if all(isinstance(end, int) for end in ends) and max(map(abs, ends)) > EXACT:
         q = _in_int64(q)
     return torch.clamp(q, quant_min, quant_max)
+
+
+def _holds(*codes) -> torch.dtype:
+    """The dtype of a zero point between these codes."""
+    inside = all(isinstance(x, Tensor) or abs(x) < 2**31 for x in codes)
+    return torch.int32 if inside else torch.int64
 
 
 def _in_int64(q) -> Tensor:
@@ -194,6 +203,8 @@ def _in_int64(q) -> Tensor:
 
 def _widest(*ends):
     """The tensor whose dtype and device count: a float64 one before the others."""
+    for end in ends:
+        checks.real("every argument of a formula", end)
     tensors = [x for x in ends if isinstance(x, Tensor)]
     wide = [x for x in tensors if x.dtype == torch.float64]
     return (wide or tensors or [None])[0]

@@ -19,13 +19,13 @@ AT_ONCE = 2**18  # values that sqnr has in float64 at a time
 @torch.no_grad()
 def mse(r: Tensor, r_hat: Tensor) -> Tensor:
     """Mean squared error, mean((r - r_hat)^2), in units of r squared   (notebook 05)."""
-    return _difference(r, r_hat).square().mean()
+    return _number(_difference(r, r_hat).square().mean(), r, r_hat)
 
 
 @torch.no_grad()
 def max_abs_error(r: Tensor, r_hat: Tensor) -> Tensor:
     """The largest error, max|r - r_hat|, in units of r   (notebook 05)."""
-    return _difference(r, r_hat).abs().max()
+    return _number(_difference(r, r_hat).abs().max(), r, r_hat)
 
 
 @torch.no_grad()
@@ -34,9 +34,10 @@ def sqnr(r: Tensor, r_hat: Tensor) -> Tensor:
 
     10 dB more is ten times less squared error. Infinite when there is no error (notebook 05).
     """
-    _check(r, r_hat)
-    noise, below = _power(r, r_hat)
-    signal, above = _power(r)
+    plain, plain_hat = _checked(r, r_hat)
+    noise, below = _power(plain, plain_hat)
+    signal, above = _power(plain)
+    _number(signal + noise, r, r_hat)
     bits = 2 * (above - below)  # the powers of two that were set aside
     near = bits.clamp(-960, 960)  # beyond, the ratio itself would leave float64
     decibels = 10 * torch.log10(signal / noise * two_to(near))
@@ -49,7 +50,7 @@ def _power(r, r_hat=None) -> tuple[Tensor, Tensor]:
 
     Taken in pieces: float64 copies of a large tensor would need more memory than it.
     """
-    pieces = (x.as_subclass(Tensor).reshape(-1).split(AT_ONCE) for x in (r, r_hat) if x is not None)
+    pieces = (x.reshape(-1).split(AT_ONCE) for x in (r, r_hat) if x is not None)
     parts = [_power_of_piece(*piece) for piece in zip(*pieces, strict=True)]
     sums, powers = map(torch.stack, zip(*parts, strict=True))
     power = powers.amax()
@@ -81,8 +82,10 @@ def error_shares(r: Tensor, r_hat: Tensor, scale) -> ErrorShares:
     clipped, and all of its error counts as clipping. `scale` broadcasts against r.
     """
     squared = _difference(r, r_hat).square()
-    checks.scales(scale)
+    _number(squared.mean(), r, r_hat)
+    checks.scales("scale", scale)
     step = torch.as_tensor(scale, dtype=torch.float64, device=r.device)
+    checks.broadcasts("scale", step, "r", r)
     # float32 adds its own rounding: at 16 bits up to 0.8 % of a step, at 8 bits far less
     clipped = squared.sqrt() > 0.51 * step
     return ErrorShares(
@@ -91,18 +94,24 @@ def error_shares(r: Tensor, r_hat: Tensor, scale) -> ErrorShares:
 
 
 def _difference(r, r_hat) -> Tensor:
-    _check(r, r_hat)
-    return r.as_subclass(Tensor).double() - r_hat.as_subclass(Tensor).double()
+    """r - r_hat in float64, where no difference of two half or single floats is rounded much."""
+    plain, plain_hat = _checked(r, r_hat)
+    return plain.double() - plain_hat.double()
 
 
-def _check(r, r_hat):
-    for name, x in (("r", r), ("r_hat", r_hat)):
-        checks.tensor(name, x)
-        checks.real(name, x)
-    if r.shape != r_hat.shape:
+def _checked(r, r_hat) -> tuple[Tensor, Tensor]:
+    plain, plain_hat = checks.numbers("r", r), checks.numbers("r_hat", r_hat)
+    checks.same_shape("r", r, "r_hat", r_hat, "an error needs equal shapes")
+    checks.same_device("r", r, "r_hat", r_hat)
+    return plain, plain_hat
+
+
+def _number(error, r, r_hat) -> Tensor:
+    """An error that is a number. Only where it is none are r and r_hat read for the reason."""
+    if not checks.all_finite(error):
+        for name, x in (("r", r), ("r_hat", r_hat)):
+            checks.finite(name, x)
         raise ValueError(
-            f"r has shape {tuple(r.shape)} and r_hat {tuple(r_hat.shape)}: an error needs "
-            "equal shapes. Reshape one of them."
+            "r and r_hat differ by too much for float64: divide both by a power of two first."
         )
-    if r.numel() == 0:
-        raise ValueError("r is empty: the error of no values is not defined.")
+    return error

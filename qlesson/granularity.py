@@ -12,13 +12,13 @@ goes from block to block, `in_memory` for a loop.
 """
 
 import math
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from qlesson import checks
 
 Shape = Sequence[int]
 
@@ -117,7 +117,7 @@ class PerAxis(Granularity):
     axis: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "axis", _integer("axis", self.axis))
+        object.__setattr__(self, "axis", checks.whole("axis", self.axis))
 
     def scale_shape(self, shape: Shape) -> tuple[int, ...]:
         """r's length on the kept axis, 1 on every other."""
@@ -152,11 +152,8 @@ class PerGroup(Granularity):
     axis: int = -1
 
     def __post_init__(self) -> None:
-        size = _integer("group_size", self.group_size)
-        if size < 1:
-            raise ValueError(f"group_size must be an integer of at least 1, got {size}.")
-        object.__setattr__(self, "group_size", size)
-        object.__setattr__(self, "axis", _integer("axis", self.axis))
+        object.__setattr__(self, "group_size", checks.whole("group_size", self.group_size, low=1))
+        object.__setattr__(self, "axis", checks.whole("axis", self.axis))
 
     def scale_shape(self, shape: Shape) -> tuple[int, ...]:
         """ceil(n / group_size) on the grouped axis, r's length on every other."""
@@ -209,15 +206,6 @@ class PerGroup(Granularity):
         if size == inner == 1:
             return x.view(1, 1, -1)
         return x.view(-1, size) if inner == 1 else x.view(-1, size, inner)
-
-
-def _integer(name: str, value: Any) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be an integer, got {value!r}.") from None
 
 
 def _index(name: str, axis: int, shape: Shape) -> int:

@@ -10,13 +10,10 @@ An observer finds what the function of the same name in `qlesson.ranges` finds o
     moving_average(batches, granularity)  min and max, averaged over batches
 """
 
-from numbers import Real
-
 import torch
 from torch import Tensor
 
 from qlesson import checks
-from qlesson.granularity import Granularity
 from qlesson.ranges import (
     KL_BINS,
     SMALLEST,
@@ -32,7 +29,6 @@ from qlesson.ranges import (
     _limit_of_least_error,
     _ranks,
     _reach,
-    _scheme,
     _within,
     _without_zeros,
     min_max,
@@ -68,18 +64,14 @@ class Observer:
     """
 
     def __init__(self, granularity=WHOLE):
-        if not isinstance(granularity, Granularity):
-            raise TypeError(
-                "granularity must be ql.PerTensor(), ql.PerAxis(axis) or "
-                f"ql.PerGroup(group_size), got {granularity!r}."
-            )
+        checks.granularity("granularity", granularity)
         self.granularity = granularity
         self.shape = None  # of a scale
 
     @torch.no_grad()
     def observe(self, batch: Tensor) -> None:
         """Take this batch into account."""
-        batch = _checked(batch, self.granularity)
+        batch = _checked(batch, self.granularity, "batch")
         shape = self.granularity.scale_shape(batch.shape)
         if self.shape not in (None, shape):
             raise ValueError(
@@ -114,11 +106,13 @@ class MovingAverageObserver(Observer):
 
     def __init__(self, granularity=WHOLE, weight=0.1):
         super().__init__(granularity)
-        if isinstance(weight, bool) or not isinstance(weight, Real) or not 0 < weight <= 1:
-            raise ValueError(
-                f"weight must be a number above 0 and at most 1, got {weight!r}: it is the share "
-                "that a new batch has in the average."
-            )
+        checks.number(
+            "weight",
+            weight,
+            "a number above 0 and at most 1",
+            lambda x: 0 < x <= 1,
+            ": it is the share that a new batch has in the average",
+        )
         self.weight = weight
 
     @torch.no_grad()
@@ -128,7 +122,8 @@ class MovingAverageObserver(Observer):
         super().observe(batch)
         if before and not checks.all_finite(self.r_min, self.r_max):
             # The difference of two ends was too large: that of their halves is not.
-            halves = [x / 2 for x in min_max(_checked(batch, self.granularity), self.granularity)]
+            batch = _checked(batch, self.granularity, "batch")
+            halves = [x / 2 for x in min_max(batch, self.granularity)]
             steps = [
                 2 * (old / 2 + self.weight * (new - old / 2))
                 for old, new in zip(before, halves, strict=True)
@@ -220,7 +215,8 @@ class MSEObserver(HistogramObserver):
     """
 
     def __init__(self, scheme: Scheme = Scheme(), bins=BINS):
-        super().__init__(_scheme(scheme).granularity, bins)
+        checks.scheme("scheme", scheme)
+        super().__init__(scheme.granularity, bins)
         self.scheme = scheme
 
     @torch.no_grad()
@@ -243,7 +239,8 @@ class EntropyObserver(HistogramObserver):
     """
 
     def __init__(self, scheme: Scheme = Scheme(), bins=KL_BINS):
-        super().__init__(_scheme(scheme).granularity, bins)
+        checks.scheme("scheme", scheme)
+        super().__init__(scheme.granularity, bins)
         self.scheme = scheme
 
     def _counted(self, values, weights):

@@ -22,8 +22,11 @@ def make_plan(names, scheme, skip=(), modules=None) -> dict:
     """
     every = {name: [name] for name in names} if modules is None else modules
     known = {name for same in every.values() for name in same}
-    skip = (skip,) if isinstance(skip, str) else tuple(skip)
+    skip = checks.patterns("skip", skip)
     wanted = scheme if isinstance(scheme, dict) else {"*": scheme}
+    checks.patterns("scheme", list(wanted))
+    for its_scheme in wanted.values():
+        checks.scheme("scheme", its_scheme)
 
     def fits(pattern, name):
         around = every[name]

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from qlesson import checks, kernels
 from qlesson.affine import QParams, safe_qparams, too_small, widened
-from qlesson.checks import FLOATS
 from qlesson.scheme import Scheme
 
 
@@ -45,8 +44,7 @@ def qparams_from_range(r_min: Tensor, r_max: Tensor, scheme: Scheme) -> QParams:
     A range of zero width is widened to hold 0, like every range under include_zero=True. One
     that is still too narrow for a normal float scale gets scale = 1 and zero_point = 0.
     """
-    if not isinstance(scheme, Scheme):
-        raise TypeError(f"scheme must be a ql.Scheme, got {scheme!r}.")
+    checks.scheme("scheme", scheme)
     checks.ends(r_min, r_max)
     return _qparams_from_range(r_min, r_max, scheme)
 
@@ -128,10 +126,10 @@ class QTensor:
 
     def __post_init__(self):
         q, scale, zero_point, scheme = self.q, self.scale, self.zero_point, self.scheme
-        for name in ("q", "scale", "zero_point"):
-            if not isinstance(getattr(self, name), Tensor):
-                kind = type(getattr(self, name)).__name__
-                raise TypeError(f"{name} must be a torch tensor, got {kind}.")
+        checks.scheme("scheme", scheme)
+        for name, x in (("q", q), ("scale", scale), ("zero_point", zero_point)):
+            checks.tensor(name, x)
+            checks.strided(name, x)
         if q.dtype != scheme.dtype:
             raise ValueError(
                 f"q has dtype {_name(q.dtype)}, the scheme's codes are "
@@ -147,6 +145,8 @@ class QTensor:
         checks.shape_and_device(scale, zero_point, scheme.granularity, q.shape, q.device)
         if not scale.is_meta:
             checks.qparams_values(scale, zero_point, scheme)
+            made = "make q with ql.quantize(r, scheme)"
+            checks.code_values("q", q, scheme.quant_min, scheme.quant_max, made)
 
     @classmethod
     def _trusted(cls, q, scale, zero_point, scheme) -> "QTensor":
@@ -189,6 +189,7 @@ class QTensor:
 
     def to(self, device) -> "QTensor":
         """The same QTensor on another device."""
+        device = checks.device("device", device, computes=False)
         moved = (x.to(device) for x in (self.q, self.scale, self.zero_point))
         return QTensor._trusted(*moved, self.scheme)
 
@@ -201,8 +202,7 @@ class QTensor:
         out    the float tensor to fill: q's shape, that dtype, q's device
         """
         dtype = self.scale.dtype if dtype is None else dtype
-        if dtype not in FLOATS:
-            raise ValueError(f"dtype must be {checks.one_of_floats()}, got {dtype!r}.")
+        checks.float_dtype("dtype", dtype)
         if out is not None:
             kept = {"q": self.q, "scale": self.scale, "zero_point": self.zero_point}
             checks.out(out, self.shape, dtype, self.device, kept)
@@ -246,10 +246,7 @@ class _FakeQuantize(torch.autograd.Function):
 
 def _checked(r, scheme) -> Tensor:
     """r as a plain tensor without gradient, or a sentence about why it cannot be quantized."""
-    if not isinstance(scheme, Scheme):
-        raise TypeError(
-            f"scheme must be a ql.Scheme, got {scheme!r}: for 8 bits, use ql.Scheme(bits=8)."
-        )
+    checks.scheme("scheme", scheme)
     r = checks.float_tensor("r", r)
     scheme.granularity.scale_shape(r.shape)  # names an axis out of range
     return r

@@ -14,7 +14,6 @@ ranges [max(r_min, -t), min(r_max, t)]: one limit t for both ends, from max|r| d
 """
 
 import math
-from numbers import Real
 
 import torch
 from torch import Tensor
@@ -39,6 +38,8 @@ def min_max(r: Tensor, granularity: Granularity) -> tuple[Tensor, Tensor]:
     A NaN makes the minimum and the maximum of its block NaN, so checking these two for NaN and
     infinity checks all of r.
     """
+    r = checks.float_tensor("r", r)
+    checks.fits_shape(granularity, r.shape)
     return kernels.min_max(r, granularity)
 
 
@@ -68,7 +69,8 @@ def mse_search(r: Tensor, scheme: Scheme = Scheme()) -> tuple[Tensor, Tensor]:
     Quantizes r with about 200 limits t and keeps the best: Nagel et al. 2021, arXiv:2106.08295,
     section 3.1. Never worse than min-max, which is among them.
     """
-    r = _checked(r, _scheme(scheme).granularity)
+    checks.scheme("scheme", scheme)
+    r = _checked(r, scheme.granularity)
     values, weights = scheme.granularity.rows(r)
     shape = scheme.granularity.scale_shape(r.shape)
     r_min, r_max = (x.reshape(-1, 1) for x in min_max(r, scheme.granularity))
@@ -82,7 +84,8 @@ def entropy(r: Tensor, scheme: Scheme = Scheme(), bins=KL_BINS) -> tuple[Tensor,
 
     As `observers.EntropyObserver` says, fed once with r.
     """
-    granularity = _scheme(scheme).granularity
+    checks.scheme("scheme", scheme)
+    granularity = scheme.granularity
     _check_bins(bins)
     r = _checked(r, granularity)
     r_min, r_max = (x.reshape(-1, 1) for x in min_max(r, granularity))
@@ -215,8 +218,8 @@ def _without_zeros(values, weights):
 
 
 def _check_bins(bins):
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 2 or bins % 2:
-        raise ValueError(f"bins must be an even whole number of at least 2, got {bins!r}.")
+    if checks.whole("bins", bins, low=2) % 2:
+        raise ValueError(f"bins must be even, got {bins}: half of them lie on either side of 0.")
 
 
 def _check_reach(r_min, r_max):
@@ -264,24 +267,19 @@ def _ranks(count, percent) -> tuple[Tensor, Tensor]:
 
 
 def _check_percent(percent):
-    if isinstance(percent, bool) or not isinstance(percent, Real) or not 50 < percent <= 100:
-        raise ValueError(
-            f"percent must be a number above 50 and at most 100, got {percent!r}: 99.9 keeps all "
-            "but 0.1 % at either end."
-        )
+    checks.number(
+        "percent",
+        percent,
+        "a number above 50 and at most 100",
+        lambda x: 50 < x <= 100,
+        ": 99.9 keeps all but 0.1 % at either end",
+    )
 
 
-def _scheme(scheme) -> Scheme:
-    if not isinstance(scheme, Scheme):
-        raise TypeError(
-            f"scheme must be a ql.Scheme, got {scheme!r}: a search needs to know the codes."
-        )
-    return scheme
-
-
-def _checked(r, granularity) -> Tensor:
+def _checked(r, granularity, name="r") -> Tensor:
     """r as a plain tensor in float32 or float64, or a sentence about why it has no range."""
-    r = checks.float_tensor("r", r)
-    granularity.scale_shape(r.shape)  # names an axis out of range
-    checks.finite("r", r)
+    r = checks.float_tensor(name, r)
+    checks.known(name, r)
+    checks.fits_shape(granularity, r.shape)
+    checks.finite(name, r)
     return r if r.dtype == torch.float64 else r.float()

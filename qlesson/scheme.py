@@ -1,10 +1,10 @@
 """A Scheme says which codes there are and how real values map to them (notebooks 01-06)."""
 
 from dataclasses import dataclass
-from numbers import Integral
 
 import torch
 
+from qlesson import checks
 from qlesson.granularity import Granularity, PerTensor
 
 
@@ -32,19 +32,13 @@ class Scheme:
     rounding: str = "inside"
 
     def __post_init__(self):
-        is_integer = isinstance(self.bits, Integral) and not isinstance(self.bits, bool)
-        if not is_integer or self.bits not in (2, 3, 4, 5, 6, 7, 8, 16):
-            raise ValueError(f"bits must be an integer from 2 to 8, or 16, got {self.bits!r}.")
+        checks.bits("bits", self.bits)
         object.__setattr__(self, "bits", int(self.bits))
-        _one_of("mapping", self.mapping, ("asymmetric", "symmetric"))
-        _one_of("rounding", self.rounding, ("inside", "outside"))
-        _one_of("signed", self.signed, (True, False))
-        _one_of("include_zero", self.include_zero, (True, False))
-        if not isinstance(self.granularity, Granularity):
-            raise TypeError(
-                "granularity must be ql.PerTensor(), ql.PerAxis(axis) or "
-                f"ql.PerGroup(group_size), got {self.granularity!r}."
-            )
+        checks.one_of("mapping", self.mapping, ("asymmetric", "symmetric"))
+        checks.one_of("rounding", self.rounding, ("inside", "outside"))
+        checks.one_of("signed", self.signed, (True, False))
+        checks.one_of("include_zero", self.include_zero, (True, False))
+        checks.granularity("granularity", self.granularity)
         if not self.signed and self.mapping == "symmetric":
             raise ValueError(
                 "A symmetric scheme has codes on both sides of 0: use signed=True, "
@@ -71,9 +65,3 @@ class Scheme:
         if self.bits == 16:
             return torch.int16
         return torch.int8 if self.signed else torch.uint8
-
-
-def _one_of(name, value, allowed):
-    if not any(value is a or (isinstance(a, str) and value == a) for a in allowed):
-        choices = " or ".join(repr(a) for a in allowed)
-        raise ValueError(f"{name} must be {choices}, got {value!r}.")

@@ -174,10 +174,10 @@ def test_codes_of_another_dtype_are_refused_and_never_cast():
             int_conv2d(bad, 0, int8, 0)
         with pytest.raises(TypeError, match="w must hold integers in torch.int8, got"):
             int_conv2d(int8, 0, bad, 0)
-        with pytest.raises(TypeError, match="int_matmul takes int8 codes"):
+        with pytest.raises(TypeError, match="x must hold integers in torch.int8"):
             int_matmul(bad[0, 0], int8[0, 0])
     for z in (200, -129, 0.5, torch.tensor(200)):
-        with pytest.raises(ValueError, match="zero_point must be an integer from -128 to 127"):
+        with pytest.raises(ValueError, match="z_q must be an integer from -128 to 127"):
             int_conv2d(int8, z, int8, 0, padding=1)
     with pytest.raises(TypeError, match="z_w must be made of integers, got 0.5: round it"):
         int_conv2d(int8, 0, int8, 0.5)
@@ -230,6 +230,58 @@ def test_requantize_and_its_neighbours():
             integer.integer_bias(drawn(2), torch.tensor(bad), torch.tensor(0.1))
     with pytest.raises(TypeError, match="z_x must be made of integers"):
         integer.four_terms(acc.char(), 3.7, acc.char(), 0)
+
+
+def test_codes_that_a_scheme_has_not_are_refused():
+    """A dtype holds more than a narrow scheme, and more than 8 symmetric bits: -128."""
+    layer = IntegerLinear(static((0.1, 0), ql.Scheme(4)), EIGHT, (0.1, 0))
+    for bad in (-9, 8):
+        with pytest.raises(ValueError, match=f"codes from .*{bad}.*, and the codes are -8 to 7"):
+            layer(torch.tensor([[0, bad, 0, 0]], dtype=torch.int8))
+    for scheme, bad in ((ql.Scheme(4), 8), (ql.Scheme(8, "symmetric"), -128)):
+        q = torch.tensor([0, bad], dtype=torch.int8)
+        with pytest.raises(ValueError, match="q holds codes from"):
+            ql.QTensor(q, torch.tensor(0.1), torch.tensor(0, dtype=torch.int8), scheme)
+    good = weight().q.clone()
+    model = static((0.1, 0))
+    with pytest.raises(RuntimeError, match="codes.q holds codes from -128"):
+        model.load_state_dict(model.state_dict() | {"codes.q": good.fill_(-128)})
+
+
+def test_a_zero_point_beyond_int32_is_kept():
+    for ends in ((0, 2**32 - 1), (-(2**33), 2**33)):
+        z = ql.asymmetric_qparams(torch.tensor(-4.0).double(), torch.tensor(-2.0), *ends).zero_point
+        assert z.dtype == torch.int64 and z.item() == ends[1]
+    assert ql.asymmetric_qparams(-1.0, 1.0, 0, 2**31 - 1).zero_point.dtype == torch.int32
+
+
+def test_text_of_ids_counts_from_the_front():
+    from qlesson.models import tinygpt
+
+    for bad in ([-1], [94], [1.7], [True], torch.tensor([-1]), torch.tensor([1.7])):
+        with pytest.raises((ValueError, IndexError, TypeError), match="ids"):
+            tinygpt.decode(bad)
+
+
+def test_a_cache_takes_scales_that_can_be_joined():
+    from qlesson.models import tinygpt
+
+    groups = ql.PerGroup(16, -2), ql.PerAxis(2), ql.PerGroup(32, -1)
+    for bad in (ql.PerTensor(), ql.PerAxis(1), ql.PerGroup(48, 2), ql.PerGroup(64, -2)):
+        with pytest.raises(ValueError, match="keys has .*: use PER_TOKEN or PER_CHANNEL"):
+            tinygpt.KVCache(keys=ql.Scheme(4, granularity=bad))
+    for good in groups:
+        cache = tinygpt.KVCache(*2 * [ql.Scheme(4, granularity=good)])
+        for _ in range(3):
+            cache.extend("a layer", drawn(1, 2, 32, 32), drawn(1, 2, 32, 32))
+        assert cache.length == 96 and cache.contents()[0][0].shape == (1, 2, 96, 32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_convolution_gives_the_dtype_of_its_input_with_a_bias_too(dtype):
+    conv = nn.Conv1d(2, 4, 3)
+    codes = ql.quantize(conv.weight.detach().flatten(1), ROWS)
+    assert QuantizedConv(conv, codes, conv.bias)(drawn(1, 2, 8).to(dtype)).dtype == dtype
 
 
 # --- ids ------------------------------------------------------------------------------------------
@@ -312,7 +364,7 @@ def test_so_are_numbers_and_arrays(x):
 
 def test_a_book_is_sorted():
     for book in (torch.tensor([2.0, 1.0]), torch.ones(2, 2), torch.ones(0)):
-        with pytest.raises(ValueError, match="book must be one row of values in ascending order"):
+        with pytest.raises(ValueError, match="book (is empty|must be one row of .* ascending)"):
             codebooks.nearest(torch.ones(2), book)
     for bad in (NAN, INF):
         with pytest.raises(ValueError, match="r holds"):
@@ -451,6 +503,23 @@ def test_sqnr_of_numbers_whose_squares_float64_does_not_hold(size):
     r = drawn(100).double() * size
     assert ql.sqnr(r, r * 0.99).item() == pytest.approx(40)
     assert ql.sqnr(r, r) == INF and ql.sqnr(r, r * 0) == 0 and ql.sqnr(r * 0, r) == -INF
+
+
+@pytest.mark.parametrize("error", [ql.mse, ql.max_abs_error, ql.sqnr])
+def test_errors_that_are_no_numbers_are_refused(error):
+    r = drawn(100).double()
+    for name, pair in (("r", (r / 0, r)), ("r_hat", (r, r * NAN))):
+        with pytest.raises(ValueError, match=f"^{name} holds"):
+            error(*pair)
+
+
+def test_a_mean_of_squares_that_float64_does_not_hold_is_refused():
+    r = drawn(100).double()
+    assert ql.mse(r * 1e150, r * 0).item() == pytest.approx(1e300 * r.square().mean().item())
+    for call in (ql.mse, lambda a, b: error_shares(a, b, 1.0)):
+        with pytest.raises(ValueError, match="r and r_hat differ by too much for float64: divide"):
+            call(r * 1e155, r * 0)
+    assert ql.mse(r * 1e-170, r * 0) == 0
 
 
 def test_a_range_is_a_copy_of_the_observers_state():

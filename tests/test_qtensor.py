@@ -534,7 +534,7 @@ REFUSED = {
     "float8": (q(R.to(torch.float8_e4m3fn)), TypeError, "r must be", "float8", "r.float()"),
     "sparse": (q(R.to_sparse()), TypeError, "r has layout torch.sparse_coo", "r.to_dense()"),
     "meta": (q(R.to("meta")), TypeError, "r is on the meta device", "real device"),
-    "empty": (q(torch.ones(0)), ValueError, "r is empty", "(0,)", "no range"),
+    "empty": (q(torch.ones(0)), ValueError, "r is empty", "(0,)", "pass at least one"),
     "empty 2-D": (q(torch.ones(2, 0)), ValueError, "r is empty", "(2, 0)"),
     "one NaN": (q(torch.tensor([1.0, NAN])), ValueError, "r holds 1 NaN and 0 inf", "(1,)"),
     "infinities": (

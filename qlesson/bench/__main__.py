@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import qlesson as ql
+from qlesson import checks
 from qlesson.bench.report import as_json, plot, report, table
 
 
@@ -23,6 +24,13 @@ def main(argv=None) -> int:
     parser.add_argument("--sizes", action="store_true", help="4 KB to 1 GB as well")
     parser.add_argument("--mb", type=int, default=128, help="MB of input, as 2^20 bytes")
     args = parser.parse_args(argv)
+    try:
+        for name, path in (("--json", args.json), ("--plot", args.plot)):
+            if path is not None:
+                checks.new_file(name, path)
+        checks.whole("--mb", args.mb, low=1)
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
     device = ql.best_device().type
     found = report(args.mb * 2**20, device, args.sizes, lambda cell: print(".", end="", flush=True))
     print("\n" + table(found))

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 import qlesson as ql
-from qlesson import kernels
+from qlesson import checks, kernels
 from qlesson.bench.measure import measure
 from qlesson.bench.peers import (
     bitsandbytes_,
@@ -37,11 +37,17 @@ class Job:
     """One cell of the table: a tensor, its codes, and where the result goes."""
 
     def __init__(self, work, granularity, dtype, nbytes, device="cpu"):
+        checks.one_of("work", work, WORKS)
+        checks.one_of("granularity", granularity, tuple(GRANULARITIES))
+        checks.one_of("dtype", dtype, tuple(DTYPES))
+        checks.whole("nbytes", nbytes, low=1)
+        device = checks.device("device", device).type
         self.work, self.granularity, self.dtype = work, granularity, dtype
         values = max(1, nbytes // DTYPES[dtype].itemsize)
         columns = min(4096, values)
         generator = torch.Generator().manual_seed(0)
-        r = torch.randn(values // columns, columns, generator=generator)
+        size = values // columns, columns
+        r = torch.randn(size, generator=generator, dtype=torch.float32)
         self.r = r.to(device, DTYPES[dtype])
         self.scheme = ql.Scheme(granularity=GRANULARITIES[granularity])
         self.qparams = ql.choose_qparams(self.r, self.scheme)
@@ -132,7 +138,7 @@ def run_sizes(sizes=SIZES, device="cpu") -> list[dict]:
 
 def run_copy(nbytes=2**27, device="cpu") -> list[dict]:
     """The device copy: float32 to float32, what every share of bandwidth is measured by."""
-    x = torch.zeros(nbytes // 4, device=device)
+    x = torch.zeros(nbytes // 4, device=device, dtype=torch.float32)
     y = torch.empty_like(x)
     ((ms, low, high),) = measure({"copy": lambda: y.copy_(x)}, device).values()
     return [{"contestant": "copy", "ms": ms, "low": low, "high": high, "moved": 2 * nbytes}]
@@ -188,8 +194,8 @@ def run_product(shape=(512, 2048, 2048), device="cpu") -> list[dict]:
     """y = x w^T with 8-bit weights and activations, against float32 and bfloat16."""
     n, inner, out = shape
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(n, inner, generator=generator).to(device)
-    w = torch.randn(out, inner, generator=generator).to(device)
+    how = {"generator": generator, "dtype": torch.float32}
+    x, w = torch.randn(n, inner, **how).to(device), torch.randn(out, inner, **how).to(device)
     scheme = ql.Scheme(8, "symmetric", ql.PerAxis(0))
     qw = ql.quantize(w, scheme)
     qwt, x8, w16 = qw.q.t(), ql.quantize(x, scheme).q, w.bfloat16()

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 import qlesson as ql
+from qlesson import checks
 from qlesson.bench.cells import (
     FLOOR,
     GRANULARITIES,
@@ -89,6 +90,7 @@ def _version(name):
 
 def stored(name: str) -> dict:
     """A stored report: "cpu", or "h100_trial"."""
+    checks.one_of("name", name, sorted(path.stem for path in RESULTS.glob("*.json")))
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 

@@ -46,11 +46,8 @@ def nearest(r: Tensor, book: Tensor) -> Tensor:
     book that is not sorted.
     """
     for name, x in (("r", r), ("book", book)):
-        checks.tensor(name, x)
-        checks.real(name, x)
-        if x.numel():
-            checks.finite(name, x)
-    if book.ndim != 1 or not len(book) or not checks.ascending(book):
+        checks.finite(name, checks.numbers(name, x).double())
+    if book.ndim != 1 or not checks.ascending(book):
         raise ValueError(
             f"book must be one row of values in ascending order, got the shape "
             f"{tuple(book.shape)}: use book.flatten().sort().values."
@@ -111,16 +108,14 @@ def nf4_blocks(r: Tensor) -> Tensor:
 
 def _blocks(r, size) -> Tensor:
     """r as float32 [..., blocks, size], or a sentence about why it has no such blocks."""
-    checks.tensor("r", r)
-    checks.real("r", r)
-    checks.not_empty("r", r)
+    r = checks.numbers("r", r)
     if r.ndim == 0 or r.shape[-1] % size:
         raise ValueError(
             f"r has shape {tuple(r.shape)}, but its last axis must be made of whole blocks of "
             f"{size} values: fill it up with zeros."
         )
-    r = r.detach().as_subclass(Tensor).float()
-    if not bool(torch.isfinite(r).all()):
+    r = r.float()
+    if not checks.all_finite(r):
         raise ValueError(
             "r holds NaN or values that are infinite in float32: remove or replace them first, "
             "for example with torch.nan_to_num(r)."

@@ -16,7 +16,6 @@ At 8 and 16 bits a code fills its bytes, lowest byte first, in every order.
 
 import math
 from dataclasses import dataclass
-from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +32,8 @@ CHUNK = 2**22  # codes at a time, a multiple of BLOCK: bounds the extra memory
 
 def packed_size(count: int, bits: int) -> int:
     """Bytes that `count` codes of `bits` bits take: ceil(count * bits / 8)."""
+    checks.whole("count", count, low=0)
+    checks.bits("bits", bits)
     return -(-count * bits // 8)
 
 
@@ -194,18 +195,15 @@ class PackedTensor:
 
     def __post_init__(self):
         object.__setattr__(self, "shape", _checked_shape(self.shape))
+        checks.scheme("scheme", self.scheme)
         bits, symmetric = self.scheme.bits, self.scheme.mapping == "symmetric"
         _check_bits(bits, self.order)
         _check_data("data", self.data, bits, self.shape)
         expected = self.scheme.granularity.scale_shape(self.shape)
         checks.tensor("scale", self.scale)
-        if self.scale.dtype not in checks.FLOATS:
-            raise ValueError(f"scale must be a float tensor, got {self.scale.dtype}.")
-        if tuple(self.scale.shape) != expected:
-            raise ValueError(
-                f"scale has shape {tuple(self.scale.shape)}, but {self.scheme.granularity} on a "
-                f"tensor of shape {tuple(self.shape)} needs {expected}."
-            )
+        checks.strided("scale", self.scale)
+        about = self.scheme.granularity, self.shape, self.data.device
+        checks.step_of("scale", self.scale, *about)
         if (self.zero_point is None) != symmetric:
             raise ValueError(
                 f"zero_point is {'missing' if self.zero_point is None else 'given'}, and the "
@@ -214,14 +212,14 @@ class PackedTensor:
             )
         if not symmetric:
             _check_data("zero_point", self.zero_point, bits, expected)
+            checks.same_device("zero_point", self.zero_point, "data", self.data)
         if not self.scale.is_meta:
-            checks.scales(self.scale)
+            checks.scales("scale", self.scale)
 
     @classmethod
     def pack(cls, x: QTensor, order: str = "low_first") -> "PackedTensor":
         """x with its codes and its zero points packed."""
-        if not isinstance(x, QTensor):
-            raise TypeError(f"x must be a QTensor, got {type(x).__name__}: use ql.quantize(r).")
+        checks.of_type("x", x, QTensor, "use ql.quantize(r)")
         zero_point = None
         if x.scheme.mapping == "asymmetric":
             zero_point = pack(x.zero_point, x.scheme.bits)
@@ -246,10 +244,8 @@ class PackedTensor:
 
 
 def _check_bits(bits, order):
-    if not isinstance(bits, Integral) or bits not in (2, 3, 4, 5, 6, 7, 8, 16):
-        raise ValueError(f"bits must be an integer from 2 to 8, or 16, got {bits!r}.")
-    if order not in ORDERS:
-        raise ValueError(f"order must be {' or '.join(map(repr, ORDERS))}, got {order!r}.")
+    checks.bits("bits", bits)
+    checks.one_of("order", order, ORDERS)
     if order == "halves" and bits != 4:
         raise ValueError(
             f'order="halves" puts two codes of 4 bits into a byte, and bits is {bits}: '
@@ -263,36 +259,24 @@ def _checked_shape(shape) -> torch.Size:
     except TypeError:
         size = (-1,)
     if any(n < 0 for n in size):
-        raise ValueError(f"shape must hold lengths of 0 or more, such as (3, 4), got {shape!r}.")
+        raise ValueError(
+            f"shape must hold lengths of 0 or more, such as (3, 4), got {checks.shown(shape)}."
+        )
     return size
 
 
 def _check_codes(q, bits):
-    if not isinstance(q, Tensor):
-        raise TypeError(f"q must be a torch tensor, got {type(q).__name__}.")
     dtypes = (torch.int16,) if bits == 16 else (torch.int8, torch.uint8)
-    if q.dtype not in dtypes:
-        raise TypeError(f"codes of {bits} bits come in {' or '.join(map(str, dtypes))}, "
-                        f"got {q.dtype}.")  # fmt: skip
-    if bits >= 8 or q.numel() == 0:
-        return
+    checks.codes("q", q, *dtypes)
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if q.dtype.is_signed else (0, 2**bits - 1)
-    smallest, largest = (x.item() for x in torch.aminmax(q))
-    if smallest < low or largest > high:
-        kind = "signed" if q.dtype.is_signed else "unsigned"
-        raise ValueError(
-            f"q holds codes from {smallest} to {largest}, and {bits} {kind} bits hold {low} to "
-            f"{high}: pass the bits that q was quantized with."
-        )
+    checks.code_values("q", q, low, high, "pass the bits that q was quantized with")
 
 
 def _check_data(name, data, bits, shape):
-    if not isinstance(data, Tensor) or data.dtype != torch.uint8:
-        kind = data.dtype if isinstance(data, Tensor) else type(data).__name__
-        raise TypeError(f"{name} must be a uint8 tensor, as pack gives it, got {kind}.")
+    checks.codes(name, data, torch.uint8, remedy="pack makes them")
     expected = packed_size(math.prod(shape), bits)
     if tuple(data.shape) != (expected,):
         raise ValueError(
             f"{name} has shape {tuple(data.shape)}, but {math.prod(shape)} codes of {bits} bits "
-            f"(shape {tuple(shape)}) take {expected} bytes in one row."
+            f"(shape {tuple(shape)}) take {expected} bytes in one row: pass what pack gave."
         )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qlesson import checks
-from qlesson.methods.result import Result, checked
+from qlesson.methods.result import Result
 from qlesson.qtensor import quantize
 from qlesson.scheme import Scheme
 
@@ -26,7 +26,8 @@ def awq_scales(inputs: Tensor, alpha: float) -> Tensor:
 
     A channel counts as at least 0.0001 of that mean, so that no s_j is 0.
     """
-    checks.real("inputs", inputs)
+    inputs = checks.samples("inputs", inputs)
+    checks.share("alpha", alpha)
     size = inputs.double().abs().mean(dim=0)
     size = size / size.mean().clamp(min=1e-300)
     return size.clamp(min=1e-4).pow(alpha).float()
@@ -43,7 +44,8 @@ def awq(weight: Tensor, inputs: Tensor, scheme: Scheme, alphas=ALPHAS) -> Result
 
     The layer's inputs are to be multiplied by 1 / s.
     """
-    weight, inputs = checked(weight, inputs)
+    weight, inputs = checks.layer(weight, inputs)
+    checks.scheme("scheme", scheme)
     if not len(alphas):
         raise ValueError("alphas is empty: give at least one exponent, such as 0.")
     h, tried = inputs.double().T @ inputs.double(), []

@@ -11,9 +11,10 @@ guaranteed in general: GPTQ can lose to plain rounding. Left out: the order by a
 import torch
 from torch import Tensor
 
+from qlesson import checks
 from qlesson.affine import dequantize_affine, quantize_affine, rounded
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
-from qlesson.methods.result import Result, checked
+from qlesson.methods.result import Result
 from qlesson.qtensor import QTensor, choose_qparams
 from qlesson.scheme import Scheme
 
@@ -25,7 +26,8 @@ def gptq(weight: Tensor, inputs: Tensor, scheme: Scheme, damping: float = 0.01) 
     scheme   per tensor, PerAxis(0) or PerGroup(size); a group's scale is chosen in its turn
     damping  this share of H's mean diagonal is added to its diagonal, so that H has an inverse
     """
-    weight, inputs = checked(weight, inputs)
+    weight, inputs = checks.layer(weight, inputs)
+    checks.scheme("scheme", scheme)
     w, u, codes, qparams = weight.double().clone(), inverse_factor(inputs, damping), [], []
     size, (low, high) = _columns_per_scale(scheme, w.shape[1]), (scheme.quant_min, scheme.quant_max)
     for j in range(w.shape[1]):
@@ -41,6 +43,8 @@ def gptq(weight: Tensor, inputs: Tensor, scheme: Scheme, damping: float = 0.01) 
 
 def inverse_factor(inputs: Tensor, damping: float) -> Tensor:
     """U with U^T U = (H + damping * mean(diag H) * I)^-1, upper triangular, in float64."""
+    inputs = checks.samples("inputs", inputs)
+    checks.number("damping", damping)
     h = inputs.double().T @ inputs.double()
     h.diagonal().add_(damping * h.diagonal().mean())
     factor, failed = torch.linalg.cholesky_ex(h)
@@ -56,4 +60,4 @@ def _columns_per_scale(scheme, columns):
         return g.group_size
     if g in (PerTensor(), PerAxis(0), PerAxis(-2)):
         return columns
-    raise ValueError(f"GPTQ needs PerTensor(), PerAxis(0) or PerGroup(size), got {g}.")
+    raise ValueError(f"scheme: GPTQ needs PerTensor(), PerAxis(0) or PerGroup(size), got {g}.")

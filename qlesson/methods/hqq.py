@@ -13,8 +13,9 @@ keep as a real number; here z is a code. They measure E in units of W, we in ste
 import torch
 from torch import Tensor
 
+from qlesson import checks
 from qlesson.affine import dequantize_affine, quantize_affine
-from qlesson.methods.result import Result, checked
+from qlesson.methods.result import Result
 from qlesson.qtensor import choose_qparams, quantize
 from qlesson.scheme import Scheme
 
@@ -23,6 +24,8 @@ P, BETA, GROWTH, STEPS = 0.7, 10.0, 1.01, 20  # the authors' values
 
 def shrink(x: Tensor, beta: float) -> Tensor:
     """sign(x) max(|x| - |x|^(p-1)/beta, 0), nearly the E of least |E|^p / p + beta/2 (E-x)^2."""
+    checks.numbers("x", x)
+    checks.number("beta", beta, "a number above 0", lambda beta: beta > 0)
     return x.sign() * (x.abs() - x.abs().pow(P - 1) / beta).clamp(min=0)
 
 
@@ -32,7 +35,7 @@ def hqq(weight: Tensor, inputs: Tensor | None, scheme: Scheme) -> Result:
 
     The first is that of rounding to nearest, so no sum is larger than its. inputs are not used.
     """
-    weight, _ = checked(weight, inputs)
+    weight, _ = checks.layer(weight, inputs, optional=True)
     qparams = choose_qparams(weight, scheme)
     w, there = scheme.granularity.rows(weight.to(qparams.scale.dtype))
     scale, zero_point = (x.reshape(-1, 1) for x in qparams)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from qlesson import checks
 from qlesson.nn import record
 from qlesson.nn.model import with_weights
 
@@ -16,6 +17,7 @@ def layer_inputs(model: nn.Module, *args) -> dict[str, Tensor]:
     A copy of the model runs in float64 and the inputs are rounded to float32 at the end, so that
     every machine finds the same ones, whatever the order of its sums.
     """
+    checks.model("model", model)
     model, met = copy.deepcopy(model).double().eval(), {}
     record(
         model,
@@ -41,6 +43,9 @@ def with_method(model: nn.Module, inputs: dict[str, Tensor], method, scheme) -> 
     W_hat   the float weight that does to untouched inputs what the quantized layer does, so the
             model predicts what it would predict with the quantized layers
     """
+    checks.model("model", model)
+    checks.dictionary("inputs", inputs, "{name: [samples, in]}, as layer_inputs gives it")
+    checks.scheme("scheme", scheme)
     layers = {n for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     if unknown := sorted(set(inputs) - layers):
         raise ValueError(f"The model has no torch.nn.Linear named {unknown}: see layer_inputs.")

@@ -14,18 +14,20 @@ n of equal size (notebook 11).
 import torch
 from torch import Tensor
 
+from qlesson import checks
 from qlesson.affine import rounded
-from qlesson.methods.result import Result, checked
+from qlesson.methods.result import Result
 from qlesson.qtensor import quantize
 from qlesson.scheme import Scheme
 
 
 def hadamard(n: int) -> Tensor:
     """Sylvester's matrix of 1 and -1, [n, n], for n a power of two: H_2n = [[H, H], [H, -H]]."""
-    if n < 1 or n & (n - 1):
+    checks.whole("n", n, low=1)
+    if n & (n - 1):
         raise ValueError(
-            f"This Hadamard matrix needs a power of two, got {n}: fill weight and inputs up with "
-            "columns of zeros."
+            f"n: this Hadamard matrix needs a power of two, got {n}: fill weight and inputs up "
+            "with columns of zeros."
         )
     h = torch.ones(1, 1, dtype=torch.float64)
     while len(h) < n:
@@ -35,6 +37,8 @@ def hadamard(n: int) -> Tensor:
 
 def random_rotation(n: int, seed: int = 0) -> Tensor:
     """M = diag(signs) H / sqrt(n), [n, n]: orthogonal, M M^T = I. The signs are random."""
+    checks.whole("n", n, low=1)
+    checks.whole("seed", seed, 0, 2**63 - 1)
     signs = torch.randint(0, 2, (n, 1), generator=torch.Generator().manual_seed(seed)) * 2 - 1
     return signs * hadamard(n) / n**0.5
 
@@ -46,7 +50,7 @@ def rotate(weight: Tensor, inputs: Tensor, scheme: Scheme, seed: int = 0) -> Res
     weight  [out, in]; `in` must be a power of two
     inputs  [samples, in]
     """
-    weight, inputs = checked(weight, inputs)
+    weight, inputs = checks.layer(weight, inputs)
     m = random_rotation(weight.shape[1], seed).to(weight.device)
     rotated = rounded(weight.double() @ m, weight.dtype)  # in float64 every machine gets the same
     return Result(quantize(rotated, scheme), factor=rounded(m, weight.dtype))

@@ -11,7 +11,8 @@ weight is a little harder (notebook 11).
 import torch
 from torch import Tensor
 
-from qlesson.methods.result import Result, checked
+from qlesson import checks
+from qlesson.methods.result import Result
 from qlesson.qtensor import quantize
 from qlesson.scheme import Scheme
 
@@ -23,9 +24,8 @@ def smoothing_scales(weight: Tensor, inputs: Tensor, alpha: float = 0.5) -> Tens
     alpha = 0 makes every column of the weight equally large, alpha = 1 every input channel.
     A channel whose inputs or weights are all zero gets s_j = 1.
     """
-    weight, inputs = checked(weight, inputs)
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be a number from 0 to 1, got {alpha!r}.")
+    weight, inputs = checks.layer(weight, inputs)
+    checks.share("alpha", alpha)
     x_max, w_max = inputs.abs().amax(dim=0).double(), weight.abs().amax(dim=0).double()
     s = x_max.pow(alpha) / w_max.pow(1 - alpha)
     return torch.where((x_max > 0) & (w_max > 0), s, 1).float()

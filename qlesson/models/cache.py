@@ -2,6 +2,7 @@
 
 import torch
 
+from qlesson import checks
 from qlesson.granularity import PerGroup
 from qlesson.qtensor import QTensor, quantize
 
@@ -24,6 +25,9 @@ class KVCache:
     """
 
     def __init__(self, keys=None, values=None):
+        for name, scheme in (("keys", keys), ("values", values)):
+            if scheme is not None:
+                _check_scheme(name, scheme)
         self.schemes, self.layers = (keys, values), {}
 
     @property
@@ -38,8 +42,18 @@ class KVCache:
 
     def extend(self, layer, keys, values):
         """Keep the keys and values of new characters; return those of all characters so far."""
+        for name, x in (("keys", keys), ("values", values)):
+            checks.layer_input(name, x)
+            checks.on_a_device(name, x)
+            if x.ndim != 4:
+                raise ValueError(
+                    f"{name} must be [batch, heads, time, channels], got the shape "
+                    f"{tuple(x.shape)}: reshape it."
+                )
+        checks.same_shape("keys", keys, "values", values, "a character has one of each")
         parts = self.layers.setdefault(layer, tuple(map(_Growing, self.schemes)))
-        return tuple(part.extend(new) for part, new in zip(parts, (keys, values), strict=True))
+        named = ("keys", keys), ("values", values)
+        return tuple(part.extend(*new) for part, new in zip(parts, named, strict=True))
 
     def contents(self):
         """The keys and values of each layer as a later character sees them, in float."""
@@ -60,7 +74,16 @@ class _Growing:
     def nbytes(self):
         return (self.blocks.packed_nbytes if self.blocks else 0) + self.rest.nbytes
 
-    def extend(self, new):
+    def extend(self, name, new):
+        if self.rest is not None:
+            before = self.rest
+            shapes = [(*x.shape[:2], x.shape[3]) for x in (before, new)]
+            if shapes[0] != shapes[1] or (before.dtype, before.device) != (new.dtype, new.device):
+                raise ValueError(
+                    f"{name} have shape {tuple(new.shape)} in {new.dtype} on {new.device}, and "
+                    f"those before {tuple(before.shape)} in {before.dtype} on {before.device}: "
+                    "only the time, axis 2, may differ."
+                )
         self.rest = new if self.rest is None else torch.cat([self.rest, new], dim=2)
         everything = self.read()
         self._pack()
@@ -83,4 +106,15 @@ class _Growing:
 def _joined(a, b):
     """Two QTensors of one scheme, one after the other in time."""
     parts = zip((a.q, a.scale, a.zero_point), (b.q, b.scale, b.zero_point), strict=True)
-    return QTensor(*(torch.cat(pair, dim=2) for pair in parts), a.scheme)
+    return QTensor._trusted(*(torch.cat(pair, dim=2) for pair in parts), a.scheme)
+
+
+def _check_scheme(name, scheme):
+    """Blocks are joined in time, so each needs scales of its own."""
+    checks.scheme(name, scheme)
+    one, three = (scheme.granularity.scale_shape((2, 2, n * BLOCK, BLOCK)) for n in (1, 3))
+    if three[2:3] != tuple(3 * n for n in one[2:3]) or not one:
+        raise ValueError(
+            f"{name} has {scheme.granularity}, whose scales reach over more than {BLOCK} "
+            "characters: use PER_TOKEN or PER_CHANNEL."
+        )

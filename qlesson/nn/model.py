@@ -97,8 +97,7 @@ SWAPPED = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 def swappable(model) -> dict[str, nn.Module]:
     """{first name: layer} of what can be swapped; the model itself has the name ""."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    checks.model("model", model)
     if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
         raise TypeError(
             "model is traced or scripted by torch.jit, which has put its layers into a program of "
@@ -119,6 +118,10 @@ def _names(model) -> dict[str, list[str]]:
 
 
 def _check_qparams(layers, activations, qparams):
+    if activations is not None:
+        checks.scheme("activations", activations)
+    if qparams is not None:
+        checks.dictionary("qparams", qparams, "{name: QParams}")
     if qparams is not None and activations is None:
         raise ValueError("qparams are given without activations: pass their Scheme too.")
     unknown = sorted(set(qparams or ()) - set(layers))

@@ -1,5 +1,6 @@
 """A layer for another runtime: ONNX in its QDQ form (notebook 09, More)."""
 
+from qlesson import checks
 from qlesson.nn.layers import IntegerLinear
 
 
@@ -12,6 +13,8 @@ def to_onnx_qdq(layer: IntegerLinear, path):
     The input and the output must be asymmetric with 8 bits, since ONNX clips at the ends of the
     type. Give the input's scheme rounding="outside", ONNX's order. Needs the package onnx.
     """
+    checks.of_type("layer", layer, IntegerLinear, "make one of a static layer")
+    path = checks.new_file("path", path)
     try:
         import onnx
         from onnx import TensorProto, helper, numpy_helper

@@ -23,6 +23,7 @@ def record(model: nn.Module, batches, take, layers=None):
     The model runs in the mode it is in, with copies of its buffers: what a run changes in them is
     forgotten. Raises ValueError, with the layer's name, where an input holds NaN or infinity.
     """
+    checks.model("model", model)
     if layers is None:
         layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
 
@@ -58,8 +59,7 @@ def calibrate(model, batches, activations: Scheme) -> dict[str, QParams]:
     Returns {layer name: QParams} for the layers that ran. Notebook 07 has better ranges: any such
     dict will do.
     """
-    if not isinstance(activations, Scheme):
-        raise TypeError(f"activations must be a ql.Scheme, got {activations!r}.")
+    checks.scheme("activations", activations)
     if activations.granularity != PerTensor():
         raise ValueError(f"One range per layer is fixed: ql.PerTensor(), not {activations}.")
     ranges = {}

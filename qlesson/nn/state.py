@@ -22,6 +22,7 @@ def state(qmodel) -> dict[str, QTensor | Tensor]:
 
     The weights of swapped layers are QTensors, a shared one once, under its first name.
     """
+    checks.model("qmodel", qmodel)
     weights = {n: m for n, m in qmodel.named_modules() if isinstance(m, QuantizedWeight)}
     tensors = {_join(n.rpartition(".")[0], "weight"): m.qtensor for n, m in weights.items()}
     kept = qmodel.state_dict()
@@ -41,6 +42,9 @@ def load_state(model, tensors, activations=None):
                  layers are among the tensors.
     """
     layers, made = swappable(model), {}
+    _check_kinds(tensors)
+    if activations is not None:
+        checks.scheme("activations", activations)
     codes_of = _codes_of(layers, tensors)
     for name, layer in layers.items():
         codes = codes_of.get(_key(layer))
@@ -60,6 +64,11 @@ def load_state(model, tensors, activations=None):
         )
     plain = {name: tensors[name] for name, x in expected.items() if isinstance(x, Tensor)}
     for name, x in plain.items():
+        if tuple(x.shape) != tuple(expected[name].shape):
+            raise ValueError(
+                f"{name!r} has shape {tuple(x.shape)}, the model's is "
+                f"{tuple(expected[name].shape)}."
+            )
         if not isinstance(x, Tensor):  # rounded once, to what will hold it
             dtype = expected[name].dtype if expected[name].dtype in checks.FLOATS else None
             plain[name] = _unpacked(x).dequantize(dtype)
@@ -91,6 +100,17 @@ def _unpacked(x) -> QTensor:
     return x if isinstance(x, QTensor) else x.unpack()
 
 
+def _check_kinds(tensors):
+    """Tensors, and what becomes a QTensor: a PackedTensor is known by what it can do."""
+    checks.dictionary("tensors", tensors, "{name: tensor}")
+    for name, x in tensors.items():
+        if not isinstance(x, Tensor | QTensor) and not hasattr(x, "unpack"):
+            raise TypeError(
+                f"tensors[{name!r}] must be a tensor or a QTensor, got {checks.shown(x)}: use "
+                "state(qmodel)."
+            )
+
+
 def _static_qparams(name, tensors, activations):
     """{name: QParams} where the tensors hold an input range, else None."""
     scale = tensors.get(_join(name, "input_scale"))
@@ -100,7 +120,13 @@ def _static_qparams(name, tensors, activations):
         raise ValueError(
             "The tensors hold input ranges: pass the Scheme of the inputs as activations."
         )
-    return {name: QParams(scale, tensors[_join(name, "input_zero_point")])}
+    zero_point = tensors.get(_join(name, "input_zero_point"))
+    if zero_point is None:
+        raise ValueError(
+            f"tensors have {_join(name, 'input_scale')!r} and no "
+            f"{_join(name, 'input_zero_point')!r}: pass both, as state(qmodel) gives them."
+        )
+    return {name: QParams(scale, zero_point)}
 
 
 def _join(name, leaf) -> str:

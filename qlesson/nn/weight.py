@@ -22,10 +22,13 @@ class _KeepsScale(nn.Module):
             try:
                 if not held.is_floating_point():
                     checks.codes(prefix + name, x, held.dtype, remedy="save the codes as they are")
+                if name == "q":
+                    ends = self.scheme.quant_min, self.scheme.quant_max
+                    checks.code_values(prefix + name, x, *ends, "save the codes as they are")
                 if name.endswith("zero_point"):
-                    checks.zero_points(x, self._scheme_of(name))
+                    checks.zero_points("zero_point", x, self._scheme_of(name))
                 if name.endswith("scale"):
-                    checks.scales(x, prefix + name)
+                    checks.scales(prefix + name, x)
             except (TypeError, ValueError) as error:
                 errors.append(str(error))
         if len(errors) == count:
@@ -47,11 +50,9 @@ class QuantizedWeight(_KeepsScale):
 
     def __init__(self, weight: QTensor, dtype=None):
         super().__init__()
-        if not isinstance(weight, QTensor):
-            raise TypeError(
-                f"weight must be a QTensor, got {type(weight).__name__}: use "
-                "ql.quantize(weight, scheme)."
-            )
+        checks.of_type("weight", weight, QTensor, "use ql.quantize(weight, scheme)")
+        if dtype is not None:
+            checks.float_dtype("dtype", dtype)
         self.scheme = weight.scheme
         self.register_buffer("q", weight.q)
         self.register_buffer("scale", weight.scale)
@@ -67,7 +68,9 @@ class QuantizedWeight(_KeepsScale):
 
     def values(self, dtype=None) -> Tensor:
         """W_hat = scale * (q - zero_point), in the model's dtype unless another is asked for."""
-        return _values(self.q, self.scale, self.zero_point, self.scheme, dtype or self.like.dtype)
+        dtype = self.like.dtype if dtype is None else dtype
+        checks.float_dtype("dtype", dtype)
+        return _values(self.q, self.scale, self.zero_point, self.scheme, dtype)
 
     def _scheme_of(self, name):
         return self.scheme
@@ -92,8 +95,9 @@ class _Layer(_KeepsScale):
                     f"bias must hold one float for each of the {len(self.codes.q)} outputs, got "
                     f"{bias.dtype} of shape {tuple(bias.shape)}."
                 )
+            checks.finite("bias", checks.float_tensor("bias", bias))
         if isinstance(bias, Tensor) and not isinstance(bias, nn.Parameter):
-            bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+            bias = nn.Parameter(checks.plain(bias).clone(), requires_grad=False)
         self.register_parameter("bias", bias)
 
     @property

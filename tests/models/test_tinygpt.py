@@ -250,10 +250,13 @@ def test_fewer_bits_are_worse(perplexity_at, mapping):
     [
         (lambda m: m.generate("costs 5 $ or 4 €", 5), "does not know '\\$', '€'"),
         (lambda m: m.generate("", 5), "empty"),
-        (lambda m: m.generate("a", 0), "n is 0"),
-        (lambda m: m.generate("a", 5, temperature=-1), "temperature is -1"),
+        (lambda m: m.generate("a", 0), "n must be an integer of at least 1, got 0"),
+        (
+            lambda m: m.generate("a", 5, temperature=-1),
+            "temperature must be a number of",
+        ),
         (lambda m: tinygpt.perplexity(m, "too short"), "at least 257 characters"),
-        (lambda m: tinygpt.perplexity(m, n=255), "n >= 256"),
+        (lambda m: tinygpt.perplexity(m, n=255), "n must be an integer of at least 256"),
     ],
 )
 def test_bad_input_gets_a_sentence(model, call, words):

@@ -113,7 +113,7 @@ def test_autocast_rounds_no_sum(k, device):
 
 
 def test_int_matmul_refuses_other_dtypes():
-    with pytest.raises(TypeError, match="int8 codes, got torch.uint8"):
+    with pytest.raises(TypeError, match="x must hold integers in torch.int8, got torch.uint8"):
         int_matmul(codes(2, 2).byte(), codes(2, 2))
 
 
@@ -164,7 +164,7 @@ def test_unsigned_codes_become_int8_with_the_same_differences(low, high):
 
 
 def test_16_bit_codes_are_refused():
-    with pytest.raises(TypeError, match="at most 8 bits, got torch.int16"):
+    with pytest.raises(TypeError, match="got torch.int16: the product takes at most 8 bits"):
         int8_codes(codes(2, dtype=torch.int16), torch.tensor(0))
 
 
@@ -207,9 +207,9 @@ def test_an_integer_bias_is_off_by_half_a_unit_at_most():
     assert q.dtype == torch.int32 and 0.45 < off.max() <= 0.5
     with pytest.raises(ValueError, match="needs more than 32 bits"):
         integer_bias(torch.tensor([1.0, 5.0]), torch.tensor(1e-6), torch.tensor(1e-4))
-    with pytest.raises(ValueError, match="A bias of inf needs more than 32 bits"):
+    with pytest.raises(ValueError, match="bias holds 0 NaN and 1 infinite"):
         integer_bias(torch.tensor([1.0, -math.inf]), torch.tensor(1e-3), torch.tensor(1e-3))
-    with pytest.raises(ValueError, match="The bias holds NaN, which is no integer"):
+    with pytest.raises(ValueError, match="bias holds 1 NaN"):
         integer_bias(torch.tensor([1.0, math.nan]), torch.tensor(1e-3), torch.tensor(1e-3))
 
 
@@ -229,7 +229,7 @@ def test_fixed_point_is_the_factor_to_31_bits():
 
 @pytest.mark.parametrize("factor", [0.0, -0.5, 2.0**30, math.nan, math.inf])
 def test_fixed_point_refuses(factor):
-    with pytest.raises(ValueError, match="positive and below 2\\^30"):
+    with pytest.raises(ValueError, match="factor must be positive and (finite|below 2\\^30)"):
         fixed_point(torch.tensor([0.5, factor]))
 
 

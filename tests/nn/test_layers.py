@@ -216,7 +216,7 @@ def test_a_linear_layer_refuses(scheme, activations, qparams, message):
 
 
 def test_a_linear_layer_wants_a_scheme():
-    with pytest.raises(TypeError, match="activations must be a ql.Scheme or None, got 8"):
+    with pytest.raises(TypeError, match="activations must be a ql.Scheme, got 8"):
         quantized(linear(), BY_ROW, 8)
 
 
@@ -335,7 +335,7 @@ def test_integer_only_refuses():
         linear(), ql.Scheme(granularity=ql.PerGroup(8)), ql.Scheme(), ql.QParams(0.1, 0)
     )
     for layer in (dynamic, grouped):
-        with pytest.raises(ValueError, match="needs a static layer"):
+        with pytest.raises(ValueError, match="layer must be static"):
             IntegerLinear(layer, ql.Scheme(), ql.QParams(0.1, 0))
     static = quantized(linear(), BY_ROW, ql.Scheme(), ql.QParams(0.1, 0))
     with pytest.raises(ValueError, match="one scale"):
@@ -347,7 +347,7 @@ def test_integer_only_refuses():
     with pytest.raises(ValueError, match="could overflow the 32-bit sum"):
         IntegerLinear(static, ql.Scheme(), ql.QParams(0.1, 0))
     big.bias.data[3] = torch.nan
-    with pytest.raises(ValueError, match="The bias holds NaN"):
+    with pytest.raises(ValueError, match="bias holds 1 NaN"):
         IntegerLinear(static, ql.Scheme(), ql.QParams(0.1, 0))
 
 

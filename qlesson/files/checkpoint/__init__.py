@@ -9,11 +9,10 @@
 What such a file holds is in `format.py`.
 """
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
+from qlesson import checks
 from qlesson.files.checkpoint.convert import dequantize_file, quantize_file, table
 from qlesson.files.checkpoint.format import (
     STORED,
@@ -38,6 +37,8 @@ def save(path, tensors: dict[str, QTensor | PackedTensor | Tensor]):
     the dictionary, and ValueError for a name or a scheme that a file cannot hold, and for two names
     that would be stored under one.
     """
+    path = checks.new_file("path", path)
+    checks.dictionary("tensors", tensors, "{name: QTensor, PackedTensor or tensor}")
     stored, quantized = [], {}
     for name, x in tensors.items():
         _check_name(name)
@@ -49,14 +50,14 @@ def save(path, tensors: dict[str, QTensor | PackedTensor | Tensor]):
     for name, x in stored:
         _check_storable(name, x)
     entries = [(n, Entry(STORED[x.dtype], _stored_shape(x), x.nbytes)) for n, x in stored]
-    with _writing(Path(path), entries, {"format": "pt"}, quantized) as put:
+    with _writing(path, entries, {"format": "pt"}, quantized) as put:
         for name, x in stored:
             put(name, _bytes(x))
 
 
 def _check_name(name):
     if not isinstance(name, str):
-        raise TypeError(f"{name!r} is no name of a tensor: the keys must be strings.")
+        raise TypeError(f"tensors has the name {name!r}: names must be text.")
     if name == "__metadata__" or any("\ud800" <= c <= "\udfff" for c in name):
         raise ValueError(
             f"{name!r} is no name that a safetensors file can hold: it keeps __metadata__ for "
@@ -86,6 +87,10 @@ def _stored_shape(x) -> tuple[int, ...]:
     return (*shape[:-1], 2 * shape[-1]) if STORED[x.dtype] == "F4" else shape
 
 
+def _where(device):
+    return None if device is None else checks.device("device", device)
+
+
 def load(path, *, packed: bool = False, device=None) -> dict[str, QTensor | PackedTensor | Tensor]:
     """What `save` or `quantize_file` wrote: {name: QTensor or Tensor}.
 
@@ -96,7 +101,7 @@ def load(path, *, packed: bool = False, device=None) -> dict[str, QTensor | Pack
     A tensor of a dtype that torch lacks comes as its bytes, in uint8, with a warning. Raises
     ValueError for a file that is damaged or that this module did not write.
     """
-    tensors = {}
+    device, tensors = _where(device), {}
     for file in _open_all(path):
         if file.quantized is None:
             raise ValueError(

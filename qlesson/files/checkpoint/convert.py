@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
+from qlesson import checks
 from qlesson.checks import FLOATS
 from qlesson.device import best_device
 from qlesson.error import sqnr
@@ -44,14 +44,14 @@ def quantize_file(source, target, scheme: Scheme, *, skip=(), device=None) -> li
     Quantized are tensors of float64, float32, float16 or bfloat16 with two axes or more that become
     smaller by it. All others (biases, integers, float8) are carried over byte for byte.
     """
+    checks.scheme("scheme", scheme)
+    target = checks.path("target", target)
     files = _open_all(source)
     for file in files:
         if file.quantized:
             raise ValueError(f"{file.path} is quantized already: dequantize it first.")
-    if not isinstance(scheme, Scheme):
-        raise TypeError(f"scheme must be a ql.Scheme, got {scheme!r}.")
     plan = make_plan([name for file in files for name in file.entries], scheme, skip)
-    device = best_device() if device is None else device
+    device = best_device() if device is None else checks.device("device", device)
 
     def conversion(file, name):
         with naming(f"{name} in {file.path}"):
@@ -65,7 +65,7 @@ def quantize_file(source, target, scheme: Scheme, *, skip=(), device=None) -> li
         return Conversion(name, shape, nbytes, entries, about, run)
 
     work = [[conversion(file, name) for name in file.entries] for file in files]
-    return _rewrite(files, work, Path(target), _index_of(source), plain=False)
+    return _rewrite(files, work, target, _index_of(source), plain=False)
 
 
 def dequantize_file(source, target, *, device=None) -> list[Row]:
@@ -73,10 +73,10 @@ def dequantize_file(source, target, *, device=None) -> list[Row]:
 
     The values are those of `QTensor.dequantize(dtype)`, bit for bit; the file is a plain one.
     """
-    files = _open_all(source)
+    files, target = _open_all(source), checks.path("target", target)
     if not any(file.quantized for file in files):
         raise ValueError(f"{source} holds no tensor that qlesson.files.checkpoint has quantized.")
-    device = best_device() if device is None else device
+    device = best_device() if device is None else checks.device("device", device)
 
     def conversions(file):
         for name in file.plain_names():
@@ -90,7 +90,7 @@ def dequantize_file(source, target, *, device=None) -> list[Row]:
             yield Conversion(name, shape, before, {name: entry}, None, run)
 
     work = [list(conversions(file)) for file in files]
-    return _rewrite(files, work, Path(target), _index_of(source), plain=True)
+    return _rewrite(files, work, target, _index_of(source), plain=True)
 
 
 def table(rows: list[Row]) -> str:
@@ -213,5 +213,4 @@ def _check_target(files, target, index):
         raise ValueError(f"{target} is a folder: name the file to write, {target}/....safetensors.")
     elif target.exists() and target.samefile(files[0].path):
         raise ValueError(f"{target} is the source: write to another file.")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"The folder {target.parent} does not exist: make it first.")
+    checks.in_a_folder("target", target)

@@ -86,7 +86,7 @@ class _File:
     def _let_safetensors_check(self):
         """It knows every way in which a header can be wrong, and reads none of the tensors."""
         if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path} does not exist, or is no file.")
+            raise FileNotFoundError(f"{self.path} does not exist, or is no file: name one.")
         try:
             with safe_open(self.path, "pt"):
                 pass
@@ -172,7 +172,7 @@ def _index_of(source) -> Path | None:
 
 def _named(source) -> Path:
     """The file or the index that the source names; of a folder, the one that it holds."""
-    source = Path(source)
+    source = checks.path("source", source)
     if not source.is_dir():
         return source
     indices, single = sorted(source.glob("*" + INDEX)), sorted(source.glob("*.safetensors"))

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from qlesson import checks
 from qlesson.device import best_device
 from qlesson.models.cache import BLOCK, KVCache
 from qlesson.nn.model import with_weights
@@ -116,7 +117,17 @@ class GPT(nn.Module):
         cache, a `KVCache`, keeps the keys and values of the characters read so far; ids are then
         the characters that follow them.
         """
+        checks.ids("ids", ids, len(VOCABULARY))
+        checks.matrix("ids", ids, "[batch, time]")
+        checks.same_device("ids", ids, "the model", self.token_embedding.weight)
+        if cache is not None:
+            checks.of_type("cache", cache, KVCache, "use KVCache()")
         past = 0 if cache is None else cache.length
+        if not 0 < ids.shape[1] <= self.config.context - past:
+            raise ValueError(
+                f"ids have shape {tuple(ids.shape)}, behind {past} characters in the cache: the "
+                f"model reads 1 to {self.config.context} in all."
+            )
         positions = torch.arange(past, past + ids.shape[1], device=ids.device)
         x = self.dropout(self.token_embedding(ids) + self.position_embedding(positions))
         for block in self.blocks:
@@ -133,7 +144,8 @@ class GPT(nn.Module):
         temperature=0 takes the most likely character. A full context goes on with its later half.
         new_cache() makes the empty cache; None reads the whole window again for each character.
         """
-        _check_request(n, temperature)
+        checks.text("prompt", prompt)
+        _check_request(n, seed, temperature)
         noise = _gumbel_noise(n, seed) if temperature > 0 else torch.zeros(n, 1)
         new_cache = new_cache or (lambda: None)
         window, cache, written = encode(prompt)[-self.config.context :], new_cache(), []
@@ -155,12 +167,21 @@ class GPT(nn.Module):
 
 def load(device=None, path=FOLDER / "weights.safetensors"):
     """The trained model in path, ready to use, on `device` (None: `ql.best_device()`)."""
-    model = GPT()
-    with safe_open(path, framework="pt") as file:
-        if (file.metadata() or {}).get("vocabulary") != VOCABULARY:
-            raise ValueError(f"{path} was trained with another vocabulary: train it again.")
-        model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
-    return model.to(best_device() if device is None else device).eval()
+    path = checks.file("path", path)
+    device = best_device() if device is None else checks.device("device", device)
+    model = GPT().float()
+    try:
+        with safe_open(path, framework="pt") as file:
+            known = (file.metadata() or {}).get("vocabulary") == VOCABULARY
+            weights = {name: file.get_tensor(name) for name in file.keys()} if known else None
+        if known:
+            model.load_state_dict(weights)
+    except (SafetensorError, RuntimeError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"{path} does not hold this model ({why}): train it again.") from None
+    if not known:
+        raise ValueError(f"{path} was trained with another vocabulary: train it again.")
+    return model.to(device).eval()
 
 
 def in_float64(model):
@@ -171,13 +192,13 @@ def in_float64(model):
     the layers after it more still: in float32 perplexities with 4-bit inputs differ in the third
     digit. In float64 the difference starts nine digits later. The values of the weights stay.
     """
+    checks.model("model", model)
     return copy.deepcopy(model).double().eval()
 
 
 def encode(text):
     """Text -> one integer per character, [len(text)]."""
-    if not text:
-        raise ValueError("The text is empty: give at least one character.")
+    checks.text("text", text)
     unknown = sorted(set(text) - set(VOCABULARY))
     if unknown:
         raise ValueError(
@@ -189,7 +210,11 @@ def encode(text):
 
 def decode(ids):
     """Integers -> text."""
-    return "".join(VOCABULARY[int(i)] for i in ids)
+    if isinstance(ids, torch.Tensor) or not hasattr(ids, "__iter__"):
+        checks.ids("ids", ids, len(VOCABULARY))
+        checks.known("ids", ids)
+        ids = ids.flatten()
+    return "".join(VOCABULARY[checks.whole("ids", i, 0, len(VOCABULARY) - 1)] for i in ids)
 
 
 def heldout_text():
@@ -224,11 +249,13 @@ def perplexity(model, text=None, n=MEASURED, new_cache=None):
 
 def windows(model, text, n):
     """The first n characters of text, and those that follow each: two of [n / 256, 256]."""
+    checks.of_type("model", model, GPT, "use tinygpt.load()")
     context, device = model.config.context, model.token_embedding.weight.device
     ids = encode(text).to(device)
+    checks.whole("n", n, low=context)
     n = min(n, len(ids) - 1) // context * context
     if n < context:
-        raise ValueError(f"Give n >= {context} and a text of at least {context + 1} characters.")
+        raise ValueError(f"text must have at least {context + 1} characters, got {len(text)}.")
     return ids[:n].view(-1, context), ids[1 : n + 1].view(-1, context)
 
 
@@ -238,6 +265,7 @@ def weight_matrices(model):
     Each is [out_features, in_features]: PerAxis(0) is one scale per row, PerGroup(32) groups along
     a row. The token embedding [94, width] has one row per character.
     """
+    checks.model("model", model)
     return {
         name.removesuffix(".weight"): weights.detach()
         for name, weights in model.named_parameters()
@@ -256,6 +284,9 @@ def quantized(model, scheme, activations=None):
     seen as [characters, inputs], and PerAxis(0) is a scale per character. `quantize_model` of
     `qlesson.nn` computes such a layer on integers, up to 8 bits.
     """
+    checks.model("model", model)
+    if activations is not None:
+        checks.scheme("activations", activations)
     plan = make_plan(weight_matrices(model), scheme)
     model = with_weights(model, plan, lambda name, w: quantize(w, plan[name]).dequantize())
     if activations:
@@ -269,11 +300,11 @@ def _quantize_input(scheme, layer, inputs):
     return fake_quantize(x.reshape(-1, x.shape[-1]), scheme).view_as(x)
 
 
-def _check_request(n, temperature):
-    if n < 1:
-        raise ValueError(f"n is {n}: ask for at least one character.")
-    if temperature < 0:
-        raise ValueError(f"temperature is {temperature}: it must be 0 or more.")
+def _check_request(n, seed, temperature):
+    checks.whole("n", n, low=1)
+    checks.whole("seed", seed, 0, 2**63 - 1)
+    wanted = "a number of at least 0"
+    checks.number("temperature", temperature, wanted, lambda x: x >= 0)
 
 
 def _gumbel_noise(n, seed):

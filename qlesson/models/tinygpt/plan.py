@@ -5,6 +5,7 @@ A plan is {name of a matrix: Scheme}, as `quantized` takes it.
 
 import torch
 
+from qlesson import checks
 from qlesson.error import mse
 from qlesson.models.tinygpt.model import (
     WINDOWS_AT_ONCE,
@@ -70,6 +71,7 @@ def model_bytes(model, scheme) -> float:
 
 def squared_error(w, scheme) -> float:
     """Mean of (w - w_hat)^2 under a scheme."""
+    checks.known("w", w)
     return mse(w, quantize(w, scheme).dequantize()).item()
 
 
@@ -81,6 +83,7 @@ def greedy_plan(damage, size, budget) -> dict:
     It starts with the largest scheme for every matrix. Each step replaces one of them, where the
     damage grows least for a byte saved, until the sizes add up to the budget.
     """
+    checks.number("budget", budget)
     smallest = sum(min(options.values()) for options in size.values())
     if budget < smallest:
         raise ValueError(f"budget is {budget:g} bytes: the smallest plan takes {smallest:g}.")

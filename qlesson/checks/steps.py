@@ -1,0 +1,139 @@
+"""Scales and zero points."""
+
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from qlesson.checks.tensors import (
+    FLOATS,
+    dtype_name,
+    holds,
+    on_a_device,
+    plain,
+    readable,
+    real,
+    strided,
+)
+
+
+def _number(name, value) -> float:
+    """A finite or infinite real number, as a float."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number or a torch tensor, got {type(value).__name__}.")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is too large for a float: pass a finite number.") from None
+
+
+def qparams(given, scheme, shape, dtype, device, check=True, move=False) -> tuple[Tensor, Tensor]:
+    """Scale and zero point for a tensor of this shape, in the dtypes they are stored in.
+
+    dtype  of the scale;  check  whether to read the values where their dtypes leave a doubt
+    move   take them from another device too: of a layer they are made once
+    """
+    try:
+        scale, zero_point = given
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"qparams must be ql.QParams(scale, zero_point), got {type(given).__name__}."
+        ) from None
+    if not isinstance(scale, Tensor):
+        scale = torch.tensor(_number("scale", scale), dtype=dtype, device=device)
+    if not isinstance(zero_point, Tensor):
+        zero_point = torch.tensor(
+            _number("zero_point", zero_point), dtype=torch.float64, device=device
+        )
+    for name, x in (("scale", scale), ("zero_point", zero_point)):
+        strided(name, x)
+    if move and not (scale.is_meta or zero_point.is_meta):
+        scale, zero_point = scale.to(device), zero_point.to(device)
+    shape_and_device(scale, zero_point, scheme.granularity, shape, device)
+    scale = plain(scale).to(dtype)
+    zero_point = plain(zero_point)
+    if check or zero_point.dtype != scheme.dtype:
+        qparams_values(scale, zero_point, scheme)
+    return scale, zero_point.to(scheme.dtype)
+
+
+def shape_and_device(scale, zero_point, granularity, shape, device):
+    """Both in the granularity's scale shape and on the device of the tensor that they belong to."""
+    for name, x in (("scale", scale), ("zero_point", zero_point)):
+        step_of(name, x, granularity, shape, device)
+
+
+def step_of(name, x, granularity, shape, device):
+    """A scale, or a zero point, where it belongs."""
+    expected = granularity.scale_shape(shape)
+    if tuple(x.shape) != expected:
+        raise ValueError(
+            f"{name} has shape {tuple(x.shape)}, but {granularity} on a tensor of shape "
+            f"{tuple(shape)} needs {expected}: reshape it, or let ql.choose_qparams(r, scheme) "
+            "make it."
+        )
+    if x.device != device:
+        raise ValueError(
+            f"{name} is on {x.device}, but the tensor is on {device}: move one of them."
+        )
+    if name == "scale" and x.dtype not in FLOATS:
+        raise ValueError(f"scale must be a float tensor, got {dtype_name(x.dtype)}.")
+
+
+def qparams_values(scale, zero_point, scheme):
+    """Scales that are steps, and zero points that are codes: both read at once, and once."""
+    real("zero_point", zero_point)
+    if not (readable(scale) and readable(zero_point)):
+        return
+    good = (torch.isfinite(scale) & (scale > 0)).all()
+    if not _every_value_is_a_code(zero_point.dtype, scheme):
+        good = good & _are_codes(zero_point, scheme).all()
+    if holds(good):
+        return
+    scales("scale", scale)
+    zero_points("zero_point", zero_point, scheme)
+
+
+def scales(name, scale) -> Tensor:
+    """Scales, a number or a tensor, that are steps: positive and finite."""
+    real(name, scale)
+    if isinstance(scale, Tensor):
+        strided(name, scale)
+        on_a_device(name, scale)
+    else:
+        number = _number(name, scale) if isinstance(scale, Real) else scale
+        scale = torch.as_tensor(number, dtype=torch.float64)
+    if readable(scale) and not holds((torch.isfinite(scale) & (scale > 0)).all()):
+        raise ValueError(f"{name} must be positive and finite: pass the step in units of r.")
+    return scale
+
+
+def zero_points(name, z, scheme):
+    """Zero points, a number or a tensor, that are codes; 0 in a symmetric scheme."""
+    real(name, z)
+    if isinstance(z, Tensor):
+        strided(name, z)
+        on_a_device(name, z)
+    if isinstance(z, Tensor) and _every_value_is_a_code(z.dtype, scheme):
+        return
+    z = torch.as_tensor(z, dtype=torch.float64)
+    if readable(z) and not holds(_are_codes(z, scheme).all()):
+        low, high = _zero_point_ends(scheme)
+        wanted = "0 in a symmetric scheme" if low == high else f"an integer from {low} to {high}"
+        raise ValueError(
+            f"{name} must be {wanted}, got values from {z.min().item():g} to {z.max().item():g}."
+        )
+
+
+def _are_codes(z, scheme) -> Tensor:
+    (low, high), z = _zero_point_ends(scheme), z.double()
+    return (z >= low) & (z <= high) & (z == z.round())
+
+
+def _every_value_is_a_code(dtype, scheme) -> bool:
+    """Whether there is nothing to read: int8 holds the codes of 8 bits, and no others."""
+    return dtype == scheme.dtype and scheme.mapping == "asymmetric" and scheme.bits in (8, 16)
+
+
+def _zero_point_ends(scheme):
+    return (0, 0) if scheme.mapping == "symmetric" else (scheme.quant_min, scheme.quant_max)

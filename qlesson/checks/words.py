@@ -1,0 +1,203 @@
+"""What is no tensor: words, names, paths, numbers, schemes, models and devices."""
+
+import operator
+import os
+import sys
+from fnmatch import fnmatchcase
+from numbers import Integral, Real
+from pathlib import Path
+
+import torch
+
+INFINITY = float("inf")
+LONGEST = 255  # bytes of a file's name
+
+
+def shown(x) -> str:
+    """x as a sentence shows it: in one line, and not a long one."""
+    if isinstance(x, torch.Tensor):
+        return f"a tensor of {x.dtype} and shape {tuple(x.shape)}"
+    text = " ".join(repr(x).split())
+    return text if len(text) <= 120 else f"{text[:100]} ..."
+
+
+# --- numbers and words ---
+
+
+def whole(name, x, low=-INFINITY, high=INFINITY) -> int:
+    """A whole number from low to high."""
+    try:
+        if isinstance(x, bool):
+            raise TypeError
+        value = operator.index(x)
+        if low <= value <= high:
+            return value
+    except TypeError:
+        pass
+    ends = f" from {low} to {high}" if high < INFINITY else f" of at least {low}"
+    wanted = f"an integer{ends if low > -INFINITY else ''}"
+    raise ValueError(f"{name} must be {wanted}, got {shown(x)}.")
+
+
+def bits(name, x):
+    """2 to 8 bits, or 16."""
+    if not isinstance(x, Integral) or isinstance(x, bool) or x not in (*range(2, 9), 16):
+        raise ValueError(f"{name} must be an integer from 2 to 8, or 16, got {shown(x)}.")
+
+
+def number(name, x, wanted="a finite number", fits=lambda x: True, remedy=""):
+    """A finite real number that fits; `wanted` says so in words."""
+    real = isinstance(x, Real) and not isinstance(x, bool)
+    if not real or not (-INFINITY < x < INFINITY and fits(x)):
+        raise ValueError(f"{name} must be {wanted}, got {shown(x)}{remedy}.")
+
+
+def share(name, x):
+    """A part of a whole."""
+    number(name, x, "a number from 0 to 1", lambda x: 0 <= x <= 1)
+
+
+def one_of(name, x, allowed):
+    """One of a few words, or of True and False."""
+    if not any(x is a or (isinstance(x, str) and x == a) for a in allowed):
+        choices = " or ".join(repr(a) for a in allowed)
+        raise ValueError(f"{name} must be {choices}, got {shown(x)}.")
+
+
+def text(name, x):
+    """Text with something in it."""
+    if not isinstance(x, str):
+        raise TypeError(f"{name} must be text, got {shown(x)}: pass a str.")
+    if not x:
+        raise ValueError(f"{name} is empty: give at least one character.")
+
+
+# --- schemes, models, devices: known by what they can do, since they stand above ---
+
+
+def scheme(name, x):
+    """What says which codes there are."""
+    if isinstance(x, type) or not (hasattr(x, "quant_min") and hasattr(x, "granularity")):
+        raise TypeError(
+            f"{name} must be a ql.Scheme, got {shown(x)}: for 8 bits, use ql.Scheme(bits=8)."
+        )
+
+
+def granularity(name, x):
+    """What says who shares a scale."""
+    if isinstance(x, type) or not (hasattr(x, "scale_shape") and hasattr(x, "align")):
+        raise TypeError(
+            f"{name} must be ql.PerTensor(), ql.PerAxis(axis) or ql.PerGroup(group_size), got "
+            f"{shown(x)}."
+        )
+
+
+def fits_shape(given, shape):
+    """A granularity that has scales for a tensor of this shape: it names an axis out of range."""
+    granularity("granularity", given)
+    given.scale_shape(shape)
+
+
+def of_type(name, x, kind, remedy):
+    """An instance of a class, or of one of several."""
+    if not isinstance(x, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wanted = " or ".join(k.__name__ for k in kinds)
+        a = "an" if wanted[0] in "AEIOU" else "a"
+        raise TypeError(f"{name} must be {a} {wanted}, got {type(x).__name__}: {remedy}.")
+
+
+def model(name, x):
+    """A model of torch."""
+    if not isinstance(x, torch.nn.Module):
+        raise TypeError(
+            f"{name} must be a torch.nn.Module, got {type(x).__name__}: pass the model itself."
+        )
+
+
+def dictionary(name, x, holds):
+    """A dictionary; `holds` says what it maps, as in "{name: tensor}"."""
+    if not hasattr(x, "keys") or isinstance(x, type):
+        raise TypeError(f"{name} must be a dictionary {holds}, got {shown(x)}.")
+
+
+def device(name, x, computes=True) -> torch.device:
+    """A device that is here, and can compute: meta holds no values."""
+    try:
+        found = torch.device(x)
+        if found.type == "meta" and not computes:
+            return found
+        torch.zeros(1, device=found).item()  # fails on meta
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(
+            f'{name}={shown(x)} cannot be used here ({why}): use "cpu", or leave it unset.'
+        ) from None
+    return found
+
+
+# --- names ---
+
+
+def fits(pattern, name, names) -> bool:
+    """Whether a pattern, as in fnmatch, means this name. One that is a name means that one alone:
+    "h[0]" is a layer here, and as a pattern would be "h0"."""
+    return name == pattern if pattern in names else fnmatchcase(name, pattern)
+
+
+def patterns(name, given) -> tuple[str, ...]:
+    """One pattern, or several, of names."""
+    several = (given,) if isinstance(given, str) or not hasattr(given, "__iter__") else tuple(given)
+    if not all(isinstance(pattern, str) for pattern in several):
+        raise TypeError(f"{name} must be a pattern or several, got {shown(given)}: pass text.")
+    return several
+
+
+# --- paths ---
+
+
+def path(name, x) -> Path:
+    """What names a file or a folder."""
+    if not isinstance(x, str | os.PathLike) or not isinstance(os.fspath(x), str):
+        raise TypeError(f"{name} must be a path, got {shown(x)}: pass text or a pathlib.Path.")
+    given = os.fspath(x)
+    if not given or "\0" in given or len(os.fsencode(os.path.basename(given))) > LONGEST:
+        raise ValueError(f"{name} must be the name of a file or a folder, got {shown(given)}.")
+    return Path(given)
+
+
+def file(name, x) -> Path:
+    """A file that is there."""
+    found = path(name, x)
+    if found.is_dir():
+        raise ValueError(f"{name} must be a file, and {found} is a folder: name a file in it.")
+    if not found.is_file():
+        raise FileNotFoundError(f"{name} must be a file, and {found} does not exist.")
+    return found
+
+
+def new_file(name, x) -> Path:
+    """A file that can be made, or written over."""
+    found = path(name, x)
+    if found.is_dir():
+        raise ValueError(f"{found} is a folder: name the file to write.")
+    in_a_folder(name, found)
+    return found
+
+
+def in_a_folder(name, x):
+    """A path in a folder that is there."""
+    if not x.parent.is_dir():
+        raise FileNotFoundError(f"{name}: the folder {x.parent} does not exist: make it first.")
+
+
+# --- warnings ---
+
+
+def levels_to_caller() -> int:
+    """The stacklevel that makes a warning point at the first line outside qlesson and torch."""
+    frame, level = sys._getframe(1), 1
+    inside = ("qlesson", "torch")
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in inside:
+        frame, level = frame.f_back, level + 1
+    return level
