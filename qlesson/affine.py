@@ -15,13 +15,14 @@ GPU where the divisor is known when it compiles: pass quant_min and quant_max as
 (notebook 12).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from qlesson import checks
 
+Value = Tensor | float
 EXACT = 2**24  # float32 holds every whole number up to here
 
 
@@ -33,7 +34,7 @@ class QParams(NamedTuple):
 
 
 @torch.no_grad()
-def asymmetric_qparams(r_min, r_max, quant_min, quant_max) -> QParams:
+def asymmetric_qparams(r_min: Value, r_max: Value, quant_min: Value, quant_max: Value) -> QParams:
     """scale = (r_max - r_min) / (quant_max - quant_min),
     zero_point = clip(round(quant_min - r_min / scale), quant_min, quant_max)   (notebook 02).
 
@@ -54,7 +55,7 @@ def asymmetric_qparams(r_min, r_max, quant_min, quant_max) -> QParams:
 
 
 @torch.no_grad()
-def symmetric_qparams(r_max, quant_max) -> QParams:
+def symmetric_qparams(r_max: Value, quant_max: Value) -> QParams:
     """scale = max|r| / quant_max, zero_point = 0   (notebook 03).
 
     r_max: the largest magnitude max|r|, in units of r; a number or a tensor.
@@ -68,7 +69,13 @@ def symmetric_qparams(r_max, quant_max) -> QParams:
 
 @torch.no_grad()
 def quantize_affine(
-    r, scale, zero_point, quant_min, quant_max, dtype=torch.int8, rounding="inside"
+    r: Value,
+    scale: Value,
+    zero_point: Value,
+    quant_min: Value,
+    quant_max: Value,
+    dtype: torch.dtype = torch.int8,
+    rounding: str = "inside",
 ) -> Tensor:
     """q = clip(round(r / scale + zero_point), quant_min, quant_max)   (notebook 01).
 
@@ -89,7 +96,7 @@ def quantize_affine(
 
 
 @torch.no_grad()
-def dequantize_affine(q, scale, zero_point) -> Tensor:
+def dequantize_affine(q: Value, scale: Value, zero_point: Value) -> Tensor:
     """r_hat = scale * (q - zero_point)   (notebook 04).
 
     The subtraction is done in float: in int8, 127 - (-77) wraps around to -52.
@@ -104,7 +111,12 @@ def dequantize_affine(q, scale, zero_point) -> Tensor:
 
 @torch.no_grad()
 def safe_qparams(
-    r_min, r_max, quant_min, quant_max, mapping="asymmetric", include_zero=True
+    r_min: Tensor,
+    r_max: Tensor,
+    quant_min: Value,
+    quant_max: Value,
+    mapping: str = "asymmetric",
+    include_zero: bool = True,
 ) -> QParams:
     """The two formulas above, and what they leave open: a range that is too narrow.
 
@@ -123,7 +135,9 @@ def safe_qparams(
 
 
 @torch.no_grad()
-def widened(r_min, r_max, steps, include_zero) -> tuple[Tensor, Tensor]:
+def widened(
+    r_min: Tensor, r_max: Tensor, steps: Value, include_zero: bool
+) -> tuple[Tensor, Tensor]:
     """The ends of a range, moved to hold 0: with include_zero, or where its scale is too small.
 
     steps: quant_max - quant_min. Two float tensors in units of r.
@@ -135,13 +149,13 @@ def widened(r_min, r_max, steps, include_zero) -> tuple[Tensor, Tensor]:
     return torch.where(narrow, low, r_min), torch.where(narrow, high, r_max)
 
 
-def too_small(scale) -> Tensor:
+def too_small(scale: Tensor) -> Tensor:
     """Where a scale is zero or subnormal: dividing by it would lose digits or overflow."""
     return scale < torch.finfo(scale.dtype).tiny
 
 
 @torch.no_grad()
-def narrowed(r_hat, dtype) -> Tensor:
+def narrowed(r_hat: Tensor, dtype: torch.dtype) -> Tensor:
     """r_hat in another float dtype, rounded once; what does not fit becomes the largest number.
 
     float16 ends at 65504: a cast alone turns 65520 into infinity.
@@ -153,7 +167,7 @@ def narrowed(r_hat, dtype) -> Tensor:
 
 
 @torch.no_grad()
-def rounded(x, dtype) -> Tensor:
+def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     """x in another float dtype, rounded once: the cast, where torch's own would round twice.
 
     torch takes float64 to half by way of float32, and what lies just beyond the middle of two
@@ -170,47 +184,47 @@ def rounded(x, dtype) -> Tensor:
     return (bits + torch.where(even, outwards, 0)).to(torch.int32).view(torch.float32).to(dtype)
 
 
-def two_to(power) -> Tensor:
+def two_to(power: Tensor) -> Tensor:
     """2^power in float64, to the last bit, for whole powers from -1022 to 1023, an int64 tensor."""
     return ((power + 1023) << 52).view(torch.float64)
 
 
-def clip(q, quant_min, quant_max) -> Tensor:
+def clip(q: Tensor, quant_min: Value, quant_max: Value) -> Tensor:
     """q, and the nearer end where it lies outside: torch.clamp, in a dtype that holds both ends.
 
     float32 would round 2^31 - 1 to 2^31, so ends beyond 2^24 are compared in int64.
     """
-    ends = quant_min, quant_max
-    for end in ends:
-        checks.real("every argument of a formula", end)
-    if all(isinstance(end, int) for end in ends) and max(map(abs, ends)) > EXACT:
-        q = _in_int64(q)
-    return torch.clamp(q, quant_min, quant_max)
+    for code in (quant_min, quant_max):
+        checks.real("every argument of a formula", code)
+    if isinstance(quant_min, int) and isinstance(quant_max, int):
+        if max(-quant_min, quant_max) > EXACT:
+            q = _in_int64(q)
+    return torch.clamp(q, quant_min, quant_max)  # type: ignore[arg-type]  # a number and a tensor
 
 
-def _holds(*codes) -> torch.dtype:
+def _holds(*codes: Value) -> torch.dtype:
     """The dtype of a zero point between these codes."""
     inside = all(isinstance(x, Tensor) or abs(x) < 2**31 for x in codes)
     return torch.int32 if inside else torch.int64
 
 
-def _in_int64(q) -> Tensor:
+def _in_int64(q: Tensor) -> Tensor:
     q, beyond = q.double().nan_to_num(0), 2.0**63  # which no int64 holds
     whole = torch.where(q.abs() < beyond, q, 0).long()
     whole = torch.where(q >= beyond, 2**63 - 1, whole)
     return torch.where(q <= -beyond, -(2**63), whole)
 
 
-def _widest(*ends):
+def _widest(*ends: Value) -> Tensor | None:
     """The tensor whose dtype and device count: a float64 one before the others."""
     for end in ends:
         checks.real("every argument of a formula", end)
     tensors = [x for x in ends if isinstance(x, Tensor)]
     wide = [x for x in tensors if x.dtype == torch.float64]
-    return (wide or tensors or [None])[0]
+    return next(iter(wide or tensors), None)
 
 
-def _as_float(x, like=None) -> Tensor:
+def _as_float(x: Any, like: Any = None) -> Tensor:
     """x as a tensor to compute with, on the device and in the computing dtype of `like`.
 
     Without `like`, float64 stays float64 and everything else becomes float32. Half precision

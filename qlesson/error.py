@@ -45,7 +45,7 @@ def sqnr(r: Tensor, r_hat: Tensor) -> Tensor:
     return torch.where(noise == 0, torch.inf, decibels)
 
 
-def _power(r, r_hat=None) -> tuple[Tensor, Tensor]:
+def _power(r: Tensor, r_hat: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(s, e): the sum of squares of r, or of r - r_hat, is s * 4^e, where s cannot overflow.
 
     Taken in pieces: float64 copies of a large tensor would need more memory than it.
@@ -57,7 +57,7 @@ def _power(r, r_hat=None) -> tuple[Tensor, Tensor]:
     return (sums * two_to((2 * (powers - power)).clamp(min=-1022))).sum(), power
 
 
-def _power_of_piece(r, r_hat=None) -> tuple[Tensor, Tensor]:
+def _power_of_piece(r: Tensor, r_hat: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The same of one piece. A square leaves float64 beyond 1.3e154, and is 0 below 1.5e-162;
     powers of two change no digit."""
     x = r.double() if r_hat is None else r.double() - r_hat.double()
@@ -75,7 +75,7 @@ class ErrorShares(NamedTuple):
 
 
 @torch.no_grad()
-def error_shares(r: Tensor, r_hat: Tensor, scale) -> ErrorShares:
+def error_shares(r: Tensor, r_hat: Tensor, scale: Tensor | float) -> ErrorShares:
     """The mean squared error, split into rounding and clipping   (notebook 05).
 
     Rounding to the nearest code costs at most scale/2. An element further off than that was
@@ -93,20 +93,20 @@ def error_shares(r: Tensor, r_hat: Tensor, scale) -> ErrorShares:
     )
 
 
-def _difference(r, r_hat) -> Tensor:
+def _difference(r: Tensor, r_hat: Tensor) -> Tensor:
     """r - r_hat in float64, where no difference of two half or single floats is rounded much."""
     plain, plain_hat = _checked(r, r_hat)
     return plain.double() - plain_hat.double()
 
 
-def _checked(r, r_hat) -> tuple[Tensor, Tensor]:
+def _checked(r: Tensor, r_hat: Tensor) -> tuple[Tensor, Tensor]:
     plain, plain_hat = checks.numbers("r", r), checks.numbers("r_hat", r_hat)
     checks.same_shape("r", r, "r_hat", r_hat, "an error needs equal shapes")
     checks.same_device("r", r, "r_hat", r_hat)
     return plain, plain_hat
 
 
-def _number(error, r, r_hat) -> Tensor:
+def _number(error: Tensor, r: Tensor, r_hat: Tensor) -> Tensor:
     """An error that is a number. Only where it is none are r and r_hat read for the reason."""
     if not checks.all_finite(error):
         for name, x in (("r", r), ("r_hat", r_hat)):

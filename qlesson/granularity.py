@@ -12,15 +12,14 @@ goes from block to block, `in_memory` for a loop.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from qlesson import checks
-
-Shape = Sequence[int]
+from qlesson.checks import Shape
 
 
 class Granularity:

@@ -10,10 +10,13 @@ An observer finds what the function of the same name in `qlesson.ranges` finds o
     moving_average(batches, granularity)  min and max, averaged over batches
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from qlesson import checks
+from qlesson.granularity import Granularity
 from qlesson.ranges import (
     KL_BINS,
     SMALLEST,
@@ -38,7 +41,9 @@ from qlesson.scheme import Scheme
 BINS = 4096  # of a histogram, over both signs
 
 
-def moving_average(batches, granularity=WHOLE, weight=0.1) -> tuple[Tensor, Tensor]:
+def moving_average(
+    batches: Iterable[Tensor], granularity: Granularity = WHOLE, weight: float = 0.1
+) -> tuple[Tensor, Tensor]:
     """Min and max of each batch, averaged: range <- range + weight * (batch's range - range).
 
     The first batch starts it. Late batches count most, and a value seen once fades: Jacob et al.
@@ -63,10 +68,13 @@ class Observer:
     before any batch; TypeError for anything but a float tensor.
     """
 
-    def __init__(self, granularity=WHOLE):
+    r_min: Tensor
+    r_max: Tensor
+
+    def __init__(self, granularity: Granularity = WHOLE) -> None:
         checks.granularity("granularity", granularity)
         self.granularity = granularity
-        self.shape = None  # of a scale
+        self.shape: tuple[int, ...] | None = None  # of a scale
 
     @torch.no_grad()
     def observe(self, batch: Tensor) -> None:
@@ -85,15 +93,16 @@ class Observer:
         """(r_min, r_max) of the batches so far, in the granularity's scale shape."""
         if self.shape is None:
             raise ValueError("No batch was observed: call observe(batch) before range().")
-        return tuple(x.reshape(self.shape).clone() for x in self._range())
+        r_min, r_max = self._range()
+        return r_min.reshape(self.shape).clone(), r_max.reshape(self.shape).clone()
 
-    def _update(self, batch, r_min, r_max):
+    def _update(self, batch: Tensor, r_min: Tensor, r_max: Tensor) -> None:
         """The smallest and the largest value so far."""
         if self.shape is not None:
             r_min, r_max = torch.minimum(r_min, self.r_min), torch.maximum(r_max, self.r_max)
         self.r_min, self.r_max = r_min, r_max
 
-    def _range(self):
+    def _range(self) -> tuple[Tensor, Tensor]:
         return self.r_min, self.r_max
 
 
@@ -104,7 +113,7 @@ class MinMaxObserver(Observer):
 class MovingAverageObserver(Observer):
     """Min and max averaged over batches, as `moving_average` says; exact   (notebook 07)."""
 
-    def __init__(self, granularity=WHOLE, weight=0.1):
+    def __init__(self, granularity: Granularity = WHOLE, weight: float = 0.1) -> None:
         super().__init__(granularity)
         checks.number(
             "weight",
@@ -133,7 +142,7 @@ class MovingAverageObserver(Observer):
                 for x, step in zip((self.r_min, self.r_max), steps, strict=True)
             )
 
-    def _update(self, batch, r_min, r_max):
+    def _update(self, batch: Tensor, r_min: Tensor, r_max: Tensor) -> None:
         if self.shape is not None:
             r_min = self.r_min + self.weight * (r_min - self.r_min)
             r_max = self.r_max + self.weight * (r_max - self.r_max)
@@ -149,12 +158,12 @@ class HistogramObserver(Observer):
     bin a value lies. Memory: 8 * bins bytes for each block.
     """
 
-    def __init__(self, granularity=WHOLE, bins=BINS):
+    def __init__(self, granularity: Granularity = WHOLE, bins: int = BINS) -> None:
         super().__init__(granularity)
         _check_bins(bins)
         self.bins = bins
 
-    def _update(self, batch, r_min, r_max):
+    def _update(self, batch: Tensor, r_min: Tensor, r_max: Tensor) -> None:
         _check_reach(r_min, r_max)
         super()._update(batch, r_min, r_max)
         values, weights = self._counted(*self.granularity.rows(batch))
@@ -164,11 +173,11 @@ class HistogramObserver(Observer):
         self._grow(torch.maximum(self.exponent, _reach(values)))
         self.counts += _count(values, weights, self.width, self.bins)
 
-    def _counted(self, values, weights):
+    def _counted(self, values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Which values to count, and how often."""
         return values, weights
 
-    def _grow(self, exponent):
+    def _grow(self, exponent: Tensor) -> None:
         """Merge bins until they reach to 2^exponent."""
         place = torch.arange(self.bins, device=exponent.device) - self.bins // 2
         index = (place >> (exponent - self.exponent).clamp(max=62)) + self.bins // 2
@@ -180,7 +189,7 @@ class HistogramObserver(Observer):
         """The width of a bin, [blocks, 1], in float64: for an even power of two, exact."""
         return _bin_width(self.exponent, self.bins)
 
-    def _ends(self):
+    def _ends(self) -> tuple[Tensor, Tensor]:
         return self.r_min.reshape(-1, 1), self.r_max.reshape(-1, 1)
 
 
@@ -191,12 +200,14 @@ class PercentileObserver(HistogramObserver):
     further out, and never beyond the smallest and the largest value.
     """
 
-    def __init__(self, granularity=WHOLE, percent=99.9, bins=BINS):
+    def __init__(
+        self, granularity: Granularity = WHOLE, percent: float = 99.9, bins: int = BINS
+    ) -> None:
         super().__init__(granularity, bins)
         _check_percent(percent)
         self.percent = percent
 
-    def _range(self):
+    def _range(self) -> tuple[Tensor, Tensor]:
         below = self.counts.cumsum(1)
         low, high = (
             torch.searchsorted(below, rank[:, None].double(), right=True) - self.bins // 2
@@ -214,13 +225,13 @@ class MSEObserver(HistogramObserver):
     several bins wide.
     """
 
-    def __init__(self, scheme: Scheme = Scheme(), bins=BINS):
+    def __init__(self, scheme: Scheme = Scheme(), bins: int = BINS) -> None:
         checks.scheme("scheme", scheme)
         super().__init__(scheme.granularity, bins)
         self.scheme = scheme
 
     @torch.no_grad()
-    def _range(self):
+    def _range(self) -> tuple[Tensor, Tensor]:
         centres = _centres(self.counts, self.width, *self._ends())
         limit = _limit_of_least_error(centres, self.counts, *self._ends(), self.scheme)
         return _within(*self._ends(), limit)
@@ -238,16 +249,16 @@ class EntropyObserver(HistogramObserver):
     (notebook 07).
     """
 
-    def __init__(self, scheme: Scheme = Scheme(), bins=KL_BINS):
+    def __init__(self, scheme: Scheme = Scheme(), bins: int = KL_BINS) -> None:
         checks.scheme("scheme", scheme)
         super().__init__(scheme.granularity, bins)
         self.scheme = scheme
 
-    def _counted(self, values, weights):
+    def _counted(self, values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         return _without_zeros(values, weights)
 
     @torch.no_grad()
-    def _range(self):
+    def _range(self) -> tuple[Tensor, Tensor]:
         ends = self._ends()
         limit = _limit_of_least_divergence(self.counts, self.width, *ends, self.scheme)
         return _within(*ends, limit)

@@ -6,6 +6,7 @@ r -> range -> (scale, zero_point) -> q -> r_hat, for every granularity. The form
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,12 +50,12 @@ def qparams_from_range(r_min: Tensor, r_max: Tensor, scheme: Scheme) -> QParams:
     return _qparams_from_range(r_min, r_max, scheme)
 
 
-def _qparams_from_range(r_min, r_max, scheme) -> QParams:
+def _qparams_from_range(r_min: Tensor, r_max: Tensor, scheme: Scheme) -> QParams:
     """The same, of ends that were checked."""
     r_min, r_max = _at_least_float32(r_min), _at_least_float32(r_max)
     codes = scheme.quant_min, scheme.quant_max
     scale, zero_point = safe_qparams(r_min, r_max, *codes, scheme.mapping, scheme.include_zero)
-    if not checks.all_finite(scale.amax() * _levels(scheme)):
+    if not checks.all_finite(scale.amax() * scheme.reach):
         raise ValueError(
             f"r reaches from {r_min.min().item():g} to {r_max.max().item():g}: that range is too "
             f"wide for {_name(scale.dtype)}. Scale r down, or pass it as float64."
@@ -97,7 +98,7 @@ def quantize(
     q = torch.empty_like(r, dtype=scheme.dtype) if out is None else out
     if qparams is None and (out is None or not check):
         chosen = kernels.choose_and_quantize(r, scheme, q)
-        if chosen is not None and checks.all_finite(chosen[0].amax() * _levels(scheme)):
+        if chosen is not None and checks.all_finite(chosen[0].amax() * scheme.reach):
             return QTensor._trusted(q, *chosen, scheme)
     if qparams is None:
         qparams = choose_qparams(r, scheme)  # and says what is wrong with r
@@ -124,7 +125,7 @@ class QTensor:
     zero_point: Tensor
     scheme: Scheme
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         q, scale, zero_point, scheme = self.q, self.scale, self.zero_point, self.scheme
         checks.scheme("scheme", scheme)
         for name, x in (("q", q), ("scale", scale), ("zero_point", zero_point)):
@@ -149,7 +150,7 @@ class QTensor:
             checks.code_values("q", q, scheme.quant_min, scheme.quant_max, made)
 
     @classmethod
-    def _trusted(cls, q, scale, zero_point, scheme) -> "QTensor":
+    def _trusted(cls, q: Tensor, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> "QTensor":
         """Of parts that the package has made or checked: reading them again would cost a wait for
         the GPU."""
         x = object.__new__(cls)
@@ -187,11 +188,11 @@ class QTensor:
         """The same in bytes, of all values: codes packed, with their scales and zero points."""
         return self.bits_per_value * self.q.numel() / 8
 
-    def to(self, device) -> "QTensor":
+    def to(self, device: torch.device | str) -> "QTensor":
         """The same QTensor on another device."""
         device = checks.device("device", device, computes=False)
-        moved = (x.to(device) for x in (self.q, self.scale, self.zero_point))
-        return QTensor._trusted(*moved, self.scheme)
+        q, scale, zero_point = (x.to(device) for x in (self.q, self.scale, self.zero_point))
+        return QTensor._trusted(q, scale, zero_point, self.scheme)
 
     @torch.no_grad()
     def dequantize(self, dtype: torch.dtype | None = None, *, out: Tensor | None = None) -> Tensor:
@@ -228,7 +229,7 @@ def fake_quantize(r: Tensor, scheme: Scheme = Scheme(), qparams: QParams | None 
 
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, r, qparams, scheme):
+    def forward(ctx: Any, r: Tensor, qparams: QParams, scheme: Scheme) -> Tensor:
         low, high, granularity = scheme.quant_min, scheme.quant_max, scheme.granularity
         # One code more at either end: what lands there lies outside the range.
         codes = low - 1, high + 1, scheme.rounding
@@ -239,40 +240,38 @@ class _FakeQuantize(torch.autograd.Function):
         return kernels.run(kernels.dequantize, (), q, *qparams, granularity, r_hat)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (inside,) = ctx.saved_tensors
         return torch.where(inside, grad, 0), None, None  # even an infinite gradient
 
 
-def _checked(r, scheme) -> Tensor:
-    """r as a plain tensor without gradient, or a sentence about why it cannot be quantized."""
+def _checked(r: Tensor, scheme: Scheme) -> Tensor:
+    """r as a plain tensor without gradient. Raises where it cannot be quantized."""
     checks.scheme("scheme", scheme)
     r = checks.float_tensor("r", r)
     scheme.granularity.scale_shape(r.shape)  # names an axis out of range
     return r
 
 
-def _checked_qparams(r, scheme, qparams, check) -> QParams:
-    """Given qparams in the dtypes they are stored in, or a sentence about what does not fit."""
+def _checked_qparams(
+    r: Tensor, scheme: Scheme, qparams: QParams | tuple | None, check: bool
+) -> QParams:
+    """Given qparams, in the dtypes they are stored in."""
     dtype = torch.float64 if r.dtype == torch.float64 else torch.float32
     return QParams(*checks.qparams(qparams, scheme, r.shape, dtype, r.device, check))
 
 
-def _name(dtype) -> str:
+def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _at_least_float32(x):
+def _at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _levels(scheme) -> int:
-    """How many steps of the scale the range spans; in symmetric mode, its half."""
-    lowest = 0 if scheme.mapping == "symmetric" else scheme.quant_min
-    return scheme.quant_max - lowest
-
-
-def _warn_if_clipped(r_min, r_max, scale, zero_point, scheme):
+def _warn_if_clipped(
+    r_min: Tensor, r_max: Tensor, scale: Tensor, zero_point: Tensor, scheme: Scheme
+) -> None:
     if torch.compiler.is_compiling():
         return  # a graph cannot stop to look
     steps = scheme.quant_max - scheme.quant_min

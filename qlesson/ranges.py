@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from qlesson import checks, kernels
-from qlesson.affine import dequantize_affine, quantize_affine, safe_qparams, two_to
+from qlesson.affine import QParams, dequantize_affine, quantize_affine, safe_qparams, two_to
 from qlesson.granularity import Granularity, PerTensor
 from qlesson.scheme import Scheme
 
@@ -44,7 +44,9 @@ def min_max(r: Tensor, granularity: Granularity) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def percentile(r: Tensor, granularity=WHOLE, percent=99.9) -> tuple[Tensor, Tensor]:
+def percentile(
+    r: Tensor, granularity: Granularity = WHOLE, percent: float = 99.9
+) -> tuple[Tensor, Tensor]:
     """The (100 - percent)-th and the percent-th percentile of each block   (notebook 07).
 
     Both are values of r, the next ones outwards: at most 100 - percent percent of a block lie
@@ -75,11 +77,11 @@ def mse_search(r: Tensor, scheme: Scheme = Scheme()) -> tuple[Tensor, Tensor]:
     shape = scheme.granularity.scale_shape(r.shape)
     r_min, r_max = (x.reshape(-1, 1) for x in min_max(r, scheme.granularity))
     limit = _limit_of_least_error(values, weights, r_min, r_max, scheme)
-    return tuple(x.reshape(shape) for x in _within(r_min, r_max, limit))
+    return _within(r_min.reshape(shape), r_max.reshape(shape), limit.reshape(shape))
 
 
 @torch.no_grad()
-def entropy(r: Tensor, scheme: Scheme = Scheme(), bins=KL_BINS) -> tuple[Tensor, Tensor]:
+def entropy(r: Tensor, scheme: Scheme = Scheme(), bins: int = KL_BINS) -> tuple[Tensor, Tensor]:
     """The range whose codes keep the most of r's histogram, by KL divergence   (notebook 07).
 
     As `observers.EntropyObserver` says, fed once with r.
@@ -95,13 +97,15 @@ def entropy(r: Tensor, scheme: Scheme = Scheme(), bins=KL_BINS) -> tuple[Tensor,
     counts = _count(values, weights, width, bins)
     limit = _limit_of_least_divergence(counts, width, r_min, r_max, scheme)
     shape = granularity.scale_shape(r.shape)
-    return tuple(x.reshape(shape) for x in _within(r_min, r_max, limit))
+    return _within(r_min.reshape(shape), r_max.reshape(shape), limit.reshape(shape))
 
 
 # --- the two searches -----------------------------------------------------------------------------
 
 
-def _limit_of_least_error(values, weights, r_min, r_max, scheme) -> Tensor:
+def _limit_of_least_error(
+    values: Tensor, weights: Tensor, r_min: Tensor, r_max: Tensor, scheme: Scheme
+) -> Tensor:
     """The limit t with the least sum of weights * (values - values_hat)^2, for each row.
 
     values, weights [blocks, n]; r_min, r_max, t [blocks, 1]. The error has many local minima, so
@@ -112,7 +116,7 @@ def _limit_of_least_error(values, weights, r_min, r_max, scheme) -> Tensor:
     power = torch.frexp(start.double()).exponent.long().clamp(-1000, 1000)
     small = two_to(-power)  # about 1 / max|r|: no square overflows
 
-    def error(limit):
+    def error(limit: Tensor) -> Tensor:
         scale, zero_point = _qparams(*_within(r_min, r_max, limit), scheme)
         q = _codes(values, scale, zero_point, scheme)
         off = dequantize_affine(q, scale, zero_point) - values
@@ -131,7 +135,7 @@ def _limit_of_least_error(values, weights, r_min, r_max, scheme) -> Tensor:
     return best
 
 
-def _short(limit) -> Tensor:
+def _short(limit: Tensor) -> Tensor:
     """limit without all but 12 binary digits, so that the last bits of r decide nothing.
 
     The zero point of the range -t to t is round(quant_min + levels / 2): a tie, which goes where
@@ -141,7 +145,9 @@ def _short(limit) -> Tensor:
     return digits.view(torch.float64).to(limit.dtype)
 
 
-def _limit_of_least_divergence(counts, width, r_min, r_max, scheme) -> Tensor:
+def _limit_of_least_divergence(
+    counts: Tensor, width: Tensor, r_min: Tensor, r_max: Tensor, scheme: Scheme
+) -> Tensor:
     """The limit t, a whole number of bins, with the least KL divergence, for each row.
 
     counts [blocks, bins], over both signs; width, r_min, r_max, t [blocks, 1]. Tries up to 256
@@ -168,7 +174,7 @@ def _limit_of_least_divergence(counts, width, r_min, r_max, scheme) -> Tensor:
     return best
 
 
-def _kl_of_codes(counts, inside, code) -> Tensor:
+def _kl_of_codes(counts: Tensor, inside: slice, code: Tensor) -> Tensor:
     """KL(P, Q) = sum of P log(P / Q), for each row.
 
     P is the histogram clipped: what lies outside goes to the first and the last bin inside. Q is
@@ -193,36 +199,36 @@ def _kl_of_codes(counts, inside, code) -> Tensor:
 # --- a histogram of each block, over [-2^e, 2^e] --------------------------------------------------
 
 
-def _reach(values) -> Tensor:
+def _reach(values: Tensor) -> Tensor:
     """The smallest e with |values| < 2^e, for each row; SMALLEST where all are 0."""
     largest = values.abs().amax(1, keepdim=True)
     exponent = torch.frexp(largest).exponent.long()
     return torch.where(largest > 0, exponent, SMALLEST).clamp(min=SMALLEST)  # of 0 it would be 0
 
 
-def _bin_width(exponent, bins) -> Tensor:
+def _bin_width(exponent: Tensor, bins: int) -> Tensor:
     """The width of a bin, [blocks, 1], in float64: for an even power of two, exact."""
     power = two_to(exponent + 1)
     return power / power.new_tensor(bins)
 
 
-def _count(values, weights, width, bins) -> Tensor:
+def _count(values: Tensor, weights: Tensor, width: Tensor, bins: int) -> Tensor:
     """How much weight each bin holds, [blocks, bins], in float64."""
     index = torch.floor(values.double() / width).long() + bins // 2
     return weights.new_zeros(len(values), bins).scatter_add_(1, index, weights)
 
 
-def _without_zeros(values, weights):
+def _without_zeros(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Exact zeros come back exactly: they count for nothing."""
     return values, torch.where(values == 0, 0, weights)
 
 
-def _check_bins(bins):
+def _check_bins(bins: int) -> None:
     if checks.whole("bins", bins, low=2) % 2:
         raise ValueError(f"bins must be even, got {bins}: half of them lie on either side of 0.")
 
 
-def _check_reach(r_min, r_max):
+def _check_reach(r_min: Tensor, r_max: Tensor) -> None:
     if bool((torch.maximum(-r_min, r_max) >= 2.0**1022).any()):
         raise ValueError(
             f"The batch reaches from {r_min.min().item():g} to {r_max.max().item():g}: a "
@@ -233,40 +239,39 @@ def _check_reach(r_min, r_max):
 # --- shared ---------------------------------------------------------------------------------------
 
 
-def _within(r_min, r_max, limit):
+def _within(r_min: Tensor, r_max: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
     return torch.clamp(r_min, -limit, limit), torch.clamp(r_max, -limit, limit)
 
 
-def _qparams(r_min, r_max, scheme):
+def _qparams(r_min: Tensor, r_max: Tensor, scheme: Scheme) -> QParams:
     codes = scheme.quant_min, scheme.quant_max
     return safe_qparams(r_min, r_max, *codes, scheme.mapping, scheme.include_zero)
 
 
-def _too_wide(scale, scheme) -> Tensor:
+def _too_wide(scale: Tensor, scheme: Scheme) -> Tensor:
     """Where the codes of a scale reach beyond the largest float."""
-    lowest = 0 if scheme.mapping == "symmetric" else scheme.quant_min
-    return ~torch.isfinite(scale * scale.new_tensor(scheme.quant_max - lowest))
+    return ~torch.isfinite(scale * scale.new_tensor(scheme.reach))
 
 
-def _codes(r, scale, zero_point, scheme):
+def _codes(r: Tensor, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> Tensor:
     """The codes of r as floats: casts to integers and back would take half of a search."""
     codes = scheme.quant_min, scheme.quant_max
     return quantize_affine(r, scale, zero_point, *codes, r.dtype, scheme.rounding)
 
 
-def _centres(counts, width, r_min, r_max) -> Tensor:
+def _centres(counts: Tensor, width: Tensor, r_min: Tensor, r_max: Tensor) -> Tensor:
     """The middle of every bin, [blocks, bins], in r's dtype and within what was seen."""
     places = torch.arange(counts.shape[1], dtype=torch.float64, device=counts.device)
     return ((places - counts.shape[1] // 2 + 0.5) * width).to(r_min.dtype).clamp(r_min, r_max)
 
 
-def _ranks(count, percent) -> tuple[Tensor, Tensor]:
+def _ranks(count: Tensor, percent: float) -> tuple[Tensor, Tensor]:
     """Which values, in ascending order from 0, are the two percentiles of `count` values."""
     high = torch.ceil((count - 1) * percent / 100).long()
     return count.long() - 1 - high, high
 
 
-def _check_percent(percent):
+def _check_percent(percent: float) -> None:
     checks.number(
         "percent",
         percent,
@@ -276,8 +281,8 @@ def _check_percent(percent):
     )
 
 
-def _checked(r, granularity, name="r") -> Tensor:
-    """r as a plain tensor in float32 or float64, or a sentence about why it has no range."""
+def _checked(r: Tensor, granularity: Granularity, name: str = "r") -> Tensor:
+    """r as a plain tensor in float32 or float64. Raises where it has no range."""
     r = checks.float_tensor(name, r)
     checks.known(name, r)
     checks.fits_shape(granularity, r.shape)

@@ -31,7 +31,7 @@ class Scheme:
     include_zero: bool = True
     rounding: str = "inside"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.bits("bits", self.bits)
         object.__setattr__(self, "bits", int(self.bits))
         checks.one_of("mapping", self.mapping, ("asymmetric", "symmetric"))
@@ -58,6 +58,11 @@ class Scheme:
         if self.mapping == "symmetric":
             return -self.quant_max
         return -(2 ** (self.bits - 1)) if self.signed else 0
+
+    @property
+    def reach(self) -> int:
+        """The largest |q - z|: quant_max in symmetric mode, else quant_max - quant_min."""
+        return self.quant_max - (0 if self.mapping == "symmetric" else self.quant_min)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -102,6 +102,15 @@ def test_bad_options_are_refused(options, words):
     assert all(word in str(error.value) for word in words)
 
 
+@pytest.mark.parametrize("bits", [2, 5, 8, 16])
+def test_the_reach_is_the_largest_distance_of_a_code_from_a_zero_point(bits):
+    for kind in ({}, {"mapping": "symmetric"}, {"signed": bits == 16}):
+        scheme = ql.Scheme(bits, **kind)
+        codes = range(scheme.quant_min, scheme.quant_max + 1)
+        zero_points = [0] if scheme.mapping == "symmetric" else (codes[0], codes[-1])
+        assert scheme.reach == max(abs(q - z) for q in (codes[0], codes[-1]) for z in zero_points)
+
+
 @pytest.mark.parametrize("granularity", [None, 0, "row", ql.PerTensor, ql.PerAxis])
 def test_a_granularity_that_is_none_is_refused(granularity):
     with pytest.raises(TypeError, match=r"granularity must be ql.PerTensor\(\), ql.PerAxis"):

@@ -46,6 +46,7 @@ from qlesson.checks.tensors import (
     tensor,
 )
 from qlesson.checks.words import (
+    Shape,
     bits,
     device,
     dictionary,
@@ -72,6 +73,7 @@ from qlesson.checks.words import (
 __all__ = [
     "FLOATS",
     "IDS",
+    "Shape",
     "all_finite",
     "ascending",
     "bits",

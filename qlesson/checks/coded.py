@@ -1,6 +1,7 @@
 """Codes, sums of codes, and ids."""
 
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,9 @@ from qlesson.checks.words import shown
 IDS = (torch.int64, torch.int32)  # what nn.Embedding takes
 
 
-def codes(name, q, *dtypes, remedy="ql.quantize(r, scheme) makes them"):
+def codes(
+    name: str, q: Any, *dtypes: torch.dtype, remedy: str = "ql.quantize(r, scheme) makes them"
+) -> None:
     """A tensor of codes in one of these integer dtypes: a cast would wrap around, or cut off."""
     if not isinstance(q, Tensor) or q.dtype not in dtypes:
         kind = q.dtype if isinstance(q, Tensor) else type(q).__name__
@@ -21,7 +24,7 @@ def codes(name, q, *dtypes, remedy="ql.quantize(r, scheme) makes them"):
     on_a_device(name, q)
 
 
-def code_values(name, q, low, high, remedy):
+def code_values(name: str, q: Tensor, low: int, high: int, remedy: str) -> None:
     """Codes from low to high: a dtype may hold more than a scheme has, and then they are read."""
     held = torch.iinfo(q.dtype)
     if (low <= held.min and held.max <= high) or q.numel() == 0 or not readable(q):
@@ -37,7 +40,7 @@ def code_values(name, q, low, high, remedy):
         )
 
 
-def integers(name, x):
+def integers(name: str, x: Any) -> None:
     """A whole number, or a tensor of an integer dtype."""
     if isinstance(x, Tensor):
         good = not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
@@ -51,7 +54,7 @@ def integers(name, x):
         on_a_device(name, x)
 
 
-def ids(name, x, count):
+def ids(name: str, x: Any, count: int) -> None:
     """Row numbers from 0 to count - 1, as nn.Embedding takes them.
 
     On a GPU, and while a model is compiled, the lookup itself refuses what is out of range: reading

@@ -1,6 +1,7 @@
 """Scales and zero points."""
 
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +16,10 @@ from qlesson.checks.tensors import (
     real,
     strided,
 )
+from qlesson.checks.words import Shape
 
 
-def _number(name, value) -> float:
+def _number(name: str, value: Any) -> float:
     """A finite or infinite real number, as a float."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number or a torch tensor, got {type(value).__name__}.")
@@ -27,7 +29,15 @@ def _number(name, value) -> float:
         raise ValueError(f"{name} is too large for a float: pass a finite number.") from None
 
 
-def qparams(given, scheme, shape, dtype, device, check=True, move=False) -> tuple[Tensor, Tensor]:
+def qparams(
+    given: Any,
+    scheme: Any,
+    shape: Shape,
+    dtype: torch.dtype,
+    device: torch.device,
+    check: bool = True,
+    move: bool = False,
+) -> tuple[Tensor, Tensor]:
     """Scale and zero point for a tensor of this shape, in the dtypes they are stored in.
 
     dtype  of the scale;  check  whether to read the values where their dtypes leave a doubt
@@ -57,13 +67,15 @@ def qparams(given, scheme, shape, dtype, device, check=True, move=False) -> tupl
     return scale, zero_point.to(scheme.dtype)
 
 
-def shape_and_device(scale, zero_point, granularity, shape, device):
+def shape_and_device(
+    scale: Tensor, zero_point: Tensor, granularity: Any, shape: Shape, device: torch.device
+) -> None:
     """Both in the granularity's scale shape and on the device of the tensor that they belong to."""
     for name, x in (("scale", scale), ("zero_point", zero_point)):
         step_of(name, x, granularity, shape, device)
 
 
-def step_of(name, x, granularity, shape, device):
+def step_of(name: str, x: Tensor, granularity: Any, shape: Shape, device: torch.device) -> None:
     """A scale, or a zero point, where it belongs."""
     expected = granularity.scale_shape(shape)
     if tuple(x.shape) != expected:
@@ -80,7 +92,7 @@ def step_of(name, x, granularity, shape, device):
         raise ValueError(f"scale must be a float tensor, got {dtype_name(x.dtype)}.")
 
 
-def qparams_values(scale, zero_point, scheme):
+def qparams_values(scale: Tensor, zero_point: Tensor, scheme: Any) -> None:
     """Scales that are steps, and zero points that are codes: both read at once, and once."""
     real("zero_point", zero_point)
     if not (readable(scale) and readable(zero_point)):
@@ -94,7 +106,7 @@ def qparams_values(scale, zero_point, scheme):
     zero_points("zero_point", zero_point, scheme)
 
 
-def scales(name, scale) -> Tensor:
+def scales(name: str, scale: Any) -> Tensor:
     """Scales, a number or a tensor, that are steps: positive and finite."""
     real(name, scale)
     if isinstance(scale, Tensor):
@@ -108,7 +120,7 @@ def scales(name, scale) -> Tensor:
     return scale
 
 
-def zero_points(name, z, scheme):
+def zero_points(name: str, z: Any, scheme: Any) -> None:
     """Zero points, a number or a tensor, that are codes; 0 in a symmetric scheme."""
     real(name, z)
     if isinstance(z, Tensor):
@@ -125,15 +137,15 @@ def zero_points(name, z, scheme):
         )
 
 
-def _are_codes(z, scheme) -> Tensor:
+def _are_codes(z: Tensor, scheme: Any) -> Tensor:
     (low, high), z = _zero_point_ends(scheme), z.double()
     return (z >= low) & (z <= high) & (z == z.round())
 
 
-def _every_value_is_a_code(dtype, scheme) -> bool:
+def _every_value_is_a_code(dtype: torch.dtype, scheme: Any) -> bool:
     """Whether there is nothing to read: int8 holds the codes of 8 bits, and no others."""
     return dtype == scheme.dtype and scheme.mapping == "asymmetric" and scheme.bits in (8, 16)
 
 
-def _zero_point_ends(scheme):
+def _zero_point_ends(scheme: Any) -> tuple[int, int]:
     return (0, 0) if scheme.mapping == "symmetric" else (scheme.quant_min, scheme.quant_max)

@@ -1,27 +1,29 @@
 """Tensors of real values, and those that are to be filled."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from qlesson.checks.words import shown
+from qlesson.checks.words import Shape, shown
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-def tensor(name, x):
+def tensor(name: str, x: Any) -> None:
     """A tensor, of whatever kind."""
     if not isinstance(x, Tensor):
         remedy = f"call {name}.dequantize()" if is_quantized(x) else f"use torch.tensor({name})"
         raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}: {remedy}.")
 
 
-def plain(x) -> Tensor:
+def plain(x: Tensor) -> Tensor:
     """x without gradient, and of no subclass; but in a graph that is compiled all tensors are of
     one, which must stay."""
     return x.detach() if torch.compiler.is_compiling() else x.detach().as_subclass(Tensor)
 
 
-def real(name, x):
+def real(name: str, x: Any) -> None:
     """Numbers on one line: no formula here means anything for a complex number or a truth value."""
     if isinstance(x, int | float) and not isinstance(x, bool):
         return
@@ -39,7 +41,7 @@ def real(name, x):
         )
 
 
-def float_tensor(name, r) -> Tensor:
+def float_tensor(name: str, r: Any) -> Tensor:
     """A strided float tensor with values in it; without gradient, and of no subclass."""
     if is_quantized(r):
         raise TypeError(f"{name} is a QTensor already: call {name}.dequantize() first.")
@@ -55,7 +57,7 @@ def float_tensor(name, r) -> Tensor:
     return plain(r)
 
 
-def strided(name, x):
+def strided(name: str, x: Tensor) -> None:
     """Values that lie in memory one by one."""
     if x.is_nested or x.layout != torch.strided:
         kind = "nested" if x.is_nested else x.layout
@@ -63,7 +65,7 @@ def strided(name, x):
         raise TypeError(f"{name} has layout {kind}: {remedy}.")
 
 
-def on_a_device(name, x):
+def on_a_device(name: str, x: Tensor) -> None:
     """A tensor that holds values."""
     if x.is_meta:
         raise TypeError(
@@ -71,13 +73,13 @@ def on_a_device(name, x):
         )
 
 
-def known(name, x):
+def known(name: str, x: Any) -> None:
     """Values that a search or a choice can look at."""
     if not torch.compiler.is_compiling() and hasattr(x, "fake_mode"):
         raise TypeError(f"{name} is a fake tensor and holds no values: pass a real one.")
 
 
-def numbers(name, x) -> Tensor:
+def numbers(name: str, x: Any) -> Tensor:
     """A tensor with real values in it, of any dtype; without gradient, and of no subclass."""
     tensor(name, x)
     real(name, x)
@@ -87,7 +89,7 @@ def numbers(name, x) -> Tensor:
     return plain(x)
 
 
-def same_shape(name, x, other, y, why):
+def same_shape(name: str, x: Tensor, other: str, y: Tensor, why: str) -> None:
     """Two tensors of one shape."""
     if x.shape != y.shape:
         raise ValueError(
@@ -96,7 +98,7 @@ def same_shape(name, x, other, y, why):
         )
 
 
-def broadcasts(name, x, other, y):
+def broadcasts(name: str, x: Tensor, other: str, y: Tensor) -> None:
     """A tensor that broadcasts against another, without making it larger."""
     if x.ndim > y.ndim or any(
         n not in (1, m) for n, m in zip(reversed(x.shape), reversed(y.shape), strict=False)
@@ -107,13 +109,13 @@ def broadcasts(name, x, other, y):
         )
 
 
-def same_device(name, x, other, y):
+def same_device(name: str, x: Tensor, other: str, y: Tensor) -> None:
     """Two tensors in one place."""
     if x.device != y.device:
         raise ValueError(f"{name} is on {x.device} and {other} on {y.device}: move one of them.")
 
 
-def matrix(name, x, axes):
+def matrix(name: str, x: Tensor, axes: str) -> None:
     """Two axes, named as in "[out, in]"."""
     if len(x.shape) != 2:
         many = len(x.shape) > 2
@@ -121,7 +123,7 @@ def matrix(name, x, axes):
         raise ValueError(f"{name} must be {axes}, got the shape {tuple(x.shape)}{remedy}.")
 
 
-def last_axis(name, x, length):
+def last_axis(name: str, x: Tensor, length: int) -> None:
     """One value for each input of a layer."""
     if x.shape[-1:] != (length,):
         raise ValueError(
@@ -130,7 +132,7 @@ def last_axis(name, x, length):
         )
 
 
-def layer_input(name, x, device=None):
+def layer_input(name: str, x: Any, device: torch.device | None = None) -> None:
     """What a float layer on this device takes; its values are not read."""
     tensor(name, x)
     strided(name, x)
@@ -140,7 +142,7 @@ def layer_input(name, x, device=None):
         raise ValueError(f"{name} is on {x.device}, and the layer on {device}: move one of them.")
 
 
-def samples(name, x) -> Tensor:
+def samples(name: str, x: Any) -> Tensor:
     """What a layer met, [samples, in], to compute with."""
     x = numbers(name, x)
     known(name, x)
@@ -149,7 +151,7 @@ def samples(name, x) -> Tensor:
     return x
 
 
-def layer(weight, inputs, optional=False):
+def layer(weight: Any, inputs: Any, optional: bool = False) -> tuple[Tensor, Tensor | None]:
     """A layer's weight [out, in] and its inputs [samples, in], as plain float tensors."""
     known("weight", weight)
     known("inputs", inputs)
@@ -170,20 +172,20 @@ def layer(weight, inputs, optional=False):
     return weight, inputs
 
 
-def not_empty(name, r):
+def not_empty(name: str, r: Tensor) -> None:
     """At least one value."""
     if r.numel() == 0:
         shape = tuple(r.shape)
         raise ValueError(f"{name} is empty (shape {shape}): pass at least one value.")
 
 
-def finite(name, r):
+def finite(name: str, r: Tensor) -> None:
     """No NaN and no infinity; in one more reading of r."""
     if not all_finite(*torch.aminmax(r)):
         refuse_non_finite(name, r)
 
 
-def refuse_non_finite(name, r):
+def refuse_non_finite(name: str, r: Tensor) -> None:
     """The sentence, for r in which NaN or infinity was found."""
     bad = ~torch.isfinite(r)
     first = tuple(bad.nonzero()[0].tolist())
@@ -194,17 +196,17 @@ def refuse_non_finite(name, r):
     )
 
 
-def ascending(book) -> bool:
+def ascending(book: Tensor) -> bool:
     """Whether a row of values is sorted; True where nobody can look."""
     return not readable(book) or holds((book[1:] >= book[:-1]).all())
 
 
-def all_finite(*tensors) -> bool:
+def all_finite(*tensors: Tensor) -> bool:
     """Whether no value is NaN or infinite; True where nobody can look."""
     return not all(map(readable, tensors)) or all(holds(torch.isfinite(x).all()) for x in tensors)
 
 
-def readable(x) -> bool:
+def readable(x: Tensor) -> bool:
     """Whether a check can read the values: not in a graph that is compiled, nor in torch.vmap, nor
     those of a fake tensor."""
     if torch.compiler.is_compiling() or x.is_meta or hasattr(x, "fake_mode"):
@@ -216,17 +218,17 @@ def readable(x) -> bool:
     return True
 
 
-def holds(condition) -> bool:
+def holds(condition: Any) -> bool:
     """Whether a condition, a tensor, is true; True where nobody can look."""
     return not readable(condition) or bool(condition)
 
 
-def is_quantized(x) -> bool:
+def is_quantized(x: Any) -> bool:
     """Whether x is a QTensor, or what stands for one: codes that know how to become values."""
     return hasattr(x, "dequantize") and hasattr(x, "scheme")
 
 
-def float_dtype(name, dtype):
+def float_dtype(name: str, dtype: Any) -> None:
     """One of the float dtypes that values come in."""
     if dtype not in FLOATS:
         raise ValueError(f"{name} must be {one_of_floats()}, got {shown(dtype)}.")
@@ -237,11 +239,11 @@ def one_of_floats() -> str:
     return "torch." + ", torch.".join(dtype_name(d) for d in FLOATS)
 
 
-def dtype_name(dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def ends(r_min, r_max):
+def ends(r_min: Any, r_max: Any) -> None:
     """The two ends of ranges: finite, of one shape, and in order."""
     for name, x in (("r_min", r_min), ("r_max", r_max)):
         finite(name, numbers(name, x))
@@ -254,7 +256,9 @@ def ends(r_min, r_max):
 # --- what is to be filled ---
 
 
-def out(out, shape, dtype, device, kept):
+def out(
+    out: Any, shape: Shape, dtype: torch.dtype, device: torch.device, kept: dict[str, Tensor]
+) -> None:
     """A tensor that can be filled; `kept` are those that must stay as they are, by name."""
     tensor("out", out)
     remedy = f"use torch.empty({tuple(shape)}, dtype={dtype}, device={str(device)!r})."
@@ -276,7 +280,7 @@ def out(out, shape, dtype, device, kept):
             raise ValueError(f"out shares memory with {name}, which must stay as it is: {remedy}")
 
 
-def _may_overlap_itself(x) -> bool:
+def _may_overlap_itself(x: Tensor) -> bool:
     """Whether some stride steps into the elements that the smaller strides reach."""
     reached = 0
     for step, n in sorted((s, n) for n, s in zip(x.shape, x.stride(), strict=True) if n > 1):
@@ -286,10 +290,10 @@ def _may_overlap_itself(x) -> bool:
     return False
 
 
-def _overlap(a, b) -> bool:
+def _overlap(a: Tensor, b: Tensor) -> bool:
     """Whether the byte ranges of two tensors on one device meet."""
 
-    def ends(x):
+    def ends(x: Tensor) -> tuple[int, int]:
         last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
         return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
 

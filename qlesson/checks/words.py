@@ -3,17 +3,20 @@
 import operator
 import os
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 import torch
 
+Shape = Sequence[int]
 INFINITY = float("inf")
 LONGEST = 255  # bytes of a file's name
 
 
-def shown(x) -> str:
+def shown(x: Any) -> str:
     """x as a sentence shows it: in one line, and not a long one."""
     if isinstance(x, torch.Tensor):
         return f"a tensor of {x.dtype} and shape {tuple(x.shape)}"
@@ -24,7 +27,7 @@ def shown(x) -> str:
 # --- numbers and words ---
 
 
-def whole(name, x, low=-INFINITY, high=INFINITY) -> int:
+def whole(name: str, x: Any, low: float = -INFINITY, high: float = INFINITY) -> int:
     """A whole number from low to high."""
     try:
         if isinstance(x, bool):
@@ -39,32 +42,38 @@ def whole(name, x, low=-INFINITY, high=INFINITY) -> int:
     raise ValueError(f"{name} must be {wanted}, got {shown(x)}.")
 
 
-def bits(name, x):
+def bits(name: str, x: Any) -> None:
     """2 to 8 bits, or 16."""
     if not isinstance(x, Integral) or isinstance(x, bool) or x not in (*range(2, 9), 16):
         raise ValueError(f"{name} must be an integer from 2 to 8, or 16, got {shown(x)}.")
 
 
-def number(name, x, wanted="a finite number", fits=lambda x: True, remedy=""):
+def number(
+    name: str,
+    x: Any,
+    wanted: str = "a finite number",
+    fits: Callable[[Any], bool] = lambda x: True,
+    remedy: str = "",
+) -> None:
     """A finite real number that fits; `wanted` says so in words."""
     real = isinstance(x, Real) and not isinstance(x, bool)
     if not real or not (-INFINITY < x < INFINITY and fits(x)):
         raise ValueError(f"{name} must be {wanted}, got {shown(x)}{remedy}.")
 
 
-def share(name, x):
+def share(name: str, x: Any) -> None:
     """A part of a whole."""
     number(name, x, "a number from 0 to 1", lambda x: 0 <= x <= 1)
 
 
-def one_of(name, x, allowed):
+def one_of(name: str, x: Any, allowed: Iterable[Any]) -> None:
     """One of a few words, or of True and False."""
     if not any(x is a or (isinstance(x, str) and x == a) for a in allowed):
         choices = " or ".join(repr(a) for a in allowed)
         raise ValueError(f"{name} must be {choices}, got {shown(x)}.")
 
 
-def text(name, x):
+def text(name: str, x: Any) -> None:
     """Text with something in it."""
     if not isinstance(x, str):
         raise TypeError(f"{name} must be text, got {shown(x)}: pass a str.")
@@ -75,7 +84,7 @@ def text(name, x):
 # --- schemes, models, devices: known by what they can do, since they stand above ---
 
 
-def scheme(name, x):
+def scheme(name: str, x: Any) -> None:
     """What says which codes there are."""
     if isinstance(x, type) or not (hasattr(x, "quant_min") and hasattr(x, "granularity")):
         raise TypeError(
@@ -83,7 +92,7 @@ def scheme(name, x):
         )
 
 
-def granularity(name, x):
+def granularity(name: str, x: Any) -> None:
     """What says who shares a scale."""
     if isinstance(x, type) or not (hasattr(x, "scale_shape") and hasattr(x, "align")):
         raise TypeError(
@@ -92,13 +101,13 @@ def granularity(name, x):
         )
 
 
-def fits_shape(given, shape):
+def fits_shape(given: Any, shape: Shape) -> None:
     """A granularity that has scales for a tensor of this shape: it names an axis out of range."""
     granularity("granularity", given)
     given.scale_shape(shape)
 
 
-def of_type(name, x, kind, remedy):
+def of_type(name: str, x: Any, kind: Any, remedy: str) -> None:
     """An instance of a class, or of one of several."""
     if not isinstance(x, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
@@ -107,7 +116,7 @@ def of_type(name, x, kind, remedy):
         raise TypeError(f"{name} must be {a} {wanted}, got {type(x).__name__}: {remedy}.")
 
 
-def model(name, x):
+def model(name: str, x: Any) -> None:
     """A model of torch."""
     if not isinstance(x, torch.nn.Module):
         raise TypeError(
@@ -115,13 +124,13 @@ def model(name, x):
         )
 
 
-def dictionary(name, x, holds):
+def dictionary(name: str, x: Any, holds: str) -> None:
     """A dictionary; `holds` says what it maps, as in "{name: tensor}"."""
     if not hasattr(x, "keys") or isinstance(x, type):
         raise TypeError(f"{name} must be a dictionary {holds}, got {shown(x)}.")
 
 
-def device(name, x, computes=True) -> torch.device:
+def device(name: str, x: Any, computes: bool = True) -> torch.device:
     """A device that is here, and can compute: meta holds no values."""
     try:
         found = torch.device(x)
@@ -139,13 +148,13 @@ def device(name, x, computes=True) -> torch.device:
 # --- names ---
 
 
-def fits(pattern, name, names) -> bool:
+def fits(pattern: str, name: str, names: Iterable[str]) -> bool:
     """Whether a pattern, as in fnmatch, means this name. One that is a name means that one alone:
     "h[0]" is a layer here, and as a pattern would be "h0"."""
     return name == pattern if pattern in names else fnmatchcase(name, pattern)
 
 
-def patterns(name, given) -> tuple[str, ...]:
+def patterns(name: str, given: Any) -> tuple[str, ...]:
     """One pattern, or several, of names."""
     several = (given,) if isinstance(given, str) or not hasattr(given, "__iter__") else tuple(given)
     if not all(isinstance(pattern, str) for pattern in several):
@@ -156,7 +165,7 @@ def patterns(name, given) -> tuple[str, ...]:
 # --- paths ---
 
 
-def path(name, x) -> Path:
+def path(name: str, x: Any) -> Path:
     """What names a file or a folder."""
     if not isinstance(x, str | os.PathLike) or not isinstance(os.fspath(x), str):
         raise TypeError(f"{name} must be a path, got {shown(x)}: pass text or a pathlib.Path.")
@@ -166,7 +175,7 @@ def path(name, x) -> Path:
     return Path(given)
 
 
-def file(name, x) -> Path:
+def file(name: str, x: Any) -> Path:
     """A file that is there."""
     found = path(name, x)
     if found.is_dir():
@@ -176,7 +185,7 @@ def file(name, x) -> Path:
     return found
 
 
-def new_file(name, x) -> Path:
+def new_file(name: str, x: Any) -> Path:
     """A file that can be made, or written over."""
     found = path(name, x)
     if found.is_dir():
@@ -185,7 +194,7 @@ def new_file(name, x) -> Path:
     return found
 
 
-def in_a_folder(name, x):
+def in_a_folder(name: str, x: Path) -> None:
     """A path in a folder that is there."""
     if not x.parent.is_dir():
         raise FileNotFoundError(f"{name}: the folder {x.parent} does not exist: make it first.")

@@ -107,7 +107,7 @@ def nf4_blocks(r: Tensor) -> Tensor:
 
 
 def _blocks(r, size) -> Tensor:
-    """r as float32 [..., blocks, size], or a sentence about why it has no such blocks."""
+    """r as float32 [..., blocks, size]. Raises ValueError where it has no such blocks."""
     r = checks.numbers("r", r)
     if r.ndim == 0 or r.shape[-1] % size:
         raise ValueError(
