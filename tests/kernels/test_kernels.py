@@ -42,7 +42,7 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch, name):
     monkeypatch.setenv("QLESSON_DEVICE", name)
     with pytest.raises(ValueError, match=f"QLESSON_DEVICE='{name}' cannot be used") as error:
         ql.best_device()
-    assert 'set it to "cpu", or unset it.' in str(error.value)
+    assert 'use "cpu", or leave it unset.' in str(error.value)
     assert "\n" not in str(error.value)
 
 
