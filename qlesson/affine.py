@@ -34,7 +34,13 @@ class QParams(NamedTuple):
 
 
 @torch.no_grad()
-def asymmetric_qparams(r_min: Value, r_max: Value, quant_min: Value, quant_max: Value) -> QParams:
+def asymmetric_qparams(
+    r_min: Value,
+    r_max: Value,
+    quant_min: Value,
+    quant_max: Value,
+    scale_dtype: torch.dtype | None = None,
+) -> QParams:
     """scale = (r_max - r_min) / (quant_max - quant_min),
     zero_point = clip(round(quant_min - r_min / scale), quant_min, quant_max)   (notebook 02).
 
@@ -43,27 +49,33 @@ def asymmetric_qparams(r_min: Value, r_max: Value, quant_min: Value, quant_max: 
 
     r_min, r_max: the ends of the range, in units of r; numbers, or tensors of equal shape.
     quant_min, quant_max: the smallest and the largest code.
-    Returns the scale in float32 (float64 for float64 ends) and the zero point in int32 (int64
-    where codes lie beyond).
+    scale_dtype: the dtype that the scale is stored in; it is rounded before the zero point is
+    computed from it, so that both belong together.
+    Returns the scale in float32 (float64 for float64 ends), or in scale_dtype, and the zero point
+    in int32 (int64 where codes lie beyond).
     """
     like = _widest(r_min, r_max, quant_min, quant_max)
     r_min, r_max = _as_float(r_min, like), _as_float(r_max, like)
-    scale = (r_max - r_min) / _as_float(quant_max - quant_min, r_min)
-    zero_point = torch.round(quant_min - r_min / scale)
+    scale = stored((r_max - r_min) / _as_float(quant_max - quant_min, r_min), scale_dtype)
+    zero_point = torch.round(quant_min - r_min / _as_float(scale, r_min))
     zero_point = clip(zero_point, quant_min, quant_max)
     return QParams(scale, zero_point.to(_holds(quant_min, quant_max)))
 
 
 @torch.no_grad()
-def symmetric_qparams(r_max: Value, quant_max: Value) -> QParams:
+def symmetric_qparams(
+    r_max: Value, quant_max: Value, scale_dtype: torch.dtype | None = None
+) -> QParams:
     """scale = max|r| / quant_max, zero_point = 0   (notebook 03).
 
     r_max: the largest magnitude max|r|, in units of r; a number or a tensor.
     quant_max: the largest code; the smallest is -quant_max.
-    Returns the scale in float32 (float64 for a float64 r_max) and the zero point in int32.
+    scale_dtype: the dtype that the scale is stored in, rounded once.
+    Returns the scale in float32 (float64 for a float64 r_max), or in scale_dtype, and the zero
+    point in int32.
     """
     r_max = _as_float(r_max)
-    scale = r_max / _as_float(quant_max, r_max)
+    scale = stored(r_max / _as_float(quant_max, r_max), scale_dtype)
     return QParams(scale, torch.zeros_like(scale, dtype=torch.int32))
 
 
@@ -117,41 +129,74 @@ def safe_qparams(
     quant_max: Value,
     mapping: str = "asymmetric",
     include_zero: bool = True,
+    scale_dtype: torch.dtype | None = None,
 ) -> QParams:
     """The two formulas above, and what they leave open: a range that is too narrow.
 
-    An asymmetric range is `widened`. Where the scale would still be zero or subnormal,
-    scale = 1 and zero_point = 0.
+    An asymmetric range is `widened`. Where the scale is still `too_small`, scale = 1 and
+    zero_point = 0.
 
     r_min, r_max: float tensors of equal shape, r_min <= r_max, in units of r.
     """
     if mapping == "symmetric":
-        scale, zero_point = symmetric_qparams(torch.maximum(-r_min, r_max), quant_max)
+        r_max = torch.maximum(-r_min, r_max)
+        scale, zero_point = symmetric_qparams(r_max, quant_max, scale_dtype)
     else:
-        r_min, r_max = widened(r_min, r_max, quant_max - quant_min, include_zero)
-        scale, zero_point = asymmetric_qparams(r_min, r_max, quant_min, quant_max)
+        r_min, r_max = widened(r_min, r_max, quant_max - quant_min, include_zero, scale_dtype)
+        scale, zero_point = asymmetric_qparams(r_min, r_max, quant_min, quant_max, scale_dtype)
     empty = too_small(scale)
     return QParams(torch.where(empty, 1, scale), torch.where(empty, 0, zero_point))
 
 
 @torch.no_grad()
 def widened(
-    r_min: Tensor, r_max: Tensor, steps: Value, include_zero: bool
+    r_min: Tensor,
+    r_max: Tensor,
+    steps: Value,
+    include_zero: bool,
+    scale_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The ends of a range, moved to hold 0: with include_zero, or where its scale is too small.
 
-    steps: quant_max - quant_min. Two float tensors in units of r.
+    steps: quant_max - quant_min. Two float tensors in units of r (notebook 02).
     """
     low, high = r_min.clamp(max=0), r_max.clamp(min=0)
     if include_zero:
         return low, high
-    narrow = too_small((r_max - r_min) / _as_float(steps, r_min))
+    narrow = too_small(stored((r_max - r_min) / _as_float(steps, r_min), scale_dtype))
     return torch.where(narrow, low, r_min), torch.where(narrow, high, r_max)
 
 
 def too_small(scale: Tensor) -> Tensor:
-    """Where a scale is zero or subnormal: dividing by it would lose digits or overflow."""
+    """Where a scale is zero, or subnormal in the dtype that is computed in: dividing by it would
+    lose digits or overflow. The subnormal numbers of float16 are none in float32."""
+    scale = _as_float(scale)
     return scale < torch.finfo(scale.dtype).tiny
+
+
+def stored(scale: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """The scale in the dtype that it is stored in, rounded once; None leaves it as it is."""
+    if dtype is None:
+        return scale
+    if torch.compiler.is_compiling() and torch.finfo(dtype).bits == 16:
+        scale = _digits_of_a_half(scale, dtype)
+    return rounded(scale, dtype)
+
+
+def _digits_of_a_half(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x >= 0 rounded to the numbers of a half dtype, in float32, by its bits.
+
+    In a graph that is compiled the cast alone may be left out where its result is read again.
+    """
+    x = _to_odd(x)
+    dropped = 13 if dtype == torch.float16 else 16
+    bits = x.view(torch.int32)
+    bits = bits + (1 << (dropped - 1)) - 1 + ((bits >> dropped) & 1)
+    kept = (bits & -(1 << dropped)).view(torch.float32)
+    if dtype == torch.float16:  # which has fewer exponents
+        kept = torch.where(x < 2.0**-14, torch.round(x * 2.0**24) * 2.0**-24, kept)
+        kept = torch.where(kept > torch.finfo(dtype).max, torch.inf, kept)
+    return kept
 
 
 @torch.no_grad()
@@ -175,13 +220,18 @@ def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     one of its two neighbours there is taken whose last bit is 1 (rounding to odd: Boldo and
     Melquiond 2008, doi 10.1109/TC.2007.70819). That is never such a middle.
     """
-    if x.dtype != torch.float64 or torch.finfo(dtype).bits > 16:
-        return x.to(dtype)
+    return x.to(dtype) if torch.finfo(dtype).bits > 16 else _to_odd(x).to(dtype)
+
+
+def _to_odd(x: Tensor) -> Tensor:
+    """A float64 x in float32, where it does not fit the neighbour whose last bit is 1."""
+    if x.dtype != torch.float64:
+        return x
     single = x.to(torch.float32)
     bits = single.view(torch.int32)
     outwards = torch.where(single.double().abs() < x.abs(), 1, -1)
     even = (single.double() != x) & (bits & 1 == 0)
-    return (bits + torch.where(even, outwards, 0)).to(torch.int32).view(torch.float32).to(dtype)
+    return (bits + torch.where(even, outwards, 0)).to(torch.int32).view(torch.float32)
 
 
 def two_to(power: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from qlesson import checks
+from qlesson import checks, kernels
 from qlesson.granularity import Granularity
 from qlesson.ranges import (
     KL_BINS,
@@ -34,7 +34,6 @@ from qlesson.ranges import (
     _reach,
     _within,
     _without_zeros,
-    min_max,
 )
 from qlesson.scheme import Scheme
 
@@ -86,7 +85,7 @@ class Observer:
                 f"This batch of shape {tuple(batch.shape)} has scales of shape {shape}, those "
                 f"before had {self.shape}: use one observer for each kind of batch, or PerTensor()."
             )
-        self._update(batch, *min_max(batch, self.granularity))
+        self._update(batch, *kernels.min_max(batch, self.granularity))
         self.shape = shape
 
     def range(self) -> tuple[Tensor, Tensor]:
@@ -132,7 +131,7 @@ class MovingAverageObserver(Observer):
         if before and not checks.all_finite(self.r_min, self.r_max):
             # The difference of two ends was too large: that of their halves is not.
             batch = _checked(batch, self.granularity, "batch")
-            halves = [x / 2 for x in min_max(batch, self.granularity)]
+            halves = [x / 2 for x in kernels.min_max(batch, self.granularity)]
             steps = [
                 2 * (old / 2 + self.weight * (new - old / 2))
                 for old, new in zip(before, halves, strict=True)

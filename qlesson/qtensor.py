@@ -5,6 +5,7 @@ r -> range -> (scale, zero_point) -> q -> r_hat, for every granularity. The form
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor
 
 from qlesson import checks, kernels
-from qlesson.affine import QParams, safe_qparams, too_small, widened
-from qlesson.scheme import Scheme
+from qlesson.affine import QParams, stored, too_small, widened
+from qlesson.scheme import Scheme, qparams_of
+
+FindRange = Callable[[Tensor, Scheme], tuple[Tensor, Tensor]]
 
 
 class ZeroPointClipped(UserWarning):
@@ -21,21 +24,42 @@ class ZeroPointClipped(UserWarning):
 
 
 @torch.no_grad()
-def choose_qparams(r: Tensor, scheme: Scheme = Scheme()) -> QParams:
-    """Scale and zero point for r, from the smallest and the largest value of each block.
+def choose_qparams(
+    r: Tensor, scheme: Scheme = Scheme(), find_range: FindRange | None = None
+) -> QParams:
+    """Scale and zero point for r, from the range of each block.
 
-    The scale is float32 (float64 for float64 r), the zero point has the scheme's dtype; both
-    have the granularity's scale shape and lie on r's device (notebooks 02, 03).
+    The scale is float32 (float64 for float64 r), or in the scheme's scale_dtype; the zero point has
+    the scheme's dtype. Both have the granularity's scale shape and lie on r's device (notebooks 02,
+    03).
+
+    find_range  a function of (r, scheme) that gives r_min and r_max in the scale's shape, such as
+                `ranges.mse_search`; None takes the smallest and the largest value (notebook 07)
 
     Warns with ZeroPointClipped where include_zero=False makes the formula clip the zero point.
     Raises ValueError for NaN, infinity, an empty tensor, an axis out of range or a range too
     wide for the dtype; TypeError for anything but a strided float tensor.
     """
     r = _checked(r, scheme)
+    if find_range is not None:
+        return qparams_from_range(*_found_range(find_range, r, scheme), scheme)
     r_min, r_max = kernels.min_max(r, scheme.granularity)
     if not checks.all_finite(r_min, r_max):
         checks.refuse_non_finite("r", r)
     return _qparams_from_range(r_min, r_max, scheme)
+
+
+def _found_range(find_range: FindRange, r: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
+    """What find_range gives: two tensors in the scale's shape, on r's device."""
+    checks.function("find_range", find_range, "(r, scheme), such as ranges.mse_search")
+    shape, found = scheme.granularity.scale_shape(r.shape), find_range(r, scheme)
+    shapes = [tuple(getattr(x, "shape", ())) for x in found if isinstance(x, Tensor)]
+    if shapes != [shape, shape] or any(x.device != r.device for x in found):
+        raise ValueError(
+            f"find_range must give r_min and r_max, two tensors of shape {shape} on {r.device}: "
+            f"it gave {checks.shown(found)}."
+        )
+    return found
 
 
 @torch.no_grad()
@@ -53,12 +77,11 @@ def qparams_from_range(r_min: Tensor, r_max: Tensor, scheme: Scheme) -> QParams:
 def _qparams_from_range(r_min: Tensor, r_max: Tensor, scheme: Scheme) -> QParams:
     """The same, of ends that were checked."""
     r_min, r_max = _at_least_float32(r_min), _at_least_float32(r_max)
-    codes = scheme.quant_min, scheme.quant_max
-    scale, zero_point = safe_qparams(r_min, r_max, *codes, scheme.mapping, scheme.include_zero)
-    if not checks.all_finite(scale.amax() * scheme.reach):
+    scale, zero_point = qparams_of(r_min, r_max, scheme)
+    if not checks.all_finite(_at_least_float32(scale.amax()) * scheme.reach):
         raise ValueError(
             f"r reaches from {r_min.min().item():g} to {r_max.max().item():g}: that range is too "
-            f"wide for {_name(scale.dtype)}. Scale r down, or pass it as float64."
+            f"wide for {_name(scale.dtype)}. Scale r down, or {_wider(scheme)}."
         )
     if scheme.mapping == "asymmetric" and not scheme.include_zero:
         _warn_if_clipped(r_min, r_max, scale, zero_point, scheme)
@@ -98,7 +121,7 @@ def quantize(
     q = torch.empty_like(r, dtype=scheme.dtype) if out is None else out
     if qparams is None and (out is None or not check):
         chosen = kernels.choose_and_quantize(r, scheme, q)
-        if chosen is not None and checks.all_finite(chosen[0].amax() * scheme.reach):
+        if chosen is not None and checks.all_finite(chosen[0].amax().float() * scheme.reach):
             return QTensor._trusted(q, *chosen, scheme)
     if qparams is None:
         qparams = choose_qparams(r, scheme)  # and says what is wrong with r
@@ -144,6 +167,7 @@ class QTensor:
                 f"codes in {_name(scheme.dtype)}: use zero_point.to({scheme.dtype})."
             )
         checks.shape_and_device(scale, zero_point, scheme.granularity, q.shape, q.device)
+        checks.stored_as(scale, scheme)
         if not scale.is_meta:
             checks.qparams_values(scale, zero_point, scheme)
             made = "make q with ql.quantize(r, scheme)"
@@ -198,11 +222,13 @@ class QTensor:
     def dequantize(self, dtype: torch.dtype | None = None, *, out: Tensor | None = None) -> Tensor:
         """r_hat = scale * (q - zero_point), in units of r (notebook 04).
 
-        dtype  the result's float dtype, rounded to once at the end; None is the scale's own.
-               A value too large for it becomes its largest number (float16: 65504)
+        dtype  the result's float dtype, rounded to once at the end; None is float32, or float64
+               for float64 scales. A value too large for it becomes its largest number
+               (float16: 65504)
         out    the float tensor to fill: q's shape, that dtype, q's device
         """
-        dtype = self.scale.dtype if dtype is None else dtype
+        if dtype is None:
+            dtype = torch.float64 if self.scale.dtype == torch.float64 else torch.float32
         checks.float_dtype("dtype", dtype)
         if out is not None:
             kept = {"q": self.q, "scale": self.scale, "zero_point": self.zero_point}
@@ -265,6 +291,11 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def _wider(scheme: Scheme) -> str:
+    half = scheme.scale_dtype in (torch.float16, torch.bfloat16)
+    return "use scale_dtype=torch.float32" if half else "pass it as float64"
+
+
 def _at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
@@ -275,18 +306,19 @@ def _warn_if_clipped(
     if torch.compiler.is_compiling():
         return  # a graph cannot stop to look
     steps = scheme.quant_max - scheme.quant_min
-    r_min, r_max = widened(r_min, r_max, steps, include_zero=False)
-    exact = torch.round(scheme.quant_min - r_min / scale)
-    clipped = (exact != zero_point) & ~too_small((r_max - r_min) / r_min.new_tensor(steps))
+    r_min, r_max = widened(r_min, r_max, steps, False, scheme.scale_dtype)
+    exact = torch.round(scheme.quant_min - r_min / scale.to(r_min.dtype))
+    step = stored((r_max - r_min) / r_min.new_tensor(steps), scheme.scale_dtype)
+    clipped = (exact != zero_point) & ~too_small(step)
     count = int(clipped.sum())
     if not count:
         return
     i = int(clipped.flatten().nonzero()[0])
-    low, high, step, z, z_exact = (
+    low, high, s, z, z_exact = (
         x.flatten()[i].item() for x in (r_min, r_max, scale, zero_point, exact)
     )
-    first = step * (scheme.quant_min - z)
-    last = step * (scheme.quant_max - z)
+    first = s * (scheme.quant_min - z)
+    last = s * (scheme.quant_max - z)
     lost = f"values above {last:.4g} come back as {last:.4g}"
     if high < 0:
         lost = f"values below {first:.4g} come back as {first:.4g}"

@@ -2,15 +2,15 @@
 
 Of a tensor, for each block by itself, in the granularity's scale shape:
 
-    min_max(r, granularity)               the smallest and the largest value
-    percentile(r, granularity, 99.9)      without the outermost 0.1 % at either end
+    min_max(r, scheme)                    the smallest and the largest value
+    percentile(r, scheme, 99.9)           without the outermost 0.1 % at either end
     mse_search(r, scheme)                 the range of least squared error
     entropy(r, scheme)                    the range of least KL divergence
 
 `qlesson.observers` finds the same of values that come in batches and are not kept.
 
-What needs no codes takes a granularity, what searches takes the whole scheme. Both searches try
-ranges [max(r_min, -t), min(r_max, t)]: one limit t for both ends, from max|r| downwards.
+Each can be the `find_range` of `ql.choose_qparams`. Both searches try ranges
+[max(r_min, -t), min(r_max, t)]: one limit t for both ends, from max|r| downwards.
 """
 
 import math
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from qlesson import checks, kernels
-from qlesson.affine import QParams, dequantize_affine, quantize_affine, safe_qparams, two_to
+from qlesson.affine import dequantize_affine, quantize_affine, two_to
 from qlesson.granularity import Granularity, PerTensor
-from qlesson.scheme import Scheme
+from qlesson.scheme import Scheme, qparams_of
 
 KL_BINS = 2048  # of the histogram that entropy searches: more are slower, no better (notebook 07)
 SMALLEST = -900  # the exponent of a histogram that has seen nothing but zeros
@@ -32,20 +32,21 @@ WHOLE = PerTensor()
 # --- of a tensor ----------------------------------------------------------------------------------
 
 
-def min_max(r: Tensor, granularity: Granularity) -> tuple[Tensor, Tensor]:
+def min_max(r: Tensor, scheme: Scheme = Scheme()) -> tuple[Tensor, Tensor]:
     """The smallest and the largest value of each block, in the granularity's scale shape.
 
     A NaN makes the minimum and the maximum of its block NaN, so checking these two for NaN and
     infinity checks all of r.
     """
+    checks.scheme("scheme", scheme)
     r = checks.float_tensor("r", r)
-    checks.fits_shape(granularity, r.shape)
-    return kernels.min_max(r, granularity)
+    scheme.granularity.scale_shape(r.shape)  # names an axis out of range
+    return kernels.min_max(r, scheme.granularity)
 
 
 @torch.no_grad()
 def percentile(
-    r: Tensor, granularity: Granularity = WHOLE, percent: float = 99.9
+    r: Tensor, scheme: Scheme = Scheme(), percent: float = 99.9
 ) -> tuple[Tensor, Tensor]:
     """The (100 - percent)-th and the percent-th percentile of each block   (notebook 07).
 
@@ -56,6 +57,8 @@ def percentile(
     percent  more than 50 (where both ends are the median), at most 100
     """
     _check_percent(percent)
+    checks.scheme("scheme", scheme)
+    granularity = scheme.granularity
     r = _checked(r, granularity)
     values, weights = granularity.rows(r)
     ordered = torch.where(weights > 0, values, torch.inf).sort(dim=1).values
@@ -75,7 +78,7 @@ def mse_search(r: Tensor, scheme: Scheme = Scheme()) -> tuple[Tensor, Tensor]:
     r = _checked(r, scheme.granularity)
     values, weights = scheme.granularity.rows(r)
     shape = scheme.granularity.scale_shape(r.shape)
-    r_min, r_max = (x.reshape(-1, 1) for x in min_max(r, scheme.granularity))
+    r_min, r_max = (x.reshape(-1, 1) for x in kernels.min_max(r, scheme.granularity))
     limit = _limit_of_least_error(values, weights, r_min, r_max, scheme)
     return _within(r_min.reshape(shape), r_max.reshape(shape), limit.reshape(shape))
 
@@ -90,7 +93,7 @@ def entropy(r: Tensor, scheme: Scheme = Scheme(), bins: int = KL_BINS) -> tuple[
     granularity = scheme.granularity
     _check_bins(bins)
     r = _checked(r, granularity)
-    r_min, r_max = (x.reshape(-1, 1) for x in min_max(r, granularity))
+    r_min, r_max = (x.reshape(-1, 1) for x in kernels.min_max(r, granularity))
     _check_reach(r_min, r_max)
     values, weights = _without_zeros(*granularity.rows(r))
     width = _bin_width(_reach(values), bins)
@@ -117,7 +120,7 @@ def _limit_of_least_error(
     small = two_to(-power)  # about 1 / max|r|: no square overflows
 
     def error(limit: Tensor) -> Tensor:
-        scale, zero_point = _qparams(*_within(r_min, r_max, limit), scheme)
+        scale, zero_point = qparams_of(*_within(r_min, r_max, limit), scheme)
         q = _codes(values, scale, zero_point, scheme)
         off = dequantize_affine(q, scale, zero_point) - values
         total = (weights * (off.double() * small).square()).sum(1, keepdim=True)
@@ -160,7 +163,7 @@ def _limit_of_least_divergence(
     best, least = top, torch.full_like(top, torch.inf, dtype=torch.float64)
     for k in range(half, 0, -every):
         limit = torch.minimum(k * width.to(top.dtype), top)
-        scale, zero_point = _qparams(*_within(r_min, r_max, limit), scheme)
+        scale, zero_point = qparams_of(*_within(r_min, r_max, limit), scheme)
         usable = (scale >= width) & ~_too_wide(scale, scheme)
         if not bool(usable.any()):
             continue
@@ -243,13 +246,9 @@ def _within(r_min: Tensor, r_max: Tensor, limit: Tensor) -> tuple[Tensor, Tensor
     return torch.clamp(r_min, -limit, limit), torch.clamp(r_max, -limit, limit)
 
 
-def _qparams(r_min: Tensor, r_max: Tensor, scheme: Scheme) -> QParams:
-    codes = scheme.quant_min, scheme.quant_max
-    return safe_qparams(r_min, r_max, *codes, scheme.mapping, scheme.include_zero)
-
-
 def _too_wide(scale: Tensor, scheme: Scheme) -> Tensor:
     """Where the codes of a scale reach beyond the largest float."""
+    scale = scale if scale.dtype == torch.float64 else scale.float()
     return ~torch.isfinite(scale * scale.new_tensor(scheme.reach))
 
 

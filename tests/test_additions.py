@@ -73,7 +73,7 @@ def test_a_granularity_gives_the_same_values_in_every_mode(granularity, shape):
     for mode in ("eager", "compiled"):
         with ql.use_kernels(mode):
             x = ql.quantize(r, scheme)
-            low, high = ranges.min_max(r, granularity)
+            low, high = ranges.min_max(r, scheme)
             found.append((x.q, x.scale, x.dequantize(), ql.fake_quantize(r, scheme), low, high))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     qparams = map(granularity.align, ql.choose_qparams(r, scheme))
@@ -85,7 +85,7 @@ def test_a_granularity_in_the_searches_and_the_observers():
     """Each tile has the range that it has alone."""
     r, whole, scheme = drawn(32, 48), ql.Scheme(4), ql.Scheme(4, granularity=Tiles())
     for search in (
-        lambda r, scheme: ranges.percentile(r, scheme.granularity, 99.0),
+        lambda r, scheme: ranges.percentile(r, scheme, 99.0),
         ranges.mse_search,
         ranges.entropy,
     ):

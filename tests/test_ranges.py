@@ -78,11 +78,11 @@ def same(a, b):
 
 
 def test_min_max_of_T():
-    assert [v.item() for v in min_max(T.double(), ql.PerTensor())] == [-184.0, T.max().item()]
-    low, high = min_max(T, ql.PerAxis(0))
+    assert [v.item() for v in min_max(T.double())] == [-184.0, T.max().item()]
+    low, high = min_max(T, ql.Scheme(granularity=ql.PerAxis(0)))
     assert torch.equal(low, torch.tensor([[-13.5], [-184.0], [0.0]]))
     assert torch.equal(high, torch.tensor([[728.6], [295.5], [684.6]]))
-    low, high = min_max(T, ql.PerGroup(2))
+    low, high = min_max(T, ql.Scheme(granularity=ql.PerGroup(2)))
     assert torch.equal(low, torch.tensor([[-13.5, 728.6], [92.14, -184.0], [0.0, 245.5]]))
 
 
@@ -93,14 +93,14 @@ def test_min_max_carry_nan_and_infinity(granularity, dtype, bad):
     for place in range(5):
         r = torch.arange(5.0).to(dtype)
         r[place] = bad
-        low, high = min_max(r, granularity)
+        low, high = min_max(r, ql.Scheme(granularity=granularity))
         assert not (low.isfinite() & high.isfinite()).all()
 
 
 @given(problems())
 def test_qparams_follow_the_spec_from_the_ends_of_each_block(problem):
     r, scheme = problem
-    low, high = min_max(r, scheme.granularity)
+    low, high = min_max(r, scheme)
     scale, zero_point = qparams_from_range(low, high, scheme)
     lows, highs = plain(low).flatten(), plain(high).flatten()
     for block, (a, b) in enumerate(zip(lows, highs, strict=True)):
@@ -131,8 +131,8 @@ def test_a_range_from_elsewhere():
 # --- every way, block by block --------------------------------------------------------------------
 
 WAYS = {
-    "min_max": lambda r, scheme: min_max(r, scheme.granularity),
-    "percentile": lambda r, scheme: percentile(r, scheme.granularity, 90),
+    "min_max": lambda r, scheme: min_max(r, scheme),
+    "percentile": lambda r, scheme: percentile(r, scheme, 90),
     "mse_search": mse_search,
     "entropy": lambda r, scheme: entropy(r, scheme, bins=256),
     "moving_average": lambda r, scheme: moving_average([r, r / 2], scheme.granularity),
@@ -161,7 +161,7 @@ def test_the_filling_of_a_short_group_does_not_count():
     """Groups of 5 and 3: the last value of 3 is there three times once the group is filled up."""
     r = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 1.0, 2.0, 8.0])
     groups = ql.PerGroup(5)
-    low, high = percentile(r, groups, 60)
+    low, high = percentile(r, ql.Scheme(granularity=groups), 60)
     assert (low.tolist(), high.tolist()) == ([2.0, 1.0], [4.0, 8.0])  # of 1, 2, 8: ranks 0 and 2
     observer = HistogramObserver(groups)
     observer.observe(r)
@@ -195,7 +195,7 @@ def plain_tensor(r):
 def test_ranges_lie_within_the_values_and_can_be_used(way, problem):
     r, scheme = problem
     low, high = way(r, scheme)
-    r_min, r_max = min_max(plain_tensor(r), scheme.granularity)
+    r_min, r_max = min_max(plain_tensor(r), scheme)
     assert (low >= r_min).all() and (high <= r_max).all() and (low <= high).all()
     if r.abs().max() > 1e-30:
         ql.quantize(r, scheme, qparams_from_range(low, high, scheme))
@@ -207,7 +207,7 @@ def test_ranges_lie_within_the_values_and_can_be_used(way, problem):
 @given(problems(), st.sampled_from([50.5, 75.0, 90.0, 99.0, 99.9, 100.0]))
 def test_percentiles_are_numpys_taken_outwards(problem, percent):
     r, scheme = problem
-    low, high = percentile(r, scheme.granularity, percent)
+    low, high = percentile(r, scheme, percent)
     values, blocks = plain(r), {}
     for i in indices(r.shape):
         blocks.setdefault(home(i, r.shape, scheme.granularity), []).append(values[i])
@@ -224,7 +224,7 @@ def test_a_rank_that_is_whole_is_not_rounded_up(n, percent, rank):
 
 def test_a_hundred_percent_is_min_max_and_less_clips_no_more_than_it_says():
     for r in DATA.values():
-        assert same(percentile(r, percent=100), min_max(r, ql.PerTensor()))
+        assert same(percentile(r, percent=100), min_max(r))
         for percent in (60, 90, 99, 99.9):
             low, high = percentile(r, percent=percent)
             assert (r > high).sum() <= (1 - percent / 100) * r.numel()
@@ -271,7 +271,7 @@ def test_the_search_is_never_worse_than_min_max(problem):
     if r.abs().max() < 1e-30:
         return
     r = plain_tensor(r)
-    best, widest = mse_search(r, scheme), min_max(r, scheme.granularity)
+    best, widest = mse_search(r, scheme), min_max(r, scheme)
     squared = [
         (r - ql.quantize(r, scheme, qparams_from_range(*ends, scheme)).dequantize()).double() ** 2
         for ends in (best, widest)
@@ -287,7 +287,7 @@ def test_the_search_is_never_worse_than_min_max(problem):
 @given(problems(include_zero=False))
 def test_the_qparams_inside_the_searches_are_the_packages(problem):
     r, scheme = problem
-    ends = min_max(plain_tensor(r), scheme.granularity)
+    ends = min_max(plain_tensor(r), scheme)
     for include_zero in (True, False):
         scheme = ql.Scheme(
             scheme.bits, scheme.mapping, scheme.granularity, scheme.signed, include_zero
@@ -374,7 +374,7 @@ def test_an_observer_keeps_no_batches():
 def test_min_and_max_of_batches_are_those_of_all(granularity):
     batches = normals(6, 4, 7).unbind()
     ends = observed(MinMaxObserver(granularity), *batches)
-    stacked = [min_max(b, granularity) for b in batches]
+    stacked = [min_max(b, ql.Scheme(granularity=granularity)) for b in batches]
     assert torch.equal(ends[0], torch.stack([low for low, _ in stacked]).amin(0))
     assert torch.equal(ends[1], torch.stack([high for _, high in stacked]).amax(0))
 
@@ -483,7 +483,7 @@ def test_with_too_few_bins_entropy_is_min_max():
     """A step of 8 bits is narrower than a bin until the limit reaches the end."""
     r = with_outliers()
     for bins in (2, 64, 128, 256):
-        assert same(entropy(r, SYMMETRIC, bins), min_max(r, ql.PerTensor()))
+        assert same(entropy(r, SYMMETRIC, bins), min_max(r))
     assert max(entropy(r, SYMMETRIC, bins=4096)).item() < 5
 
 

@@ -13,6 +13,7 @@ from qlesson.checks.steps import (
     scales,
     shape_and_device,
     step_of,
+    stored_as,
     zero_points,
 )
 from qlesson.checks.tensors import (
@@ -53,6 +54,7 @@ from qlesson.checks.words import (
     file,
     fits,
     fits_shape,
+    function,
     granularity,
     in_a_folder,
     levels_to_caller,
@@ -89,6 +91,7 @@ __all__ = [
     "fits_shape",
     "float_dtype",
     "float_tensor",
+    "function",
     "granularity",
     "in_a_folder",
     "ids",
@@ -127,6 +130,7 @@ __all__ = [
     "share",
     "shown",
     "step_of",
+    "stored_as",
     "strided",
     "tensor",
     "text",

@@ -40,7 +40,8 @@ def qparams(
 ) -> tuple[Tensor, Tensor]:
     """Scale and zero point for a tensor of this shape, in the dtypes they are stored in.
 
-    dtype  of the scale;  check  whether to read the values where their dtypes leave a doubt
+    dtype  of the scale, where the scheme names none
+    check  whether to read the values where their dtypes leave a doubt
     move   take them from another device too: of a layer they are made once
     """
     try:
@@ -49,8 +50,15 @@ def qparams(
         raise TypeError(
             f"qparams must be ql.QParams(scale, zero_point), got {type(given).__name__}."
         ) from None
+    kept = scheme.scale_dtype
     if not isinstance(scale, Tensor):
-        scale = torch.tensor(_number("scale", scale), dtype=dtype, device=device)
+        number = _number("scale", scale)
+        scale = torch.tensor(number, dtype=kept or dtype, device=device)
+        if kept and scale.item() != number and number == number:
+            raise TypeError(
+                f"scale={number:g} is no number of {kept}, the scheme's scale_dtype: pass "
+                f"torch.tensor({number:g}, dtype={kept})."
+            )
     if not isinstance(zero_point, Tensor):
         zero_point = torch.tensor(
             _number("zero_point", zero_point), dtype=torch.float64, device=device
@@ -60,7 +68,8 @@ def qparams(
     if move and not (scale.is_meta or zero_point.is_meta):
         scale, zero_point = scale.to(device), zero_point.to(device)
     shape_and_device(scale, zero_point, scheme.granularity, shape, device)
-    scale = plain(scale).to(dtype)
+    stored_as(scale, scheme)
+    scale = plain(scale).to(kept or dtype)
     zero_point = plain(zero_point)
     if check or zero_point.dtype != scheme.dtype:
         qparams_values(scale, zero_point, scheme)
@@ -73,6 +82,16 @@ def shape_and_device(
     """Both in the granularity's scale shape and on the device of the tensor that they belong to."""
     for name, x in (("scale", scale), ("zero_point", zero_point)):
         step_of(name, x, granularity, shape, device)
+
+
+def stored_as(scale: Tensor, scheme: Any) -> None:
+    """A scale in the dtype that the scheme stores scales in, if it names one."""
+    if scheme.scale_dtype not in (None, scale.dtype):
+        raise TypeError(
+            f"scale is in {scale.dtype}, and the scheme stores scales in {scheme.scale_dtype}: "
+            f"round it first, scale.to({scheme.scale_dtype}), or let ql.choose_qparams(r, scheme) "
+            "make it."
+        )
 
 
 def step_of(name: str, x: Tensor, granularity: Any, shape: Shape, device: torch.device) -> None:

@@ -124,6 +124,12 @@ def model(name: str, x: Any) -> None:
         )
 
 
+def function(name: str, x: Any, of: str) -> None:
+    """What can be called; `of` says with what."""
+    if not callable(x):
+        raise TypeError(f"{name} must be a function of {of}, got {shown(x)}.")
+
+
 def dictionary(name: str, x: Any, holds: str) -> None:
     """A dictionary; `holds` says what it maps, as in "{name: tensor}"."""
     if not hasattr(x, "keys") or isinstance(x, type):

@@ -246,12 +246,12 @@ def choose_and_quantize(r: Tensor, scheme: Scheme, out: Tensor) -> tuple[Tensor,
     if blocks is None or blocks.ndim != 2 or len(blocks) < 64:
         return None
     codes = scheme.quant_min, scheme.quant_max
-    constants = (*codes, scheme.rounding, scheme.mapping, scheme.include_zero)
+    constants = (*codes, scheme.rounding, scheme.mapping, scheme.include_zero, scheme.scale_dtype)
     if not _compiles(loops.choose_and_quantize, constants, r, out):
         return None
     # As numbers the compiler would know them, and on a GPU multiply by 1 / 255.
     held = r.new_tensor(codes, dtype=torch.float32)
-    scale = r.new_empty((len(blocks), 1), dtype=torch.float32)
+    scale = r.new_empty((len(blocks), 1), dtype=scheme.scale_dtype or torch.float32)
     zero_point = r.new_empty((len(blocks), 1), dtype=scheme.dtype)
     tensors = (blocks, scale, zero_point, out.view(blocks.shape))
     at_once = len(blocks) if r.is_cuda else EAGER_PIECE  # so many ranges stay in the cache

@@ -19,7 +19,8 @@ def quantize(
     rounding: str,
 ) -> tuple[()]:
     # The cast is copy_'s; a compiled loop narrows integers faster than floats.
-    dtype = torch.int32 if torch.compiler.is_compiling() else scale.dtype
+    wide = torch.float64 if r.dtype == torch.float64 else torch.float32
+    dtype = torch.int32 if torch.compiler.is_compiling() else wide
     out.copy_(quantize_affine(r, scale, zero_point, quant_min, quant_max, dtype, rounding))
     return ()
 
@@ -44,9 +45,12 @@ def choose_and_quantize(
     rounding: str,
     mapping: str,
     include_zero: bool,
+    scale_dtype: torch.dtype | None,
 ) -> tuple[()]:
     r_min, r_max = (x.float() for x in (r.amin(dim=1, keepdim=True), r.amax(dim=1, keepdim=True)))
-    scale, zero_point = safe_qparams(r_min, r_max, codes[0], codes[1], mapping, include_zero)
+    scale, zero_point = safe_qparams(
+        r_min, r_max, codes[0], codes[1], mapping, include_zero, scale_dtype
+    )
     scale_out.copy_(scale)
     zero_point_out.copy_(zero_point)
     return quantize(r, scale, zero_point, out, quant_min, quant_max, rounding)

@@ -81,17 +81,19 @@ def _choose_and_quantize(
     bad = tl.max((x != x).to(tl.int32), 1)[:, None]
     if SYMMETRIC:
         s = tl.div_rn(tl.maximum(-r_min, r_max), high)
+        s = s.to(scale.dtype.element_ty).to(tl.float32)
         z = s * 0
     else:
         r_min, r_max = tl.minimum(r_min, 0), tl.maximum(r_max, 0)
         s = tl.div_rn(r_max - r_min, high - low)
+        s = s.to(scale.dtype.element_ty).to(tl.float32)
         z = _round_within(low - tl.div_rn(r_min, s), low, high)
     z = tl.where(s < TINY, 0, z)
     s = tl.where(s < TINY, 1, s)
     s = tl.where(bad > 0, float("nan"), s)
     x = _code(x, s, z, low, high, INSIDE)
     tl.store(q + at, x.to(tl.int32).to(q.dtype.element_ty), there)
-    tl.store(scale + i, s, i < m)
+    tl.store(scale + i, s.to(scale.dtype.element_ty), i < m)
     tl.store(zero_point + i, z.to(tl.int32).to(zero_point.dtype.element_ty), i < m)
 
 

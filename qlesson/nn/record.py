@@ -8,7 +8,6 @@ from qlesson.affine import QParams
 from qlesson.granularity import PerTensor
 from qlesson.nn.model import swappable
 from qlesson.qtensor import qparams_from_range
-from qlesson.ranges import min_max
 from qlesson.scheme import Scheme
 
 
@@ -66,7 +65,7 @@ def calibrate(model, batches, activations: Scheme) -> dict[str, QParams]:
 
     def widen(name, x):
         if x.numel():
-            low, high = min_max(x, PerTensor())
+            low, high = torch.aminmax(x)
             a, b = ranges.get(name, (low, high))
             ranges[name] = torch.minimum(a, low), torch.maximum(b, high)
 

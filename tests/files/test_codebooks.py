@@ -127,7 +127,7 @@ def test_what_helps_asymmetric_int4_against_the_books():
     w = tinygpt.weight_matrices(tinygpt.load("cpu"))["blocks.0.mlp.up"]
     groups = ql.PerGroup(64)
     symmetric, asymmetric = (ql.Scheme(4, m, groups) for m in ("symmetric", "asymmetric"))
-    r_min, r_max = ranges.min_max(w, groups)
+    r_min, r_max = ranges.min_max(w, asymmetric)
     wider = ql.qtensor.qparams_from_range(r_min, r_max + (r_max - r_min) / 14, asymmetric)
     fifteen = ql.quantize(w, asymmetric, wider)
     assert fifteen.q.max() == 6 and fifteen.q.min() == -8

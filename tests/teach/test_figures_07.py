@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from drawn import NORMAL
 
-import qlesson as ql
 from qlesson.ranges import min_max, percentile
 from qlesson.teach import figures
 from qlesson.teach.figures import drawing
@@ -13,8 +12,8 @@ from qlesson.teach.show import facts
 FAR = torch.cat([NORMAL, torch.tensor([20.0, -20.0])])
 LIMITS = torch.arange(2, 11) / 2
 RANGES = {
-    "min-max": min_max(FAR, ql.PerTensor()),
-    "percentile 99.9": percentile(FAR, ql.PerTensor(), 99),
+    "min-max": min_max(FAR),
+    "percentile 99.9": percentile(FAR, percent=99),
     "entropy": (-4.0, 3.5),
     "MSE search": (torch.tensor(-7.0), torch.tensor(7.0)),
 }

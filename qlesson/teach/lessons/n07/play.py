@@ -24,8 +24,8 @@ def _ranges_and_sqnr(bits, distance):
     """{method: (r_min, r_max, SQNR in dB)}."""
     r, scheme = _normals_and_ten_at(distance), ql.Scheme(bits, "symmetric")
     found = {
-        "min-max": min_max(r, scheme.granularity),
-        "percentile 99.9": percentile(r, scheme.granularity, 99.9),
+        "min-max": min_max(r, scheme),
+        "percentile 99.9": percentile(r, scheme, 99.9),
         "entropy": entropy(r, scheme),
         "MSE search": mse_search(r, scheme),
     }
