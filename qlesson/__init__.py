@@ -10,6 +10,7 @@ The data goes r -> range -> (scale, zero_point) -> q -> r_hat -> error, one modu
 """
 
 import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -34,7 +35,7 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = sorted(_ROOM_OF)
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(f"qlesson.{name}")
     if name not in _ROOM_OF:
@@ -43,5 +44,5 @@ def __getattr__(name):
     return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, *_ROOMS})
