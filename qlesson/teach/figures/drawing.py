@@ -23,6 +23,7 @@ from matplotlib.ticker import (
     NullLocator,
 )
 from matplotlib.typing import ColorType, LineStyleType
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from qlesson.affine import dequantize_affine, quantize_affine
@@ -227,7 +228,7 @@ def segments(ax: Axes, ends: np.ndarray, color: str, label: str | None = None) -
     ax.add_collection(lines)
 
 
-def curve(ax: Axes, x: np.ndarray, y: np.ndarray, style: Style, label: str) -> None:
+def curve(ax: Axes, x: ArrayLike, y: ArrayLike, style: Style, label: str) -> None:
     color, marker, line = style
     ax.plot(x, y, color=color, marker=marker, ls=line, lw=1.6, ms=6, label=label)
 
