@@ -1,6 +1,10 @@
 """Rules of what GitHub shows, where a stored notebook is read first, and of links."""
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from nbformat import NotebookNode
 
 from qlesson.authoring.lint.reading import (
     bundles,
@@ -14,7 +18,7 @@ from qlesson.authoring.lint.reading import (
 
 
 @rule
-def github_shows_it(nb):
+def github_shows_it(nb: NotebookNode) -> Iterator[str]:
     html = r"<(?:details|style|script|iframe|svg)\b|<[^>]*\sstyle\s*="
     for cell in nb.cells:
         outputs = [d["text/html"] for d in bundles(cell) if "text/html" in d]
@@ -26,7 +30,7 @@ def github_shows_it(nb):
                 yield f"{where(cell)}: {found}"
 
 
-def github_breaks(text):
+def github_breaks(text: str) -> Iterator[str]:
     if re.search(r"^\s*> *\[!", text, flags=re.M):
         yield "JupyterLab shows a > [!NOTE] raw"
     for macro in re.findall(r"\\(?:operatorname|mbox|phantom)\b", text):
@@ -44,7 +48,7 @@ def github_breaks(text):
             yield rf"a | in a formula breaks the table, write \lvert x \rvert: {line[:50]}"
 
 
-def anchors(path):
+def anchors(path: Path) -> set[str]:
     """The anchors of a notebook, in JupyterLab and on GitHub, or of a Markdown file on GitHub."""
     if path.suffix == ".ipynb":
         return {plain(title).replace(" ", "-") for _, _, title in headings(read(path))}
@@ -52,11 +56,11 @@ def anchors(path):
     return {re.sub(r"[^\w -]", "", plain(t).lower()).replace(" ", "-") for t in found}
 
 
-def plain(title):
+def plain(title: str) -> str:
     return re.sub(r"[*`]|\[([^\]]*)\]\([^)]*\)", r"\1", title)
 
 
-def broken_links(text, path):
+def broken_links(text: str, path: Path) -> Iterator[str]:
     """Links in Markdown `text` of the file `path` that lead nowhere."""
     for target in re.findall(r"\]\(<?([^)\s>]+)>?(?: \"[^\"]*\")?\)", without_code(text)):
         if re.match(r"[a-z]+:", target):
@@ -70,7 +74,7 @@ def broken_links(text, path):
 
 
 @rule
-def links(nb):
+def links(nb: NotebookNode) -> Iterator[str]:
     for cell in markdown(nb):
         for found in broken_links(cell.source, nb.path):
             yield f"{where(cell)}: {found}"

@@ -67,4 +67,4 @@ def _read(scheme: ql.Scheme | None, input_bits: int | None) -> _Reading:
 
 
 def _per_token(bits: int | None) -> ql.Scheme | None:
-    return bits and ql.Scheme(bits, granularity=ql.PerAxis(0))
+    return ql.Scheme(bits, granularity=ql.PerAxis(0)) if bits else None
