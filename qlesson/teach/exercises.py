@@ -121,8 +121,8 @@ def catch_up(to: str | int) -> None:
     for ex in [exercises()[id] for id in _up_to(to)]:
         names = ex.name.strip("()").split(", ")
         values = [copy(ex.right)] if len(names) == 1 else ex.right
-        found = [here[n] for n in names if n in here and here[n] is not _filled_in.get(n)]
-        if found and not untouched(ex, found[0] if len(names) == 1 else found):
+        theirs = [here[n] for n in names if n in here and here[n] is not _filled_in.get(n)]
+        if theirs and not untouched(ex, theirs[0] if len(names) == 1 else theirs):
             print(f"{ex.id}  {ex.name} is yours and stays")
             continue
         _filled_in.update(zip(names, values, strict=True))
@@ -319,8 +319,8 @@ def _states() -> dict[str, str]:
         noted = dict(json.loads(Path(PROGRESS_FILE).read_text()))
     except (OSError, ValueError, TypeError):
         noted = {}
-    found = {id: state for id, state in noted.items() if state in ("passed", "shown")}
-    return {id: state for id, state in (found | _states_here).items() if id in exercises()}
+    stored = {id: state for id, state in noted.items() if state in ("passed", "shown")}
+    return {id: state for id, state in (stored | _states_here).items() if id in exercises()}
 
 
 def _remember(id: str, state: str) -> None:

@@ -90,11 +90,11 @@ def facts(fig: Figure) -> list[str]:
     if any(words):
         lines.append("figure; " + "; ".join(w for w in words if w))
     for number, ax in enumerate(fig.axes, start=1):
-        heading, found = _heading(number, ax), list(_artists(ax))
-        if len(found) == 1 and len(heading) + len(found[0]) < MOST_LETTERS:
-            lines.append(f"{heading}; {found[0]}")
+        heading, artists = _heading(number, ax), list(_artists(ax))
+        if len(artists) == 1 and len(heading) + len(artists[0]) < MOST_LETTERS:
+            lines.append(f"{heading}; {artists[0]}")
         else:
-            lines += [heading, *(f"  {words}" for words in found)]
+            lines += [heading, *(f"  {words}" for words in artists)]
     if len(lines) > MOST_LINES:
         rest = lines[MOST_LINES - 1 :]
         lines = [*lines[: MOST_LINES - 1], f"  and {len(rest)} lines more {_mark(' '.join(rest))}"]

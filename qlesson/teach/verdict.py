@@ -108,8 +108,8 @@ def _judge_function(ex: "Exercise", answer: Any, seed: Seed) -> Verdict:
                    "Leave the input as it is: make a new tensor.")  # fmt: skip
     dtypes = {getattr(t.got.value, "dtype", None) for t in trials}
     if ex.dtype and dtypes != {ex.dtype}:
-        found = ", ".join(sorted(map(str, dtypes - {ex.dtype})))
-        return _no(ex, f"the values are right, the dtype is not: {found} instead of {ex.dtype}.")
+        given = ", ".join(sorted(map(str, dtypes - {ex.dtype})))
+        return _no(ex, f"the values are right, the dtype is not: {given} instead of {ex.dtype}.")
     return Verdict("passed", f"Passed: {ex.id} is right on all {len(trials)} inputs tried.")
 
 

@@ -18,9 +18,9 @@ NOT_COMPARED: dict[tuple[str, str], str] = {}
 @rule
 def counts(nb: NotebookNode) -> Iterator[str]:
     """A cell without a count is one that nbval never compares."""
-    found = [c.execution_count for c in code(nb)]
-    if found != list(range(1, len(found) + 1)):
-        yield f"execution counts are {found}, not 1, 2, 3 ...: make refresh N={nb.number}"
+    stored = [c.execution_count for c in code(nb)]
+    if stored != list(range(1, len(stored) + 1)):
+        yield f"execution counts are {stored}, not 1, 2, 3 ...: make refresh N={nb.number}"
 
 
 @rule

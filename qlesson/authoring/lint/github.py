@@ -23,8 +23,8 @@ def github_shows_it(nb: NotebookNode) -> Iterator[str]:
     for cell in nb.cells:
         outputs = [d["text/html"] for d in bundles(cell) if "text/html" in d]
         for text in outputs + [without_code(cell.source)] * (cell.cell_type == "markdown"):
-            for found in re.findall(html, text, flags=re.I):
-                yield f"{where(cell)}: GitHub does not show {found}"
+            for tag in re.findall(html, text, flags=re.I):
+                yield f"{where(cell)}: GitHub does not show {tag}"
         if cell.cell_type == "markdown":
             for found in github_breaks(without_code(cell.source)):
                 yield f"{where(cell)}: {found}"
@@ -52,8 +52,8 @@ def anchors(path: Path) -> set[str]:
     """The anchors of a notebook, in JupyterLab and on GitHub, or of a Markdown file on GitHub."""
     if path.suffix == ".ipynb":
         return {plain(title).replace(" ", "-") for _, _, title in headings(read(path))}
-    found = re.findall(r"^#{1,6} +(.+?)\s*#*$", path.read_text(encoding="utf-8"), flags=re.M)
-    return {re.sub(r"[^\w -]", "", plain(t).lower()).replace(" ", "-") for t in found}
+    titles = re.findall(r"^#{1,6} +(.+?)\s*#*$", path.read_text(encoding="utf-8"), flags=re.M)
+    return {re.sub(r"[^\w -]", "", plain(t).lower()).replace(" ", "-") for t in titles}
 
 
 def plain(title: str) -> str:

@@ -108,12 +108,12 @@ def more_is_tagged(nb: NotebookNode) -> Iterator[str]:
 
 @rule
 def exercises_are_numbered(nb: NotebookNode) -> Iterator[str]:
-    found = list(exercises(nb))
-    wanted = [f"{int(nb.number)}.{i + 1}" for i in range(len(found))]
-    if [name for name, _ in found] != wanted:
-        yield f"exercises are numbered {[name for name, _ in found]}, not {wanted}"
-    if nb.number != "00" and not found:
+    numbered = list(exercises(nb))
+    wanted = [f"{int(nb.number)}.{i + 1}" for i in range(len(numbered))]
+    if [name for name, _ in numbered] != wanted:
+        yield f"exercises are numbered {[name for name, _ in numbered]}, not {wanted}"
+    if nb.number != "00" and not numbered:
         yield 'has no "### Exercise N.1 Title"'
-    for name, stated in found:
+    for name, stated in numbered:
         if stated is None:
             yield f'exercise {name} has no line "difficulty · N minutes"'

@@ -27,9 +27,9 @@ def sentences(nb: NotebookNode) -> Iterator[str]:
         # A heading, a point, a table cell and a paragraph each end a sentence.
         for block in re.split(r"\n\s*\n|\n(?=\s*(?:[-*#>|]|\d+\.) ?)|\|", text):
             for sentence in re.split(r"(?<=[.!?])[*_]*\s+", block):
-                found = re.findall(r"\w+(?:['’.]\w+)*", prose(sentence).lower())
-                if len(found) >= LONG:
-                    yield " ".join(found)
+                spoken = re.findall(r"\w+(?:['’.]\w+)*", prose(sentence).lower())
+                if len(spoken) >= LONG:
+                    yield " ".join(spoken)
 
 
 def repeated_sentences(notebooks: Iterable[NotebookNode]) -> Iterator[str]:

@@ -21,9 +21,9 @@ def code_counts(rows: Mapping[str, draw.Values], quant_min: int, quant_max: int)
     )
     codes = np.arange(quant_min, quant_max + 1)
     edges = np.r_[codes - 0.5, quant_max + 0.5]
-    found = {label: _count_codes(q, quant_min, quant_max) for label, q in rows.items()}
-    for ax, (label, counts) in zip(np.ravel(axes), found.items(), strict=True):
-        baseline = _count_axis(ax, np.concatenate(list(found.values())))
+    used = {label: _count_codes(q, quant_min, quant_max) for label, q in rows.items()}
+    for ax, (label, counts) in zip(np.ravel(axes), used.items(), strict=True):
+        baseline = _count_axis(ax, np.concatenate(list(used.values())))
         unused = counts == 0
         ax.stairs(
             unused.astype(float),

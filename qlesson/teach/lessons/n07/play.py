@@ -24,14 +24,14 @@ def _normals_and_ten_at(distance: int) -> Tensor:
 def _ranges_and_sqnr(bits: int, distance: int) -> dict[str, tuple[Tensor, Tensor, float]]:
     """{method: (r_min, r_max, SQNR in dB)}."""
     r, scheme = _normals_and_ten_at(distance), ql.Scheme(bits, "symmetric")
-    found = {
+    ranges = {
         "min-max": min_max(r, scheme.granularity),
         "percentile 99.9": percentile(r, scheme.granularity, 99.9),
         "entropy": entropy(r, scheme),
         "MSE search": mse_search(r, scheme),
     }
     quality = {}
-    for method, ends in found.items():
+    for method, ends in ranges.items():
         x = ql.quantize(r, scheme, qparams_from_range(*ends, scheme))
         quality[method] = (*ends, ql.sqnr(r, x.dequantize()).item())
     return quality
