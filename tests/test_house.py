@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import qlesson
+
 PACKAGE = Path(__file__).parents[1] / "qlesson"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -53,12 +55,14 @@ def imported(source, at_module_level=False) -> set[str]:
 
 
 def at_top(tree):
-    """What runs when the module is imported: no bodies of functions."""
+    """What runs when the module is imported: no bodies of functions, nothing for types alone."""
     nodes = list(tree.body)
     while nodes:
         node = nodes.pop()
         yield node
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        is_body = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        if not for_types and not is_body:
             nodes += ast.iter_child_nodes(node)
 
 
@@ -141,6 +145,15 @@ def test_import_qlesson_loads_no_room():
     assert asked.stdout == "\n"
 
 
+def test_the_types_of_the_public_names_are_told():
+    body = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body
+    (told,) = (node for node in body if isinstance(node, ast.If))
+    names = [(line.module, name.name, name.asname) for line in told.body for name in line.names]
+    rooms = [("qlesson", room, room) for room, names in qlesson._ROOMS.items() if not names]
+    public = [(f"qlesson.{room}", name, name) for name, room in qlesson._ROOM_OF.items()]
+    assert sorted(names) == sorted(rooms + public)
+
+
 # --- each rule sees what it is for ---
 
 
@@ -152,6 +165,8 @@ def test_a_planted_import_is_seen():
     drawing = "def f():\n    import ipywidgets\n\nif f:\n    import matplotlib.pyplot"
     assert imported(drawing, at_module_level=True) == {"matplotlib.pyplot"}
     assert imported(drawing) == {"ipywidgets", "matplotlib.pyplot"}
+    for_types = "if TYPE_CHECKING:\n    import matplotlib"
+    assert imported(for_types, at_module_level=True) == set()
 
 
 def test_a_planted_circle_is_seen():

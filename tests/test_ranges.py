@@ -33,7 +33,8 @@ from qlesson.observers import (
     moving_average,
 )
 from qlesson.qtensor import qparams_from_range
-from qlesson.ranges import KL_BINS, _codes, _qparams, entropy, min_max, mse_search, percentile
+from qlesson.ranges import KL_BINS, _codes, entropy, min_max, mse_search, percentile
+from qlesson.scheme import qparams_of
 
 SYMMETRIC = ql.Scheme(8, "symmetric")
 
@@ -295,7 +296,7 @@ def test_the_qparams_inside_the_searches_are_the_packages(problem):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ql.ZeroPointClipped)
             wanted = qparams_from_range(*ends, scheme)
-        scale, zero_point = _qparams(*ends, scheme)
+        scale, zero_point = qparams_of(*ends, scheme)
         assert torch.equal(scale, wanted.scale)
         assert torch.equal(zero_point.to(scheme.dtype), wanted.zero_point)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from qlesson.authoring import lint, refresh, slides
@@ -9,7 +10,7 @@ from qlesson.authoring import lint, refresh, slides
 NOTEBOOKS = Path("notebooks")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m qlesson.authoring", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("refresh", help="run the notebooks and store their outputs")

@@ -8,12 +8,15 @@ import base64
 import os
 import platform
 import re
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import torch
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 METADATA = {
@@ -26,7 +29,7 @@ IMAGE_METADATA = {"alt", "width", "height"}
 
 # Seconds that only a kernel which is stuck needs; nbclient's own are few on a busy machine, and
 # after its 4 for an output it goes on without it.
-LIMITS = dict.fromkeys(("timeout", "startup_timeout", "iopub_timeout"), 900)
+LIMITS: dict[str, Any] = dict.fromkeys(("timeout", "startup_timeout", "iopub_timeout"), 900)
 
 STORED_ON = "stored_on.txt"
 WORDS = """The outputs of these notebooks must be the same on every machine.
@@ -34,11 +37,11 @@ WORDS = """The outputs of these notebooks must be the same on every machine.
 """
 
 
-def keep(mapping, names):
+def keep(mapping: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
     return {k: v for k, v in mapping.items() if k in names}
 
 
-def tidy(nb):
+def tidy(nb: NotebookNode) -> NotebookNode:
     """Leave in the notebook what a reader needs, in place."""
     nb.metadata = nbformat.from_dict(METADATA)
     count = 0
@@ -62,7 +65,7 @@ def tidy(nb):
     return nb
 
 
-def run(path):
+def run(path: Path) -> str:
     """The text of the notebook at `path`, freshly executed in its own folder."""
     nb = nbformat.read(path, as_version=4)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in the tests: threads wait for each other
@@ -78,14 +81,14 @@ def run(path):
     return nbformat.writes(tidy(nb)) + "\n"
 
 
-def first_picture(nb):
+def first_picture(nb: NotebookNode) -> bytes | None:
     """The PNG bytes of a notebook's first picture, or None."""
     outputs = [o for c in nb.cells for o in c.get("outputs", [])]
     pictures = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
     return base64.b64decode(pictures[0]) if pictures else None
 
 
-def machine():
+def machine() -> str:
     """The processor, what torch uses of it, and torch, as one line."""
     cpu = Path("/proc/cpuinfo")
     found = re.search("^model name.*: (.*)", cpu.read_text(), flags=re.M) if cpu.exists() else None
@@ -94,13 +97,13 @@ def machine():
     return f"{name}, {platform.system()} {platform.machine()}, {uses}, torch {torch.__version__}"
 
 
-def stored_on(folder):
+def stored_on(folder: Path) -> str:
     """The `machine` that stored an output in the folder last."""
     path = folder / STORED_ON
     return path.read_text(encoding="utf-8").splitlines()[-1] if path.exists() else "not recorded"
 
 
-def main(folder, names=(), check=False):
+def main(folder: Path, names: Iterable[str] = (), check: bool = False) -> int:
     """Refresh the named notebooks, or all; 1 if one failed or, with check, would change."""
     bad = 0
     for path in sorted(folder.glob("*.ipynb")):

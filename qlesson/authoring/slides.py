@@ -12,11 +12,13 @@ that does nothing but import, and the code of a picture.
 import ast
 import html
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import nbformat
 from latex2mathml.converter import convert
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
@@ -28,51 +30,51 @@ FORMATTER = HtmlFormatter(nowrap=True, style="xcode")
 class Renderer(IPythonRenderer):
     """Markdown as the notebook shows it, with MathML, and links from deck to deck."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(escape=False, exclude_anchor_links=True)
 
-    def inline_math(self, body):
+    def inline_math(self, body: str) -> str:
         return convert(spaced(body))
 
-    def block_math(self, body):
+    def block_math(self, body: str) -> str:
         return f"<p>{convert(spaced(body), display='block')}</p>\n"
 
-    def link(self, text, url, title=None):
+    def link(self, text: str, url: str, title: str | None = None) -> str:
         if url.startswith("#") or url.endswith(".md"):
             return text
         return super().link(text, re.sub(r"\.ipynb(#.*)?$", ".html", url), title)
 
-    def block_code(self, code, info=None):
+    def block_code(self, code: str, info: str | None = None) -> str:
         return lines_of(python(code) if info == "python" else html.escape(code), "code")
 
 
-def spaced(body):
+def spaced(body: str) -> str:
     """TeX with the space around a logarithm written out, which MathML does not add."""
     return re.sub(r" *(\\log(?:_\{?\w+\}?)?) *", r"\\,\1\\,", body)
 
 
-def markdown(source):
+def markdown(source: str) -> str:
     """The HTML of Markdown, without the line that links previous, contents and next."""
     source = re.sub(r"^\[(previous|contents)\]\(.*$", "", source, flags=re.M)
     source = source.replace("**Remember.** ", "## Remember\n\n")
     return MarkdownWithMath(renderer=Renderer()).render(source)
 
 
-def python(source):
+def python(source: str) -> str:
     return highlight(source, PythonLexer(), FORMATTER)
 
 
-def lines_of(text, kind):
+def lines_of(text: str, kind: str) -> str:
     """A block of lines, each an element, so that one too tall for a slide can be divided."""
     lines = "".join(f"<span>{line}\n</span>" for line in text.rstrip("\n").split("\n"))
     return f'<pre class="{kind}">{lines}</pre>\n'
 
 
-def only_imports(source):
+def only_imports(source: str) -> bool:
     return all(isinstance(s, ast.Import | ast.ImportFrom) for s in ast.parse(source).body)
 
 
-def outputs(cell):
+def outputs(cell: NotebookNode) -> Iterator[str]:
     """The HTML of what a cell prints and draws."""
     for output in cell.outputs:
         data = output.get("data", {})
@@ -88,29 +90,29 @@ def outputs(cell):
             yield lines_of(python(text) if is_code else html.escape(text), "output")
 
 
-def code(cell):
+def code(cell: NotebookNode) -> str:
     """The HTML of a code cell; of an exercise the stub alone."""
-    found = list(outputs(cell))
+    shown = list(outputs(cell))
     source = lines_of(python(cell.source), "code")
     if re.search(r"^check\(", cell.source, flags=re.M):
         return source
-    if only_imports(cell.source) or found and all(part.startswith("<img") for part in found):
+    if only_imports(cell.source) or shown and all(part.startswith("<img") for part in shown):
         source = ""
-    found = "".join(found)
+    result = "".join(shown)
     if cell.metadata.get("jupyter", {}).get("outputs_hidden"):
-        return f'{source}<div class="answer">\n{found}</div>\n'
-    return source + found
+        return f'{source}<div class="answer">\n{result}</div>\n'
+    return source + result
 
 
-def blocks(nb):
+def blocks(nb: NotebookNode) -> str:
     """The HTML of a notebook, block after block."""
     cells = [c for c in nb.cells if "more" not in c.metadata.get("tags", [])]
     return "".join(markdown(c.source) if c.cell_type == "markdown" else code(c) for c in cells)
 
 
-def deck(nb):
+def deck(nb: NotebookNode) -> str:
     """The text of the HTML file that shows a notebook as slides."""
-    title = re.match(r"# (.+)", nb.cells[0].source)[1]
+    title = re.findall(r"\A# (.+)", nb.cells[0].source)[0]
     parts = {
         "TITLE": html.escape(title),
         "COLORS": FORMATTER.get_style_defs("pre"),
@@ -120,7 +122,7 @@ def deck(nb):
     return re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], page)
 
 
-def main(folder, names=(), to=Path("build/slides")):
+def main(folder: Path, names: Iterable[str] = (), to: Path = Path("build/slides")) -> int:
     """Write the decks of the named notebooks, or of all, into the folder `to`; return 0."""
     to.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):

@@ -9,6 +9,7 @@ python -m qlesson.bench --mb 16              another size
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import qlesson as ql
@@ -16,9 +17,9 @@ from qlesson import checks
 from qlesson.bench.report import as_json, plot, report, table
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="qlesson.bench", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="qlesson.bench", description=str(__doc__).splitlines()[0])
     parser.add_argument("--json", metavar="FILE", help="store the report")
     parser.add_argument("--plot", metavar="FILE", help="store a picture of it")
     parser.add_argument("--sizes", action="store_true", help="4 KB to 1 GB as well")
@@ -32,12 +33,14 @@ def main(argv=None) -> int:
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     device = ql.best_device().type
-    found = report(args.mb * 2**20, device, args.sizes, lambda cell: print(".", end="", flush=True))
-    print("\n" + table(found))
+    results = report(
+        args.mb * 2**20, device, args.sizes, lambda cell: print(".", end="", flush=True)
+    )
+    print("\n" + table(results))
     if args.json:
-        Path(args.json).write_text(as_json(found), encoding="utf-8")
+        Path(args.json).write_text(as_json(results), encoding="utf-8")
     if args.plot:
-        plot(found).savefig(args.plot, dpi=100)
+        plot(results).savefig(args.plot, dpi=100)
     return 0
 
 

@@ -1,13 +1,15 @@
 """What is timed: the cells of the table, and what a run measures beside them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor
 
 import qlesson as ql
 from qlesson import checks, kernels
-from qlesson.bench.measure import measure
+from qlesson.bench.measure import Call, measure
 from qlesson.bench.peers import (
     bitsandbytes_,
     compiler,
@@ -31,12 +33,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 WORKS = ("given scale", "choose", "dequantize")
 FLOOR = "one pass"  # the limit: out.copy_(x), which reads and writes the same bytes
 SIZES = [2**n for n in range(12, 31, 3)]
+Cell = tuple[str, str, str, bool]  # work, granularity, dtype, few
 
 
 class Job:
     """One cell of the table: a tensor, its codes, and where the result goes."""
 
-    def __init__(self, work, granularity, dtype, nbytes, device="cpu"):
+    def __init__(
+        self, work: str, granularity: str, dtype: str, nbytes: int, device: str = "cpu"
+    ) -> None:
         checks.one_of("work", work, WORKS)
         checks.one_of("granularity", granularity, tuple(GRANULARITIES))
         checks.one_of("dtype", dtype, tuple(DTYPES))
@@ -62,28 +67,28 @@ class Job:
         passes = 2 if self.work == "choose" and self.granularity in ("tensor", "column") else 1
         return passes * self.r.nbytes + self.x.nbytes
 
-    def block_size(self):
+    def block_size(self) -> tuple[int, ...]:
         """torchao's name for the values that share a scale."""
         return self.scheme.granularity.block_shape(self.r.shape)
 
-    def contestants(self, few=False) -> dict[str, Callable]:
+    def contestants(self, few: bool = False) -> dict[str, Call]:
         """Those that can do this job here; `few`: only the package and the floor."""
-        found = {FLOOR: self.floor()} | self.ours()
+        calls = {FLOOR: self.floor()} | self.ours()
         peers = (formula, compiler, numpy_, torch_, onnxruntime_, torchao_, bitsandbytes_)
         for peer in () if few else peers:
             try:
-                found |= peer(self)
+                calls |= peer(self)
             except ImportError:
                 pass
-        return found
+        return calls
 
-    def floor(self):
+    def floor(self) -> Call:
         if self.work == "dequantize":
             return lambda: self.r_hat.copy_(self.codes)
         return lambda: self.codes.copy_(self.r)
 
-    def ours(self):
-        def call(mode):
+    def ours(self) -> dict[str, Call]:
+        def call(mode: str) -> Tensor | ql.QTensor:
             qparams = self.qparams if self.work == "given scale" else None
             with ql.use_kernels(mode):
                 if self.work == "dequantize":
@@ -93,8 +98,8 @@ class Job:
         return {"eager": lambda: call("eager"), "compiled": lambda: call("compiled")}
 
 
-def cells(device="cpu"):
-    """(work, granularity, dtype, few) of every cell of the table."""
+def cells(device: str = "cpu") -> Iterator[Cell]:
+    """Every cell of the table."""
     for work in WORKS:
         for granularity in GRANULARITIES:
             yield work, granularity, "float32", False
@@ -107,18 +112,22 @@ def cells(device="cpu"):
             yield work, granularity, dtype, device == "cpu"
 
 
-def run_cell(work, granularity, dtype, few, nbytes, device="cpu") -> list[dict]:
+def run_cell(
+    work: str, granularity: str, dtype: str, few: bool, nbytes: int, device: str = "cpu"
+) -> list[dict[str, Any]]:
     """The rows of one cell: a contestant each."""
     job = Job(work, granularity, dtype, nbytes, device)
-    found = measure(job.contestants(few), device)
+    times = measure(job.contestants(few), device)
     keys = {"work": work, "granularity": granularity, "dtype": dtype, "nbytes": job.r.nbytes}
     return [
         keys | {"contestant": name, "ms": ms, "low": low, "high": high, "moved": job.bytes_moved}
-        for name, (ms, low, high) in found.items()
+        for name, (ms, low, high) in times.items()
     ]
 
 
-def run(nbytes=2**27, device="cpu", progress=None) -> list[dict]:
+def run(
+    nbytes: int = 2**27, device: str = "cpu", progress: Callable[[Cell], object] | None = None
+) -> list[dict[str, Any]]:
     """Every cell of the table."""
     rows = []
     for cell in cells(device):
@@ -128,7 +137,7 @@ def run(nbytes=2**27, device="cpu", progress=None) -> list[dict]:
     return rows
 
 
-def run_sizes(sizes=SIZES, device="cpu") -> list[dict]:
+def run_sizes(sizes: Iterable[int] = SIZES, device: str = "cpu") -> list[dict[str, Any]]:
     """Given scale per tensor, float32, from a few KB to 1 GB: the package and the floor."""
     rows = []
     for nbytes in sizes:
@@ -136,7 +145,7 @@ def run_sizes(sizes=SIZES, device="cpu") -> list[dict]:
     return rows
 
 
-def run_copy(nbytes=2**27, device="cpu") -> list[dict]:
+def run_copy(nbytes: int = 2**27, device: str = "cpu") -> list[dict[str, Any]]:
     """The device copy: float32 to float32, what every share of bandwidth is measured by."""
     x = torch.zeros(nbytes // 4, device=device, dtype=torch.float32)
     y = torch.empty_like(x)
@@ -144,63 +153,69 @@ def run_copy(nbytes=2**27, device="cpu") -> list[dict]:
     return [{"contestant": "copy", "ms": ms, "low": low, "high": high, "moved": 2 * nbytes}]
 
 
-def run_pieces(nbytes=2**27, powers=(14, 15, 16, 17, 18, 19, 20, 22, 25)) -> list[dict]:
+def run_pieces(
+    nbytes: int = 2**27, powers: Iterable[int] = (14, 15, 16, 17, 18, 19, 20, 22, 25)
+) -> list[dict[str, Any]]:
     """The formula on 2^power values at a time, and on the whole tensor: where the cache ends."""
     job = Job("given scale", "tensor", "float32", nbytes)
     r, codes, whole = job.r.view(-1), job.codes.view(-1), job.r.numel()
 
-    def by(size):
+    def by(size: int) -> None:
         for a, b in zip(r.split(size), codes.split(size), strict=True):
             b.copy_(ql.quantize_affine(a, *job.qparams, -128, 127))
 
     sizes = [n for n in (2**power for power in powers) if n <= whole]
-    found = measure({n: partial(by, n) for n in sizes})
-    return [{"values": n, "ms": ms, "low": a, "high": b} for n, (ms, a, b) in found.items()]
+    times = measure({n: partial(by, n) for n in sizes})
+    return [{"values": n, "ms": ms, "low": a, "high": b} for n, (ms, a, b) in times.items()]
 
 
-def run_memory(nbytes=2**27) -> list[dict]:
+def run_memory(nbytes: int = 2**27) -> list[dict[str, Any]]:
     """The formula with and without fresh memory, and how many pages the system had to find."""
     import resource
 
-    def fresh(call):
+    def fresh(call: Call) -> int:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         call()
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     job = Job("given scale", "tensor", "float32", nbytes)
     contestants = formula(job) | {"eager": job.ours()["eager"]}
-    found = measure(contestants)
+    times = measure(contestants)
     return [
         {"contestant": k, "ms": a, "low": b, "high": c, "fresh_pages": fresh(contestants[k])}
-        for k, (a, b, c) in found.items()
+        for k, (a, b, c) in times.items()
     ]
 
 
-def run_steps(nbytes=2**27) -> list[dict]:
+def run_steps(nbytes: int = 2**27) -> list[dict[str, Any]]:
     """Given scale per tensor: what the loop by hand has, one step after the other."""
     job = Job("given scale", "tensor", "float32", nbytes)
     rows = kernels.rows(job.r, *job.qparams, job.scheme.granularity, job.codes)
-    kind = kernels.quantize, (-128, 127, "inside"), [(t.dtype, t.ndim) for t in rows]
+    kind = kernels.quantize, (-128, 127, "inside"), tuple((t.dtype, t.ndim) for t in rows)
     steps = {
         "clip by hand": compilers._by_hand(*kind, ahead=0),
         "and memory asked for early": compilers._by_hand(*kind),
     }
     by_hand = {name: partial(loop, *rows) for name, loop in steps.items() if loop}
-    found = measure(compiler(job) | by_hand | {FLOOR: job.floor()})
-    return [{"contestant": k, "ms": a, "low": b, "high": c} for k, (a, b, c) in found.items()]
+    times = measure(compiler(job) | by_hand | {FLOOR: job.floor()})
+    return [{"contestant": k, "ms": a, "low": b, "high": c} for k, (a, b, c) in times.items()]
 
 
-def run_product(shape=(512, 2048, 2048), device="cpu") -> list[dict]:
+def run_product(
+    shape: tuple[int, int, int] = (512, 2048, 2048), device: str = "cpu"
+) -> list[dict[str, Any]]:
     """y = x w^T with 8-bit weights and activations, against float32 and bfloat16."""
     n, inner, out = shape
     generator = torch.Generator().manual_seed(0)
-    how = {"generator": generator, "dtype": torch.float32}
-    x, w = torch.randn(n, inner, **how).to(device), torch.randn(out, inner, **how).to(device)
+    x, w = (
+        torch.randn(rows, inner, generator=generator, dtype=torch.float32).to(device)
+        for rows in (n, out)
+    )
     scheme = ql.Scheme(8, "symmetric", ql.PerAxis(0))
     qw = ql.quantize(w, scheme)
     qwt, x8, w16 = qw.q.t(), ql.quantize(x, scheme).q, w.bfloat16()
 
-    def w8a8():
+    def w8a8() -> Tensor:
         with ql.use_kernels("compiled"):
             qx = ql.quantize(x, scheme)
         return (int_matmul(qx.q, qw.q) * qx.scale).mul_(qw.scale.view(1, -1))
@@ -211,8 +226,8 @@ def run_product(shape=(512, 2048, 2048), device="cpu") -> list[dict]:
         "W8A8": w8a8,
         "torch._int_mm alone": lambda: torch._int_mm(x8, qwt),
     }
-    found = measure(contestants, device)
+    times = measure(contestants, device)
     return [
         {"contestant": name, "shape": list(shape), "ms": ms, "low": low, "high": high}
-        for name, (ms, low, high) in found.items()
+        for name, (ms, low, high) in times.items()
     ]

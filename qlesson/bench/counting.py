@@ -1,5 +1,8 @@
 """The bytes that a call reads and writes, operator by operator (notebook 12)."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -7,11 +10,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 class _Counting(TorchDispatchMode):
     """Counts, for every operator that runs, the bytes of the tensors it reads and writes."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.rows = []
+        self.rows: list[tuple[str, int, int]] = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         made = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__.strip("_")
         if not func.is_view and made.numel() > 1:
@@ -20,7 +25,7 @@ class _Counting(TorchDispatchMode):
         return made
 
 
-def traffic(call) -> list[tuple[str, int, int]]:
+def traffic(call: Callable[[], object]) -> list[tuple[str, int, int]]:
     """(operator, bytes read, bytes written) of every operation that `call` runs eagerly."""
     with _Counting() as counted:
         call()

@@ -2,16 +2,23 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
+
+Call = Callable[[], object]  # what a contestant does
+Spread = tuple[float, float, float]  # ms: the median, the lower and the upper quartile
+Key = TypeVar("Key")
 
 ROUNDS, PAUSE, BLOCK_SECONDS, SLOW_MS = 3, 0.06, 0.1, 50
 
 
-def measure(contestants: dict[str, Callable], device="cpu", rounds=ROUNDS) -> dict[str, tuple]:
+def measure(
+    contestants: Mapping[Key, Call], device: str = "cpu", rounds: int = ROUNDS
+) -> dict[Key, Spread]:
     """(median, lower and upper quartile) in ms of each contestant, in blocks taken in turn."""
-    times = {name: [] for name in contestants}
+    times: dict[Key, list[float]] = {name: [] for name in contestants}
     for call in contestants.values():
         call()  # compiles, allocates
     for _ in range(rounds):
@@ -21,7 +28,7 @@ def measure(contestants: dict[str, Callable], device="cpu", rounds=ROUNDS) -> di
     return {name: _spread(ms) for name, ms in times.items()}
 
 
-def _block(call, device) -> list[float]:
+def _block(call: Call, device: str) -> list[float]:
     """Times of one contestant in ms: the first call warms up, and counts only where it is long."""
     first = _timed(call, device)
     ms, end = [first] if first > SLOW_MS else [], time.perf_counter() + BLOCK_SECONDS
@@ -30,7 +37,7 @@ def _block(call, device) -> list[float]:
     return ms
 
 
-def _timed(call, device) -> float:
+def _timed(call: Call, device: str) -> float:
     if device != "cpu":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -40,6 +47,6 @@ def _timed(call, device) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def _spread(ms) -> tuple[float, float, float]:
+def _spread(ms: list[float]) -> Spread:
     low, middle, high = statistics.quantiles(ms, n=4)
     return middle, low, high

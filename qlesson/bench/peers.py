@@ -1,21 +1,28 @@
 """Who takes part beside the package, each in a function of a job (notebook 12)."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 import qlesson as ql
 from qlesson import kernels
+from qlesson.bench.measure import Call
 from qlesson.kernels import compilers
 
+if TYPE_CHECKING:
+    from qlesson.bench.cells import Job
 
-def formula(job):
+
+def formula(job: "Job") -> dict[str, Call]:
     """The formula of affine.py on the whole tensor: one operation, one pass over memory each."""
     g, (scale, zero_point) = job.scheme.granularity, map(job.scheme.granularity.align, job.qparams)
     if job.work == "given scale":
         r, held = g.split(job.r), torch.empty_like(g.split(job.r), dtype=torch.float32)
 
-        def reused():
+        def reused() -> Tensor:
             """The same five operations, without an intermediate in fresh memory."""
             torch.div(r, scale, out=held).add_(zero_point).round_().clamp_(-128, 127)
             return g.split(job.codes).copy_(held)
@@ -28,7 +35,7 @@ def formula(job):
     return {}
 
 
-def compiler(job):
+def compiler(job: "Job") -> dict[str, Call]:
     """The formula as torch.compile's loop, where the package has one written by hand."""
     if job.work != "given scale":
         return {}
@@ -37,7 +44,7 @@ def compiler(job):
     return {"torch.compile": lambda: kernel(*rows)}
 
 
-def numpy_(job):
+def numpy_(job: "Job") -> dict[str, Call]:
     import numpy as np
 
     if job.dtype != "float32" or job.device != "cpu" or job.work == "choose":
@@ -51,25 +58,27 @@ def numpy_(job):
     return {"numpy": lambda: np.clip(np.rint(r / scale + zero_point), -128, 127).astype(np.int8)}
 
 
-def torch_(job):
+def torch_(job: "Job") -> dict[str, Call]:
     """torch.quantize_per_tensor and per_channel, which are deprecated."""
     if job.dtype != "float32" or job.work == "choose" or job.granularity.startswith("group"):
         return {}
     scale, zero_point = (p.flatten().cpu() for p in job.qparams)
-    if job.granularity == "tensor":
-        args = (scale.item(), zero_point.item(), torch.qint8)
-        name, quantize = "torch.quantize_per_tensor", torch.quantize_per_tensor
-    else:
-        axis = job.scheme.granularity.axis
-        args = (scale.double(), zero_point.long(), axis, torch.qint8)
+    g = job.scheme.granularity
+    quantize: Callable[..., Tensor]
+    args: tuple[Any, ...]
+    if isinstance(g, ql.PerAxis):
         name, quantize = "torch.quantize_per_channel", torch.quantize_per_channel
+        args = (scale.double(), zero_point.long(), g.axis, torch.qint8)
+    else:
+        name, quantize = "torch.quantize_per_tensor", torch.quantize_per_tensor
+        args = (scale.item(), zero_point.item(), torch.qint8)
     if job.work == "given scale":
         return {name: lambda: quantize(job.r, *args)}
     q = quantize(job.r, *args)
     return {name: lambda: q.dequantize()}
 
 
-def onnxruntime_(job):
+def onnxruntime_(job: "Job") -> dict[str, Call]:
     """QuantizeLinear and DequantizeLinear, writing into the same memory as the others."""
     import numpy as np
     import onnxruntime
@@ -87,20 +96,19 @@ def onnxruntime_(job):
     return {"onnxruntime": lambda: session.run_with_iobinding(binding)}
 
 
-def _onnx_model(job) -> bytes:
+def _onnx_model(job: "Job") -> bytes:
     from onnx import TensorProto, helper, numpy_helper
 
     kinds = {"given scale": ("QuantizeLinear", TensorProto.FLOAT, TensorProto.INT8)}
     kinds["dequantize"] = ("DequantizeLinear", TensorProto.INT8, TensorProto.FLOAT)
     operator, source, target = kinds[job.work]
-    attributes = {}
-    if job.granularity in ("row", "column"):
-        attributes = {"axis": job.scheme.granularity.axis}
-    elif job.granularity != "tensor":
-        attributes = {"axis": 1, "block_size": job.scheme.granularity.group_size}
-    scale, zero_point = job.qparams
-    if job.granularity in ("row", "column"):
+    g, (scale, zero_point) = job.scheme.granularity, job.qparams
+    attributes: dict[str, Any] = {}
+    if isinstance(g, ql.PerAxis):
+        attributes = {"axis": g.axis}
         scale, zero_point = scale.flatten(), zero_point.flatten()
+    elif isinstance(g, ql.PerGroup):
+        attributes = {"axis": 1, "block_size": g.group_size}
     held = [numpy_helper.from_array(x.numpy(), n) for n, x in (("s", scale), ("z", zero_point))]
     graph = helper.make_graph(
         [helper.make_node(operator, ["x", "s", "z"], ["y"], **attributes)],
@@ -113,37 +121,38 @@ def _onnx_model(job) -> bytes:
     return helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()
 
 
-def torchao_(job):
+def torchao_(job: "Job") -> dict[str, Call]:
     """torchao's primitives, eager, and compiled where that is quick to prepare."""
     from torchao.quantization import quant_primitives as ao
 
     block, codes = job.block_size(), (torch.int8, -128, 127)
     scale, zero_point = job.qparams
 
-    def quantize(r, scale, zero_point):
+    def quantize(r: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
         return ao.quantize_affine(r, block, scale, zero_point, *codes)
 
-    def choose(r):
+    def choose(r: Tensor) -> Tensor:
         kind = (ao.MappingType.ASYMMETRIC, block, *codes)
-        found = ao.choose_qparams_affine(r, *kind, scale_dtype=torch.float32)
-        return quantize(r, *found)
+        qparams = ao.choose_qparams_affine(r, *kind, scale_dtype=torch.float32)
+        return quantize(r, *qparams)
 
-    def dequantize(q, scale, zero_point):
+    def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
         return ao.dequantize_affine(q, block, scale, zero_point, *codes, output_dtype=job.r.dtype)
 
-    function, args = {
+    works: dict[str, tuple[Callable[..., Any], tuple]] = {
         "given scale": (quantize, (job.r, scale, zero_point)),
         "choose": (choose, (job.r,)),
         "dequantize": (dequantize, (job.codes, scale, zero_point)),
-    }[job.work]
-    found = {"torchao eager": lambda: function(*args)}
+    }
+    function, args = works[job.work]
+    calls: dict[str, Call] = {"torchao eager": lambda: function(*args)}
     if job.device != "cpu" or job.granularity in ("tensor", "group 128"):
         compiled = torch.compile(function)
-        found["torchao compiled"] = lambda: compiled(*args)
-    return found
+        calls["torchao compiled"] = lambda: compiled(*args)
+    return calls
 
 
-def bitsandbytes_(job):
+def bitsandbytes_(job: "Job") -> dict[str, Call]:
     """bitsandbytes quantizes rows symmetrically to int8, on CUDA."""
     import bitsandbytes
 

@@ -4,8 +4,10 @@ import datetime
 import json
 import platform
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +17,7 @@ from qlesson.bench.cells import (
     FLOOR,
     GRANULARITIES,
     WORKS,
+    Cell,
     Job,
     run,
     run_copy,
@@ -27,36 +30,44 @@ from qlesson.bench.cells import (
 from qlesson.bench.measure import measure
 from qlesson.bench.peers import formula
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 RESULTS = Path(__file__).parent / "results"
 
 
-def quick(nbytes=2**24) -> str:
+def quick(nbytes: int = 2**24) -> str:
     """This machine in some seconds, eagerly: the formula in one piece, in pieces, and the floor."""
     job = Job("given scale", "tensor", "float32", nbytes, ql.best_device().type)
     ours = {"in pieces": job.ours()["eager"]}
-    found = measure(formula(job) | ours | {FLOOR: job.floor()}, job.device)
+    times = measure(formula(job) | ours | {FLOOR: job.floor()}, job.device)
     lines = [f"{machine(job.device)['device']}, {nbytes / 1e6:.0f} MB of float32"]
-    return "\n".join(lines + [f"{name:16}{ms:8.2f} ms" for name, (ms, _, _) in found.items()])
+    return "\n".join(lines + [f"{name:16}{ms:8.2f} ms" for name, (ms, _, _) in times.items()])
 
 
-def report(nbytes=2**27, device="cpu", sizes=False, progress=None) -> dict:
+def report(
+    nbytes: int = 2**27,
+    device: str = "cpu",
+    sizes: bool = False,
+    progress: Callable[[Cell], object] | None = None,
+) -> dict[str, Any]:
     """Everything that is stored: where and when, and the rows."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.quantize_per_tensor is deprecated
-        found = {
+        results = {
             **machine(device),
             "copy": run_copy(nbytes, device),
             "rows": run(nbytes, device, progress),
             "product": run_product(device=device),
         }
         if sizes:
-            found["sizes"] = run_sizes(device=device)
+            results["sizes"] = run_sizes(device=device)
         if sizes and device == "cpu":
-            found |= {"pieces": run_pieces(), "memory": run_memory(), "steps": run_steps()}
-    return found
+            results |= {"pieces": run_pieces(), "memory": run_memory(), "steps": run_steps()}
+    return results
 
 
-def machine(device="cpu") -> dict:
+def machine(device: str = "cpu") -> dict[str, Any]:
     """Device, date and versions, and which peers are absent."""
     peers = ("onnxruntime", "torchao", "bitsandbytes")
     versions = {name: _version(name) for name in ("torch", "numpy", *peers)}
@@ -81,60 +92,62 @@ def processor() -> str:
     return f"{' '.join((names or [platform.machine()])[0].split())}, {cores}"
 
 
-def _version(name):
+def _version(name: str) -> str | None:
     try:
         return metadata.version(name).partition("+")[0]
     except metadata.PackageNotFoundError:
         return None
 
 
-def stored(name: str) -> dict:
+def stored(name: str) -> dict[str, Any]:
     """A stored report: "cpu", or "h100_trial"."""
     checks.one_of("name", name, sorted(path.stem for path in RESULTS.glob("*.json")))
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def as_json(found: dict) -> str:
+def as_json(results: dict[str, Any]) -> str:
     """A report as JSON, a row to a line, times to four digits."""
     for part in ("copy", "rows", "product", "sizes", "pieces", "memory", "steps"):
-        for row in found.get(part, []):
+        for row in results.get(part, []):
             row |= {key: float(f"{row[key]:.4g}") for key in ("ms", "low", "high")}
-    return json.dumps(found).replace('[{"', '[\n{"').replace('}, {"', '},\n{"') + "\n"
+    return json.dumps(results).replace('[{"', '[\n{"').replace('}, {"', '},\n{"') + "\n"
 
 
-def ms_of(rows, **wanted) -> dict[str, float]:
+def ms_of(rows: Iterable[dict[str, Any]], **wanted: Any) -> dict[str, float]:
     """{contestant: median ms} of one cell."""
     return {r["contestant"]: r["ms"] for r in rows if all(r[k] == v for k, v in wanted.items())}
 
 
-def table(found: dict) -> str:
+def table(results: dict[str, Any]) -> str:
     """A line per cell: the floor, and every contestant's time as a multiple of it."""
-    lines = [f"{found['device']}, {found['date']}, torch {found['versions']['torch']}"]
-    lines += [f"absent: {', '.join(found['absent'])}"] if found["absent"] else []
-    copy = found["copy"][0]
+    lines = [f"{results['device']}, {results['date']}, torch {results['versions']['torch']}"]
+    lines += [f"absent: {', '.join(results['absent'])}"] if results["absent"] else []
+    copy = results["copy"][0]
     lines.append(f"copy of float32: {copy['moved'] / copy['ms'] / 1e6:.1f} GB/s")
     lines.append("median ms; in brackets, how much of the one-pass floor's speed is reached")
     cells = dict.fromkeys(
-        (r["work"], r["granularity"], r["dtype"], r["nbytes"]) for r in found["rows"]
+        (r["work"], r["granularity"], r["dtype"], r["nbytes"]) for r in results["rows"]
     )
     for work, granularity, dtype, nbytes in cells:
-        times = ms_of(found["rows"], work=work, granularity=granularity, dtype=dtype, nbytes=nbytes)
+        times = ms_of(
+            results["rows"], work=work, granularity=granularity, dtype=dtype, nbytes=nbytes
+        )
         lines.append(f"\n{work}, per {granularity}, {dtype}, {nbytes / 1e6:.0f} MB")
         for name, ms in sorted(times.items(), key=lambda item: item[1]):
             lines.append(f"  {name:28}{ms:9.2f}  ({times[FLOOR] / ms:.2f})")
-    return "\n".join([*lines, *_products(found), *_sizes(found)])
+    return "\n".join([*lines, *_products(results), *_sizes(results)])
 
 
-def _products(found):
-    times = {r["contestant"]: r["ms"] for r in found["product"]}
-    shape = "x".join(map(str, found["product"][0]["shape"]))
+def _products(results: dict[str, Any]) -> Iterator[str]:
+    times = {r["contestant"]: r["ms"] for r in results["product"]}
+    shape = "x".join(map(str, results["product"][0]["shape"]))
     yield f"\nmatrix product {shape}"
     for name, ms in times.items():
         yield f"  {name:28}{ms:9.2f}  ({times['float32'] / ms:.1f} times float32)"
 
 
-def _sizes(found):
-    rows = found.get("sizes", [])
+def _sizes(results: dict[str, Any]) -> Iterator[str]:
+    rows = results.get("sizes", [])
     yield from ["\ngiven scale per tensor by size: bytes, one pass, eager, compiled in ms"][
         : len(rows)
     ]
@@ -143,19 +156,19 @@ def _sizes(found):
         yield f"  {nbytes:12,}" + "".join(f"{times[n]:10.3f}" for n in (FLOOR, "eager", "compiled"))
 
 
-def plot(found: dict):
+def plot(results: dict[str, Any]) -> "Figure":
     """A matplotlib Figure: bars of each contestant's time for float32, given scale."""
     from matplotlib.figure import Figure
 
     fig = Figure(figsize=(8, 5), layout="constrained")
-    shown = [g for g in GRANULARITIES if ms_of(found["rows"], work=WORKS[0], granularity=g)]
+    shown = [g for g in GRANULARITIES if ms_of(results["rows"], work=WORKS[0], granularity=g)]
     axes = fig.subplots(1, len(shown), sharey=False, squeeze=False)[0]
     for ax, granularity in zip(axes, shown, strict=True):
         wanted = {"work": WORKS[0], "granularity": granularity, "dtype": "float32"}
-        times = dict(sorted(ms_of(found["rows"], **wanted).items(), key=lambda t: t[1]))
+        times = dict(sorted(ms_of(results["rows"], **wanted).items(), key=lambda t: t[1]))
         ax.bar(range(len(times)), times.values())
         ax.set_xticks(range(len(times)), times, rotation=90)
         ax.set_title(f"per {granularity}", fontsize=9)
     axes[0].set_ylabel("ms")
-    fig.suptitle(f"quantize with given scale, {found['device']}")
+    fig.suptitle(f"quantize with given scale, {results['device']}")
     return fig

@@ -4,14 +4,15 @@ from qlesson.teach import figures, play, randn, show, show_source
 from qlesson.teach import catch_up, check, hint, progress, solution  # the exercises
 """
 
+from typing import Any
+
+_missing: Exception | None = None
 try:
     from qlesson.teach.draws import randn
     from qlesson.teach.exercises import catch_up, check, hint, progress, solution
     from qlesson.teach.show import show, show_source
 except Exception as error:  # `preflight` runs where something is missing or too old, and names it
     _missing = error
-else:
-    _missing = None
 
 __all__ = [
     "catch_up",
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in __all__ and _missing is not None:
         raise _missing
     # ipywidgets is imported for those who play.

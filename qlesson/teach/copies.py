@@ -8,10 +8,11 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 
-def content(path):
+def content(path: Path) -> list[tuple[str, str]] | bytes:
     """What a reader can change: the cells' text. Outputs and counts change whenever a cell runs."""
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -20,7 +21,7 @@ def content(path):
         return path.read_bytes()
 
 
-def copy(course, mine, fresh=False, names=()):
+def copy(course: Path, mine: Path, fresh: bool = False, names: Iterable[str] = ()) -> list[str]:
     """Bring the folder `mine` up to date with `course`; return the lines worth saying.
 
     Raises OSError where that cannot be, for want of room, say; the folder is then as it was.
@@ -38,7 +39,9 @@ def copy(course, mine, fresh=False, names=()):
     return said
 
 
-def wanted(course, mine, fresh, names):
+def wanted(
+    course: Path, mine: Path, fresh: bool, names: str | tuple[str, ...]
+) -> tuple[list[Path], list[Path], list[str]]:
     """The files to copy, the copies to put aside first, and what to say of those that stay.
 
     .as_copied holds each file as it was when copied: a copy that differs from it has the reader's
@@ -64,7 +67,7 @@ def wanted(course, mine, fresh, names):
     return sources, worked_in, said
 
 
-def place(sources, mine, worked_in, old):
+def place(sources: list[Path], mine: Path, worked_in: list[Path], old: Path) -> None:
     """Write all files beside their places, and move them there when none is missing."""
     beside = mine / ".new"
     try:
@@ -82,7 +85,7 @@ def place(sources, mine, worked_in, old):
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def main(arguments):
+def main(arguments: list[str]) -> int:
     """The exit status: 1, with a sentence, where the copies cannot be made."""
     names = [a for a in arguments if a != "--fresh"]
     course, mine = Path("notebooks"), Path("my_notebooks")

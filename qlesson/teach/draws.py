@@ -3,9 +3,10 @@
 import math
 
 import torch
+from torch import Tensor
 
 
-def randn(*shape, generator):
+def randn(*shape: int, generator: torch.Generator) -> Tensor:
     """What torch.randn(*shape, generator=generator) draws, rounded to float32 once.
 
     torch computes the logarithm and the cosine of a normal value in float32, and how depends on
@@ -26,7 +27,7 @@ def randn(*shape, generator):
     return drawn.reshape(shape)
 
 
-def _pairs(uniform):
+def _pairs(uniform: Tensor) -> Tensor:
     u, v = uniform.double().view(-1, 2, 8).unbind(1)
     radius, angle = (-2 * torch.log(1 - u)).sqrt(), 2 * math.pi * v
     both = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)

@@ -43,19 +43,19 @@ import math
 import re
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import FunctionType
+from random import Random
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from qlesson.teach import lessons
-from qlesson.teach.verdict import in_short, judge, untouched
+from qlesson.teach.verdict import Seed, in_short, judge, untouched
 
 PROGRESS_FILE = ".qlesson_progress.json"
 
@@ -63,7 +63,7 @@ PROGRESS_FILE = ".qlesson_progress.json"
 # What a notebook uses
 
 
-def check(id, answer=None, *, seed=None):
+def check(id: str, answer: Any = None, *, seed: Seed = None) -> None:
     """Print whether the answer is right and, if it is not, where it goes wrong. Never raises.
 
     id      the number of the exercise, "1.1"
@@ -79,7 +79,7 @@ def check(id, answer=None, *, seed=None):
     print(verdict.text)
 
 
-def hint(id):
+def hint(id: str) -> None:
     """Print one more hint at each call."""
     ex = _find(id)
     if ex is None:
@@ -92,14 +92,14 @@ def hint(id):
         print(f'That was the last hint. solution("{ex.id}") shows an answer and its reason.')
 
 
-def solution(id):
+def solution(id: str) -> None:
     """Print an answer to an exercise, and why it is right."""
     ex = _find(id)
     if ex is not None:
         print(f"{ex.answered}\n\n{textwrap.fill(ex.why, 79)}")
 
 
-def progress():
+def progress() -> None:
     """Print which exercises are passed or shown, in this session or noted beside the notebooks."""
     states = _states()
     for notebook in sorted({ex.notebook for ex in exercises().values()}):
@@ -109,7 +109,7 @@ def progress():
     print(f"{list(states.values()).count('passed')} of {len(exercises())} passed")
 
 
-def catch_up(to):
+def catch_up(to: str | int) -> None:
     """Define the answers of the exercises up to this one that are still open here.
 
     to  the number of an exercise, "2.2", or of a notebook, 2, for all of its exercises
@@ -118,11 +118,11 @@ def catch_up(to):
     solution("2.2") prints its code and its reason.
     """
     here = vars(sys.modules["__main__"])
-    for ex in map(exercises().get, _up_to(to)):
+    for ex in [exercises()[id] for id in _up_to(to)]:
         names = ex.name.strip("()").split(", ")
         values = [copy(ex.right)] if len(names) == 1 else ex.right
-        found = [here[n] for n in names if n in here and here[n] is not _filled_in.get(n)]
-        if found and not untouched(ex, found[0] if len(names) == 1 else found):
+        theirs = [here[n] for n in names if n in here and here[n] is not _filled_in.get(n)]
+        if theirs and not untouched(ex, theirs[0] if len(names) == 1 else theirs):
             print(f"{ex.id}  {ex.name} is yours and stays")
             continue
         _filled_in.update(zip(names, values, strict=True))
@@ -132,6 +132,12 @@ def catch_up(to):
 
 
 # What a block is made of
+
+
+class Right(NamedTuple):
+    """The function that is the solution of a block."""
+
+    answer: Callable
 
 
 class Wrong(NamedTuple):
@@ -172,7 +178,7 @@ class Exercise:
     def name(self) -> str:
         """What the stub defines, as `check` takes it: a name, or names in parentheses."""
         if self.spec:
-            return re.search(r"def (\w+)", self.stub)[1]
+            return re.findall(r"def (\w+)", self.stub)[0]
         names = self.stub.split(" = ")[0]
         return f"({names})" if "," in names else names
 
@@ -193,25 +199,27 @@ class Exercise:
             self.cell(self.stub),
         )
 
-    def cell(self, code) -> str:
+    def cell(self, code: str) -> str:
         """The code cell, with this code in the stub's place."""
         gap = "\n\n\n" if self.spec else "\n\n"
         return f'{code}{gap}check("{self.id}", {self.name})'
 
 
-def exercise(id, title, kind, *, difficulty, minutes):
+def exercise(
+    id: str, title: str, kind: str, *, difficulty: int, minutes: int
+) -> Callable[[type], Exercise]:
     """Turn a block into an Exercise, which `check` finds by its id."""
 
-    def build(block):
+    def build(block: type) -> Exercise:
         parts = {k: v for k, v in vars(block).items() if not k.startswith("__")}
-        functions = [v for v in parts.values() if isinstance(v, FunctionType)]
-        right = next((f for f in functions if hasattr(f, "is_right")), parts.get("right"))
-        wrong = [f.wrong for f in functions if hasattr(f, "wrong")]
+        marked = (v.answer for v in parts.values() if isinstance(v, Right))
+        right: Any = next(marked, parts.get("right"))
+        wrong = [v for v in parts.values() if isinstance(v, Wrong)]
         wrong += [Wrong(*pair) for pair in parts.get("wrong", ())]
         optional = ("spec", "cases", "dtype", "within", "facts")
         return Exercise(
             id, title, kind, difficulty, minutes,
-            text=_unwrapped(block.__doc__),
+            text=_unwrapped(block.__doc__ or ""),
             hints=tuple(parts["hints"]),
             why=" ".join(parts["why"].split()),
             stub=textwrap.dedent(parts.get("stub") or _empty(right)).strip(),
@@ -223,38 +231,27 @@ def exercise(id, title, kind, *, difficulty, minutes):
     return build
 
 
-def right(fn):
+def right(fn: Callable) -> Right:
     """Mark the solution of a block."""
-    fn.is_right = True
-    return fn
+    return Right(fn)
 
 
-def wrong(hint):
+def wrong(hint: str) -> Callable[[Callable], Wrong]:
     """Mark a function as an answer that learners give, with the hint it gets."""
-
-    def mark(fn):
-        fn.wrong = Wrong(fn, hint)
-        return fn
-
-    return mark
+    return lambda fn: Wrong(fn, hint)
 
 
-def fault(hint, example):
+def fault(hint: str, example: Any) -> Callable[[Callable], Wrong]:
     """Mark a rule that recognises what is wrong with a construction."""
-
-    def mark(rule):
-        rule.wrong = Wrong(example, hint, rule)
-        return rule
-
-    return mark
+    return lambda rule: Wrong(example, hint, rule)
 
 
-def each(fn, r):
+def each(fn: Callable[[float], Any], r: Any) -> Any:
     """fn of every number in a nested list."""
     return [each(fn, x) for x in r] if isinstance(r, list) else fn(r)
 
 
-def off_ties(rng, shape, s, z, low, high) -> Tensor:
+def off_ties(rng: Random, shape: Sequence[int], s: float, z: float, low: int, high: int) -> Tensor:
     """Real values whose codes before the clip run from low to high, none near a tie.
 
     Near a tie float32 and float64 may round apart, and the spec computes in float64.
@@ -263,7 +260,7 @@ def off_ties(rng, shape, s, z, low, high) -> Tensor:
     return torch.tensor([s * x for x in steps]).reshape(shape)
 
 
-def symmetric_values(rng, shape, s, quant_max) -> Tensor:
+def symmetric_values(rng: Random, shape: Sequence[int], s: float, quant_max: int) -> Tensor:
     """The same with zero point 0; one value, of either sign, lies on the last code."""
     r = off_ties(rng, shape, s, 0, 1 - quant_max, quant_max - 1).flatten()
     r[rng.randrange(len(r))] = rng.choice((-s, s)) * quant_max
@@ -282,14 +279,14 @@ _filled_in: dict[str, Any] = {}  # by catch_up, so that a second call knows them
 _states_here: dict[str, str] = {}
 
 
-def _find(id):
+def _find(id: object) -> Exercise | None:
     ex = exercises().get(str(id).strip())
     if ex is None:
         print(f"There is no exercise {id}. There are: {', '.join(exercises())}.")
     return ex
 
 
-def _up_to(to) -> list[str]:
+def _up_to(to: object) -> list[str]:
     """The ids of the exercises up to an exercise or the end of a notebook; a sentence if none."""
     wanted = str(to).strip()
     ids = list(exercises())
@@ -299,16 +296,16 @@ def _up_to(to) -> list[str]:
     return ids[: ids.index(ends[-1]) + 1] if ends else []
 
 
-def _source(fn) -> str:
+def _source(fn: Callable) -> str:
     lines = textwrap.dedent(inspect.getsource(fn)).splitlines()
     return "\n".join(line for line in lines if not line.startswith("@")).strip()
 
 
-def _empty(fn) -> str:
+def _empty(fn: Callable) -> str:
     return f"def {fn.__name__}{inspect.signature(fn)}: ..."
 
 
-def _unwrapped(doc) -> str:
+def _unwrapped(doc: str) -> str:
     """A docstring as Markdown: one line per paragraph; the lines of a list stay."""
     return re.sub(r"(?<!\n)\n(?!\n|- )", " ", inspect.cleandoc(doc))
 
@@ -322,11 +319,11 @@ def _states() -> dict[str, str]:
         noted = dict(json.loads(Path(PROGRESS_FILE).read_text()))
     except (OSError, ValueError, TypeError):
         noted = {}
-    found = {id: state for id, state in noted.items() if state in ("passed", "shown")}
-    return {id: state for id, state in (found | _states_here).items() if id in exercises()}
+    stored = {id: state for id, state in noted.items() if state in ("passed", "shown")}
+    return {id: state for id, state in (stored | _states_here).items() if id in exercises()}
 
 
-def _remember(id, state):
+def _remember(id: str, state: str) -> None:
     """Note it for this session, and beside the notebooks where that can be written."""
     if _states().get(id) != "passed":
         _states_here[id] = state

@@ -8,6 +8,7 @@ Each check prints OK, or FIX with the remedy. The exit status is 1 if there is a
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 # As in pyproject.toml; a test compares them.
@@ -15,10 +16,10 @@ NEEDS = {"torch": (2, 11), "matplotlib": (3, 11), "ipywidgets": (8, 1), "jupyter
 MEMORY_GB = 1.0
 
 
-def checks():
+def checks() -> Iterator[tuple[str, bool, str | None, str]]:
     """(what is needed, whether it is there, what was found, the remedy), one for each need."""
-    found = sys.version.split()[0]
-    yield "Python 3.11 or later", sys.version_info >= (3, 11), found, "install a newer Python"
+    python = sys.version.split()[0]
+    yield "Python 3.11 or later", sys.version_info >= (3, 11), python, "install a newer Python"
     for name, least in NEEDS.items():
         found = _version(name)
         ok = found is not None and _numbers(found) >= least
@@ -36,7 +37,7 @@ def checks():
     yield "a folder to write to", _can_write(), os.getcwd(), "open the course in a folder you own"
 
 
-def report(details=False) -> int:
+def report(details: bool = False) -> int:
     """Print every check; returns how many need fixing. `details` adds what was found."""
     problems = 0
     for wanted, ok, found, remedy in checks():
@@ -46,19 +47,19 @@ def report(details=False) -> int:
     return problems
 
 
-def _version(name):
+def _version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
         return None
 
 
-def _numbers(text):
+def _numbers(text: str) -> tuple[int, ...]:
     """(2, 13) from "2.13.0+cpu"."""
     return tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in text.split(".")[:2])
 
 
-def _device():
+def _device() -> tuple[str | None, str]:
     try:
         from qlesson.device import best_device
 
@@ -69,7 +70,7 @@ def _device():
         return None, str(error)
 
 
-def _free_gigabytes():
+def _free_gigabytes() -> float | None:
     """Memory that a new program could get, by /proc/meminfo and a container's limit, if any."""
     free = []
     try:
@@ -85,7 +86,7 @@ def _free_gigabytes():
     return min(free, default=None)
 
 
-def _can_write():
+def _can_write() -> bool:
     try:
         with tempfile.TemporaryFile(dir="."):
             return True

@@ -5,11 +5,14 @@ would show "model not found" in its place.
 """
 
 import warnings
+from typing import Any
+
+c: Any  # given by Jupyter
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
-def save_pictures(model, **kwargs):
+def save_pictures(model: dict[str, Any], **kwargs: Any) -> None:
     """Drop the live view where a picture stands beside it, before a notebook is written."""
     if model["type"] != "notebook" or not model.get("content"):
         return
@@ -21,4 +24,4 @@ def save_pictures(model, **kwargs):
 
 # JupyterLab and its server both read this file, and the second is told of the first.
 warnings.filterwarnings("ignore", "Overriding existing pre_save_hook")
-c.ContentsManager.pre_save_hook = save_pictures  # noqa: F821  c is given by Jupyter
+c.ContentsManager.pre_save_hook = save_pictures  # noqa: F821

@@ -9,13 +9,22 @@ import inspect
 import io
 import textwrap
 import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
-from matplotlib.collections import PathCollection
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.collections import Collection, PathCollection
 from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle, StepPatch
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter
+from numpy.typing import ArrayLike
 from PIL import Image  # matplotlib's own dependency
+
+AnArtist = TypeVar("AnArtist", bound=Artist)
 
 ASIDE = "aside"  # the gid of an artist that repeats what another one says
 MOST_LINES = 14
@@ -24,7 +33,7 @@ MOST_CELLS = 16
 MOST_LETTERS = 320
 
 
-def show(fig, alt):
+def show(fig: Figure, alt: str) -> None:
     """Display a figure as one bundle: its PNG, and its alt text with the facts it draws.
 
     fig  a matplotlib Figure
@@ -46,21 +55,21 @@ def show(fig, alt):
         print(bundle["text/plain"])
 
 
-def show_source(fn):
+def show_source(fn: Any) -> None:
     """Print a function, method or class exactly as the package has it, decorators and all."""
     if isinstance(fn, property):
         fn = fn.fget
     print(textwrap.dedent(inspect.getsource(inspect.unwrap(fn))).rstrip())
 
 
-def mimebundle(fig, alt):
+def mimebundle(fig: Figure, alt: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """The data and the metadata that `show` displays."""
     image = base64.b64encode(png(fig)).decode("ascii")
     text = "\n".join([textwrap.fill(alt, 99), *facts(fig)])
     return {"image/png": image, "text/plain": text}, {"image/png": {"alt": alt}}
 
 
-def png(fig) -> bytes:
+def png(fig: Figure) -> bytes:
     """The figure at 100 dots per inch on white; the same figure gives the same bytes.
 
     It is reduced to 256 colours, which Pillow chooses: less than half of the bytes, and no
@@ -74,25 +83,25 @@ def png(fig) -> bytes:
     return out.getvalue()
 
 
-def facts(fig) -> list[str]:
+def facts(fig: Figure) -> list[str]:
     """What the figure draws, in at most 14 lines: titles, labels, and numbers to six digits."""
     lines = []
     words = [_one_line(t) for t in (fig.get_suptitle(), fig.get_supxlabel(), fig.get_supylabel())]
     if any(words):
         lines.append("figure; " + "; ".join(w for w in words if w))
     for number, ax in enumerate(fig.axes, start=1):
-        heading, found = _heading(number, ax), list(_artists(ax))
-        if len(found) == 1 and len(heading) + len(found[0]) < MOST_LETTERS:
-            lines.append(f"{heading}; {found[0]}")
+        heading, artists = _heading(number, ax), list(_artists(ax))
+        if len(artists) == 1 and len(heading) + len(artists[0]) < MOST_LETTERS:
+            lines.append(f"{heading}; {artists[0]}")
         else:
-            lines += [heading, *(f"  {words}" for words in found)]
+            lines += [heading, *(f"  {words}" for words in artists)]
     if len(lines) > MOST_LINES:
         rest = lines[MOST_LINES - 1 :]
         lines = [*lines[: MOST_LINES - 1], f"  and {len(rest)} lines more {_mark(' '.join(rest))}"]
     return [_shorten(words) for words in lines]
 
 
-def _shorten(words) -> str:
+def _shorten(words: str) -> str:
     """The beginning of a long line, and a mark of the rest."""
     if len(words) <= MOST_LETTERS:
         return words
@@ -100,12 +109,12 @@ def _shorten(words) -> str:
     return f"{start} ... {_mark(words)}"
 
 
-def _mark(words) -> str:
+def _mark(words: str) -> str:
     """Changes when any letter of the words does."""
     return f"(crc32 {zlib.crc32(words.encode()):08x})"
 
 
-def _heading(number, ax) -> str:
+def _heading(number: int, ax: Axes) -> str:
     titles = [_one_line(ax.get_title(loc)) for loc in ("left", "center", "right")]
     parts = [f"axes {number}"] + [f'"{t}"' for t in titles if t]
     for name, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
@@ -120,7 +129,7 @@ def _heading(number, ax) -> str:
     return "; ".join(parts)
 
 
-def _own_tick_labels(axis) -> list[str]:
+def _own_tick_labels(axis: Axis) -> list[str]:
     """The words that were given to the ticks, where they are not their numbers."""
     formatter, locator = axis.get_major_formatter(), axis.get_major_locator()
     if isinstance(formatter, FixedFormatter):
@@ -132,14 +141,14 @@ def _own_tick_labels(axis) -> list[str]:
     return [_one_line(w) for w in words if w]
 
 
-def _artists(ax):
+def _artists(ax: Axes) -> Iterator[str]:
     """A sentence for every artist of the axes that is not an aside."""
     log_x, log_y = ax.get_xscale() == "log", ax.get_yscale() == "log"
     for line in _wanted(ax.lines):
-        yield f"line{_name(line)}: {_points(*line.get_data(orig=False), log_x, log_y)}"
+        yield f"line{_name(line)}: {_points(line.get_data(orig=False), log_x, log_y)}"
     for collection in _wanted(ax.collections):
         kind = "dots" if isinstance(collection, PathCollection) else "strokes"
-        yield f"{kind}{_name(collection)}: {_points(*_vertices(collection), log_x, log_y)}"
+        yield f"{kind}{_name(collection)}: {_points(_vertices(collection), log_x, log_y)}"
     bars = [c for c in ax.containers if isinstance(c, BarContainer)]
     yield from (_bars(b, log_x, log_y) for b in bars if len(_wanted(b.patches)))
     in_bars = {id(p) for b in bars for p in b.patches}
@@ -152,9 +161,10 @@ def _artists(ax):
         elif isinstance(patch, Rectangle):
             boxes.append(patch.get_bbox().get_points())
         else:
-            yield f"shape{_name(patch)}: {_points(*patch.get_path().vertices.T, log_x, log_y)}"
+            corners = np.transpose(patch.get_path().vertices)
+            yield f"shape{_name(patch)}: {_points(corners, log_x, log_y)}"
     if boxes:
-        yield f"boxes: {_points(*np.reshape(boxes, (-1, 2)).T, log_x, log_y)}"
+        yield f"boxes: {_points(np.reshape(boxes, (-1, 2)).T, log_x, log_y)}"
     for image in _wanted(ax.images):
         a = np.asarray(image.get_array(), dtype=float)
         shape = "x".join(map(str, a.shape))
@@ -164,11 +174,11 @@ def _artists(ax):
         yield f"texts: {' | '.join(s for s in strings if s)}"
 
 
-def _wanted(artists):
+def _wanted(artists: Iterable[AnArtist]) -> list[AnArtist]:
     return [a for a in artists if a.get_gid() != ASIDE]
 
 
-def _bars(bars, log_x, log_y) -> str:
+def _bars(bars: BarContainer, log_x: bool, log_y: bool) -> str:
     upright = bars.orientation != "horizontal"
     boxes = np.array([p.get_bbox().get_points().ravel() for p in bars.patches])
     x0, y0, x1, y1 = boxes.T
@@ -180,7 +190,7 @@ def _bars(bars, log_x, log_y) -> str:
     return f"bars{_name(bars)}: {words}"
 
 
-def _positions(at) -> str:
+def _positions(at: ArrayLike) -> str:
     """Evenly spaced places by their ends."""
     at = np.asarray(at, dtype=float)
     if at.size > 2 and np.ptp(np.diff(at)) <= 1e-6 * np.ptp(at):
@@ -189,20 +199,24 @@ def _positions(at) -> str:
     return _list_or_summary(at, False, MOST_CELLS)
 
 
-def _vertices(collection):
+def _vertices(collection: Collection) -> np.ndarray:
     if isinstance(collection, PathCollection):
-        return np.ma.filled(collection.get_offsets().astype(float), np.nan).T
-    paths = [p.vertices for p in collection.get_paths() if len(p.vertices)]
+        return _unmasked(collection.get_offsets()).T
+    paths = [v for p in collection.get_paths() if len(v := np.asarray(p.vertices))]
     return (np.concatenate(paths) if paths else np.zeros((0, 2))).T
 
 
-def _name(artist) -> str:
+def _unmasked(values: ArrayLike) -> np.ndarray:
+    return np.ma.filled(np.ma.asarray(values, dtype=float), np.nan)
+
+
+def _name(artist: Artist | BarContainer) -> str:
     label = str(artist.get_label())
     return "" if label.startswith("_") or not label else f' "{_one_line(label)}"'
 
 
-def _points(x, y, log_x, log_y) -> str:
-    x, y = (np.ma.filled(np.ma.asarray(v, dtype=float), np.nan) for v in (x, y))
+def _points(xy: Iterable[ArrayLike], log_x: bool, log_y: bool) -> str:
+    x, y = map(_unmasked, xy)
     drawn = np.isfinite(x) & np.isfinite(y)
     x, y = x[drawn], y[drawn]
     if x.size == 0:
@@ -213,14 +227,14 @@ def _points(x, y, log_x, log_y) -> str:
     return f"n {x.size}, x {_summary(x, log_x)}, y {_summary(y, log_y)}"
 
 
-def _list_or_summary(values, log, most=MOST_POINTS) -> str:
+def _list_or_summary(values: ArrayLike, log: bool, most: int = MOST_POINTS) -> str:
     values = np.asarray(values, dtype=float)
     if values.size <= most:
         return " ".join(_numbers(values, values, log))
     return f"n {values.size}, {_summary(values, log)}"
 
 
-def _summary(values, log) -> str:
+def _summary(values: ArrayLike, log: bool) -> str:
     """min, max, mean, standard deviation, and a mean that a reordering changes."""
     v = np.asarray(values, dtype=float)
     v = v[np.isfinite(v)]
@@ -234,7 +248,7 @@ def _summary(values, log) -> str:
     return f"{low} to {high} mean {mean} std {std} weighted {later}"
 
 
-def _numbers(values, among, log) -> list[str]:
+def _numbers(values: ArrayLike, among: ArrayLike, log: bool) -> list[str]:
     """Six significant digits; what is tiny beside the span of its neighbours is 0."""
     finite = np.asarray(among, dtype=float)
     finite = np.abs(finite[np.isfinite(finite)])
@@ -242,5 +256,5 @@ def _numbers(values, among, log) -> list[str]:
     return ["0" if abs(v) <= tiny else f"{v:.6g}" for v in np.asarray(values, dtype=float)]
 
 
-def _one_line(text) -> str:
+def _one_line(text: object) -> str:
     return " ".join(str(text).split())

@@ -8,8 +8,9 @@ import random
 import re
 import textwrap
 import warnings
-from types import FunctionType
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,16 +18,21 @@ from torch import Tensor
 
 from qlesson.device import best_device
 
+if TYPE_CHECKING:
+    from qlesson.teach.exercises import Exercise, Wrong
+
+Seed = int | str | None
+
 
 class Verdict(NamedTuple):
     """What `check` prints, and the wrong answer that it recognised."""
 
     state: str  # "untouched", "wrong" or "passed"
     text: str
-    recognised: Any = None
+    recognised: "Wrong | None" = None
 
 
-def judge(ex, answer, seed=None) -> Verdict:
+def judge(ex: "Exercise", answer: Any, seed: Seed = None) -> Verdict:
     """The verdict on an answer, whatever it is."""
     try:
         if untouched(ex, answer):
@@ -38,13 +44,13 @@ def judge(ex, answer, seed=None) -> Verdict:
         return _no(ex, f"this answer cannot be read ({in_short(error)}).")
 
 
-def _no(ex, *lines, recognised=None):
+def _no(ex: "Exercise", *lines: str, recognised: "Wrong | None" = None) -> Verdict:
     text = "\n".join(f"{ex.id} not yet: {line}" if i == 0 else line for i, line in enumerate(lines))
     last = recognised.hint if recognised else f'hint("{ex.id}") gives a hint.'
     return Verdict("wrong", f"{text}\n{textwrap.fill(last, 79)}", recognised)
 
 
-def untouched(ex, answer) -> bool:
+def untouched(ex: "Exercise", answer: Any) -> bool:
     """Whether the answer is what the stub left: nothing, or the stub's own function."""
     if answer is None or answer is ...:
         return True
@@ -52,17 +58,16 @@ def untouched(ex, answer) -> bool:
         return bool(answer) and all(x is None or x is ... for x in answer)
     if not (ex.spec and isinstance(answer, FunctionType)):
         return False
-    stub = {}
+    stub: dict[str, Any] = {}
     exec(ex.stub, stub)
-    return any(_same_code(answer, f) for f in (stub[ex.name], _blank))
+    return any(_same_code(answer.__code__, f.__code__) for f in (stub[ex.name], _blank))
 
 
-def _blank(): ...
+def _blank() -> None: ...
 
 
-def _same_code(f, g) -> bool:
-    f, g = f.__code__, g.__code__
-    return (f.co_code, f.co_names, f.co_consts) == (g.co_code, g.co_names, g.co_consts)
+def _same_code(a: CodeType, b: CodeType) -> bool:
+    return (a.co_code, a.co_names, a.co_consts) == (b.co_code, b.co_names, b.co_consts)
 
 
 # A function: run on inputs, beside the spec
@@ -83,7 +88,7 @@ class Trial(NamedTuple):
     got: Outcome
 
 
-def _judge_function(ex, answer, seed):
+def _judge_function(ex: "Exercise", answer: Any, seed: Seed) -> Verdict:
     if not callable(answer):
         call = f'check("{ex.id}", {ex.name})'
         return _no(ex, f"it asks for the function itself, {call}, and got {in_short(answer)}.")
@@ -103,18 +108,19 @@ def _judge_function(ex, answer, seed):
                    "Leave the input as it is: make a new tensor.")  # fmt: skip
     dtypes = {getattr(t.got.value, "dtype", None) for t in trials}
     if ex.dtype and dtypes != {ex.dtype}:
-        found = ", ".join(sorted(map(str, dtypes - {ex.dtype})))
-        return _no(ex, f"the values are right, the dtype is not: {found} instead of {ex.dtype}.")
+        given = ", ".join(sorted(map(str, dtypes - {ex.dtype})))
+        return _no(ex, f"the values are right, the dtype is not: {given} instead of {ex.dtype}.")
     return Verdict("passed", f"Passed: {ex.id} is right on all {len(trials)} inputs tried.")
 
 
-def draw(ex, seed=None) -> list[tuple]:
+def draw(ex: "Exercise", seed: Seed = None) -> list[tuple]:
     """The inputs of one check: the edge cases, and others drawn fresh or from the seed."""
     seed = os.environ.get("QLESSON_SEED") if seed is None else seed
+    assert ex.cases
     return list(ex.cases(random.Random(seed)))
 
 
-def _takes(answer, solution) -> bool:
+def _takes(answer: Callable, solution: Callable) -> bool:
     try:
         inspect.signature(answer).bind(*inspect.signature(solution).parameters)
     except TypeError:
@@ -124,8 +130,9 @@ def _takes(answer, solution) -> bool:
     return True
 
 
-def _trial(ex, answer, inputs):
+def _trial(ex: "Exercise", answer: Callable, inputs: tuple) -> Trial | None:
     """The answer beside the spec, or None where the solution and the spec differ."""
+    assert ex.spec
     try:
         expected = ex.spec(*[x.tolist() if isinstance(x, Tensor) else x for x in inputs])
     except (ArithmeticError, ValueError, LookupError):
@@ -134,7 +141,7 @@ def _trial(ex, answer, inputs):
     return None if _failed(ex, trial._replace(got=_run(ex.right, inputs))) else trial
 
 
-def _run(fn, inputs) -> Outcome:
+def _run(fn: Callable, inputs: tuple) -> Outcome:
     """What fn makes of its own copies of the inputs, on the device that the course uses."""
     device, said = best_device(), io.StringIO()
     copies = [x.to(device, copy=True) if isinstance(x, Tensor) else x for x in inputs]
@@ -154,23 +161,23 @@ def _run(fn, inputs) -> Outcome:
     return Outcome(value, error, said.getvalue(), changed)
 
 
-def _failed(ex, trial) -> bool:
+def _failed(ex: "Exercise", trial: Trial) -> bool:
     got = trial.got
     return got.error is not None or not _same(got.value, trial.expected, ex.within)
 
 
-def _explains(wrong, trials) -> bool:
+def _explains(wrong: Callable, trials: list[Trial]) -> bool:
     """Whether this wrong function does on every input what the answer did."""
     return all(_alike(_run(wrong, t.inputs), t.got) for t in trials)
 
 
-def _alike(a, b) -> bool:
+def _alike(a: Outcome, b: Outcome) -> bool:
     if a.error or b.error:
         return bool(a.error and b.error)
     return _same(b.value, a.value)
 
 
-def _shrunk(ex, answer, trial):
+def _shrunk(ex: "Exercise", answer: Callable, trial: Trial) -> Trial:
     """The trial with as much of its inputs left out as still goes wrong."""
     for inputs in _smaller(trial.inputs):
         smaller = _trial(ex, answer, inputs)
@@ -179,7 +186,7 @@ def _shrunk(ex, answer, trial):
     return trial
 
 
-def _smaller(inputs):
+def _smaller(inputs: tuple) -> Iterator[tuple]:
     """The inputs with one slice left out of every tensor of one shape, in all ways."""
     for shape in dict.fromkeys(x.shape for x in inputs if isinstance(x, Tensor)):
         for axis, n in enumerate(shape):
@@ -191,7 +198,7 @@ def _smaller(inputs):
                 )
 
 
-def _report(ex, trial):
+def _report(ex: "Exercise", trial: Trial) -> Iterator[str]:
     yield "the smallest input found on which it goes wrong is"
     named = dict(zip(inspect.signature(ex.right).parameters, trial.inputs, strict=True))
     got = trial.got.error or in_short(trial.got.value)
@@ -214,7 +221,7 @@ def _report(ex, trial):
 # A value
 
 
-def _judge_letters(ex, answer):
+def _judge_letters(ex: "Exercise", answer: Any) -> Verdict:
     if isinstance(answer, (list, tuple)) and all(isinstance(x, str) for x in answer):
         answer = "".join(answer)
     if not isinstance(answer, str):
@@ -226,18 +233,18 @@ def _judge_letters(ex, answer):
     return _no(ex, f"{letters or 'an empty answer'} is not right.", recognised=recognised)
 
 
-def _letters(text) -> str:
+def _letters(text: str) -> str:
     text = re.sub(r"\band\b", "", text, flags=re.IGNORECASE)  # "B and C"
     return "".join(sorted({c for c in text.upper() if c.isalpha()}))
 
 
-def _judge_numbers(ex, answer):
+def _judge_numbers(ex: "Exercise", answer: Any) -> Verdict:
     numbers = _numbers(answer)
     if numbers is None:
         return _no(ex, f"it asks for finite numbers, and got {in_short(answer)}.")
-    if any(w.rule for w in ex.wrong):
-        return _judge_construction(ex, numbers)
-    wanted, within = _numbers(ex.right), ex.within
+    if ex.facts:
+        return _judge_construction(ex, ex.facts, numbers)
+    wanted, within = _list(ex.right), ex.within
     if len(numbers) != len(wanted):
         return _no(ex, f"it asks for {len(wanted)} numbers, and got {len(numbers)}.")
     if _match(numbers, wanted, within):
@@ -253,36 +260,36 @@ def _judge_numbers(ex, answer):
     return _no(ex, said, recognised=recognised)
 
 
-def _recognise(ex, numbers):
+def _recognise(ex: "Exercise", numbers: list[float]) -> "Wrong | None":
     """The wrong answer that these numbers are, or else one that they round or abbreviate."""
     near = ((w, ex.within if close else 0) for close in (False, True) for w in ex.wrong)
     return next((w for w, within in near if _match(numbers, _list(w.answer), within)), None)
 
 
-def _judge_construction(ex, numbers):
+def _judge_construction(ex: "Exercise", facts: Callable, numbers: list[float]) -> Verdict:
     try:
-        inspect.signature(ex.facts).bind(*numbers)
+        inspect.signature(facts).bind(*numbers)
     except TypeError:
         return _no(ex, f"it asks for {len(ex.right)} numbers, and got {len(numbers)}.")
-    recognised = next((w for w in ex.wrong if w.rule(*numbers)), None)
-    said = ex.facts(*numbers)
+    recognised = next((w for w in ex.wrong if w.rule and w.rule(*numbers)), None)
+    said = facts(*numbers)
     if recognised:
         return _no(ex, said, recognised=recognised)
     return Verdict("passed", f"Passed: {ex.id}. {said[0].upper()}{said[1:]}")
 
 
-def _list(x, like=None):
+def _list(x: Any, like: list | None = None) -> list:
     return list(x) if isinstance(x, (list, tuple)) else [x] * len(like or [0])
 
 
-def _match(numbers, pattern, within=0) -> bool:
+def _match(numbers: list[float], pattern: list, within: Any = 0) -> bool:
     return len(numbers) == len(pattern) and all(
         b is ... or abs(a - b) <= max(w, 1e-6 * abs(b))
         for a, b, w in zip(numbers, pattern, _list(within, numbers), strict=True)
     )
 
 
-def _numbers(answer):
+def _numbers(answer: Any) -> list[float] | None:
     """The answer as a flat list of finite floats, or None."""
     x = _tensor(answer)
     if x is None or x.ndim > 1 or x.numel() > 10_000 or x.dtype == torch.bool:
@@ -294,7 +301,7 @@ def _numbers(answer):
 # Comparing and showing what may be anything
 
 
-def _same(got, expected, within=0.0) -> bool:
+def _same(got: Any, expected: Any, within: float = 0.0) -> bool:
     """Integers exactly, floats to about five digits, tuples part by part."""
     if isinstance(expected, tuple):
         return _has(len(expected), got) and all(
@@ -314,18 +321,19 @@ def _same(got, expected, within=0.0) -> bool:
     return torch.allclose(a, b, rtol=1e-5, atol=within, equal_nan=True)
 
 
-def _has(n, x) -> bool:
+def _has(n: int, x: Any) -> bool:
     return bool(isinstance(x, (list, tuple)) or _shape(x)) and len(x) == n
 
 
-def _tensor(x):
+def _tensor(x: Any) -> Tensor | None:
     """x as a tensor on the CPU, or None where it does not hold real numbers."""
     try:
         if isinstance(x, (list, tuple)):
             if len(x) > 10_000:
                 return None
             if any(isinstance(v, (list, tuple, Tensor)) for v in x):
-                return torch.stack([_tensor(v) for v in x])
+                parts = [part for part in map(_tensor, x) if part is not None]
+                return torch.stack(parts) if len(parts) == len(x) else None
         if not isinstance(x, Tensor):
             x = torch.as_tensor(np.asarray(x))  # float64 for Python's floats
         return None if x.is_complex() or x.is_quantized else x.detach().cpu()
@@ -333,12 +341,12 @@ def _tensor(x):
         return None
 
 
-def _shape(x):
+def _shape(x: Any) -> tuple[int, ...] | None:
     x = None if isinstance(x, tuple) else _tensor(x)
     return None if x is None else tuple(x.shape)
 
 
-def in_short(x, most=200) -> str:
+def in_short(x: Any, most: int = 200) -> str:
     """x in one line of plain text, numbers to six digits."""
     try:
         text = _text(x)
@@ -348,7 +356,7 @@ def in_short(x, most=200) -> str:
     return text if len(text) <= most else text[: most - 4] + " ..."
 
 
-def _text(x) -> str:
+def _text(x: Any) -> str:
     if isinstance(x, BaseException):
         return f"{type(x).__name__}: {x}".rstrip(": ")
     if isinstance(x, Tensor) and x.numel() <= 1000:

@@ -11,20 +11,22 @@ import html
 import io
 import operator
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ipywidgets
 import torch
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from qlesson.teach import lessons
 from qlesson.teach.figures.drawing import drawing_into
 from qlesson.teach.show import mimebundle
 
 
-def play(notebook, **settings):
+def play(notebook: str, **settings: Any) -> "LiveFigure | None":
     """The live figure of a notebook, or its numbers for these settings as text.
 
     notebook  two digits, such as "01"
@@ -45,6 +47,7 @@ def play(notebook, **settings):
     with _one_thread():
         sentences, _ = declaration.look(**settings)
     print("\n".join(sentences))
+    return None
 
 
 class Slider(NamedTuple):
@@ -56,7 +59,7 @@ class Slider(NamedTuple):
     step: float
     start: float
 
-    def widget(self):
+    def widget(self) -> ipywidgets.Widget:
         whole = isinstance(self.step, int)
         kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
         digits = 0 if whole else len(f"{self.step:g}".partition(".")[2])
@@ -68,7 +71,7 @@ class Slider(NamedTuple):
             readout_format="d" if whole else f".{digits}f",
         )
 
-    def checked(self, value):
+    def checked(self, value: Any) -> float:
         """`value` as the slider would give it, or an error if it could not."""
         if isinstance(value, (bool, str)):
             raise TypeError
@@ -77,7 +80,7 @@ class Slider(NamedTuple):
             raise ValueError
         return value
 
-    def __str__(self):
+    def __str__(self) -> str:
         kind = "whole number" if isinstance(self.step, int) else "number"
         return f"a {kind} from {self.low:g} to {self.high:g}"
 
@@ -88,16 +91,16 @@ class Switch(NamedTuple):
     words: str
     start: bool
 
-    def widget(self):
+    def widget(self) -> ipywidgets.Widget:
         return ipywidgets.Checkbox(self.start)
 
-    def checked(self, value):
+    def checked(self, value: Any) -> bool:
         """`value` if it is True or False, else ValueError."""
         if value is not True and value is not False:
             raise ValueError
         return value
 
-    def __str__(self):
+    def __str__(self) -> str:
         return "True or False"
 
 
@@ -108,17 +111,21 @@ class Choice(NamedTuple):
     options: tuple[str, ...]
     start: str
 
-    def widget(self):
+    def widget(self) -> ipywidgets.Widget:
         return ipywidgets.Dropdown(value=self.start, options=self.options)
 
-    def checked(self, value):
+    def checked(self, value: Any) -> str:
         """`value` if it is one of the words, else ValueError."""
         if not isinstance(value, str) or value not in self.options:
             raise ValueError
         return value
 
-    def __str__(self):
+    def __str__(self) -> str:
         return "one of " + ", ".join(map(repr, self.options))
+
+
+Control = Slider | Switch | Choice
+Shown = tuple[list[str], Callable[[], Figure]]  # sentences, and what makes the figure
 
 
 class Declaration(NamedTuple):
@@ -130,8 +137,8 @@ class Declaration(NamedTuple):
     """
 
     picture: str
-    controls: dict[str, Slider | Switch | Choice]
-    look: Callable
+    controls: dict[str, Control]
+    look: Callable[..., Shown]
 
 
 class LiveFigure(ipywidgets.VBox):
@@ -141,7 +148,9 @@ class LiveFigure(ipywidgets.VBox):
     long as drawing does, and a picture that shifts under the eye is hard to compare.
     """
 
-    def __init__(self, declaration):
+    figure: Figure
+
+    def __init__(self, declaration: Declaration) -> None:
         self.declaration = declaration
         self.controls = {name: c.widget() for name, c in declaration.controls.items()}
         for name, control in self.controls.items():
@@ -153,22 +162,23 @@ class LiveFigure(ipywidgets.VBox):
             format="png", layout={"align_self": "flex-start", "max_width": "98%"}
         )
         self.words = ipywidgets.HTML(layout={"max_width": "98%"})
-        self.figure = None
         super().__init__([*self.controls.values(), self.picture, self.words])
         self.add_class("qlesson-play")
         self._update()
 
     @property
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         """{setting: the value its control has}."""
         return {name: control.value for name, control in self.controls.items()}
 
-    def _update(self, change=None):
+    def _update(self, change: Any = None) -> None:
+        """`change` is what a control sends; None draws the first figure."""
         with _one_thread():
-            self.sentences, figure = self.declaration.look(**self.settings)
-            with drawing_into(self.figure):
-                self.figure = figure()
-        if layout := self.figure.get_layout_engine():
+            self.sentences, draw = self.declaration.look(**self.settings)
+            with drawing_into(None if change is None else self.figure):
+                self.figure = draw()
+        layout = self.figure.get_layout_engine()
+        if isinstance(layout, ConstrainedLayoutEngine):
             layout.set(rect=(0.03, 0, 0.97, 1))  # room on the left for longer numbers to come
         self.picture.value = _png(self.figure)
         words = "<br>".join(map(html.escape, self.sentences))
@@ -176,7 +186,7 @@ class LiveFigure(ipywidgets.VBox):
         self.words.value = f'{names}<div style="line-height: 1.5">{words}</div>'
         _stay(self.figure)
 
-    def _repr_mimebundle_(self, **kwargs):
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The live view, and for a page without a kernel the picture and its facts."""
         alt = " ".join([self.declaration.picture, *self.sentences])
         data, metadata = mimebundle(self.figure, alt)
@@ -211,7 +221,7 @@ _SAY_WHAT_IT_IS = textwrap.dedent("""\
     """)
 
 
-def _stay(fig):
+def _stay(fig: Figure) -> None:
     """Keep the axes and the words below them where the first drawing put them."""
     fig.set_layout_engine(None)
     for ax in fig.axes:
@@ -219,7 +229,7 @@ def _stay(fig):
         ax.xaxis.set_label_coords(*label.get_position(), transform=label.get_transform())
 
 
-def _png(fig):
+def _png(fig: Figure) -> bytes:
     """The figure as `show` draws it, and larger in bytes, because making it small takes time."""
     image = io.BytesIO()
     fig.savefig(
@@ -234,7 +244,7 @@ def _png(fig):
 
 
 @contextmanager
-def _one_thread():
+def _one_thread() -> Iterator[None]:
     """Compute without waiting for a second core, which others in a classroom keep busy.
 
     On tensors as small as these that wait takes ten times as long as the work.
@@ -247,7 +257,7 @@ def _one_thread():
         torch.set_num_threads(threads)
 
 
-def _checked(declaration, notebook, settings):
+def _checked(declaration: Declaration, notebook: str, settings: dict[str, Any]) -> dict[str, Any]:
     """All settings, the given ones checked; or a sentence about what can be given."""
     controls = declaration.controls
     for name, value in settings.items():
@@ -261,7 +271,7 @@ def _checked(declaration, notebook, settings):
     return {name: control.start for name, control in controls.items()} | settings
 
 
-def declare(picture, **controls):
+def declare(picture: str, **controls: Control) -> Callable[[Callable[..., Shown]], Declaration]:
     """Turn the function `look` into a Declaration, which describes it."""
     return partial(Declaration, picture, controls)
 

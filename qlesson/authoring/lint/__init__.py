@@ -5,6 +5,10 @@ whole.py, tags.py               rules of all of them: repeated sentences, README
 reading.py, sizes.py            what the rules read of a notebook, and how long it is
 """
 
+from pathlib import Path
+
+from nbformat import NotebookNode
+
 from qlesson.authoring.lint import cells, github, shape, tags, whole  # noqa: F401  for their rules
 from qlesson.authoring.lint.reading import RULES, load, read
 from qlesson.authoring.lint.sizes import table
@@ -12,11 +16,11 @@ from qlesson.authoring.lint.sizes import table
 __all__ = ["RULES", "load", "main", "notebook_problems", "problems", "read"]
 
 
-def notebook_problems(nb):
+def notebook_problems(nb: NotebookNode) -> list[str]:
     return [f"{nb.path.stem}: {found}" for check in RULES for found in check(nb)]
 
 
-def problems(folder, readme):
+def problems(folder: Path, readme: Path) -> list[str]:
     """Everything that is wrong with the notebooks in `folder`, one line each."""
     notebooks = load(folder)
     found = [p for nb in notebooks for p in notebook_problems(nb)]
@@ -30,7 +34,7 @@ def problems(folder, readme):
     ]
 
 
-def main(folder, readme):
+def main(folder: Path, readme: Path) -> int:
     print(table(load(folder)))
     found = problems(folder, readme)
     print("\n".join(found or ["The notebooks keep the rules."]))

@@ -1,28 +1,30 @@
 """Rules of cells: what a code cell may hold, and how its outputs are stored."""
 
 import re
+from collections.abc import Iterator
 
 import nbformat
+from nbformat import NotebookNode
 
 from qlesson.authoring import refresh
 from qlesson.authoring.lint.reading import bundles, code, rule, where
 
 MAX_KB = 300
-MAX_KB_OF = {}  # name: kB, at most 500, where figures earn it
+MAX_KB_OF: dict[str, int] = {}  # name: kB, at most 500, where figures earn it
 # Cells that nbval does not compare, (name, cell id): reason. The one list of them.
-NOT_COMPARED = {}
+NOT_COMPARED: dict[tuple[str, str], str] = {}
 
 
 @rule
-def counts(nb):
+def counts(nb: NotebookNode) -> Iterator[str]:
     """A cell without a count is one that nbval never compares."""
-    found = [c.execution_count for c in code(nb)]
-    if found != list(range(1, len(found) + 1)):
-        yield f"execution counts are {found}, not 1, 2, 3 ...: make refresh N={nb.number}"
+    stored = [c.execution_count for c in code(nb)]
+    if stored != list(range(1, len(stored) + 1)):
+        yield f"execution counts are {stored}, not 1, 2, 3 ...: make refresh N={nb.number}"
 
 
 @rule
-def stored_by_refresh(nb):
+def stored_by_refresh(nb: NotebookNode) -> Iterator[str]:
     """No editor has left its own metadata, such as the version of Python."""
     text = nb.path.read_text(encoding="utf-8")
     if text != nbformat.writes(refresh.tidy(nbformat.reads(text, as_version=4))) + "\n":
@@ -30,7 +32,7 @@ def stored_by_refresh(nb):
 
 
 @rule
-def clean_outputs(nb):
+def clean_outputs(nb: NotebookNode) -> Iterator[str]:
     if "widgets" in nb.metadata:
         yield f"stores widget state: make refresh N={nb.number}"
     for cell in code(nb):
@@ -47,7 +49,7 @@ def clean_outputs(nb):
 
 
 @rule
-def pictures_have_facts(nb):
+def pictures_have_facts(nb: NotebookNode) -> Iterator[str]:
     """nbval compares no pixels, so each picture brings its facts as text."""
     for cell in code(nb):
         for data in bundles(cell):
@@ -62,7 +64,7 @@ ADDRESS = re.compile(
 
 
 @rule
-def no_addresses(nb):
+def no_addresses(nb: NotebookNode) -> Iterator[str]:
     for cell in nb.cells:
         texts = [cell.source]
         texts += [o.text for o in cell.get("outputs", []) if "text" in o]
@@ -72,7 +74,7 @@ def no_addresses(nb):
 
 
 @rule
-def small_file(nb):
+def small_file(nb: NotebookNode) -> Iterator[str]:
     limit = MAX_KB_OF.get(nb.path.stem, MAX_KB)
     size = nb.path.stat().st_size / 1000
     if size > limit:
@@ -80,7 +82,7 @@ def small_file(nb):
 
 
 @rule
-def short_code(nb):
+def short_code(nb: NotebookNode) -> Iterator[str]:
     for cell in code(nb):
         lines = cell.source.split("\n")
         if not cell.source.strip():
@@ -92,7 +94,7 @@ def short_code(nb):
 
 
 @rule
-def compared_by_nbval(nb):
+def compared_by_nbval(nb: NotebookNode) -> Iterator[str]:
     for cell in code(nb):
         marks = [t for t in cell.metadata.get("tags", []) if re.match(r"nbval|raises-exception", t)]
         marks += re.findall(r"^\s*#.*?\b(?:PYTEST_VALIDATE|NBVAL)_\w+", cell.source, flags=re.M)

@@ -1,6 +1,10 @@
 """Rules of what GitHub shows, where a stored notebook is read first, and of links."""
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from nbformat import NotebookNode
 
 from qlesson.authoring.lint.reading import (
     bundles,
@@ -14,19 +18,19 @@ from qlesson.authoring.lint.reading import (
 
 
 @rule
-def github_shows_it(nb):
+def github_shows_it(nb: NotebookNode) -> Iterator[str]:
     html = r"<(?:details|style|script|iframe|svg)\b|<[^>]*\sstyle\s*="
     for cell in nb.cells:
         outputs = [d["text/html"] for d in bundles(cell) if "text/html" in d]
         for text in outputs + [without_code(cell.source)] * (cell.cell_type == "markdown"):
-            for found in re.findall(html, text, flags=re.I):
-                yield f"{where(cell)}: GitHub does not show {found}"
+            for tag in re.findall(html, text, flags=re.I):
+                yield f"{where(cell)}: GitHub does not show {tag}"
         if cell.cell_type == "markdown":
             for found in github_breaks(without_code(cell.source)):
                 yield f"{where(cell)}: {found}"
 
 
-def github_breaks(text):
+def github_breaks(text: str) -> Iterator[str]:
     if re.search(r"^\s*> *\[!", text, flags=re.M):
         yield "JupyterLab shows a > [!NOTE] raw"
     for macro in re.findall(r"\\(?:operatorname|mbox|phantom)\b", text):
@@ -44,19 +48,19 @@ def github_breaks(text):
             yield rf"a | in a formula breaks the table, write \lvert x \rvert: {line[:50]}"
 
 
-def anchors(path):
+def anchors(path: Path) -> set[str]:
     """The anchors of a notebook, in JupyterLab and on GitHub, or of a Markdown file on GitHub."""
     if path.suffix == ".ipynb":
         return {plain(title).replace(" ", "-") for _, _, title in headings(read(path))}
-    found = re.findall(r"^#{1,6} +(.+?)\s*#*$", path.read_text(encoding="utf-8"), flags=re.M)
-    return {re.sub(r"[^\w -]", "", plain(t).lower()).replace(" ", "-") for t in found}
+    titles = re.findall(r"^#{1,6} +(.+?)\s*#*$", path.read_text(encoding="utf-8"), flags=re.M)
+    return {re.sub(r"[^\w -]", "", plain(t).lower()).replace(" ", "-") for t in titles}
 
 
-def plain(title):
+def plain(title: str) -> str:
     return re.sub(r"[*`]|\[([^\]]*)\]\([^)]*\)", r"\1", title)
 
 
-def broken_links(text, path):
+def broken_links(text: str, path: Path) -> Iterator[str]:
     """Links in Markdown `text` of the file `path` that lead nowhere."""
     for target in re.findall(r"\]\(<?([^)\s>]+)>?(?: \"[^\"]*\")?\)", without_code(text)):
         if re.match(r"[a-z]+:", target):
@@ -70,7 +74,7 @@ def broken_links(text, path):
 
 
 @rule
-def links(nb):
+def links(nb: NotebookNode) -> Iterator[str]:
     for cell in markdown(nb):
         for found in broken_links(cell.source, nb.path):
             yield f"{where(cell)}: {found}"

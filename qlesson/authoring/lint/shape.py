@@ -1,6 +1,9 @@
 """Rules of how a notebook is made: its top, its bets and exercises, its end."""
 
 import re
+from collections.abc import Iterator
+
+from nbformat import NotebookNode
 
 from qlesson.authoring.lint.reading import (
     bundles,
@@ -16,7 +19,7 @@ from qlesson.authoring.lint.sizes import minutes
 
 
 @rule
-def top(nb):
+def top(nb: NotebookNode) -> Iterator[str]:
     if not nb.cells or nb.cells[0].cell_type != "markdown":
         yield "does not begin with a Markdown cell"
         return
@@ -40,7 +43,7 @@ def top(nb):
 
 
 @rule
-def stated_minutes(nb):
+def stated_minutes(nb: NotebookNode) -> Iterator[str]:
     stated = re.search(r"[Aa]bout (\d+) minutes", nb.cells[0].source if nb.cells else "")
     if not stated:
         yield 'the first cell does not say "About N minutes"'
@@ -49,7 +52,7 @@ def stated_minutes(nb):
 
 
 @rule
-def predictions(nb):
+def predictions(nb: NotebookNode) -> Iterator[str]:
     """The answer is folded in JupyterLab until it is run."""
     bets = [(n, level) for n, level, title in headings(nb) if "predict" in title.lower()]
     if not bets:
@@ -61,7 +64,7 @@ def predictions(nb):
 
 
 @rule
-def answers_stay_folded(nb):
+def answers_stay_folded(nb: NotebookNode) -> Iterator[str]:
     """JupyterLab shows the first line of a folded output beside the fold: it must not tell."""
     for cell in code(nb):
         if not cell.metadata.get("jupyter", {}).get("outputs_hidden") or not cell.outputs:
@@ -77,7 +80,7 @@ def answers_stay_folded(nb):
 
 
 @rule
-def parts(nb):
+def parts(nb: NotebookNode) -> Iterator[str]:
     titles = {title: number for number, level, title in headings(nb) if level == 2}
     if not any("image/png" in d for c in code(nb) for d in bundles(c)):
         yield "has no picture"
@@ -92,7 +95,7 @@ def parts(nb):
 
 
 @rule
-def more_is_tagged(nb):
+def more_is_tagged(nb: NotebookNode) -> Iterator[str]:
     inside = []
     for number, level, title in headings(nb):
         if level == 2 and title.startswith("More"):
@@ -104,13 +107,13 @@ def more_is_tagged(nb):
 
 
 @rule
-def exercises_are_numbered(nb):
-    found = list(exercises(nb))
-    wanted = [f"{int(nb.number)}.{i + 1}" for i in range(len(found))]
-    if [name for name, _ in found] != wanted:
-        yield f"exercises are numbered {[name for name, _ in found]}, not {wanted}"
-    if nb.number != "00" and not found:
+def exercises_are_numbered(nb: NotebookNode) -> Iterator[str]:
+    numbered = list(exercises(nb))
+    wanted = [f"{int(nb.number)}.{i + 1}" for i in range(len(numbered))]
+    if [name for name, _ in numbered] != wanted:
+        yield f"exercises are numbered {[name for name, _ in numbered]}, not {wanted}"
+    if nb.number != "00" and not numbered:
         yield 'has no "### Exercise N.1 Title"'
-    for name, stated in found:
+    for name, stated in numbered:
         if stated is None:
             yield f'exercise {name} has no line "difficulty · N minutes"'

@@ -1,18 +1,21 @@
 """How long a notebook is, in words, cells and minutes."""
 
 import statistics
+from collections.abc import Sequence
+
+from nbformat import NotebookNode
 
 from qlesson.authoring.lint.reading import bundles, code, exercises, markdown, words
 
 
-def minutes(nb):
+def minutes(nb: NotebookNode) -> int:
     """200 words of Markdown a minute, 20 s a code cell, the exercises as stated; to 5 minutes."""
     text = sum(len(words(c.source)) for c in markdown(nb))
     exact = text / 200 + len(code(nb)) / 3 + sum(m or 0 for _, m in exercises(nb))
     return max(5, 5 * round(exact / 5))
 
 
-def sizes(nb):
+def sizes(nb: NotebookNode) -> dict[str, int | str]:
     """The sizes that course.md's medians are compared with."""
     gaps, gap = [], 0
     for cell in nb.cells:
@@ -29,14 +32,14 @@ def sizes(nb):
         "lines": f"{statistics.median(lines):g}",
         "longest": max(lines),
         "figures": sum("image/png" in d for c in code(nb) for d in bundles(c)),
-        "first": (gaps or ["-"])[0],
+        "first": gaps[0] if gaps else "-",
         "gap": max(gaps, default="-"),
         "kB": round(nb.path.stat().st_size / 1000),
         "minutes": minutes(nb),
     }
 
 
-def table(notebooks):
+def table(notebooks: Sequence[NotebookNode]) -> str:
     rows = [sizes(nb) for nb in notebooks]
     lines = ["notebook".ljust(26) + "".join(k.rjust(9) for k in (rows or [{}])[0])]
     for nb, row in zip(notebooks, rows, strict=True):

@@ -6,7 +6,10 @@ its lesson uses it. A module keeps the promise by its own name or that of someth
 
 import ast
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from nbformat import NotebookNode
 
 import qlesson
 from qlesson.authoring.lint.reading import code, markdown
@@ -15,7 +18,7 @@ from qlesson.teach import lessons
 PACKAGE = Path(qlesson.__file__).parent
 
 
-def promised(doc):
+def promised(doc: str) -> Iterator[str]:
     """The numbers in "notebook NN", in "notebooks NN, NN and NN", and in "notebooks NN-NN"."""
     pattern = r"\bnotebooks?\s+(\d\d(?:(?:,|,? and|-| to)\s*\d\d)*)\b"
     for numbers in re.findall(pattern, doc):
@@ -26,17 +29,17 @@ def promised(doc):
             yield from re.findall(r"\d\d", numbers)
 
 
-def names_in(source):
+def names_in(source: str) -> Iterator[str]:
     """Every name that code uses or imports, also as an attribute; not the ones it defines."""
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Name(id=name) | ast.Attribute(attr=name):
                 yield name
-            case ast.alias(name=name) | ast.ImportFrom(module=name):
+            case ast.alias(name=name) | ast.ImportFrom(module=str(name)):
                 yield from name.split(".")
 
 
-def names_of(nb):
+def names_of(nb: NotebookNode) -> set[str]:
     """The names that a notebook has."""
     sources = [cell.source for cell in code(nb)]
     sources += [
@@ -48,18 +51,19 @@ def names_of(nb):
     return {n for s in sources for n in names_in(s)} | set(re.findall(r"\w+", " ".join(spans)))
 
 
-def documented(file):
+def documented(file: Path) -> Iterator[tuple[str, set[str], str]]:
     """Of a module and of all that it defines: name, names that keep its promises, docstring."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     own = file.parent.name if file.stem in ("__init__", "__main__") else file.stem
-    public = {n.name for n in tree.body if not getattr(n, "name", "_").startswith("_")}
+    names = {getattr(n, "name", "_") for n in tree.body}
+    public = {name for name in names if not name.startswith("_")}
     yield own, public | {own}, ast.get_docstring(tree) or ""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.name, {node.name}, ast.get_docstring(node) or ""
 
 
-def broken_promises(notebooks, package=PACKAGE):
+def broken_promises(notebooks: Iterable[NotebookNode], package: Path = PACKAGE) -> Iterator[str]:
     """The docstrings in a folder whose notebook does not have the name."""
     has = {nb.number: names_of(nb) for nb in notebooks}
     for file in sorted(package.rglob("*.py")):
@@ -70,11 +74,12 @@ def broken_promises(notebooks, package=PACKAGE):
                     yield f"{where} names notebook {number}, which has no such name"
 
 
-def untagged_figures():
+def untagged_figures() -> Iterator[str]:
     """The pictures of a lesson that do not name its notebook first."""
     for number, file in lessons.files("figures").items():
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            shown = isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
-            if shown and next(promised(ast.get_docstring(node) or ""), None) != number:
+            if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
+                continue
+            if next(promised(ast.get_docstring(node) or ""), None) != number:
                 where = f"lessons/n{number}/figures.py: {node.name}"
                 yield f"{where} does not say (notebook {number}) first"

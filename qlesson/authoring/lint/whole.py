@@ -1,6 +1,10 @@
 """Rules of all notebooks together, and of README.md beside them."""
 
 import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from nbformat import NotebookNode
 
 from qlesson.authoring import refresh
 from qlesson.authoring.lint.reading import headings, prose
@@ -9,10 +13,10 @@ from qlesson.teach import lessons
 
 LONG = 8  # words: a sentence that long stands in one notebook
 # Sentences that may stand in two notebooks, normalised as `sentences` does: reason.
-MAY_REPEAT = {}
+MAY_REPEAT: dict[str, str] = {}
 
 
-def sentences(nb):
+def sentences(nb: NotebookNode) -> Iterator[str]:
     """Sentences of `LONG` words or more, in small letters; no links line, no references."""
     sources = {n for n, _, title in headings(nb) if title == "References"}
     for number, cell in enumerate(nb.cells):
@@ -23,13 +27,13 @@ def sentences(nb):
         # A heading, a point, a table cell and a paragraph each end a sentence.
         for block in re.split(r"\n\s*\n|\n(?=\s*(?:[-*#>|]|\d+\.) ?)|\|", text):
             for sentence in re.split(r"(?<=[.!?])[*_]*\s+", block):
-                found = re.findall(r"\w+(?:['’.]\w+)*", prose(sentence).lower())
-                if len(found) >= LONG:
-                    yield " ".join(found)
+                spoken = re.findall(r"\w+(?:['’.]\w+)*", prose(sentence).lower())
+                if len(spoken) >= LONG:
+                    yield " ".join(spoken)
 
 
-def repeated_sentences(notebooks):
-    first = {}
+def repeated_sentences(notebooks: Iterable[NotebookNode]) -> Iterator[str]:
+    first: dict[str, str] = {}
     for nb in notebooks:
         for sentence in sorted(set(sentences(nb))):
             other = first.setdefault(sentence, nb.path.stem)
@@ -37,7 +41,7 @@ def repeated_sentences(notebooks):
                 yield f'{nb.path.stem}: "{sentence}" stands in {other} too'
 
 
-def readme_map(notebooks, readme):
+def readme_map(notebooks: Iterable[NotebookNode], readme: Path) -> Iterator[str]:
     """The map in README.md has a row for each notebook, ending in its minutes."""
     text = readme.read_text(encoding="utf-8") if readme.exists() else ""
     for nb in notebooks:
@@ -48,7 +52,7 @@ def readme_map(notebooks, readme):
             yield f"{nb.path.stem}: README.md says {row[1]} minutes, its length says {minutes(nb)}"
 
 
-def readme_picture(notebooks, readme):
+def readme_picture(notebooks: Iterable[NotebookNode], readme: Path) -> Iterator[str]:
     """README.md shows the first picture of the course, as `refresh` copied it."""
     picture = readme.parent / "readme.png"
     for nb in notebooks:
@@ -58,7 +62,7 @@ def readme_picture(notebooks, readme):
             yield "readme.png is not the first picture of notebook 00: make refresh N=00"
 
 
-def lessons_without_a_notebook(notebooks):
+def lessons_without_a_notebook(notebooks: Iterable[NotebookNode]) -> Iterator[str]:
     """A folder of qlesson/teach/lessons belongs to the notebook of its number."""
     numbers = {nb.number for nb in notebooks}
     for kind in ("figures", "play", "exercises"):

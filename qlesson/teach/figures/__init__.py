@@ -10,13 +10,14 @@ roles, and each role also has a marker, a line style or a hatch of its own.
 
 from functools import cache
 from inspect import getmembers, isfunction
+from types import FunctionType
 
 from qlesson.teach import lessons
 from qlesson.teach.figures import drawing  # noqa: F401  must be there before a lesson asks for it
 
 
 @cache
-def by_name() -> dict:
+def by_name() -> dict[str, FunctionType]:
     """Every picture of the lessons by its name."""
     found = {}
     for module in lessons.modules("figures").values():
@@ -26,11 +27,11 @@ def by_name() -> dict:
     return found
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> FunctionType:
     if name.startswith("_") or name not in by_name():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return by_name()[name]
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return [*globals(), *by_name()]

@@ -1,12 +1,15 @@
 """What the pictures share: colours and their roles, axes, words, and numbers as text."""
 
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from matplotlib import color_sequences
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
@@ -19,15 +22,23 @@ from matplotlib.ticker import (
     NullFormatter,
     NullLocator,
 )
+from matplotlib.typing import ColorType, LineStyleType
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from qlesson.affine import dequantize_affine, quantize_affine
 from qlesson.teach.show import ASIDE
 
-again = ContextVar("the figure to draw into", default=None)
+Values = Tensor | np.ndarray | Sequence[float]
+Scalar = Tensor | float
+Style = tuple[str, str, LineStyleType]  # colour, marker, line
+Point = tuple[float, float, str, str]  # x, y, its name, colour
+
+again: ContextVar[Figure | None] = ContextVar("the figure to draw into", default=None)
 
 
 @contextmanager
-def drawing_into(fig):
+def drawing_into(fig: Figure | None) -> Iterator[None]:
     """Within, the function that made `fig` draws into it anew; its ticks and its layout stay.
 
     A live figure cannot wait for a new one (`qlesson.teach.widgets`). None makes a new figure.
@@ -39,14 +50,16 @@ def drawing_into(fig):
         again.reset(token)
 
 
-def darker(color, share):
+def darker(color: ColorType, share: float) -> str:
     """The same hue with less light, so that a line or a word of it reads on white."""
-    return to_hex([share * c for c in to_rgb(color)])
+    r, g, b = to_rgb(color)
+    return to_hex((share * r, share * g, share * b))
 
 
-def lighter(color, share):
+def lighter(color: ColorType, share: float) -> str:
     """The same hue mixed with white, so that black words read on it."""
-    return to_hex([1 - share * (1 - c) for c in to_rgb(color)])
+    r, g, b = to_rgb(color)
+    return to_hex((1 - share * (1 - r), 1 - share * (1 - g), 1 - share * (1 - b)))
 
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = color_sequences["okabe_ito"]
@@ -64,7 +77,7 @@ UNUSED = lighter(YELLOW, 0.65)  # codes or range that nothing uses
 BAR = lighter(ORANGE, 0.45)  # the codes as a bar
 SIZE = lighter(SKY, 0.6)  # bytes
 
-STYLES = (  # curves that are told apart by label: colour, marker, line
+STYLES: tuple[Style, ...] = (  # curves that are told apart by label
     (REAL, "o", "-"),
     (CODE, "s", "--"),
     (ERROR, "^", "-."),
@@ -83,22 +96,24 @@ class Trip(NamedTuple):
     clipped: np.ndarray  # whether the code before the clip lay outside
 
 
-def there_and_back(values, scale, zero_point, quant_min, quant_max) -> Trip:
+def there_and_back(
+    values: Values, scale: Scalar, zero_point: Scalar, quant_min: int, quant_max: int
+) -> Trip:
     r, scale, zero_point = (tensor(x) for x in (values, scale, zero_point))
     r = r.flatten()
     free = quantize_affine(r, scale, zero_point, quant_min - 1, quant_max + 1, torch.int32)
     q = quantize_affine(r, scale, zero_point, quant_min, quant_max, torch.int32)
     r_hat = dequantize_affine(q, scale, zero_point)
-    return Trip(*map(array, (r, q, r_hat)), (free != q).numpy())
+    return Trip(array(r), array(q), array(r_hat), (free != q).numpy())
 
 
-def grid(scale, zero_point, quant_min, quant_max):
+def grid(scale: Scalar, zero_point: Scalar, quant_min: int, quant_max: int) -> np.ndarray:
     """The values that can come back, one for each code."""
     codes = torch.arange(quant_min, quant_max + 1)
     return array(dequantize_affine(codes, tensor(scale), tensor(zero_point)))
 
 
-def evenly(low, high, n) -> torch.Tensor:
+def evenly(low: float, high: float, n: int) -> Tensor:
     """n numbers from low to high, evenly spaced, float32: torch.linspace, rounded once.
 
     In float32 it multiplies and adds, in one rounding or in two, by the processor.
@@ -106,59 +121,59 @@ def evenly(low, high, n) -> torch.Tensor:
     return torch.linspace(low, high, n, dtype=torch.float64).float()
 
 
-def tensor(x) -> torch.Tensor:
+def tensor(x: Values | Scalar) -> Tensor:
     """x on the CPU, as a float tensor without a gradient."""
     x = torch.as_tensor(x).detach().cpu()
     return x if x.dtype == torch.float64 else x.float()
 
 
-def array(x) -> np.ndarray:
-    if not isinstance(x, torch.Tensor):
+def array(x: Values | Scalar) -> np.ndarray:
+    if not isinstance(x, Tensor):
         x = torch.as_tensor(x, dtype=torch.float64)
     return x.detach().cpu().double().numpy()
 
 
-def number(x) -> float:
-    return float(torch.as_tensor(x).detach().cpu()) if isinstance(x, torch.Tensor) else float(x)
+def number(x: Scalar) -> float:
+    return float(torch.as_tensor(x).detach().cpu()) if isinstance(x, Tensor) else float(x)
 
 
-def short(x, digits=4) -> str:
+def short(x: Scalar, digits: int = 4) -> str:
     """A number in a few digits, with a real minus and never minus zero."""
     return no_minus_zero(f"{number(x):.{digits}g}")
 
 
-def no_minus_zero(text) -> str:
+def no_minus_zero(text: str) -> str:
     if text.startswith("-") and not any(c in "123456789" for c in text):
         text = text[1:]
     return text.replace("-", "−")
 
 
-def falls(r, top, r_hat, bottom):
+def falls(r: np.ndarray, top: float, r_hat: np.ndarray, bottom: float) -> np.ndarray:
     """A segment from each (r, top) to its (r_hat, bottom)."""
     ends = np.stack([r, np.full(len(r), top), r_hat, np.full(len(r), bottom)], axis=1)
     return ends.reshape(-1, 2, 2)
 
 
-def figure(height, rows=1, cols=1, **options):
+def figure(height: float, rows: int = 1, cols: int = 1, **options: Any) -> tuple[Figure, Any]:
     """A figure 7 inches wide and its axes: one, or a list."""
     fig = again.get()
     if fig is None:
         fig = Figure(figsize=(7, height), dpi=100, layout="constrained")
-        fig.as_made = fig.subplots(rows, cols, **options)
+        fig.subplots(rows, cols, **options)
         for ax in fig.axes:
             tidy(ax)
     else:
         empty(fig)
-    return fig, fig.as_made
+    return fig, np.array(fig.axes).reshape(rows, cols).squeeze()[()]
 
 
-def empty(fig):
+def empty(fig: Figure) -> None:
     """Take away what was drawn, and leave axes with ticks and labels for what comes now."""
     for ax in fig.axes:
-        legend = [ax.get_legend()] if ax.get_legend() else []
-        drawn = (ax.lines, ax.collections, ax.patches, ax.images, ax.texts, legend)
-        for artist in [a for kind in drawn for a in kind]:
+        for artist in [*ax.lines, *ax.collections, *ax.patches, *ax.images, *ax.texts]:
             artist.remove()
+        if legend := ax.get_legend():
+            legend.remove()
         ax.containers.clear()
         ax.set_prop_cycle(None)
         ax.relim()
@@ -167,7 +182,7 @@ def empty(fig):
         legend.remove()
 
 
-def axes_at(fig, x, y, width, height):
+def axes_at(fig: Figure, x: float, y: float, width: float, height: float) -> Axes:
     """Axes at a place given in pixels, for a picture whose pixels must not be resampled."""
     across, up = fig.get_size_inches() * fig.dpi
     ax = fig.add_axes((x / across, y / up, width / across, height / up))
@@ -175,30 +190,30 @@ def axes_at(fig, x, y, width, height):
     return ax
 
 
-def tidy(ax):
+def tidy(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[:].set_color(INK)
     ax.tick_params(colors=INK, labelsize=10)
 
 
-def whole(most):
+def whole(most: int) -> MaxNLocator:
     """At most this many ticks, at whole numbers."""
     return MaxNLocator(most, integer=True, steps=[1, 2, 5, 10])
 
 
-def title(ax, words):
+def title(ax: Axes, words: str) -> None:
     # y: matplotlib need not look for labels above the axes, which takes a fifth of a drawing.
     ax.set_title(words, loc="left", y=1, fontsize=10, color=INK)
 
 
-def bare(ax):
+def bare(ax: Axes) -> None:
     """No x axis and no frame: the drawing brings its own."""
     ax.xaxis.set_visible(False)
     ax.spines[:].set_visible(False)
     ax.tick_params(axis="y", length=0)
 
 
-def own_ticks(axis, at, words):
+def own_ticks(axis: Axis, at: Iterable[float], words: Iterable[str] | None) -> None:
     axis.set_major_locator(FixedLocator(list(at)))
     if words is not None:
         axis.set_major_formatter(FixedFormatter(list(words)))
@@ -206,19 +221,21 @@ def own_ticks(axis, at, words):
     axis.set_minor_formatter(NullFormatter())
 
 
-def segments(ax, ends, color, label=None):
-    lines = LineCollection(ends, colors=color, linewidths=1.0, label=label)
+def segments(ax: Axes, ends: np.ndarray, color: str, label: str | None = None) -> None:
+    lines = LineCollection(list(ends), colors=color, linewidths=1.0, label=label)
     if label is None:
         lines.set_gid(ASIDE)
     ax.add_collection(lines)
 
 
-def curve(ax, x, y, style, label):
+def curve(ax: Axes, x: ArrayLike, y: ArrayLike, style: Style, label: str) -> None:
     color, marker, line = style
     ax.plot(x, y, color=color, marker=marker, ls=line, lw=1.6, ms=6, label=label)
 
 
-def named_curves(ax, curves):
+def named_curves(
+    ax: Axes, curves: Mapping[str, tuple[Values, Values, Sequence[object]]]
+) -> list[Point]:
     """Curves {label: (x, y, names of the points)}, and the points as `name_points` takes them."""
     points = []
     for (label, (x, y, names)), style in zip(curves.items(), STYLES * 9, strict=False):
@@ -228,22 +245,30 @@ def named_curves(ax, curves):
     return points
 
 
-def dot(marker, color, label, ms=6.5, **more):
+def dot(marker: str, color: str, label: str, ms: float = 6.5, **more: Any) -> Line2D:
     return Line2D([], [], ls="", marker=marker, color=color, label=label, ms=ms, **more)
 
 
-def legend_above(fig, handles):
+def legend_above(fig: Figure, handles: Sequence[Any]) -> None:
     fig.legend(
         handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=10
     )
 
 
-def wider(low, high, share):
+def wider(low: float, high: float, share: float) -> tuple[float, float]:
     more = share * ((high - low) or 1.0)
     return low - more, high + more
 
 
-def spread_words(ax, at, words, start, y, limits, place=lambda x: x):
+def spread_words(
+    ax: Axes,
+    at: Iterable[float],
+    words: Iterable[tuple[str, str]],
+    start: float,
+    y: float,
+    limits: tuple[float, float],
+    place: Callable[[float], float] = lambda x: x,
+) -> None:
     """Words near their places, moved apart where they would touch, each with a leader line.
 
     words  (word, color) pairs
@@ -278,29 +303,26 @@ def spread_words(ax, at, words, start, y, limits, place=lambda x: x):
         )
 
 
-def name_points(fig, ax, points):
+def name_points(fig: Figure, ax: Axes, points: Iterable[Point]) -> None:
     """A word beside each point, on the side where it covers least of the curves and the words."""
     if fig.get_layout_engine():
         fig.draw_without_rendering()  # fixes the layout, so that data have places in pixels
     ax.autoscale_view()
-    taken = [np.zeros((0, 2))]
+    curves = [np.zeros((0, 2))]
     for line in (line for line in ax.get_lines() if line.get_marker() != "None"):
         xy = ax.transData.transform(np.column_stack(line.get_data()))
-        taken += [
+        curves += [
             a + (b - a) * np.linspace(0, 1, 30)[:, None]
             for a, b in zip(xy[:-1], xy[1:], strict=True)
         ]
-    taken = np.concatenate(taken)
+    taken = np.concatenate(curves)
     for x, y, word, color in points:
         at = ax.transData.transform((x, y))
         size = np.array([len(word) * 0.62 * SMALL, 1.25 * SMALL]) * fig.dpi / 72
-        best = None
-        for side in SIDES:
-            corner = at + side * 9 + np.minimum(side, 0) * size - (side == 0) * size / 2
-            inside = np.all((taken > corner - 1) & (taken < corner + size + 1), axis=1).sum()
-            if best is None or inside < best[0]:
-                best = (inside, side, corner)
-        _, side, corner = best
+        corners = at + SIDES * 9 + np.minimum(SIDES, 0) * size - (SIDES == 0) * size / 2
+        covered = [np.all((taken > c - 1) & (taken < c + size + 1), axis=1).sum() for c in corners]
+        best = int(np.argmin(covered))
+        side, corner = SIDES[best], corners[best]
         grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 8)] * 2), axis=-1).reshape(-1, 2)
         taken = np.concatenate([taken, corner + grid * size])
         ax.annotate(
@@ -315,7 +337,7 @@ def name_points(fig, ax, points):
         )
 
 
-def grey(ax, picture):
+def grey(ax: Axes, picture: Values) -> None:
     """A picture of numbers from 0, black, to 1, white, without axes."""
     ax.imshow(array(picture), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set_xticks([])

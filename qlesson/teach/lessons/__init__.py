@@ -13,12 +13,12 @@ from pathlib import Path
 from types import ModuleType
 
 
-def files(kind) -> dict[str, Path]:
+def files(kind: str) -> dict[str, Path]:
     """The file of this kind, such as "figures", of every lesson that has one: {"09": path}."""
     found = [file for place in __path__ for file in Path(place).glob(f"n[0-9][0-9]/{kind}.py")]
     return {file.parent.name[1:]: file for file in sorted(found, key=lambda file: file.parent.name)}
 
 
-def modules(kind) -> dict[str, ModuleType]:
+def modules(kind: str) -> dict[str, ModuleType]:
     """The same as modules."""
     return {number: import_module(f"{__name__}.n{number}.{kind}") for number in files(kind)}

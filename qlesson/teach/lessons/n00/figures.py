@@ -1,15 +1,22 @@
 """The pictures of notebook 00: memory, matrices, and a grey picture."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from qlesson.teach.figures import drawing as draw
 from qlesson.teach.show import ASIDE
 
 
-def memory(models, bits, devices):
+def memory(
+    models: Mapping[str, draw.Scalar],
+    bits: Sequence[draw.Scalar],
+    devices: Mapping[str, draw.Scalar],
+) -> Figure:
     """Bytes of the weights against the memory of devices   (notebook 00).
 
     models   {name: number of weights}
@@ -17,7 +24,9 @@ def memory(models, bits, devices):
     devices  {name: GB}, GB = 10^9 bytes
     """
     fig, ax = draw.figure(min(4.0, 1.2 + 0.27 * len(models) * len(bits)))
-    places, words, sizes = [], [], []
+    places: list[float] = []
+    sizes: list[float] = []
+    words = []
     for i, (name, weights) in enumerate(models.items()):
         at = -np.arange(len(bits)) - i * (len(bits) + 0.6)
         gigabytes = [draw.number(weights) * draw.number(b) / 8 / 1e9 for b in bits]
@@ -51,7 +60,13 @@ def memory(models, bits, devices):
     return fig
 
 
-def heatmaps(named, fmt="{:.1f}", unit="", shared=True, diverging=False):
+def heatmaps(
+    named: Mapping[str, draw.Values],
+    fmt: str = "{:.1f}",
+    unit: str = "",
+    shared: bool = True,
+    diverging: bool = False,
+) -> Figure:
     """Matrices as heat maps with their values printed   (notebooks 00, 04, 06, 09).
 
     named      {title: 2-D tensor}
@@ -96,7 +111,7 @@ def heatmaps(named, fmt="{:.1f}", unit="", shared=True, diverging=False):
     return fig
 
 
-def pictures(named):
+def pictures(named: Mapping[str, draw.Values]) -> Figure:
     """Grey pictures side by side, 0 black and 1 white   (notebook 00, Play).
 
     named  {label: 2-D tensor in [0, 1]}
@@ -115,7 +130,7 @@ def pictures(named):
     return fig
 
 
-def grey_picture(size=64):
+def grey_picture(size: int = 64) -> Tensor:
     """A shaded ball and its shadow on a soft gradient, in [0, 1], float32   (notebooks 00, 04).
 
     Made of sums, products, quotients and square roots, one after the other: these have one right

@@ -4,7 +4,7 @@ from functools import cache, partial
 
 import qlesson as ql
 from qlesson.teach import figures
-from qlesson.teach.widgets import Slider, declare
+from qlesson.teach.widgets import Shown, Slider, declare
 
 _picture = cache(figures.grey_picture)
 
@@ -13,7 +13,7 @@ _picture = cache(figures.grey_picture)
     "A grey picture with 32 bits for each pixel, and the same pixels with fewer bits.",
     bits=Slider("bits", 2, 8, 1, 3),
 )
-def _fewer_bits(bits):
+def _fewer_bits(bits: int) -> Shown:
     picture = _picture()
     fewer = ql.fake_quantize(picture, ql.Scheme(bits))
     sentences = [

@@ -2,6 +2,8 @@
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from qlesson.affine import dequantize_affine, quantize_affine
 from qlesson.error import mse
@@ -9,7 +11,9 @@ from qlesson.teach.figures import drawing as draw
 from qlesson.teach.show import ASIDE
 
 
-def number_to_code(values, scale, zero_point, quant_min, quant_max):
+def number_to_code(
+    values: draw.Values, scale: draw.Scalar, zero_point: draw.Scalar, quant_min: int, quant_max: int
+) -> Figure:
     """Every value falls to its code; what is out of range bends to the end code   (notebook 01)."""
     t = draw.there_and_back(values, scale, zero_point, quant_min, quant_max)
     grid = draw.grid(scale, zero_point, quant_min, quant_max)
@@ -35,7 +39,7 @@ def number_to_code(values, scale, zero_point, quant_min, quant_max):
     return fig
 
 
-def round_half_even():
+def round_half_even() -> Figure:
     """round(x): a tie goes to the even neighbour   (notebook 01)."""
     fig, ax = draw.figure(3.4)
     ties = torch.arange(-2.5, 3.0)
@@ -73,7 +77,9 @@ def round_half_even():
     return fig
 
 
-def clip_or_wrap(scale, zero_point, quant_min, quant_max):
+def clip_or_wrap(
+    scale: draw.Scalar, zero_point: draw.Scalar, quant_min: int, quant_max: int
+) -> Figure:
     """Clip, then cast, saturates; a cast alone wraps around   (notebook 01)."""
     kind = torch.int8 if quant_min < 0 else torch.uint8
     scale, zero_point = draw.tensor(scale), draw.tensor(zero_point)
@@ -116,7 +122,9 @@ def clip_or_wrap(scale, zero_point, quant_min, quant_max):
     return fig
 
 
-def guess(values, scale, zero_point, quant_min, quant_max):
+def guess(
+    values: draw.Values, scale: draw.Scalar, zero_point: draw.Scalar, quant_min: int, quant_max: int
+) -> Figure:
     """What a guess of scale and zero point does to each value   (notebook 01, Play)."""
     t = draw.there_and_back(values, scale, zero_point, quant_min, quant_max)
     ends = draw.grid(scale, zero_point, quant_min, quant_max)[[0, -1]]
@@ -141,7 +149,7 @@ def guess(values, scale, zero_point, quant_min, quant_max):
     return fig
 
 
-def _error_stems(ax, trip):
+def _error_stems(ax: Axes, trip: draw.Trip) -> None:
     order = np.argsort(trip.r, kind="stable")
     r, error, clipped = trip.r[order], (trip.r_hat - trip.r)[order], trip.clipped[order]
     x = np.arange(len(r))

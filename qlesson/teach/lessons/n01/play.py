@@ -3,11 +3,12 @@
 from functools import partial
 
 import torch
+from torch import Tensor
 
 import qlesson as ql
-from qlesson.error import error_shares
+from qlesson.error import ErrorShares, error_shares
 from qlesson.teach import figures
-from qlesson.teach.widgets import Slider, declare
+from qlesson.teach.widgets import Shown, Slider, declare
 
 _T = torch.tensor([[191.6, -13.5, 728.6], [92.14, 295.5, -184], [0, 684.6, 245.5]])
 
@@ -17,7 +18,7 @@ _T = torch.tensor([[191.6, -13.5, 728.6], [92.14, 295.5, -184], [0, 684.6, 245.5
     s=Slider("scale s", 3.0, 5.0, 0.01, 3.5),
     z=Slider("zero point z", -110, -40, 1, -70),
 )
-def _guess(s, z):
+def _guess(s: float, z: int) -> Shown:
     formula = ql.choose_qparams(_T)
     mine = _rounding_and_clipping(s, z)
     best = _rounding_and_clipping(*formula)
@@ -30,6 +31,6 @@ def _guess(s, z):
     return sentences, partial(figures.guess, _T, s, z, -128, 127)
 
 
-def _rounding_and_clipping(s, z):
+def _rounding_and_clipping(s: Tensor | float, z: Tensor | int) -> ErrorShares:
     q = ql.quantize_affine(_T, s, z, -128, 127)
     return error_shares(_T, ql.dequantize_affine(q, s, z), s)

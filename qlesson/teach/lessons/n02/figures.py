@@ -1,19 +1,32 @@
 """The pictures of notebook 02: ranges, and where their codes lie."""
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from qlesson.affine import quantize_affine
 from qlesson.qtensor import ZeroPointClipped, qparams_from_range
+from qlesson.scheme import Scheme
 from qlesson.teach.figures import drawing as draw
 from qlesson.teach.show import ASIDE
 
 
-def range_map(r_min, r_max, scale, zero_point, quant_min, quant_max, unclipped_zero_point=None):
+def range_map(
+    r_min: draw.Scalar,
+    r_max: draw.Scalar,
+    scale: draw.Scalar,
+    zero_point: draw.Scalar,
+    quant_min: int,
+    quant_max: int,
+    unclipped_zero_point: draw.Scalar | None = None,
+) -> Figure:
     """The real range above, and below it the codes of r_min, 0 and r_max   (notebooks 02, 03).
 
     unclipped_zero_point  where the formula puts z before it is clipped, drawn if it differs
@@ -24,15 +37,23 @@ def range_map(r_min, r_max, scale, zero_point, quant_min, quant_max, unclipped_z
 
 
 def _range_map(
-    ax, r_min, r_max, scale, zero_point, quant_min, quant_max, unclipped=None, values=()
-):
+    ax: Axes,
+    r_min: draw.Scalar,
+    r_max: draw.Scalar,
+    scale: draw.Scalar,
+    zero_point: draw.Scalar,
+    quant_min: int,
+    quant_max: int,
+    unclipped: draw.Scalar | None = None,
+    values: draw.Values = (),
+) -> tuple[float, float]:
     """Draws the map with codes as x, and returns the limits of x."""
     r_min, r_max, scale, z = map(draw.number, (r_min, r_max, scale, zero_point))
     free = z if unclipped is None else draw.number(unclipped)
     width = quant_max - quant_min
     view = quant_min - 1.2 * width, quant_max + 1.2 * width  # what is further off waits here
 
-    def at(r):
+    def at(r: float | np.ndarray) -> Any:
         """Where r stands: r_min above quant_min, r_max above quant_max, the rest in proportion."""
         return np.clip(quant_min + (r - r_min) / ((r_max - r_min) or 1.0) * width, *view)
 
@@ -65,8 +86,8 @@ def _range_map(
         code = draw.number(quantize_affine(r, scale, z, quant_min, quant_max, torch.int32))
         ax.plot([at(r), code], [0.92, 0.08], color=draw.GRID, lw=1.2, label=f"{name} = {r:.6g}")
     ax.plot([at(0.0), z], [0.92, 0.08], color=draw.CODE, lw=1.8, label=f"0 to z, s = {scale:.6g}")
-    hollow = {} if r_min <= 0 <= r_max else {"mfc": "white"}
-    ax.plot(at(0.0), 1, "o", color=draw.REAL, ms=7, label="0", **hollow)
+    inside = draw.REAL if r_min <= 0 <= r_max else "white"
+    ax.plot(at(0.0), 1, "o", color=draw.REAL, ms=7, mfc=inside, label="0")
     ax.plot(z, 0, "d", color=draw.CODE, ms=8, label="z")
     limits = draw.wider(low, high, 0.04)
     words = {r: (draw.short(r), draw.REAL) for r in (r_min, 0.0, r_max)}
@@ -90,7 +111,7 @@ def _range_map(
     return limits
 
 
-def pile_up(values, r_min, r_max, scheme):
+def pile_up(values: draw.Values, r_min: draw.Scalar, r_max: draw.Scalar, scheme: Scheme) -> Figure:
     """Which codes the values get when the range is [r_min, r_max]   (notebook 02, Play)."""
     low, high, r = (draw.tensor(x) for x in (r_min, r_max, values))
     with warnings.catch_warnings(record=True) as caught:
@@ -135,7 +156,11 @@ def pile_up(values, r_min, r_max, scheme):
     return fig
 
 
-def number_lines(rows, r_min=None, r_max=None):
+def number_lines(
+    rows: Mapping[str, tuple[draw.Values, draw.Scalar, draw.Scalar, int, int]],
+    r_min: draw.Scalar | None = None,
+    r_max: draw.Scalar | None = None,
+) -> Figure:
     """Which values can come back, and where each r lands   (notebooks 02, 03, 04, 05).
 
     rows  {label: (values, scale, zero_point, quant_min, quant_max)}, a number line for each

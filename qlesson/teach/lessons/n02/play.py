@@ -9,7 +9,7 @@ import qlesson as ql
 from qlesson.qtensor import qparams_from_range
 from qlesson.teach import figures
 from qlesson.teach.figures.drawing import evenly
-from qlesson.teach.widgets import Slider, Switch, declare
+from qlesson.teach.widgets import Shown, Slider, Switch, declare
 
 
 @declare(
@@ -18,7 +18,7 @@ from qlesson.teach.widgets import Slider, Switch, declare
     r_max=Slider("r_max", 4.0, 8.0, 0.1, 6.0),
     include_zero=Switch("hold 0", False),
 )
-def _pile_up(r_min, r_max, include_zero):
+def _pile_up(r_min: float, r_max: float, include_zero: bool) -> Shown:
     values = evenly(2, 6, 200)
     scheme = ql.Scheme(bits=5, include_zero=include_zero)
     with warnings.catch_warnings():

@@ -1,13 +1,17 @@
 """The pictures of notebook 03: ranges of two mappings, and codes that nothing uses."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from qlesson.teach.figures import drawing as draw
 
 
-def code_counts(rows, quant_min, quant_max):
+def code_counts(rows: Mapping[str, draw.Values], quant_min: int, quant_max: int) -> Figure:
     """How often each code is used; codes never used are shaded   (notebook 03).
 
     rows  {label: q}, a panel for each
@@ -17,9 +21,9 @@ def code_counts(rows, quant_min, quant_max):
     )
     codes = np.arange(quant_min, quant_max + 1)
     edges = np.r_[codes - 0.5, quant_max + 0.5]
-    found = {label: _count_codes(q, quant_min, quant_max) for label, q in rows.items()}
-    for ax, (label, counts) in zip(np.ravel(axes), found.items(), strict=True):
-        baseline = _count_axis(ax, np.concatenate(list(found.values())))
+    used = {label: _count_codes(q, quant_min, quant_max) for label, q in rows.items()}
+    for ax, (label, counts) in zip(np.ravel(axes), used.items(), strict=True):
+        baseline = _count_axis(ax, np.concatenate(list(used.values())))
         unused = counts == 0
         ax.stairs(
             unused.astype(float),
@@ -38,12 +42,12 @@ def code_counts(rows, quant_min, quant_max):
     return fig
 
 
-def _count_codes(q, quant_min, quant_max):
+def _count_codes(q: draw.Values, quant_min: int, quant_max: int) -> np.ndarray:
     q = torch.as_tensor(q).detach().cpu().to(torch.int64).flatten()
     return draw.array(torch.bincount(q - quant_min, minlength=quant_max - quant_min + 1))
 
 
-def two_ranges(rows):
+def two_ranges(rows: Mapping[str, tuple[draw.Values, draw.Scalar, draw.Scalar]]) -> Figure:
     """The range each mapping covers, and the part of it that holds no value   (notebook 03).
 
     rows  {label: (values, r_min, r_max)}
@@ -78,7 +82,7 @@ def two_ranges(rows):
     return fig
 
 
-def _count_axis(ax, counts):
+def _count_axis(ax: Axes, counts: np.ndarray) -> float:
     """Counts that differ much get a log scale, on which a single one still shows.
 
     Returns where the bars begin.

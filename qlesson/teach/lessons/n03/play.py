@@ -3,15 +3,16 @@
 from functools import cache, partial
 
 import torch
+from torch import Tensor
 
 import qlesson as ql
 from qlesson.teach import figures
 from qlesson.teach.draws import randn
-from qlesson.teach.widgets import Slider, Switch, declare
+from qlesson.teach.widgets import Shown, Slider, Switch, declare
 
 
 @cache
-def _normals():
+def _normals() -> Tensor:
     return randn(10_000, generator=torch.Generator().manual_seed(0))
 
 
@@ -20,7 +21,7 @@ def _normals():
     shift=Slider("shift", 0.0, 5.0, 0.25, 2.0),
     relu=Switch("ReLU", False),
 )
-def _one_sided(shift, relu):
+def _one_sided(shift: float, relu: bool) -> Shown:
     r = _normals() + shift
     r = r.relu() if relu else r
     symmetric = ql.quantize(r, ql.Scheme(8, "symmetric"))

@@ -1,14 +1,23 @@
 """The pictures of notebook 04: the way back."""
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from qlesson.qtensor import choose_qparams, fake_quantize
+from qlesson.scheme import Scheme
 from qlesson.teach.figures import drawing as draw
 
 
-def staircase(scale, zero_point, quant_min, quant_max, r_min, r_max):
+def staircase(
+    scale: draw.Scalar,
+    zero_point: draw.Scalar,
+    quant_min: int,
+    quant_max: int,
+    r_min: draw.Scalar,
+    r_max: draw.Scalar,
+) -> Figure:
     """r_hat against r, and the error below it   (notebooks 04, 05)."""
     fig, (top, below) = draw.figure(3.9, rows=2, sharex=True, height_ratios=[1.6, 1])
     half = draw.number(scale) / 2
@@ -37,7 +46,15 @@ def staircase(scale, zero_point, quant_min, quant_max, r_min, r_max):
     return fig
 
 
-def _staircase(ax, scale, zero_point, quant_min, quant_max, r_min, r_max):
+def _staircase(
+    ax: Axes,
+    scale: draw.Scalar,
+    zero_point: draw.Scalar,
+    quant_min: int,
+    quant_max: int,
+    r_min: float,
+    r_max: float,
+) -> draw.Trip:
     r = draw.evenly(r_min, r_max, 1401)
     t = draw.there_and_back(r, scale, zero_point, quant_min, quant_max)
     ax.plot([r_min, r_max], [r_min, r_max], color=draw.GRID, lw=1, ls=":", label="r_hat = r")
@@ -56,7 +73,7 @@ def _staircase(ax, scale, zero_point, quant_min, quant_max, r_min, r_max):
     return t
 
 
-def staircase_and_picture(picture, scheme):
+def staircase_and_picture(picture: draw.Values, scheme: Scheme) -> Figure:
     """Which values survive, and what a picture looks like with them   (notebook 04, Play)."""
     picture = draw.tensor(picture)
     scale, zero_point = choose_qparams(picture, scheme)

@@ -4,7 +4,7 @@ from functools import cache, partial
 
 import qlesson as ql
 from qlesson.teach import figures
-from qlesson.teach.widgets import Slider, declare
+from qlesson.teach.widgets import Shown, Slider, declare
 
 _picture = cache(figures.grey_picture)
 
@@ -13,7 +13,7 @@ _picture = cache(figures.grey_picture)
     "The staircase of a grey picture, and the picture that comes back.",
     bits=Slider("bits", 2, 8, 1, 3),
 )
-def _survivors(bits):
+def _survivors(bits: int) -> Shown:
     picture, scheme = _picture(), ql.Scheme(bits)
     x = ql.quantize(picture, scheme)
     r_hat = x.dequantize()

@@ -1,10 +1,13 @@
 """The pictures of notebook 05: errors."""
 
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
 from qlesson.error import error_shares, mse
 from qlesson.qtensor import qparams_from_range, quantize
@@ -13,7 +16,7 @@ from qlesson.teach.figures import drawing as draw
 from qlesson.teach.show import ASIDE
 
 
-def error_histogram(r, r_hat, scale):
+def error_histogram(r: draw.Values, r_hat: draw.Values, scale: draw.Values | draw.Scalar) -> Figure:
     """The errors r_hat - r: rounding within half a step, clipping beyond it   (notebook 05)."""
     r, r_hat, scale = draw.tensor(r), draw.tensor(r_hat), draw.tensor(scale)
     half = draw.number(scale.max()) / 2
@@ -54,7 +57,13 @@ def error_histogram(r, r_hat, scale):
     return fig
 
 
-def clip_sweep(r, bits, limits, chosen, shares_at=None):
+def clip_sweep(
+    r: draw.Values,
+    bits: int,
+    limits: Sequence[float],
+    chosen: draw.Scalar,
+    shares_at: Callable[[float], tuple[float, float]] | None = None,
+) -> Figure:
     """Rounding and clipping error against the clip limit   (notebook 05, Play).
 
     shares_at  from a limit to both errors, for who has them already; None computes them
@@ -95,14 +104,17 @@ def clip_sweep(r, bits, limits, chosen, shares_at=None):
     return fig
 
 
-def _shares_at(r, scheme, limit):
-    limit = r.new_tensor(limit)
-    qparams = qparams_from_range(-limit, limit, scheme)
+def _shares_at(r: Tensor, scheme: Scheme, limit: float) -> tuple[float, float]:
+    high = r.new_tensor(limit)
+    qparams = qparams_from_range(-high, high, scheme)
     r_hat = quantize(r, scheme, qparams).dequantize()
-    return tuple(map(draw.number, error_shares(r, r_hat, qparams.scale)))
+    shares = error_shares(r, r_hat, qparams.scale)
+    return draw.number(shares.rounding), draw.number(shares.clipping)
 
 
-def sqnr_by_bits(curves, slope=6.02):
+def sqnr_by_bits(
+    curves: Mapping[str, tuple[draw.Values, draw.Values]], slope: float = 6.02
+) -> Figure:
     """SQNR against bits; the reference rises `slope` dB per bit   (notebook 05).
 
     curves  {label: (bits, sqnr in dB)}

@@ -1,14 +1,18 @@
 """The pictures of notebook 06: who shares a scale."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 
+from qlesson.granularity import Granularity
 from qlesson.teach.figures import drawing as draw
 from qlesson.teach.show import ASIDE
 
 
-def shared_scales(shape, granularities):
+def shared_scales(shape: tuple[int, int], granularities: Mapping[str, Granularity]) -> Figure:
     """Which cells of a matrix share a scale, and the scale tensor's own shape   (notebook 06).
 
     granularities  {title: granularity}
@@ -48,7 +52,9 @@ def shared_scales(shape, granularities):
     return fig
 
 
-def _scale_numbers(granularity, shape):
+def _scale_numbers(
+    granularity: Granularity, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, str]:
     """The scales numbered, in their own shape; the number of each cell; the shape in words."""
     scale_shape = granularity.scale_shape(shape)
     numbers = torch.arange(int(np.prod(scale_shape))).reshape(scale_shape)
@@ -57,7 +63,10 @@ def _scale_numbers(granularity, shape):
     return np.atleast_2d(numbers.numpy()), cells.numpy(), str(tuple(scale_shape))
 
 
-def error_by_price(curves, equal_price=None):
+def error_by_price(
+    curves: Mapping[str, tuple[draw.Values, draw.Values, Sequence[object]]],
+    equal_price: draw.Scalar | None = None,
+) -> Figure:
     """SQNR against what a value costs   (notebook 06).
 
     curves       {label: (bits per value, SQNR in dB, names of the points)}

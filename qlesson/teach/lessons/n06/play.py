@@ -3,11 +3,13 @@
 from functools import cache
 
 import torch
+from matplotlib.figure import Figure
+from torch import Tensor
 
 import qlesson as ql
 from qlesson.teach import figures
 from qlesson.teach.draws import randn
-from qlesson.teach.widgets import Slider, declare
+from qlesson.teach.widgets import Shown, Slider, declare
 
 _WAYS = {
     "one scale per row": ql.PerAxis(0),
@@ -17,12 +19,12 @@ _WAYS = {
 
 
 @cache
-def _normals():
+def _normals() -> Tensor:
     return randn(64, 1024, generator=torch.Generator().manual_seed(0))
 
 
 @cache
-def _price_and_sqnr(times, bits, way):
+def _price_and_sqnr(times: int, bits: int, way: str) -> tuple[float, float]:
     w = _normals().clone()
     w[:, ::128] *= times
     x = ql.quantize(w, ql.Scheme(bits, "symmetric", _WAYS[way]))
@@ -34,7 +36,7 @@ def _price_and_sqnr(times, bits, way):
     times=Slider("8 columns times", 1, 12, 1, 1),
     price=Slider("bits per value", 4, 6, 1, 5),
 )
-def _equal_price(times, price):
+def _equal_price(times: int, price: int) -> Shown:
     offers = zip((price, price - 1, price - 2), _WAYS, strict=True)
     bought = {(bits, way): _price_and_sqnr(times, bits, way) for bits, way in offers}
     best_bits, best_way = max(bought, key=lambda offer: bought[offer][1])
@@ -44,7 +46,7 @@ def _equal_price(times, price):
         sentences.append(f"{bits} bits, {way}: {cost:.2f} bits per value, {db:.2f} dB.")
     sentences.append(f"Best at this price: {best_bits} bits, {best_way}.")
 
-    def draw():
+    def draw() -> Figure:
         curves = {}
         for way in _WAYS:
             points = [_price_and_sqnr(times, bits, way) for bits in (2, 3, 4, 5, 6)]

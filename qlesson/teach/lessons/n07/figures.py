@@ -1,12 +1,19 @@
 """The pictures of notebook 07: ranges, and how they are chosen."""
 
+from collections.abc import Mapping
+
 import numpy as np
+from matplotlib.figure import Figure
 
 from qlesson.teach.figures import drawing as draw
 from qlesson.teach.show import ASIDE
 
 
-def histogram_and_ranges(values, ranges, words=None):
+def histogram_and_ranges(
+    values: draw.Values,
+    ranges: Mapping[str, tuple[draw.Scalar, draw.Scalar]],
+    words: Mapping[str, str] | None = None,
+) -> Figure:
     """How often each value occurs, and below it the range of each method   (notebook 07).
 
     ranges  {method: (r_min, r_max)}
@@ -37,7 +44,10 @@ def histogram_and_ranges(values, ranges, words=None):
     return fig
 
 
-def losses_by_limit(panels, quantity="clip limit: the range is −limit to limit"):
+def losses_by_limit(
+    panels: Mapping[str, Mapping[str, tuple[draw.Values, draw.Values]]],
+    quantity: str = "clip limit: the range is −limit to limit",
+) -> Figure:
     """What a search minimizes, against the limit; a star at each minimum   (notebook 07).
 
     panels  {what is minimized: {label: (limits, losses)}}
@@ -60,7 +70,7 @@ def losses_by_limit(panels, quantity="clip limit: the range is −limit to limit
     return fig
 
 
-def running_ranges(largest, ranges):
+def running_ranges(largest: draw.Values, ranges: Mapping[str, draw.Values]) -> Figure:
     """The upper end of each observer after every batch, over the batches' own   (notebook 07).
 
     largest  the largest value of each batch

@@ -3,34 +3,35 @@
 from functools import cache, partial
 
 import torch
+from torch import Tensor
 
 import qlesson as ql
 from qlesson.qtensor import qparams_from_range
 from qlesson.ranges import entropy, min_max, mse_search, percentile
 from qlesson.teach import figures
 from qlesson.teach.draws import randn
-from qlesson.teach.widgets import Slider, declare
+from qlesson.teach.widgets import Shown, Slider, declare
 
 
 @cache
-def _normals_and_ten_at(distance):
+def _normals_and_ten_at(distance: int) -> Tensor:
     r = randn(10_000, generator=torch.Generator().manual_seed(0))
     r[:5], r[5:10] = float(distance), -float(distance)
     return r
 
 
 @cache
-def _ranges_and_sqnr(bits, distance):
+def _ranges_and_sqnr(bits: int, distance: int) -> dict[str, tuple[Tensor, Tensor, float]]:
     """{method: (r_min, r_max, SQNR in dB)}."""
     r, scheme = _normals_and_ten_at(distance), ql.Scheme(bits, "symmetric")
-    found = {
+    ranges = {
         "min-max": min_max(r, scheme),
         "percentile 99.9": percentile(r, scheme, 99.9),
         "entropy": entropy(r, scheme),
         "MSE search": mse_search(r, scheme),
     }
     quality = {}
-    for method, ends in found.items():
+    for method, ends in ranges.items():
         x = ql.quantize(r, scheme, qparams_from_range(*ends, scheme))
         quality[method] = (*ends, ql.sqnr(r, x.dequantize()).item())
     return quality
@@ -41,7 +42,7 @@ def _ranges_and_sqnr(bits, distance):
     bits=Slider("bits", 2, 8, 1, 4),
     distance=Slider("ten values at ±", 4, 40, 1, 20),
 )
-def _gain_over_min_max(bits, distance):
+def _gain_over_min_max(bits: int, distance: int) -> Shown:
     quality = _ranges_and_sqnr(bits, distance)
     sentences = [f"{bits} bits, ten values of 10,000 at {distance} or -{distance}."]
     words = {}

@@ -1,10 +1,15 @@
 """The pictures of notebook 08: bits in bytes, and values that are not evenly spaced."""
 
+from collections.abc import Iterator, Mapping, Sequence
+
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from torch import Tensor
 
-from qlesson.files.packing import pack, unpack
+from qlesson.files.packing import pack, packed_size, unpack
 from qlesson.teach.figures import drawing as draw
 from qlesson.teach.show import ASIDE
 
@@ -12,23 +17,28 @@ BYTES_IN_A_ROW = 4
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def bit_owners(count, bits, order="low_first"):
+def bit_owners(count: int, bits: int, order: str = "low_first") -> np.ndarray:
     """Which code each bit belongs to   (notebook 08, Play).
 
     Rows are bytes, columns bits from the highest to the lowest. Found by packing: where code i has
     all its bits set and the others have none. -1 is unused.
     """
-    owners = None
+    owners = np.full((packed_size(count, bits), 8), -1)
     for i in range(count):
         codes = torch.zeros(count, dtype=torch.uint8)
         codes[i] = 2**bits - 1
         mine = np.unpackbits(pack(codes, bits, order).numpy()[:, None], axis=1).astype(bool)
-        owners = np.full(mine.shape, -1) if owners is None else owners
         owners[mine] = i
     return owners
 
 
-def bits_in_bytes(codes, bits, orders=("low_first",), rows=None, read=None):
+def bits_in_bytes(
+    codes: Tensor | Sequence[int],
+    bits: int,
+    orders: Sequence[str] = ("low_first",),
+    rows: int | None = None,
+    read: str | None = None,
+) -> Figure:
     """Every bit of the packed bytes, and which code it belongs to   (notebook 08).
 
     codes   at most 8 integers that fit into `bits` bits, signed if one of them is negative
@@ -68,11 +78,13 @@ def bits_in_bytes(codes, bits, orders=("low_first",), rows=None, read=None):
     return fig
 
 
-def _named(codes):
+def _named(codes: Tensor) -> Iterator[tuple[str, int]]:
     return zip(LETTERS, codes.tolist(), strict=False)
 
 
-def _code_boxes(ax, y, words, width, tinted=None):
+def _code_boxes(
+    ax: Axes, y: float, words: Sequence[str], width: float, tinted: Sequence[bool] | None = None
+) -> None:
     """A box for each code; those that are not `tinted` stay white."""
     step = width / len(words)
     for i, word in enumerate(words):
@@ -81,7 +93,7 @@ def _code_boxes(ax, y, words, width, tinted=None):
         ax.text(i * step + step / 2 - 0.2, y + 0.5, word, ha="center", va="center")
 
 
-def _one_byte(ax, x, y, k, value, owner):
+def _one_byte(ax: Axes, x: float, y: float, k: int, value: int, owner: np.ndarray) -> None:
     """Eight boxes with their digits, the byte's value above, the codes' letters below."""
     ax.text(x + 4, y + 0.25, f"byte {k} = {value}", ha="center", va="bottom", fontsize=draw.SMALL)
     for i in range(8):
@@ -94,11 +106,11 @@ def _one_byte(ax, x, y, k, value, owner):
         ax.text(x + (start + end) / 2, y - 1.15, letter, ha="center", va="top", fontsize=draw.SMALL)
 
 
-def _box(ax, x, y, width, color):
+def _box(ax: Axes, x: float, y: float, width: float, color: str) -> None:
     ax.add_patch(Rectangle((x, y), width, 1, facecolor=color, edgecolor=draw.INK, lw=0.8))
 
 
-def codebook_lines(books, r=None):
+def codebook_lines(books: Mapping[str, draw.Values], r: draw.Values | None = None) -> Figure:
     """The values that each format can give back, all with the largest at 1   (notebook 08).
 
     books  {label: values}, a row for each

@@ -3,12 +3,13 @@
 from functools import partial
 
 import torch
+from torch import Tensor
 
 import qlesson as ql
 from qlesson.files.packing import PackedTensor, unpack
 from qlesson.teach import figures
 from qlesson.teach.lessons.n08.figures import LETTERS
-from qlesson.teach.widgets import Choice, Slider, declare
+from qlesson.teach.widgets import Choice, Shown, Slider, declare
 
 _R = torch.tensor([-1.0, 0.7, -0.4, 0.2, 1.0, -0.8, 0.4, -0.1])
 _ORDERS = ("low_first", "high_first")
@@ -20,7 +21,7 @@ _ORDERS = ("low_first", "high_first")
     order=Choice("written", _ORDERS, "low_first"),
     read=Choice("read", _ORDERS, "low_first"),
 )
-def _bits_in_bytes(bits, order, read):
+def _bits_in_bytes(bits: int, order: str, read: str) -> Shown:
     x = ql.quantize(_R, ql.Scheme(bits, "symmetric"))
     data = PackedTensor.pack(x, order).data
     owners = figures.bit_owners(len(_R), bits, order)
@@ -35,5 +36,5 @@ def _bits_in_bytes(bits, order, read):
     return sentences, partial(figures.bits_in_bytes, x.q, bits, (order,), rows=2, read=read)
 
 
-def _listed(x):
+def _listed(x: Tensor) -> str:
     return " ".join(map(str, x.tolist()))

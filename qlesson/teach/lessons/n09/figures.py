@@ -1,13 +1,17 @@
 """The pictures of notebook 09: what a quantized layer multiplies, and where its floats are."""
 
+from collections.abc import Mapping
+
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from qlesson.teach.figures import drawing as draw
 from qlesson.teach.show import ASIDE
 
 
-def four_areas(q_x, z_x, q_w, z_w):
+def four_areas(q_x: draw.Scalar, z_x: draw.Scalar, q_w: draw.Scalar, z_w: draw.Scalar) -> Figure:
     """(q_x - z_x)(q_w - z_w) as areas: a product, two strips, and their corner   (notebook 09).
 
     Whole numbers, with 0 < z < q in both.
@@ -39,7 +43,7 @@ def four_areas(q_x, z_x, q_w, z_w):
     return fig
 
 
-def _outline(ax, q_x, q_w, z_x, z_w):
+def _outline(ax: Axes, q_x: float, q_w: float, z_x: float, z_w: float) -> None:
     """The whole rectangle, and thin lines at the zero points."""
     ax.add_patch(Rectangle((0, 0), q_x, q_w, fc="none", ec=draw.GRID, lw=0.8, gid=ASIDE))
     ax.plot([z_x, z_x], [0, q_w], color=draw.GRID, lw=0.8, ls=":", gid=ASIDE)
@@ -73,7 +77,7 @@ KINDS_OF_LAYERS = {  # name: (step, whether it runs on integers)
 }
 
 
-def pipelines():
+def pipelines() -> Figure:
     """What each kind of layer computes, step by step, and which steps run on floats (notebook 09).
 
     The kinds are those of `qlesson.nn.layers`.
@@ -102,7 +106,7 @@ def pipelines():
     return fig
 
 
-def bits_used(rows, limit=31):
+def bits_used(rows: Mapping[str, float], limit: float = 31) -> Figure:
     """How many bits the largest sums take, beside what the accumulator has   (notebook 09).
 
     rows  {name: bits}
@@ -121,7 +125,12 @@ def bits_used(rows, limit=31):
     return fig
 
 
-def noise_split(curves, weights, chosen, title=""):
+def noise_split(
+    curves: Mapping[str, tuple[draw.Values, draw.Values]],
+    weights: draw.Scalar,
+    chosen: tuple[draw.Scalar, draw.Scalar],
+    title: str = "",
+) -> Figure:
     """SQNR of a layer's output against the bits of its input   (notebook 09, Play).
 
     curves   {label: (bits, SQNR in dB)}: the inputs alone, and both

@@ -3,19 +3,21 @@
 from functools import cache
 
 import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor
 
 import qlesson as ql
 from qlesson.methods import layer_inputs
 from qlesson.models import tinygpt
 from qlesson.teach import figures
-from qlesson.teach.widgets import Choice, Slider, declare
+from qlesson.teach.widgets import Choice, Shown, Slider, declare
 
 _BITS = range(2, 9)
 _LAYERS = {"mlp.up": "after a norm", "mlp.down": "after a GELU"}
 
 
 @cache
-def _inputs_weight_bias(name):
+def _inputs_weight_bias(name: str) -> tuple[Tensor, Tensor, Tensor]:
     """The inputs of a layer of the GPT's first block on 256 characters, its weight and its bias."""
     gpt, name = tinygpt.load("cpu"), f"blocks.0.{name}"
     ids = tinygpt.encode(tinygpt.calibration_text()[:256])[None]
@@ -24,7 +26,7 @@ def _inputs_weight_bias(name):
 
 
 @cache
-def _sqnr(name, weight_bits=None, input_bits=None):
+def _sqnr(name: str, weight_bits: int | None = None, input_bits: int | None = None) -> float:
     """SQNR of x W^T + b in dB, to 0.1, computed in float64."""
     x, w, b = _inputs_weight_bias(name)
     x_hat, w_hat = x, w
@@ -43,7 +45,7 @@ def _sqnr(name, weight_bits=None, input_bits=None):
     inputs=Slider("bits of the inputs", 2, 8, 1, 8),
     layer=Choice("layer", tuple(_LAYERS), "mlp.up"),
 )
-def _how_many_bits(weights, inputs, layer):
+def _how_many_bits(weights: int, inputs: int, layer: str) -> Shown:
     alone, from_inputs = _sqnr(layer, weights), _sqnr(layer, None, inputs)
     both = _sqnr(layer, weights, inputs)
     noise = [10 ** (-db / 10) for db in (alone, from_inputs)]
@@ -54,7 +56,7 @@ def _how_many_bits(weights, inputs, layer):
         f"Of the error, {100 - share} % comes from the weights, {share} % from the inputs.",
     ]
 
-    def draw():
+    def draw() -> Figure:
         curves = {
             "inputs alone": (list(_BITS), [_sqnr(layer, None, b) for b in _BITS]),
             "both": (list(_BITS), [_sqnr(layer, weights, b) for b in _BITS]),

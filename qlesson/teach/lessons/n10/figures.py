@@ -1,8 +1,11 @@
 """The pictures of notebook 10: a language model with fewer bits."""
 
 import textwrap
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from qlesson.teach.figures import drawing as draw
@@ -10,13 +13,13 @@ from qlesson.teach.figures import drawing as draw
 LETTERS, LINES = 80, 2  # of a typewriter font: in a line, and lines of a text
 
 
-def damage_by_matrix(damage, sqnr):
+def damage_by_matrix(damage: Mapping[str, draw.Scalar], sqnr: Mapping[str, draw.Scalar]) -> Figure:
     """What each matrix costs the model when it alone is quantized   (notebook 10).
 
     damage  {name: nats}, drawn from the largest to the smallest
     sqnr    {name: dB of that matrix}, written beside its bar
     """
-    names = sorted(damage, key=damage.get, reverse=True)
+    names = sorted(damage, key=lambda name: damage[name], reverse=True)
     values, places = [draw.number(damage[name]) for name in names], -np.arange(len(names))
     fig, ax = draw.figure(min(4.0, 0.9 + 0.2 * len(names)))
     ax.barh(places, values, height=0.72, color=draw.SIZE, edgecolor=draw.REAL, lw=0.8)
@@ -37,7 +40,10 @@ def damage_by_matrix(damage, sqnr):
     return fig
 
 
-def size_and_perplexity(curves, floor=None):
+def size_and_perplexity(
+    curves: Mapping[str, tuple[draw.Values, draw.Values, Sequence[object]]],
+    floor: draw.Scalar | None = None,
+) -> Figure:
     """Perplexity against the bytes of a model; the lower, the better at its size   (notebook 10).
 
     curves  {label: (kilobytes, perplexities, names of the points)}
@@ -59,14 +65,14 @@ def size_and_perplexity(curves, floor=None):
     return fig
 
 
-def _plain_ticks(limits):
+def _plain_ticks(limits: tuple[float, float]) -> tuple[list[float], list[str]]:
     steps = (1, 2, 3, 4, 5, 6, 8) if limits[1] < 10 * limits[0] else (1, 2, 5)
     at = [a * 10**k for k in range(-1, 5) for a in steps]
     at = [x for x in at if limits[0] <= x <= limits[1]]
     return at, [f"{x:g}" for x in at]
 
 
-def written(texts, perplexities):
+def written(texts: Mapping[str, str], perplexities: Mapping[str, draw.Scalar]) -> Figure:
     """What models write after the same words, and how unsure they are   (notebook 10, Play).
 
     texts         {label: text}
@@ -90,7 +96,7 @@ def written(texts, perplexities):
     return fig
 
 
-def _blind_to_sure(ax):
+def _blind_to_sure(ax: Axes) -> None:
     """A perplexity axis up to what a model has that is wrong more often than by chance."""
     ax.set_xscale("log")
     ax.set_xlim(3, 3000)
@@ -103,13 +109,15 @@ def _blind_to_sure(ax):
     ax.set_xlabel("perplexity")
 
 
-def three_digits(p) -> str:
+def three_digits(p: draw.Scalar) -> str:
     """A perplexity as it is written: 3.82, 22.6 or 134   (notebook 10, Play)."""
     p = draw.number(p)
     return f"{p:.{max(0, 2 - int(np.log10(max(p, 1))))}f}"
 
 
-def perplexity_by_bits(curves, floor=None):
+def perplexity_by_bits(
+    curves: Mapping[str, tuple[draw.Values, draw.Values]], floor: draw.Scalar | None = None
+) -> Figure:
     """Perplexity of a language model against bits   (notebook 10).
 
     curves  {label: (bits, perplexities)}

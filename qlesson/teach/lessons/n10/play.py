@@ -7,7 +7,7 @@ from typing import NamedTuple
 import qlesson as ql
 from qlesson.models import tinygpt
 from qlesson.teach import figures
-from qlesson.teach.widgets import Choice, Slider, declare
+from qlesson.teach.widgets import Choice, Shown, Slider, declare
 
 PROMPT, LENGTH, SEED, TEMPERATURE = "An object is", 120, 0, 0.5
 CHARACTERS = 4096  # that perplexity reads, as in the notebook
@@ -27,14 +27,14 @@ INPUTS = {FLOAT: None} | {f"{b} bits": b for b in (8, 6, 5, 4, 3, 2)}
     mode=Choice("mode", ("asymmetric", "symmetric"), "asymmetric"),
     inputs=Choice("inputs of layers", tuple(INPUTS), FLOAT),
 )
-def _the_model_writes(bits, scales, mode, inputs):
+def _the_model_writes(bits: int, scales: str, mode: str, inputs: str) -> Shown:
     scheme = ql.Scheme(bits, mode, WAYS[scales])
     original, small = _read(None, None), _read(scheme, INPUTS[inputs])
-    perplexities = [figures.three_digits(it.perplexity) for it in (small, original)]
+    fewer, float32 = (figures.three_digits(it.perplexity) for it in (small, original))
     sentences = [
         f"Weights {bits} bits, {scales}, {mode}; inputs {inputs}.",
         f"{small.kilobytes} kB in place of {original.kilobytes}; "
-        f"perplexity {perplexities[0]} in place of {perplexities[1]}.",
+        f"perplexity {fewer} in place of {float32}.",
         *textwrap.wrap(f"It writes: {' '.join(small.text.split())}", 79),
     ]
     label = f"{bits} bits" + (f", inputs {inputs}" if INPUTS[inputs] else "")
@@ -51,12 +51,12 @@ class _Reading(NamedTuple):
 
 
 @cache
-def _gpt():
+def _gpt() -> tinygpt.GPT:
     return tinygpt.load()
 
 
 @cache
-def _read(scheme, input_bits):
+def _read(scheme: ql.Scheme | None, input_bits: int | None) -> _Reading:
     """Size, perplexity and text of the model; scheme None is float32."""
     model = _gpt() if scheme is None else tinygpt.quantized(_gpt(), scheme, _per_token(input_bits))
     return _Reading(
@@ -66,5 +66,5 @@ def _read(scheme, input_bits):
     )
 
 
-def _per_token(bits):
-    return bits and ql.Scheme(bits, granularity=ql.PerAxis(0))
+def _per_token(bits: int | None) -> ql.Scheme | None:
+    return ql.Scheme(bits, granularity=ql.PerAxis(0)) if bits else None

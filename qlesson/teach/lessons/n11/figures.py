@@ -1,15 +1,21 @@
 """The pictures of notebook 11: what better methods than rounding do."""
 
+from collections.abc import Iterable, Mapping, Sequence
+
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from qlesson.affine import QParams
 from qlesson.qtensor import fake_quantize
+from qlesson.scheme import Scheme
 from qlesson.teach.figures import drawing as draw
 from qlesson.teach.show import ASIDE
 
 
-def side_by_side(panels, methods):
+def side_by_side(
+    panels: Mapping[str, Mapping[str, Iterable[float]]], methods: Sequence[str]
+) -> Figure:
     """One panel of bars for each measure, the same methods below each other   (notebook 11).
 
     panels   {title: {series: one value for each method}}, one or two series in a panel
@@ -52,7 +58,7 @@ def side_by_side(panels, methods):
     return fig
 
 
-def column_errors(sizes, errors):
+def column_errors(sizes: draw.Values, errors: Mapping[str, draw.Values]) -> Figure:
     """How far off each column of a weight is, by the size of the inputs it meets   (notebook 11).
 
     sizes   mean |x_j| of each input channel
@@ -72,7 +78,7 @@ def column_errors(sizes, errors):
     return fig
 
 
-def channels(rows):
+def channels(rows: Mapping[str, draw.Values]) -> Figure:
     """The largest magnitude of each input channel, a panel for each way   (notebook 11).
 
     rows  {title: inputs [samples, in]}
@@ -90,7 +96,13 @@ def channels(rows):
     return fig
 
 
-def straight_through(scheme, scale, zero_point, r_min, r_max):
+def straight_through(
+    scheme: Scheme,
+    scale: draw.Scalar,
+    zero_point: draw.Scalar,
+    r_min: draw.Scalar,
+    r_max: draw.Scalar,
+) -> Figure:
     """Rounding as training sees it: the values of a staircase, the slope of a line  (notebook 11).
 
     What is drawn is fake_quantize and the gradient that torch finds for it.
@@ -116,7 +128,9 @@ def straight_through(scheme, scale, zero_point, r_min, r_max):
     return fig
 
 
-def smoothing(alphas, shares, chosen):
+def smoothing(
+    alphas: draw.Values, shares: Mapping[str, draw.Values], chosen: draw.Scalar
+) -> Figure:
     """Output error against how much of the outliers moves into the weights  (notebook 11, Play).
 
     alphas  the exponents

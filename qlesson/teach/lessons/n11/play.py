@@ -1,22 +1,24 @@
 """The live figure of notebook 11: how much of the outliers may move to the weights."""
 
+from collections.abc import Sequence
 from functools import cache, partial
 
 import torch
+from torch import Tensor
 
 import qlesson as ql
 from qlesson.methods import output_error
 from qlesson.methods.smoothquant import smoothing_scales
 from qlesson.teach import figures
 from qlesson.teach.draws import randn
-from qlesson.teach.widgets import Slider, declare
+from qlesson.teach.widgets import Shown, Slider, declare
 
 _WEIGHTS, _INPUTS = ql.Scheme(8, "symmetric", ql.PerAxis(0)), ql.Scheme(8)
 _ALPHAS = tuple(i / 20 for i in range(21))
 
 
 @cache
-def _layer():
+def _layer() -> tuple[Tensor, Tensor]:
     """Notebook 11's layer, without its outliers: W [64, 128] and inputs [1024, 128]."""
     g = torch.Generator().manual_seed(0)
     w = randn(64, 128, generator=g) / 128**0.5
@@ -26,14 +28,14 @@ def _layer():
 
 
 @cache
-def _inputs(times):
+def _inputs(times: int) -> Sequence[Tensor]:
     x = _layer()[1].clone()
     x[:, [7, 40, 90]] *= times
     return x.split(512)
 
 
 @cache
-def _errors(times, alpha):
+def _errors(times: int, alpha: float | None) -> dict[str, float]:
     """Output error on new inputs in %: of the inputs, of the weights, and of both quantized.
 
     alpha None leaves the inputs as they are.
@@ -54,7 +56,7 @@ def _errors(times, alpha):
     alpha=Slider("alpha", 0.0, 1.0, 0.05, 0.0),
     times=Slider("3 channels times", 1, 40, 1, 20),
 )
-def _smooth(alpha, times):
+def _smooth(alpha: float, times: int) -> Shown:
     alpha = min(_ALPHAS, key=lambda a: abs(a - alpha))
     plain, here = _errors(times, None), _errors(times, alpha)
     every = [_errors(times, a) for a in _ALPHAS]

@@ -1,11 +1,14 @@
 """The pictures of notebook 12: bytes that move, and the time they take."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+from matplotlib.figure import Figure
 
 from qlesson.teach.figures import drawing as draw
 
 
-def traffic(rows, floor):
+def traffic(rows: Sequence[tuple[str, float, float]], floor: tuple[float, float]) -> Figure:
     """The bytes that every operation reads and writes, one below the other   (notebook 12).
 
     rows   (operation, bytes read, bytes written) for each value, as they run
@@ -30,7 +33,7 @@ def traffic(rows, floor):
     return fig
 
 
-def times(ms, floor):
+def times(ms: Mapping[str, float], floor: float) -> Figure:
     """How long each contestant takes, on a logarithmic axis   (notebook 12).
 
     ms     {contestant: milliseconds}
@@ -51,7 +54,7 @@ def times(ms, floor):
     return fig
 
 
-def pieces(sizes, ms, floor):
+def pieces(sizes: Sequence[int], ms: Sequence[float], floor: float) -> Figure:
     """The time of the formula on so many values at a time   (notebook 12).
 
     sizes  values in a piece; ms  the time for the whole tensor; floor  the time of one pass
@@ -69,7 +72,9 @@ def pieces(sizes, ms, floor):
     return fig
 
 
-def roofline(points, gb_per_s, arithmetic=None):
+def roofline(
+    points: Mapping[str, tuple[float, float]], gb_per_s: float, arithmetic: float | None = None
+) -> Figure:
     """Values per second against bytes per value, under the roof of memory   (notebook 12).
 
     points      {name: (bytes moved for each value, values per second)}
@@ -97,7 +102,7 @@ def roofline(points, gb_per_s, arithmetic=None):
     return fig
 
 
-def _round_ticks(low, high):
+def _round_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
     """1, 3, 10, 30 ... between two numbers, or 1, 10, 100 ... if that is many, and their words."""
     steps = (1, 3) if high < 1000 * low else (1,)
     at = [m * 10.0**e for e in range(-4, 5) for m in steps if low <= m * 10.0**e <= high]

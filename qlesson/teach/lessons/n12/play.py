@@ -8,14 +8,14 @@ import qlesson as ql
 from qlesson.affine import narrowed
 from qlesson.bench import traffic
 from qlesson.teach import figures
-from qlesson.teach.widgets import Choice, Slider, declare
+from qlesson.teach.widgets import Choice, Shown, Slider, declare
 
 _WORKS, _DTYPES = ("quantize", "dequantize"), ("float32", "float16")
 _VALUES = 1000
 
 
 @cache
-def _bytes(work, dtype):
+def _bytes(work: str, dtype: str) -> dict[str, int]:
     """Bytes for each value, counted: the operations one by one, and in one pass."""
     scale, zero_point = torch.tensor(0.03), torch.tensor(3)
     real = torch.linspace(-3, 3, _VALUES).to(getattr(torch, dtype))
@@ -38,7 +38,7 @@ def _bytes(work, dtype):
     bandwidth=Slider("memory, GB/s", 5, 3000, 5, 25),
     arithmetic=Slider("arithmetic, 10^9/s", 1, 1000, 1, 8),
 )
-def _roofs(work, dtype, bandwidth, arithmetic):
+def _roofs(work: str, dtype: str, bandwidth: int, arithmetic: int) -> Shown:
     points, ms = {}, []
     sentences = [f"Roofs, in billion values a second: arithmetic {arithmetic}."]
     for way, moved in _bytes(work, dtype).items():
