@@ -53,7 +53,8 @@ def _found_range(find_range: FindRange, r: Tensor, scheme: Scheme) -> tuple[Tens
     """What find_range gives: two tensors in the scale's shape, on r's device."""
     checks.function("find_range", find_range, "(r, scheme), such as ranges.mse_search")
     shape, found = scheme.granularity.scale_shape(r.shape), find_range(r, scheme)
-    shapes = [tuple(getattr(x, "shape", ())) for x in found if isinstance(x, Tensor)]
+    given = found if isinstance(found, tuple | list) else ()
+    shapes = [tuple(x.shape) for x in given if isinstance(x, Tensor)]
     if shapes != [shape, shape] or any(x.device != r.device for x in found):
         raise ValueError(
             f"find_range must give r_min and r_max, two tensors of shape {shape} on {r.device}: "

@@ -12,7 +12,7 @@ from gate_values import EQUAL, REFUSED, SAME, SOUND, THROUGH, Arg, kind
 from torch import nn
 
 import qlesson as ql
-from qlesson import methods, observers
+from qlesson import methods, observers, ranges
 from qlesson import nn as qnn
 from qlesson.files.packing import PackedTensor, pack
 from qlesson.models import minilm, tinygpt
@@ -27,6 +27,7 @@ scheme, granularity, whole, number = map(kind, ("scheme", "granularity", "whole"
 one_of, text, patterns, path, new_path = map(
     kind, ("one_of", "text", "patterns", "path", "new_path")
 )
+function = kind("function")
 device, model, qtensor, thing = map(kind, ("device", "model", "qtensor", "thing"))
 dictionary, named, shape, out = map(kind, ("dictionary", "named", "shape", "out"))
 anything = kind("anything")
@@ -126,9 +127,11 @@ ROWS = {
     "affine.asymmetric_qparams": row(
         r_min=formula(-A.abs(), **FORMULA), r_max=formula(A.abs(), **FORMULA),
         quant_min=formula_end(-128, **FORMULA), quant_max=formula_end(127, **FORMULA),
+        scale_dtype=anything(None),
     ),
     "affine.symmetric_qparams": row(
-        r_max=formula(A.abs(), **FORMULA), quant_max=formula_end(127, **FORMULA)
+        r_max=formula(A.abs(), **FORMULA), quant_max=formula_end(127, **FORMULA),
+        scale_dtype=anything(None),
     ),
     "affine.quantize_affine": row(
         r=formula(A, **FORMULA), scale=formula(STEP, **FORMULA),
@@ -140,7 +143,7 @@ ROWS = {
         q=formula(A, **FORMULA), scale=formula(STEP, **FORMULA), zero_point=formula(STEP, **FORMULA)
     ),
     **{f"affine.{name}": "a step of the formulas, on what they have made" for name in
-       ("clip", "narrowed", "rounded", "safe_qparams", "too_small", "two_to", "widened")},
+       ("clip", "narrowed", "rounded", "safe_qparams", "stored", "too_small", "two_to", "widened")},
     # --- errors ---
     "error.ErrorShares": RECORD,
     "error.error_shares": row(
@@ -159,17 +162,17 @@ ROWS = {
         "PerAxis": "scale_shape block_shape reduce",
         "PerGroup": "scale_shape block_shape split join align reduce",
     }.items() for m in ms.split()},
+    "scheme.qparams_of": BELOW,
     "scheme.Scheme": row(
         bits=whole(8), mapping=one_of("asymmetric"), granularity=granularity(
             ql.PerTensor(), no_axis=SOUND), signed=one_of(True), include_zero=one_of(True),
-        rounding=one_of("inside"),
+        rounding=one_of("inside"), scale_dtype=one_of(torch.float16, none=SOUND),
     ),
     # --- ranges and observers ---
     # A NaN is handed on, for the caller to find in one small reading.
     "ranges.min_max": row(r=real(A, nan=THROUGH, infinite=THROUGH, below=THROUGH),
-                          granularity=granularity(ql.PerTensor(), says="axis")),
-    "ranges.percentile": row(r=real(A), granularity=granularity(ql.PerTensor(), says="axis"),
-                             percent=number(99.0, negative=REFUSED)),
+                          scheme=scheme(FOUR)),
+    "ranges.percentile": row(**SEARCH, percent=number(99.0, negative=REFUSED)),
     "ranges.mse_search": row(**SEARCH),
     "ranges.entropy": row(**SEARCH, bins=whole(256)),
     "observers.Observer": row(granularity=granularity(ql.PerTensor(), no_axis=SOUND)),
@@ -198,7 +201,7 @@ ROWS = {
     "device.best_device": "reads QLESSON_DEVICE alone: tests/kernels/test_kernels.py",
     "kernels.use_kernels": row(mode=one_of("auto")),
     "qtensor.ZeroPointClipped": "a warning",
-    "qtensor.choose_qparams": row(**SEARCH),
+    "qtensor.choose_qparams": row(**SEARCH, find_range=function(ranges.mse_search, none=SOUND)),
     "qtensor.qparams_from_range": row(
         r_min=numbers(-A.abs(), **SAME_SHAPE), r_max=numbers(A.abs(), **SAME_SHAPE, below=REFUSED),
         scheme=scheme(EIGHT)),

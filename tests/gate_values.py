@@ -179,7 +179,7 @@ KINDS = {
     "numbers": NO_TENSOR | PLACED | SHAPES | COMPLEX | NOT_FINITE | GRADIENT
     | {k: (make, SOUND) for k, (make, _) in WHOLE_DTYPES.items()},
     # what a formula of affine takes: complex numbers and truth values mean nothing in one, and it
-    # checks nothing else (design.md, "The arithmetic, exactly", 10)
+    # checks nothing else
     "formula": {k: v for k, v in COMPLEX.items()}
     | {"number_complex": (lambda x: 1j, REFUSED), "number_truth": (lambda x: True, REFUSED)}
     | {k: (make, THROUGH) for k, (make, _) in (NOT_FINITE | GRADIENT).items()}
@@ -258,6 +258,13 @@ KINDS = {
         "pattern": (lambda x: "[a]?*", REFUSED),
         "empty": (lambda x: "", REFUSED),
         "tensor": (lambda x: torch.ones(2), REFUSED),
+    },
+    "function": {
+        "word": (lambda x: "no function", REFUSED),
+        "none": (lambda x: None, REFUSED),
+        "number": (lambda x: 3, REFUSED),
+        "of nothing": (lambda x: lambda *a: None, REFUSED),
+        "of numbers": (lambda x: lambda *a: (-1.0, 1.0), REFUSED),
     },
     "text": {
         "none": (lambda x: None, REFUSED),

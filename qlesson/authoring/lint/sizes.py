@@ -16,7 +16,7 @@ def minutes(nb: NotebookNode) -> int:
 
 
 def sizes(nb: NotebookNode) -> dict[str, int | str]:
-    """The sizes that course.md's medians are compared with."""
+    """The sizes of which the table shows the medians."""
     gaps, gap = [], 0
     for cell in nb.cells:
         if cell.cell_type == "markdown":
