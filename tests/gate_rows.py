@@ -234,7 +234,6 @@ ROWS = {
     "nn.integer.integer_bias": row(
         bias=numbers(A[0], scalar=REFUSED), x_scale=number_or_scale(STEP, says="bias"),
         w_scale=number_or_scale(torch.full((8,), 0.1), says="bias")),
-    "nn.integer.reach": row(scheme=scheme(EIGHT)),
     "nn.integer.requantize": row(
         accumulator=codes(SUM, as_int32=SAME, empty=SOUND),
         factor=thing(FixedPoint(torch.tensor(2**30), torch.tensor(31))),

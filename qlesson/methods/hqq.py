@@ -15,7 +15,7 @@ from torch import Tensor
 
 from qlesson import checks
 from qlesson.affine import QParams, dequantize_affine, quantize_affine
-from qlesson.methods.result import Result
+from qlesson.methods.result import Result, _checked_weight
 from qlesson.qtensor import choose_qparams, quantize
 from qlesson.scheme import Scheme
 
@@ -35,7 +35,7 @@ def hqq(weight: Tensor, inputs: Tensor | None, scheme: Scheme) -> Result:
 
     The first is that of rounding to nearest, so no sum is larger than its. inputs are not used.
     """
-    weight, _ = checks.layer(weight, inputs, optional=True)
+    weight = _checked_weight(weight, inputs)
     qparams = choose_qparams(weight, scheme)
     w, there = scheme.granularity.rows(weight.to(qparams.scale.dtype))
     scale, zero_point = (x.reshape(-1, 1) for x in qparams)

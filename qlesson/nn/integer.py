@@ -155,19 +155,11 @@ def int8_codes(q: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
 def safe_length(x_scheme: Scheme, w_scheme: Scheme) -> int:
     """The largest n for which no sum of n products (q_x - z_x)(q_w - z_w) can leave int32.
 
-    n * reach_x * reach_w <= 2^31 - 1, where reach is the largest |q - z|: quant_max in symmetric
-    mode, quant_max - quant_min in asymmetric mode (notebook 09).
+    n * x_scheme.reach * w_scheme.reach <= 2^31 - 1   (notebook 09).
     """
     for name, scheme in (("x_scheme", x_scheme), ("w_scheme", w_scheme)):
         checks.scheme(name, scheme)
-    return INT32_MAX // (reach(x_scheme) * reach(w_scheme))
-
-
-def reach(scheme: Scheme) -> int:
-    """The largest |q - z| that a scheme allows."""
-    checks.scheme("scheme", scheme)
-    low = 0 if scheme.mapping == "symmetric" else scheme.quant_min
-    return scheme.quant_max - low
+    return INT32_MAX // (x_scheme.reach * w_scheme.reach)
 
 
 def integer_bias(bias: Tensor, x_scale: Tensor, w_scale: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from qlesson.nn.integer import (
     four_terms,
     int8_codes,
     integer_bias,
-    reach,
     requantize,
 )
 from qlesson.nn.layers import QuantizedLinear
@@ -93,11 +92,11 @@ class IntegerLinear(_KeepsScale):
 
     def _bias_codes(self) -> Tensor:
         """The bias in int32. Raises ValueError where the sum with it could leave 32 bits."""
-        layer, scheme = self.layer, self.layer.codes.scheme
+        layer = self.layer
         if layer.bias is None:
             return torch.zeros_like(layer.weight_sums[0])
         codes = integer_bias(layer.bias, layer.input_scale, layer.codes.scale)
-        most = layer.in_features * reach(layer._input_scheme) * reach(scheme)
+        most = layer.in_features * layer._input_scheme.reach * layer.codes.scheme.reach
         if int(codes.abs().max()) > INT32_MAX - most:
             raise ValueError(
                 f"The bias, up to {int(codes.abs().max())} in units of s_x s_w, could overflow the "

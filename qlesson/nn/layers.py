@@ -108,8 +108,8 @@ class QuantizedLinear(_Layer):
         scheme = self._input_scheme
         qparams = QParams(self.input_scale, self.input_zero_point) if self.static else None
         x = quantize(r, scheme, qparams)
-        checks.matrix("r", x, "[tokens, inputs]")
-        checks.last_axis("r", x, self.in_features)
+        checks.matrix("r", x.q, "[tokens, inputs]")
+        checks.last_axis("r", x.q, self.in_features)
         return x
 
     @torch.no_grad()
@@ -128,8 +128,8 @@ class QuantizedLinear(_Layer):
                 f"x has {x.scheme}, and the layer's inputs have {self.activations}: use "
                 "layer.quantize_input(r)."
             )
-        checks.matrix("x", x, "[tokens, inputs]")
-        checks.last_axis("x", x, self.in_features)
+        checks.matrix("x", x.q, "[tokens, inputs]")
+        checks.last_axis("x", x.q, self.in_features)
         q_x, z_x = int8_codes(x.q, x.zero_point)
         q_w, z_w = int8_codes(self.codes.q, _columns(self.codes.zero_point))
         for i, columns in enumerate(self._groups()):
