@@ -234,7 +234,6 @@ ROWS = {
     "nn.integer.integer_bias": row(
         bias=numbers(A[0], scalar=REFUSED), x_scale=number_or_scale(STEP, says="bias"),
         w_scale=number_or_scale(torch.full((8,), 0.1), says="bias")),
-    "nn.integer.reach": row(scheme=scheme(EIGHT)),
     "nn.integer.requantize": row(
         accumulator=codes(SUM, as_int32=SAME, empty=SOUND),
         factor=thing(FixedPoint(torch.tensor(2**30), torch.tensor(31))),
@@ -263,12 +262,12 @@ ROWS = {
         on=lambda: qnn.QuantizedConv(CONV, QCONV, CONV.bias),
         input=real(drawn(3, 2, 8), **FLOATS_GO_THROUGH, scalar=REFUSED, deeper=REFUSED,
                    empty=SOUND)),
-    "nn.layers.IntegerLinear": row(
+    "nn.integer_linear.IntegerLinear": row(
         layer=thing(linear()), output=scheme(EIGHT),
         qparams=qparams(PAIR, says=("scale", "zero_point", "factor"))),
-    "nn.layers.IntegerLinear.forward": row(
+    "nn.integer_linear.IntegerLinear.forward": row(
         on=lambda: integer(), q=codes(INT8, as_int8=SAME, empty=SOUND, beyond=REFUSED, **MATRIX)),
-    "nn.layers.IntegerLinear.accumulator": row(
+    "nn.integer_linear.IntegerLinear.accumulator": row(
         on=lambda: integer(), q=codes(INT8, as_int8=SAME, empty=SOUND, beyond=REFUSED, **MATRIX)),
     "nn.weight.QuantizedWeight": row(weight=qtensor(Q), dtype=dtype(torch.float32)),
     "nn.weight.QuantizedWeight.values": row(
@@ -284,7 +283,7 @@ ROWS = {
         skip=patterns("1"), activations=scheme(EIGHT),
         qparams=dictionary({"0": PAIR}, none=SOUND)),
     **{f"nn.model.{name}": "a step of quantize_model and its kin, which have checked the model"
-       for name in ("about", "swappable", "with_weights")},
+       for name in ("naming_layer", "swappable", "with_weights")},
     "nn.record.record": row(
         call=lambda f, batches, **more: f(batches=[batches], **more),
         model=model(MODEL), batches=anything(X), take=anything(lambda name, x: None),

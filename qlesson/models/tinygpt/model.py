@@ -8,6 +8,7 @@ next. The architecture is GPT-2's (Radford et al. 2019); data, training and limi
 
 import copy
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,20 +16,23 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from qlesson import checks
 from qlesson.device import best_device
 from qlesson.models.cache import BLOCK, KVCache
-from qlesson.nn.model import with_weights
+from qlesson.nn.model import Model, with_weights
 from qlesson.plan import make_plan
 from qlesson.qtensor import fake_quantize, quantize
+from qlesson.scheme import Scheme
 
 FOLDER = Path(__file__).parent
 VOCABULARY = "\n" + "".join(chr(i) for i in range(32, 127) if chr(i) not in "$`")
 NUMBER = {character: i for i, character in enumerate(VOCABULARY)}
 MEASURED = 16_384  # held-out characters that perplexity predicts
 WINDOWS_AT_ONCE = 16  # bounds the memory that perplexity takes; changes no result in float
+
+NewCache = Callable[[], KVCache | None]
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,13 @@ class Config:
 class Attention(nn.Module):
     """softmax(q k^T / sqrt(width / heads)) v per head; a character sees itself and those before."""
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         super().__init__()
         self.heads = config.heads
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
-    def forward(self, x, cache=None):
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         batch, time, width = x.shape
         qkv = self.qkv(x).view(batch, time, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [batch, heads, time, width / heads]
@@ -66,25 +70,25 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """down(gelu(up(x))), from width to 4 * width and back."""
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         super().__init__()
         self.up = nn.Linear(config.width, 4 * config.width)
         self.down = nn.Linear(4 * config.width, config.width)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x)))
 
 
 class Block(nn.Module):
     """x + attention(norm_1(x)), then x + mlp(norm_2(x))."""
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         super().__init__()
         self.norm_1, self.attention = nn.LayerNorm(config.width), Attention(config)
         self.norm_2, self.mlp = nn.LayerNorm(config.width), MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, cache=None):
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         x = x + self.dropout(self.attention(self.norm_1(x), cache))
         return x + self.dropout(self.mlp(self.norm_2(x)))
 
@@ -92,7 +96,7 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """Characters in, logits of the next one out. The token embedding is also the last layer."""
 
-    def __init__(self, config=Config()):
+    def __init__(self, config: Config = Config()) -> None:
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(len(VOCABULARY), config.width)
@@ -102,7 +106,7 @@ class GPT(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self._initialize()
 
-    def _initialize(self):
+    def _initialize(self) -> None:
         """Matrices from N(0, 0.02^2), smaller where a block adds its result to x; biases 0."""
         for name, weights in self.named_parameters():
             adds = name.endswith(("attention.out.weight", "mlp.down.weight"))
@@ -111,7 +115,7 @@ class GPT(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(weights)
 
-    def forward(self, ids, cache=None):
+    def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """ids, integers [batch, time] -> logits [batch, time, 94].
 
         cache, a `KVCache`, keeps the keys and values of the characters read so far; ids are then
@@ -135,7 +139,14 @@ class GPT(nn.Module):
         return F.linear(self.norm(x), self.token_embedding.weight)
 
     @torch.no_grad()
-    def generate(self, prompt, n, seed=0, temperature=0.8, new_cache=KVCache):
+    def generate(
+        self,
+        prompt: str,
+        n: int,
+        seed: int = 0,
+        temperature: float = 0.8,
+        new_cache: NewCache | None = KVCache,
+    ) -> str:
         """The n characters that the model writes after the prompt.
 
         The next character is argmax(logits / temperature + noise), noise = -log(-log(u)) with
@@ -148,7 +159,8 @@ class GPT(nn.Module):
         _check_request(n, seed, temperature)
         noise = _gumbel_noise(n, seed) if temperature > 0 else torch.zeros(n, 1)
         new_cache = new_cache or (lambda: None)
-        window, cache, written = encode(prompt)[-self.config.context :], new_cache(), []
+        window, cache = encode(prompt)[-self.config.context :], new_cache()
+        written: list[int] = []
         model = in_float64(self)
         for i in range(n):
             logits = model._next_logits(window, cache)
@@ -158,14 +170,16 @@ class GPT(nn.Module):
                 window, cache = window[-(self.config.context // 2) :], new_cache()
         return decode(written)
 
-    def _next_logits(self, window, cache):
+    def _next_logits(self, window: Tensor, cache: KVCache | None) -> Tensor:
         """Logits [94] of the character after window [time], on the CPU; fills the cache."""
         new = window[-1:] if cache is not None and cache.length else window
         device = self.token_embedding.weight.device
         return self(new[None].to(device), cache)[0, -1].cpu()
 
 
-def load(device=None, path=FOLDER / "weights.safetensors"):
+def load(
+    device: torch.device | str | None = None, path: str | Path = FOLDER / "weights.safetensors"
+) -> GPT:
     """The trained model in path, ready to use, on `device` (None: `ql.best_device()`)."""
     path = checks.file("path", path)
     device = best_device() if device is None else checks.device("device", device)
@@ -173,7 +187,7 @@ def load(device=None, path=FOLDER / "weights.safetensors"):
     try:
         with safe_open(path, framework="pt") as file:
             known = (file.metadata() or {}).get("vocabulary") == VOCABULARY
-            weights = {name: file.get_tensor(name) for name in file.keys()} if known else None
+            weights = {name: file.get_tensor(name) for name in file.keys()} if known else {}
         if known:
             model.load_state_dict(weights)
     except (SafetensorError, RuntimeError) as error:
@@ -184,7 +198,7 @@ def load(device=None, path=FOLDER / "weights.safetensors"):
     return model.to(device).eval()
 
 
-def in_float64(model):
+def in_float64(model: Model) -> Model:
     """A copy that computes in float64, for evaluation: every machine then finds the same.
 
     The order of a sum is the processor's own, so float32 results differ in their last bits. A
@@ -196,7 +210,7 @@ def in_float64(model):
     return copy.deepcopy(model).double().eval()
 
 
-def encode(text):
+def encode(text: str) -> Tensor:
     """Text -> one integer per character, [len(text)]."""
     checks.text("text", text)
     unknown = sorted(set(text) - set(VOCABULARY))
@@ -208,27 +222,30 @@ def encode(text):
     return torch.tensor([NUMBER[character] for character in text])
 
 
-def decode(ids):
+def decode(ids: Tensor | Iterable[int]) -> str:
     """Integers -> text."""
-    if isinstance(ids, torch.Tensor) or not hasattr(ids, "__iter__"):
+    if isinstance(ids, Tensor) or not hasattr(ids, "__iter__"):
         checks.ids("ids", ids, len(VOCABULARY))
         checks.known("ids", ids)
+    if isinstance(ids, Tensor):
         ids = ids.flatten()
     return "".join(VOCABULARY[checks.whole("ids", i, 0, len(VOCABULARY) - 1)] for i in ids)
 
 
-def heldout_text():
+def heldout_text() -> str:
     """33,646 characters that the model never saw in training, from its documentation (card.md)."""
     return (FOLDER / "heldout.txt").read_text(encoding="utf-8")
 
 
-def calibration_text():
+def calibration_text() -> str:
     """The held-out characters that `perplexity` does not use: calibrate on these, measure there."""
     return heldout_text()[MEASURED + 1 :]
 
 
 @torch.no_grad()
-def perplexity(model, text=None, n=MEASURED, new_cache=None):
+def perplexity(
+    model: GPT, text: str | None = None, n: int = MEASURED, new_cache: NewCache | None = None
+) -> float:
     """exp(mean of -log p(character | those before it)), p from 1/94 (a blind guess) to 1.
 
     Perplexity 3 means: as unsure as one who guesses among 3 characters. Measured on the first n
@@ -243,11 +260,11 @@ def perplexity(model, text=None, n=MEASURED, new_cache=None):
     model = in_float64(model)
     inputs, targets = windows(model, heldout_text() if text is None else text, n)
     pairs = zip(inputs.split(WINDOWS_AT_ONCE), targets.split(WINDOWS_AT_ONCE), strict=True)
-    total = sum(_loss(model, x, y, new_cache and new_cache()) for x, y in pairs)
+    total = sum(_loss(model, x, y, new_cache() if new_cache else None) for x, y in pairs)
     return math.exp(total / targets.numel())
 
 
-def windows(model, text, n):
+def windows(model: GPT, text: str, n: int) -> tuple[Tensor, Tensor]:
     """The first n characters of text, and those that follow each: two of [n / 256, 256]."""
     checks.of_type("model", model, GPT, "use tinygpt.load()")
     context, device = model.config.context, model.token_embedding.weight.device
@@ -259,7 +276,7 @@ def windows(model, text, n):
     return ids[:n].view(-1, context), ids[1 : n + 1].view(-1, context)
 
 
-def weight_matrices(model):
+def weight_matrices(model: nn.Module) -> dict[str, Tensor]:
     """The matrices that quantization changes, by name: all but the position embedding.
 
     Each is [out_features, in_features]: PerAxis(0) is one scale per row, PerGroup(32) groups along
@@ -273,7 +290,9 @@ def weight_matrices(model):
     }
 
 
-def quantized(model, scheme, activations=None):
+def quantized(
+    model: Model, scheme: Scheme | dict[str, Scheme], activations: Scheme | None = None
+) -> Model:
     """A copy of the model with every matrix W of `weight_matrices` replaced by W_hat.
 
     W_hat = quantize(W, scheme).dequantize(): the values after the round trip, in float. A dict of
@@ -295,26 +314,26 @@ def quantized(model, scheme, activations=None):
     return model
 
 
-def _quantize_input(scheme, layer, inputs):
+def _quantize_input(scheme: Scheme, layer: nn.Module, inputs: tuple[Tensor]) -> Tensor:
     (x,) = inputs
     return fake_quantize(x.reshape(-1, x.shape[-1]), scheme).view_as(x)
 
 
-def _check_request(n, seed, temperature):
+def _check_request(n: int, seed: int, temperature: float) -> None:
     checks.whole("n", n, low=1)
     checks.whole("seed", seed, 0, 2**63 - 1)
     wanted = "a number of at least 0"
     checks.number("temperature", temperature, wanted, lambda x: x >= 0)
 
 
-def _gumbel_noise(n, seed):
+def _gumbel_noise(n: int, seed: int) -> Tensor:
     """-log(-log(u)), [n, 94] in float64, drawn on the CPU so that every machine has the same."""
     generator = torch.Generator().manual_seed(seed)
     u = torch.rand(n, len(VOCABULARY), generator=generator, dtype=torch.float64)
     return -torch.log(-torch.log(u))
 
 
-def _loss(model, inputs, targets, cache=None):
+def _loss(model: GPT, inputs: Tensor, targets: Tensor, cache: KVCache | None = None) -> float:
     """Sum of -log p(target) over windows [batch, time], in nats."""
     pieces = inputs.split(BLOCK, dim=1) if cache else (inputs,)
     logits = torch.cat([model(piece, cache) for piece in pieces], dim=1)
