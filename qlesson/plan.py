@@ -5,6 +5,7 @@ in a file, `models.tinygpt` for matrices.
 """
 
 from collections.abc import Collection, Iterable
+from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from qlesson import checks
@@ -43,7 +44,7 @@ def make_plan(
         around = every[name]
         if modules is not None:
             around = [module for same in around for module in _modules_around(same)]
-        return any(checks.fits(pattern, n, known) for n in around)
+        return any(_means(pattern, n, known) for n in around)
 
     for pattern in (*skip, *wanted):
         if not any(fits(pattern, name) for name in names) and (names or pattern != "*"):
@@ -68,3 +69,9 @@ def _some(names: Collection[str], most: int = 20) -> str:
         return "there is nothing"
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(repr, list(names)[:most])) + more
+
+
+def _means(pattern: str, name: str, names: Iterable[str]) -> bool:
+    """Whether a pattern, as in fnmatch, means this name. One that is a name means that one alone:
+    "h[0]" is a layer here, and as a pattern would be "h0"."""
+    return name == pattern if pattern in names else fnmatchcase(name, pattern)

@@ -3,6 +3,7 @@
 A row that is a text says why there is nothing to be met.
 """
 
+import inspect
 from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -196,7 +197,7 @@ ROWS = {
         granularity=granularity(ql.PerTensor(), says="axis")),
     # --- the whole ---
     "device.best_device": "reads QLESSON_DEVICE alone: tests/kernels/test_kernels.py",
-    "kernels.use_kernels": row(mode=one_of("auto")),
+    "kernels.modes.use_kernels": row(mode=one_of("auto")),
     "qtensor.ZeroPointClipped": "a warning",
     "qtensor.choose_qparams": row(**SEARCH),
     "qtensor.qparams_from_range": row(
@@ -390,21 +391,21 @@ ROWS = {
     "models.tinygpt.model.GPT.generate": row(
         on=lambda: GPT, prompt=text("ab"), n=whole(2), seed=whole(0, zero=SAME),
         temperature=number(0.8), new_cache=anything(tinygpt.KVCache)),
-    "models.tinygpt.model.calibration_text": NOTHING,
-    "models.tinygpt.model.heldout_text": NOTHING,
-    "models.tinygpt.model.decode": row(
+    "models.tinygpt.text.calibration_text": NOTHING,
+    "models.tinygpt.text.heldout_text": NOTHING,
+    "models.tinygpt.text.decode": row(
         ids=ids(torch.tensor([1, 2]), list=SAME, as_int32=SAME, deeper=SAME)),
-    "models.tinygpt.model.encode": row(text=text("ab")),
+    "models.tinygpt.text.encode": row(text=text("ab")),
     "models.tinygpt.model.in_float64": row(model=model(GPT)),
     "models.tinygpt.model.load": row(
-        device=device("cpu"), path=path(str(tinygpt.model.FOLDER / "weights.safetensors"))),
-    "models.tinygpt.model.perplexity": row(
+        device=device("cpu"), path=path(str(tinygpt.text.FOLDER / "weights.safetensors"))),
+    "models.tinygpt.measure.perplexity": row(
         model=model(GPT), text=text("a text for it", none=SOUND), n=whole(8),
         new_cache=anything(None)),
-    "models.tinygpt.model.quantized": row(
+    "models.tinygpt.matrices.quantized": row(
         model=model(GPT), scheme=scheme(FOUR), activations=scheme(EIGHT, none=SOUND)),
-    "models.tinygpt.model.weight_matrices": row(model=model(GPT)),
-    "models.tinygpt.model.windows": row(
+    "models.tinygpt.matrices.weight_matrices": row(model=model(GPT)),
+    "models.tinygpt.measure.windows": row(
         model=model(GPT), text=text("a text for it"), n=whole(8)),
     "models.tinygpt.plan.divergence": row(
         model=model(GPT), other=model(GPT, says="model"), text=text("a text for it", none=SOUND),
@@ -432,3 +433,9 @@ ROWS = {
         nbytes=whole(2**10), device=device("cpu"), call=lambda f, **given: f(**given).x),
     "bench.counting.traffic": "takes a function",
 }  # fmt: skip
+
+# A new method has a row by itself; one with options needs their kinds.
+for name in methods.__all__:
+    f = getattr(methods, name)
+    if list(inspect.signature(f).parameters) == ["weight", "inputs", "scheme"]:
+        ROWS.setdefault(f"{f.__module__.removeprefix('qlesson.')}.{name}", row(**WITH_SCHEME))

@@ -8,9 +8,8 @@ next. The architecture is GPT-2's (Radford et al. 2019); data, training and limi
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,17 +19,9 @@ from torch import Tensor, nn
 
 from qlesson import checks
 from qlesson.device import best_device
-from qlesson.models.cache import BLOCK, KVCache
-from qlesson.nn.model import Model, with_weights
-from qlesson.plan import make_plan
-from qlesson.qtensor import fake_quantize, quantize
-from qlesson.scheme import Scheme
-
-FOLDER = Path(__file__).parent
-VOCABULARY = "\n" + "".join(chr(i) for i in range(32, 127) if chr(i) not in "$`")
-NUMBER = {character: i for i, character in enumerate(VOCABULARY)}
-MEASURED = 16_384  # held-out characters that perplexity predicts
-WINDOWS_AT_ONCE = 16  # bounds the memory that perplexity takes; changes no result in float
+from qlesson.models.cache import KVCache
+from qlesson.models.tinygpt.text import FOLDER, VOCABULARY, decode, encode
+from qlesson.nn.model import Model
 
 NewCache = Callable[[], KVCache | None]
 
@@ -210,115 +201,6 @@ def in_float64(model: Model) -> Model:
     return copy.deepcopy(model).double().eval()
 
 
-def encode(text: str) -> Tensor:
-    """Text -> one integer per character, [len(text)]."""
-    checks.text("text", text)
-    unknown = sorted(set(text) - set(VOCABULARY))
-    if unknown:
-        raise ValueError(
-            f"The model does not know {', '.join(map(repr, unknown))}: it knows line breaks and "
-            "printable ASCII without '$' and '`'. Remove or replace the others."
-        )
-    return torch.tensor([NUMBER[character] for character in text])
-
-
-def decode(ids: Tensor | Iterable[int]) -> str:
-    """Integers -> text."""
-    if isinstance(ids, Tensor) or not hasattr(ids, "__iter__"):
-        checks.ids("ids", ids, len(VOCABULARY))
-        checks.known("ids", ids)
-    if isinstance(ids, Tensor):
-        ids = ids.flatten()
-    return "".join(VOCABULARY[checks.whole("ids", i, 0, len(VOCABULARY) - 1)] for i in ids)
-
-
-def heldout_text() -> str:
-    """33,646 characters that the model never saw in training, from its documentation (card.md)."""
-    return (FOLDER / "heldout.txt").read_text(encoding="utf-8")
-
-
-def calibration_text() -> str:
-    """The held-out characters that `perplexity` does not use: calibrate on these, measure there."""
-    return heldout_text()[MEASURED + 1 :]
-
-
-@torch.no_grad()
-def perplexity(
-    model: GPT, text: str | None = None, n: int = MEASURED, new_cache: NewCache | None = None
-) -> float:
-    """exp(mean of -log p(character | those before it)), p from 1/94 (a blind guess) to 1.
-
-    Perplexity 3 means: as unsure as one who guesses among 3 characters. Measured on the first n
-    characters of text (None: the held-out text) in windows of 256, a rest left out; within its
-    window a character is predicted from the 1 to 256 before it.
-
-    With new_cache, a window is read in pieces of 32 characters through the cache new_cache()
-    makes: what it quantizes is what later pieces see, as when the model writes.
-
-    A float64 copy of the model computes it, as `in_float64` says.
-    """
-    model = in_float64(model)
-    inputs, targets = windows(model, heldout_text() if text is None else text, n)
-    pairs = zip(inputs.split(WINDOWS_AT_ONCE), targets.split(WINDOWS_AT_ONCE), strict=True)
-    total = sum(_loss(model, x, y, new_cache() if new_cache else None) for x, y in pairs)
-    return math.exp(total / targets.numel())
-
-
-def windows(model: GPT, text: str, n: int) -> tuple[Tensor, Tensor]:
-    """The first n characters of text, and those that follow each: two of [n / 256, 256]."""
-    checks.of_type("model", model, GPT, "use tinygpt.load()")
-    context, device = model.config.context, model.token_embedding.weight.device
-    ids = encode(text).to(device)
-    checks.whole("n", n, low=context)
-    n = min(n, len(ids) - 1) // context * context
-    if n < context:
-        raise ValueError(f"text must have at least {context + 1} characters, got {len(text)}.")
-    return ids[:n].view(-1, context), ids[1 : n + 1].view(-1, context)
-
-
-def weight_matrices(model: nn.Module) -> dict[str, Tensor]:
-    """The matrices that quantization changes, by name: all but the position embedding.
-
-    Each is [out_features, in_features]: PerAxis(0) is one scale per row, PerGroup(32) groups along
-    a row. The token embedding [94, width] has one row per character.
-    """
-    checks.model("model", model)
-    return {
-        name.removesuffix(".weight"): weights.detach()
-        for name, weights in model.named_parameters()
-        if weights.dim() == 2 and not name.startswith("position_embedding")
-    }
-
-
-def quantized(
-    model: Model, scheme: Scheme | dict[str, Scheme], activations: Scheme | None = None
-) -> Model:
-    """A copy of the model with every matrix W of `weight_matrices` replaced by W_hat.
-
-    W_hat = quantize(W, scheme).dequantize(): the values after the round trip, in float. A dict of
-    name or pattern -> Scheme quantizes the matrices it names, each in its own way, and leaves the
-    others.
-
-    activations, a Scheme, does the same to the input of every linear layer, as it comes: it is
-    seen as [characters, inputs], and PerAxis(0) is a scale per character. `quantize_model` of
-    `qlesson.nn` computes such a layer on integers, up to 8 bits.
-    """
-    checks.model("model", model)
-    if activations is not None:
-        checks.scheme("activations", activations)
-    plan = make_plan(weight_matrices(model), scheme)
-    model = with_weights(model, plan, lambda name, w: quantize(w, plan[name]).dequantize())
-    if activations:
-        for layer in (m for m in model.modules() if isinstance(m, nn.Linear)):
-            layer.register_forward_pre_hook(partial(_quantize_input, activations))
-    return model
-
-
-def _quantize_input(scheme: Scheme, layer: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-    (x,) = inputs
-    return fake_quantize(x.reshape(-1, x.shape[-1]), scheme).view_as(x)
-
-
 def _check_request(n: int, seed: int, temperature: float) -> None:
     checks.whole("n", n, low=1)
     checks.whole("seed", seed, 0, 2**63 - 1)
@@ -331,10 +213,3 @@ def _gumbel_noise(n: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     u = torch.rand(n, len(VOCABULARY), generator=generator, dtype=torch.float64)
     return -torch.log(-torch.log(u))
-
-
-def _loss(model: GPT, inputs: Tensor, targets: Tensor, cache: KVCache | None = None) -> float:
-    """Sum of -log p(target) over windows [batch, time], in nats."""
-    pieces = inputs.split(BLOCK, dim=1) if cache else (inputs,)
-    logits = torch.cat([model(piece, cache) for piece in pieces], dim=1)
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()

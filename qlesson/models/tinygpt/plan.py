@@ -8,15 +8,10 @@ from torch import Tensor, nn
 
 from qlesson import checks
 from qlesson.error import mse
-from qlesson.models.tinygpt.model import (
-    GPT,
-    WINDOWS_AT_ONCE,
-    calibration_text,
-    in_float64,
-    quantized,
-    weight_matrices,
-    windows,
-)
+from qlesson.models.tinygpt.matrices import quantized, weight_matrices
+from qlesson.models.tinygpt.measure import WINDOWS_AT_ONCE, windows
+from qlesson.models.tinygpt.model import GPT, in_float64
+from qlesson.models.tinygpt.text import calibration_text
 from qlesson.plan import make_plan
 from qlesson.qtensor import quantize
 from qlesson.scheme import Scheme

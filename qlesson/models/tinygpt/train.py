@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from qlesson.models.tinygpt.model import GPT, VOCABULARY, Config, encode, heldout_text, perplexity
+from qlesson.models.tinygpt.measure import perplexity
+from qlesson.models.tinygpt.model import GPT, Config
+from qlesson.models.tinygpt.text import VOCABULARY, encode, heldout_text
 
 BATCH, WARM_UP, PEAK_RATE, WEIGHT_DECAY = 64, 100, 1.5e-3, 0.1
 PLAIN = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "..."})
