@@ -18,7 +18,7 @@ FLOORS = (
     ("device", "ranges", "observers", "kernels"),
     ("qtensor",),
     ("nn", "files"),
-    ("methods",),
+    ("methods", "evaluate"),
     ("models",),
     ("bench",),
     ("teach",),
