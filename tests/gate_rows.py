@@ -15,6 +15,7 @@ from torch import nn
 import qlesson as ql
 from qlesson import methods, observers
 from qlesson import nn as qnn
+from qlesson.evaluate import Comparison
 from qlesson.files.packing import PackedTensor, pack
 from qlesson.models import minilm, tinygpt
 from qlesson.nn.integer import FixedPoint
@@ -64,6 +65,9 @@ PICTURE, WINDOW = INT8.view(1, 2, 4, 4), INT8.view(4, 2, 2, 2)
 CONFIG = tinygpt.Config(context=8, layers=1, width=32, heads=1, dropout=0.0)
 torch.manual_seed(0)
 GPT = tinygpt.GPT(CONFIG).eval()
+ROUNDED = tinygpt.quantized(GPT, ql.Scheme(4))
+TEXTS = torch.tensor([[1, 2, 3], [3, 2, 1]])
+COMPARISON = Comparison(1.0, 1.1, 0.1, 0.02, 5.0, 0.1, 0.9)
 CONV = nn.Conv1d(2, 4, 3)
 QCONV = ql.quantize(CONV.weight.detach().flatten(1), ROWS_OF_8)
 MODEL = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4)).eval()
@@ -359,6 +363,25 @@ ROWS = {
     "methods.model.with_method": row(
         model=model(MODEL), inputs=dictionary({"0": X}), method=anything(methods.round_to_nearest),
         scheme=scheme(FOUR)),
+    # --- evaluation ---
+    "evaluate.paired.Comparison": RECORD, "evaluate.choices.Accuracy": RECORD,
+    **{f"evaluate.running.{name}": "a step of compare and its kin, which have checked the model"
+       for name in ("ids", "in_eval_mode", "in_pieces", "kl", "log_softmax", "losses", "nll",
+                    "predictions")},
+    "evaluate.paired.compare": row(
+        call=lambda f, batches, **more: f(batches=[batches], **more),
+        model=model(GPT), other=model(ROUNDED), batches=ids(TEXTS, scalar=REFUSED, deeper=REFUSED,
+                                                            empty=REFUSED)),
+    "evaluate.paired.window_losses": row(
+        call=lambda f, batches, **more: f(batches=[batches], **more),
+        model=model(GPT), batches=ids(TEXTS, scalar=REFUSED, deeper=REFUSED, empty=REFUSED)),
+    "evaluate.paired.mean_and_error": row(
+        values=numbers(X[0], **SAME_SHAPE), tokens=numbers(X[1].abs(), **SAME_SHAPE, none=SOUND)),
+    "evaluate.paired.table": row(comparisons=dictionary({"it": COMPARISON})),
+    "evaluate.choices.choice_accuracy": row(
+        call=lambda f, questions, **more: f(questions=[(questions, [[3], [4, 5]], 0)], **more),
+        model=model(GPT), questions=ids(TEXTS[0], list=SAME, deeper=REFUSED, empty=REFUSED)),
+    "evaluate.choices.wilson_interval": row(right=whole(3, zero=SOUND), total=whole(4)),
     # --- models ---
     "models.cache.KVCache": row(
         keys=scheme(ql.Scheme(4, granularity=tinygpt.PER_CHANNEL), none=SOUND),
