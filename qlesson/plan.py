@@ -4,10 +4,22 @@ A plan is {name: Scheme}. `nn.quantize_model` makes one for layers, `files.check
 in a file, `models.tinygpt` for matrices.
 """
 
+from collections.abc import Collection, Iterable
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
 from qlesson import checks
 
+Patterns = str | Iterable[str]
+S = TypeVar("S")  # a Scheme, which stands above
 
-def make_plan(names, scheme, skip=(), modules=None) -> dict:
+
+def make_plan(
+    names: Collection[str],
+    scheme: S | dict[str, S],
+    skip: Patterns = (),
+    modules: dict[str, list[str]] | None = None,
+) -> dict[str, S]:
     """{name: Scheme} of those to quantize, in the order of `names`.
 
     names    what could be quantized
@@ -23,16 +35,16 @@ def make_plan(names, scheme, skip=(), modules=None) -> dict:
     every = {name: [name] for name in names} if modules is None else modules
     known = {name for same in every.values() for name in same}
     skip = checks.patterns("skip", skip)
-    wanted = scheme if isinstance(scheme, dict) else {"*": scheme}
+    wanted: dict[str, S] = scheme if isinstance(scheme, dict) else {"*": scheme}
     checks.patterns("scheme", list(wanted))
     for its_scheme in wanted.values():
         checks.scheme("scheme", its_scheme)
 
-    def fits(pattern, name):
+    def fits(pattern: str, name: str) -> bool:
         around = every[name]
         if modules is not None:
             around = [module for same in around for module in _modules_around(same)]
-        return any(checks.fits(pattern, n, known) for n in around)
+        return any(_means(pattern, n, known) for n in around)
 
     for pattern in (*skip, *wanted):
         if not any(fits(pattern, name) for name in names) and (names or pattern != "*"):
@@ -46,14 +58,20 @@ def make_plan(names, scheme, skip=(), modules=None) -> dict:
     return plan
 
 
-def _modules_around(name) -> list[str]:
+def _modules_around(name: str) -> list[str]:
     """What "a.b.c" lies in: "a", "a.b", and itself."""
     parts = name.split(".")
     return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
-def _some(names, most=20) -> str:
+def _some(names: Collection[str], most: int = 20) -> str:
     if not names:
         return "there is nothing"
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(repr, list(names)[:most])) + more
+
+
+def _means(pattern: str, name: str, names: Iterable[str]) -> bool:
+    """Whether a pattern, as in fnmatch, means this name. One that is a name means that one alone:
+    "h[0]" is a layer here, and as a pattern would be "h0"."""
+    return name == pattern if pattern in names else fnmatchcase(name, pattern)

@@ -25,7 +25,7 @@ from qlesson.scheme import Scheme, qparams_of
 
 KL_BINS = 2048  # of the histogram that entropy searches: more are slower, no better (notebook 07)
 SMALLEST = -900  # the exponent of a histogram that has seen nothing but zeros
-FLOOR = 1e-4  # of one count: what Q has where only P has values
+SMOOTHED = 1e-4  # of one count: what Q has where only P has values
 WHOLE = PerTensor()
 
 
@@ -185,14 +185,14 @@ def _kl_of_codes(counts: Tensor, inside: slice, code: Tensor) -> Tensor:
     not empty. So clipping makes P and Q differ, and so does rounding.
 
     An empty bin of P adds nothing. Where Q alone is empty, an end code without values of its own
-    takes outliers, and KL would be infinite: there Q counts FLOOR, as onnxruntime smooths it.
+    takes outliers, and KL would be infinite: there Q counts SMOOTHED, as onnxruntime smooths it.
     """
     p = counts[:, inside].clone()
     p[:, 0] += counts[:, : inside.start].sum(1)
     p[:, -1] += counts[:, inside.stop :].sum(1)
     full = (p > 0).double()
     empty = torch.zeros(len(p), int(code.max()) + 1, dtype=torch.float64, device=p.device)
-    kept = empty.scatter_add(1, code, counts[:, inside]).clamp(min=FLOOR)
+    kept = empty.scatter_add(1, code, counts[:, inside]).clamp(min=SMOOTHED)
     among = empty.scatter_add(1, code, full)
     q = full * (kept / among.clamp(min=1)).gather(1, code)
     p, q = p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)

@@ -1,6 +1,7 @@
 """What became of each of many tensors: a row for each, the table of them, and errors that say
 which one they are about."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ class Stayed(NamedTuple):
     chosen: bool  # by `skip`, or by schemes that fit other layers
 
 
-class Report(list):
+class Report(list[Row]):
     """A Row for each layer, in the model's order; prints as a table with totals in bytes.
 
     The totals count every parameter and buffer once, those left in float too.
@@ -36,18 +37,25 @@ class Report(list):
             chose to leave are printed below the table.
     """
 
-    def __init__(self, rows, bytes_before, bytes_after, stayed=()):
+    def __init__(
+        self,
+        rows: Iterable[Row],
+        bytes_before: int,
+        bytes_after: int,
+        stayed: Iterable[Stayed] = (),
+    ) -> None:
         super().__init__(rows)
         self.bytes_before, self.bytes_after = bytes_before, bytes_after
         self.stayed = list(stayed)
 
-    def __str__(self):
+    def __str__(self) -> str:
         before, after = sum_of_bytes(self)
         rest = self.bytes_before - before, self.bytes_after - after
         lines = [["", "shape", "bits", "before", "after", "SQNR dB"]]
         for row in self:
             sizes = f"{row.bytes_before:,}", f"{row.bytes_after:,}"
-            lines.append([row.name, by(row.shape), row.bits, *sizes, f"{row.sqnr:.2f}", row.note])
+            numbers = str(row.bits), *sizes, f"{row.sqnr:.2f}"
+            lines.append([row.name, by(row.shape), *numbers, row.note])
         lines.append(["the rest, unchanged", "", "", *(f"{n:,}" for n in rest)])
         lines.append(["bytes in all", "", "", f"{self.bytes_before:,}", f"{self.bytes_after:,}"])
         stayed = [
@@ -58,17 +66,17 @@ class Report(list):
         return "\n".join([*columns(lines, 14, 4, 12, 12, 7, 0), *stayed])
 
 
-def sum_of_bytes(rows) -> tuple[int, int]:
+def sum_of_bytes(rows: Iterable[Row]) -> tuple[int, int]:
     """Before and after."""
     return sum(row.bytes_before for row in rows), sum(row.bytes_after for row in rows)
 
 
-def by(shape) -> str:
+def by(shape: Sequence[int]) -> str:
     """(4, 3) -> "4x3", () -> "scalar"."""
     return "x".join(map(str, shape)) or "scalar"
 
 
-def columns(lines, *widths) -> list[str]:
+def columns(lines: Sequence[Sequence[str]], *widths: int) -> list[str]:
     """Lines of cells, to print: the first flush left, as wide as needed, the others flush right."""
     first = max(len(line[0]) for line in lines)
     made = []
@@ -79,7 +87,7 @@ def columns(lines, *widths) -> list[str]:
 
 
 @contextmanager
-def naming(what, remedy=""):
+def naming(what: str, remedy: str = "") -> Iterator[None]:
     """An error inside gets what it is about in front, and a remedy behind."""
     try:
         yield

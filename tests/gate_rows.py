@@ -3,6 +3,7 @@
 A row that is a text says why there is nothing to be met.
 """
 
+import inspect
 from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from torch import nn
 import qlesson as ql
 from qlesson import methods, observers, ranges
 from qlesson import nn as qnn
+from qlesson.evaluate import Comparison
 from qlesson.files.packing import PackedTensor, pack
 from qlesson.models import minilm, tinygpt
 from qlesson.nn.integer import FixedPoint
@@ -64,6 +66,9 @@ PICTURE, WINDOW = INT8.view(1, 2, 4, 4), INT8.view(4, 2, 2, 2)
 CONFIG = tinygpt.Config(context=8, layers=1, width=32, heads=1, dropout=0.0)
 torch.manual_seed(0)
 GPT = tinygpt.GPT(CONFIG).eval()
+ROUNDED = tinygpt.quantized(GPT, ql.Scheme(4))
+TEXTS = torch.tensor([[1, 2, 3], [3, 2, 1]])
+COMPARISON = Comparison(1.0, 1.1, 0.1, 0.02, 5.0, 0.1, 0.9)
 CONV = nn.Conv1d(2, 4, 3)
 QCONV = ql.quantize(CONV.weight.detach().flatten(1), ROWS_OF_8)
 MODEL = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4)).eval()
@@ -199,7 +204,7 @@ ROWS = {
         granularity=granularity(ql.PerTensor(), says="axis")),
     # --- the whole ---
     "device.best_device": "reads QLESSON_DEVICE alone: tests/kernels/test_kernels.py",
-    "kernels.use_kernels": row(mode=one_of("auto")),
+    "kernels.modes.use_kernels": row(mode=one_of("auto")),
     "qtensor.ZeroPointClipped": "a warning",
     "qtensor.choose_qparams": row(**SEARCH, find_range=function(ranges.mse_search, none=SOUND)),
     "qtensor.qparams_from_range": row(
@@ -237,7 +242,6 @@ ROWS = {
     "nn.integer.integer_bias": row(
         bias=numbers(A[0], scalar=REFUSED), x_scale=number_or_scale(STEP, says="bias"),
         w_scale=number_or_scale(torch.full((8,), 0.1), says="bias")),
-    "nn.integer.reach": row(scheme=scheme(EIGHT)),
     "nn.integer.requantize": row(
         accumulator=codes(SUM, as_int32=SAME, empty=SOUND),
         factor=thing(FixedPoint(torch.tensor(2**30), torch.tensor(31))),
@@ -266,12 +270,12 @@ ROWS = {
         on=lambda: qnn.QuantizedConv(CONV, QCONV, CONV.bias),
         input=real(drawn(3, 2, 8), **FLOATS_GO_THROUGH, scalar=REFUSED, deeper=REFUSED,
                    empty=SOUND)),
-    "nn.layers.IntegerLinear": row(
+    "nn.integer_linear.IntegerLinear": row(
         layer=thing(linear()), output=scheme(EIGHT),
         qparams=qparams(PAIR, says=("scale", "zero_point", "factor"))),
-    "nn.layers.IntegerLinear.forward": row(
+    "nn.integer_linear.IntegerLinear.forward": row(
         on=lambda: integer(), q=codes(INT8, as_int8=SAME, empty=SOUND, beyond=REFUSED, **MATRIX)),
-    "nn.layers.IntegerLinear.accumulator": row(
+    "nn.integer_linear.IntegerLinear.accumulator": row(
         on=lambda: integer(), q=codes(INT8, as_int8=SAME, empty=SOUND, beyond=REFUSED, **MATRIX)),
     "nn.weight.QuantizedWeight": row(weight=qtensor(Q), dtype=dtype(torch.float32)),
     "nn.weight.QuantizedWeight.values": row(
@@ -287,7 +291,7 @@ ROWS = {
         skip=patterns("1"), activations=scheme(EIGHT),
         qparams=dictionary({"0": PAIR}, none=SOUND)),
     **{f"nn.model.{name}": "a step of quantize_model and its kin, which have checked the model"
-       for name in ("about", "swappable", "with_weights")},
+       for name in ("naming_layer", "swappable", "with_weights")},
     "nn.record.record": row(
         call=lambda f, batches, **more: f(batches=[batches], **more),
         model=model(MODEL), batches=anything(X), take=anything(lambda name, x: None),
@@ -362,6 +366,25 @@ ROWS = {
     "methods.model.with_method": row(
         model=model(MODEL), inputs=dictionary({"0": X}), method=anything(methods.round_to_nearest),
         scheme=scheme(FOUR)),
+    # --- evaluation ---
+    "evaluate.paired.Comparison": RECORD, "evaluate.choices.Accuracy": RECORD,
+    **{f"evaluate.running.{name}": "a step of compare and its kin, which have checked the model"
+       for name in ("ids", "in_eval_mode", "in_pieces", "kl", "log_softmax", "losses", "nll",
+                    "predictions")},
+    "evaluate.paired.compare": row(
+        call=lambda f, batches, **more: f(batches=[batches], **more),
+        model=model(GPT), other=model(ROUNDED), batches=ids(TEXTS, scalar=REFUSED, deeper=REFUSED,
+                                                            empty=REFUSED)),
+    "evaluate.paired.window_losses": row(
+        call=lambda f, batches, **more: f(batches=[batches], **more),
+        model=model(GPT), batches=ids(TEXTS, scalar=REFUSED, deeper=REFUSED, empty=REFUSED)),
+    "evaluate.paired.mean_and_error": row(
+        values=numbers(X[0], **SAME_SHAPE), tokens=numbers(X[1].abs(), **SAME_SHAPE, none=SOUND)),
+    "evaluate.paired.table": row(comparisons=dictionary({"it": COMPARISON})),
+    "evaluate.choices.choice_accuracy": row(
+        call=lambda f, questions, **more: f(questions=[(questions, [[3], [4, 5]], 0)], **more),
+        model=model(GPT), questions=ids(TEXTS[0], list=SAME, deeper=REFUSED, empty=REFUSED)),
+    "evaluate.choices.wilson_interval": row(right=whole(3, zero=SOUND), total=whole(4)),
     # --- models ---
     "models.cache.KVCache": row(
         keys=scheme(ql.Scheme(4, granularity=tinygpt.PER_CHANNEL), none=SOUND),
@@ -394,21 +417,21 @@ ROWS = {
     "models.tinygpt.model.GPT.generate": row(
         on=lambda: GPT, prompt=text("ab"), n=whole(2), seed=whole(0, zero=SAME),
         temperature=number(0.8), new_cache=anything(tinygpt.KVCache)),
-    "models.tinygpt.model.calibration_text": NOTHING,
-    "models.tinygpt.model.heldout_text": NOTHING,
-    "models.tinygpt.model.decode": row(
+    "models.tinygpt.text.calibration_text": NOTHING,
+    "models.tinygpt.text.heldout_text": NOTHING,
+    "models.tinygpt.text.decode": row(
         ids=ids(torch.tensor([1, 2]), list=SAME, as_int32=SAME, deeper=SAME)),
-    "models.tinygpt.model.encode": row(text=text("ab")),
+    "models.tinygpt.text.encode": row(text=text("ab")),
     "models.tinygpt.model.in_float64": row(model=model(GPT)),
     "models.tinygpt.model.load": row(
-        device=device("cpu"), path=path(str(tinygpt.model.FOLDER / "weights.safetensors"))),
-    "models.tinygpt.model.perplexity": row(
+        device=device("cpu"), path=path(str(tinygpt.text.FOLDER / "weights.safetensors"))),
+    "models.tinygpt.measure.perplexity": row(
         model=model(GPT), text=text("a text for it", none=SOUND), n=whole(8),
         new_cache=anything(None)),
-    "models.tinygpt.model.quantized": row(
+    "models.tinygpt.matrices.quantized": row(
         model=model(GPT), scheme=scheme(FOUR), activations=scheme(EIGHT, none=SOUND)),
-    "models.tinygpt.model.weight_matrices": row(model=model(GPT)),
-    "models.tinygpt.model.windows": row(
+    "models.tinygpt.matrices.weight_matrices": row(model=model(GPT)),
+    "models.tinygpt.measure.windows": row(
         model=model(GPT), text=text("a text for it"), n=whole(8)),
     "models.tinygpt.plan.divergence": row(
         model=model(GPT), other=model(GPT, says="model"), text=text("a text for it", none=SOUND),
@@ -436,3 +459,9 @@ ROWS = {
         nbytes=whole(2**10), device=device("cpu"), call=lambda f, **given: f(**given).x),
     "bench.counting.traffic": "takes a function",
 }  # fmt: skip
+
+# A new method has a row by itself; one with options needs their kinds.
+for name in methods.__all__:
+    f = getattr(methods, name)
+    if list(inspect.signature(f).parameters) == ["weight", "inputs", "scheme"]:
+        ROWS.setdefault(f"{f.__module__.removeprefix('qlesson.')}.{name}", row(**WITH_SCHEME))

@@ -165,7 +165,7 @@ def mirrored(r, scale, zero_point, out, quant_min, quant_max):
     "granularity", [ql.PerTensor(), ql.PerAxis(0), ql.PerAxis(1), ql.PerGroup(32), Tiles()]
 )
 def test_a_formula_runs_in_pieces_and_as_a_loop(granularity, monkeypatch):
-    monkeypatch.setitem(kernels._state, "broken", False)
+    monkeypatch.setitem(kernels.modes._state, "broken", False)
     r, scheme = drawn(256, 512), ql.Scheme(granularity=granularity)
     x = ql.quantize(r, scheme)
     for mode in ("eager", "compiled"):
@@ -173,7 +173,7 @@ def test_a_formula_runs_in_pieces_and_as_a_loop(granularity, monkeypatch):
         with ql.use_kernels(mode):
             kernels.run(mirrored, (-128, 127), r, x.scale, x.zero_point, granularity, out)
         assert torch.equal(out, -1 - x.q)
-    assert not kernels._state["broken"]
+    assert not kernels.modes._state["broken"]
 
 
 @pytest.mark.usefixtures("loops_by_hand")
@@ -187,7 +187,7 @@ def test_from_quantize_to_the_loop_are_four_calls(monkeypatch):
         return sizes(r)
 
     monkeypatch.setattr(compilers, "_sizes", seen)
-    monkeypatch.setitem(kernels._state, "broken", False)
+    monkeypatch.setitem(kernels.modes._state, "broken", False)
     r, groups = drawn(256, 512), ql.Scheme(granularity=ql.PerGroup(32))
     with ql.use_kernels("compiled"):
         ql.quantize(r, groups)

@@ -20,7 +20,7 @@ FLOORS = (
     ("device", "ranges", "observers", "kernels"),
     ("qtensor",),
     ("nn", "files"),
-    ("methods",),
+    ("methods", "evaluate"),
     ("models",),
     ("bench",),
     ("teach",),

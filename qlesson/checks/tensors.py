@@ -151,15 +151,19 @@ def samples(name: str, x: Any) -> Tensor:
     return x
 
 
-def layer(weight: Any, inputs: Any, optional: bool = False) -> tuple[Tensor, Tensor | None]:
-    """A layer's weight [out, in] and its inputs [samples, in], as plain float tensors."""
+def layer_weight(weight: Any) -> Tensor:
+    """A layer's weight [out, in], as a plain float tensor."""
     known("weight", weight)
-    known("inputs", inputs)
     weight = float_tensor("weight", weight)
     matrix("weight", weight, "[out, in]")
     finite("weight", weight)
-    if optional and inputs is None:
-        return weight, None
+    return weight
+
+
+def layer(weight: Any, inputs: Any) -> tuple[Tensor, Tensor]:
+    """A layer's weight [out, in] and its inputs [samples, in], as plain float tensors."""
+    weight = layer_weight(weight)
+    known("inputs", inputs)
     inputs = float_tensor("inputs", inputs)
     matrix("inputs", inputs, "[samples, in]")
     finite("inputs", inputs)

@@ -4,7 +4,6 @@ import operator
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from fnmatch import fnmatchcase
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -152,12 +151,6 @@ def device(name: str, x: Any, computes: bool = True) -> torch.device:
 
 
 # --- names ---
-
-
-def fits(pattern: str, name: str, names: Iterable[str]) -> bool:
-    """Whether a pattern, as in fnmatch, means this name. One that is a name means that one alone:
-    "h[0]" is a layer here, and as a pattern would be "h0"."""
-    return name == pattern if pattern in names else fnmatchcase(name, pattern)
 
 
 def patterns(name: str, given: Any) -> tuple[str, ...]:

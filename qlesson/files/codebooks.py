@@ -55,7 +55,7 @@ def nearest(r: Tensor, book: Tensor) -> Tensor:
     return _nearest(r, book)
 
 
-def _nearest(r, book) -> Tensor:
+def _nearest(r: Tensor, book: Tensor) -> Tensor:
     """The same, of what was checked. The middle of two floats is one only in float64."""
     r, book = r.as_subclass(Tensor), book.as_subclass(Tensor).to(r.device)
     wide = book.double()
@@ -106,7 +106,7 @@ def nf4_blocks(r: Tensor) -> Tensor:
     return (scale * _nearest(blocks / scale, nf4())).flatten(-2)
 
 
-def _blocks(r, size) -> Tensor:
+def _blocks(r: Tensor, size: int) -> Tensor:
     """r as float32 [..., blocks, size]. Raises ValueError where it has no such blocks."""
     r = checks.numbers("r", r)
     if r.ndim == 0 or r.shape[-1] % size:
@@ -123,5 +123,5 @@ def _blocks(r, size) -> Tensor:
     return r.unflatten(-1, (-1, size))
 
 
-def _signed_e2m1(x):
+def _signed_e2m1(x: Tensor) -> Tensor:
     return torch.copysign(_nearest(x.abs(), e2m1()), x)

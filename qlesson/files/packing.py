@@ -16,12 +16,14 @@ At 8 and 16 bits a code fills its bytes, lowest byte first, in every order.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from qlesson import checks
+from qlesson.granularity import Shape
 from qlesson.qtensor import QTensor
 from qlesson.scheme import Scheme
 
@@ -63,7 +65,7 @@ def pack(q: Tensor, bits: int, order: str = "low_first") -> Tensor:
 
 @torch.no_grad()
 def unpack(
-    data: Tensor, bits: int, shape, *, signed: bool = True, order: str = "low_first"
+    data: Tensor, bits: int, shape: Shape, *, signed: bool = True, order: str = "low_first"
 ) -> Tensor:
     """The codes that `pack` put into data: int8, or uint8 if not signed; int16 for 16 bits.
 
@@ -72,11 +74,11 @@ def unpack(
     Raises ValueError if the number of bytes is another.
     """
     _check_bits(bits, order)
-    shape = _checked_shape(shape)
-    _check_data("data", data, bits, shape)
-    count, data = shape.numel(), in_a_row(data)
+    size = _checked_shape(shape)
+    _check_data("data", data, bits, size)
+    count, data = size.numel(), in_a_row(data)
     if bits == 16:
-        return data.clone().view(torch.int16).view(shape)
+        return data.clone().view(torch.int16).view(size)
     codes = data.new_empty(count)
     for start in range(0, count, CHUNK):
         part = codes[start : start + CHUNK]
@@ -85,7 +87,7 @@ def unpack(
         part.copy_(packed if bits == 8 else _unpack(packed, bits, part.numel(), order))
         if signed:
             _extend_sign(part, bits)
-    return (codes.view(torch.int8) if signed else codes).view(shape)
+    return (codes.view(torch.int8) if signed else codes).view(size)
 
 
 def in_a_row(x: Tensor) -> Tensor:
@@ -97,7 +99,7 @@ def in_a_row(x: Tensor) -> Tensor:
     return x.as_strided((x.numel(),), (1,))
 
 
-def _pack(codes, bits, order):
+def _pack(codes: Tensor, bits: int, order: str) -> Tensor:
     """Codes below 2^bits to bytes; the last group is filled up with zeros."""
     if order == "halves":
         codes = _pairs_of_halves(codes)
@@ -110,7 +112,7 @@ def _pack(codes, bits, order):
     return data.reshape(-1)[: packed_size(codes.numel(), bits)]
 
 
-def _unpack(data, bits, count, order):
+def _unpack(data: Tensor, bits: int, count: int, order: str) -> Tensor:
     """Bytes to `count` codes from 0 to 2^bits - 1."""
     per_group, group_bytes = _group(bits)
     groups = F.pad(data, (0, -data.numel() % group_bytes)).view(-1, group_bytes)
@@ -123,13 +125,13 @@ def _unpack(data, bits, count, order):
     return codes.reshape(-1)[:count]
 
 
-def _group(bits):
+def _group(bits: int) -> tuple[int, int]:
     """The fewest codes that fill whole bytes, and how many bytes: 8 codes of 3 bits fill 3."""
     shared = math.gcd(8, bits)
     return 8 // shared, bits // shared
 
 
-def _pack_groups(codes, bits, group_bytes):
+def _pack_groups(codes: Tensor, bits: int, group_bytes: int) -> Tensor:
     """[groups, codes] -> [groups, bytes]: code i takes the bits from i * bits on, lowest first."""
     data = codes.new_zeros(len(codes), group_bytes)
     for i in range(codes.shape[1]):
@@ -140,7 +142,7 @@ def _pack_groups(codes, bits, group_bytes):
     return data
 
 
-def _unpack_groups(data, bits, per_group):
+def _unpack_groups(data: Tensor, bits: int, per_group: int) -> Tensor:
     """[groups, bytes] -> [groups, codes], the inverse of `_pack_groups`."""
     codes = data.new_empty(len(data), per_group)
     for i in range(per_group):
@@ -152,13 +154,13 @@ def _unpack_groups(data, bits, per_group):
     return codes
 
 
-def _extend_sign(codes, bits):
+def _extend_sign(codes: Tensor, bits: int) -> None:
     """The lowest `bits` bits of two's complement to all eight: (code xor h) - h, h = 2^(bits-1)."""
     half = 2 ** (bits - 1)
     codes.bitwise_xor_(half).sub_(half)
 
 
-def _pairs_of_halves(codes):
+def _pairs_of_halves(codes: Tensor) -> Tensor:
     """0 ... 31 -> 0 16 1 17 ...: after it, low_first gives ggml's halves."""
     whole = codes.numel() // BLOCK * BLOCK
     rest = F.pad(codes[whole:], (0, codes.numel() % 2))
@@ -166,7 +168,7 @@ def _pairs_of_halves(codes):
     return torch.cat([blocks, rest.view(2, -1).T.reshape(-1)])
 
 
-def _halves_of_pairs(codes):
+def _halves_of_pairs(codes: Tensor) -> Tensor:
     """The inverse of `_pairs_of_halves`, for an even number of codes."""
     whole = codes.numel() // BLOCK * BLOCK
     blocks = codes[:whole].view(-1, BLOCK // 2, 2).mT.reshape(-1)
@@ -193,7 +195,7 @@ class PackedTensor:
     scheme: Scheme
     order: str = "low_first"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "shape", _checked_shape(self.shape))
         checks.scheme("scheme", self.scheme)
         bits, symmetric = self.scheme.bits, self.scheme.mapping == "symmetric"
@@ -202,15 +204,15 @@ class PackedTensor:
         expected = self.scheme.granularity.scale_shape(self.shape)
         checks.tensor("scale", self.scale)
         checks.strided("scale", self.scale)
-        about = self.scheme.granularity, self.shape, self.data.device
-        checks.step_of("scale", self.scale, *about)
+        where = self.scheme.granularity, self.shape, self.data.device
+        checks.step_of("scale", self.scale, *where)
         if (self.zero_point is None) != symmetric:
             raise ValueError(
                 f"zero_point is {'missing' if self.zero_point is None else 'given'}, and the "
                 f"mapping is {self.scheme.mapping}: an asymmetric tensor has zero points, a "
                 "symmetric one has None."
             )
-        if not symmetric:
+        if self.zero_point is not None:
             _check_data("zero_point", self.zero_point, bits, expected)
             checks.same_device("zero_point", self.zero_point, "data", self.data)
         if not self.scale.is_meta:
@@ -228,12 +230,12 @@ class PackedTensor:
 
     def unpack(self) -> QTensor:
         """The QTensor that was packed, exactly."""
-        how = {"signed": self.scheme.signed}
-        q = unpack(self.data, self.scheme.bits, self.shape, order=self.order, **how)
+        bits, signed = self.scheme.bits, self.scheme.signed
+        q = unpack(self.data, bits, self.shape, signed=signed, order=self.order)
         if self.zero_point is None:
             zero_point = torch.zeros_like(self.scale, dtype=self.scheme.dtype)
         else:
-            zero_point = unpack(self.zero_point, self.scheme.bits, self.scale.shape, **how)
+            zero_point = unpack(self.zero_point, bits, self.scale.shape, signed=signed)
         return QTensor(q, self.scale, zero_point, self.scheme)
 
     @property
@@ -243,7 +245,7 @@ class PackedTensor:
         return self.data.nbytes + self.scale.nbytes + zero_point
 
 
-def _check_bits(bits, order):
+def _check_bits(bits: int, order: str) -> None:
     checks.bits("bits", bits)
     checks.one_of("order", order, ORDERS)
     if order == "halves" and bits != 4:
@@ -253,11 +255,11 @@ def _check_bits(bits, order):
         )
 
 
-def _checked_shape(shape) -> torch.Size:
+def _checked_shape(shape: Any) -> torch.Size:
     try:
         size = torch.Size(shape)
     except TypeError:
-        size = (-1,)
+        size = torch.Size((-1,))
     if any(n < 0 for n in size):
         raise ValueError(
             f"shape must hold lengths of 0 or more, such as (3, 4), got {checks.shown(shape)}."
@@ -265,14 +267,14 @@ def _checked_shape(shape) -> torch.Size:
     return size
 
 
-def _check_codes(q, bits):
+def _check_codes(q: Tensor, bits: int) -> None:
     dtypes = (torch.int16,) if bits == 16 else (torch.int8, torch.uint8)
     checks.codes("q", q, *dtypes)
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if q.dtype.is_signed else (0, 2**bits - 1)
     checks.code_values("q", q, low, high, "pass the bits that q was quantized with")
 
 
-def _check_data(name, data, bits, shape):
+def _check_data(name: str, data: Tensor, bits: int, shape: Shape) -> None:
     checks.codes(name, data, torch.uint8, remedy="pack makes them")
     expected = packed_size(math.prod(shape), bits)
     if tuple(data.shape) != (expected,):

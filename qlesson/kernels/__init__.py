@@ -7,66 +7,22 @@ bits.
 """
 
 import math
-import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from qlesson.checks import levels_to_caller
 from qlesson.granularity import Granularity
 from qlesson.kernels import loops
-from qlesson.kernels.compilers import Constants, Formula, _bare, _compiled, _lies_in_memory
+from qlesson.kernels.compilers import Constants, Formula, _bare, _compiled
 from qlesson.kernels.loops import dequantize, quantize
+from qlesson.kernels.modes import ROW, _compiles, _or_eagerly, use_kernels
 from qlesson.kernels.pieces import COMPILED_PIECE, COPIED_PIECE, EAGER_PIECE, _eager_piece, cut
 from qlesson.scheme import Scheme
 
 __all__ = ["choose_and_quantize", "dequantize", "min_max", "quantize", "run", "use_kernels"]
-
-# One scale for all is repeated for rows of this many values, so that every core has some rows; a
-# tensor of less than two rows costs less than a compiled call does, and runs eagerly.
-ROW = 1024
-# "auto" runs eagerly until so many values went through one formula. On two cores compiling takes
-# 5 to 10 s and saves 0.5 ns a value; on an H100, by stored trials, about 0.01 ns.
-PAYS_OFF = {"cpu": 2**34, "cuda": 2**38}
-
-MODES = ("auto", "eager", "compiled")
-
-_state: dict[str, Any] = {"mode": "auto", "broken": False}
-_seen: Counter[tuple] = Counter()  # how many values "auto" sent through each formula
-
-
-class use_kernels:
-    """Choose how the formulas run: from now on, or inside a `with` block (notebook 12).
-
-    "eager"     one operation of torch at a time, in pieces that stay in the cache
-    "compiled"  the same formula as one loop; the first call of each kind waits some seconds for a
-                C++ compiler (a CPU) or for Triton (CUDA)
-    "auto"      eager, until so many values went through one formula that compiling pays off
-
-    The mode is one for the whole process: `with` blocks in several threads at once mix it up, and
-    change nothing but the time. The results are the same, bit for bit. float64 runs eagerly in
-    every mode, and so does everything, after one warning, where there is no compiler.
-
-    Raises ValueError for another word.
-    """
-
-    def __init__(self, mode: str) -> None:
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}.")
-        self.mode = mode
-        self._before, _state["mode"] = _state["mode"], mode
-
-    def __enter__(self) -> "use_kernels":
-        _state["mode"] = self.mode
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        _state["mode"] = self._before
 
 
 # --- a formula with given scale and zero point, both in the granularity's scale shape ---
@@ -271,50 +227,9 @@ def _own_blocks(r: Tensor, granularity: Granularity) -> Tensor | None:
     return blocks if len(blocks) == math.prod(granularity.scale_shape(r.shape)) else None
 
 
-# --- the compiler ---
-def _compiles(formula: Formula, constants: Constants, *tensors: Tensor) -> bool:
-    """Whether these tensors go through the compiled formula."""
-    x = tensors[0]
-    if _state["mode"] == "eager" or _state["broken"] or torch.compiler.is_compiling():
-        return False
-    if x.device.type not in PAYS_OFF or any(t.dtype == torch.float64 for t in tensors):
-        return False
-    if torch.jit.is_tracing() or not all(map(_lies_in_memory, (*tensors, x.new_empty(1)))):
-        return False
-    if _state["mode"] == "compiled":
-        return x.numel() >= 2 * ROW
-    key = (formula, constants, x.device.type, x.dtype)
-    _seen[key] += x.numel()
-    return _seen[key] > PAYS_OFF[x.device.type]
-
-
 def _loop(formula: Formula, constants: Constants, *tensors: Tensor) -> Callable[[], Any]:
     """The compiled formula, to be called; it is compiled for each kind of tensors once."""
     kinds = tuple((t.dtype, t.ndim) for t in tensors)
     kernel = _compiled(formula, constants, kinds, tensors[0].device.type)
     torch.get_num_threads()  # sets it too: a new thread of Python has OpenMP's own number
     return partial(kernel, *map(_bare, tensors))
-
-
-class _or_eagerly:
-    """What fails inside is left, with one warning; from then on everything runs eagerly."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        _state["broken"] = True
-        cause = error.__cause__ or error
-        first = next(filter(None, map(str.strip, str(cause).splitlines())), type(cause).__name__)
-        warnings.warn(
-            f"torch.compile does not work here ({first[:100]}). The formulas run eagerly: the "
-            "results are the same, and large tensors take longer. Install a C++ compiler such as "
-            'g++ and start again, or choose ql.use_kernels("eager").',
-            RuntimeWarning,
-            stacklevel=levels_to_caller(),
-        )
-        return True

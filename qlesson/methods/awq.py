@@ -9,6 +9,8 @@ and alpha is searched for on calibration inputs (notebook 11). The paper's secon
 limit, is left out.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -34,7 +36,7 @@ def awq_scales(inputs: Tensor, alpha: float) -> Tensor:
 
 
 @torch.no_grad()
-def awq(weight: Tensor, inputs: Tensor, scheme: Scheme, alphas=ALPHAS) -> Result:
+def awq(weight: Tensor, inputs: Tensor, scheme: Scheme, alphas: Sequence[float] = ALPHAS) -> Result:
     """Quantize W * s, with the alpha of the smallest output error on the calibration inputs.
 
     weight  [out, in]

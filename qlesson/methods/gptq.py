@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qlesson import checks
-from qlesson.affine import dequantize_affine, quantize_affine, rounded
+from qlesson.affine import QParams, dequantize_affine, quantize_affine, rounded
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
 from qlesson.methods.result import Result
 from qlesson.qtensor import QTensor, choose_qparams
@@ -37,7 +37,8 @@ def gptq(weight: Tensor, inputs: Tensor, scheme: Scheme, damping: float = 0.01) 
         codes.append(q)
         error = (w[:, [j]] - dequantize_affine(q, *qparams[-1])) / u[j, j]
         w[:, j + 1 :] -= error * u[j, j + 1 :]
-    joined = qparams[0] if len(qparams) == 1 else map(torch.hstack, zip(*qparams, strict=True))
+    groups = zip(*qparams, strict=True)
+    joined = qparams[0] if len(qparams) == 1 else QParams(*map(torch.hstack, groups))
     return Result(QTensor(torch.hstack(codes), *joined, scheme))
 
 
@@ -53,7 +54,7 @@ def inverse_factor(inputs: Tensor, damping: float) -> Tensor:
     return torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True)
 
 
-def _columns_per_scale(scheme, columns):
+def _columns_per_scale(scheme: Scheme, columns: int) -> int:
     """How many neighbouring columns share a scale."""
     g = scheme.granularity
     if type(g) is PerGroup and g.axis in (1, -1):

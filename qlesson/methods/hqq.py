@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from qlesson import checks
-from qlesson.affine import dequantize_affine, quantize_affine
-from qlesson.methods.result import Result
+from qlesson.affine import QParams, dequantize_affine, quantize_affine
+from qlesson.methods.result import Result, _checked_weight
 from qlesson.qtensor import choose_qparams, quantize
 from qlesson.scheme import Scheme
 
@@ -35,14 +35,14 @@ def hqq(weight: Tensor, inputs: Tensor | None, scheme: Scheme) -> Result:
 
     The first is that of rounding to nearest, so no sum is larger than its. inputs are not used.
     """
-    weight, _ = checks.layer(weight, inputs, optional=True)
+    weight = _checked_weight(weight, inputs)
     qparams = choose_qparams(weight, scheme)
     w, there = scheme.granularity.rows(weight.to(qparams.scale.dtype))
     scale, zero_point = (x.reshape(-1, 1) for x in qparams)
-    codes = scheme.quant_min, scheme.quant_max, w.dtype, scheme.rounding
+    rounding = scheme.quant_min, scheme.quant_max, w.dtype, scheme.rounding
     best, least = scale, torch.full_like(scale, torch.inf, dtype=torch.float64)
     for step in range(STEPS + 1):
-        q = quantize_affine(w, scale, zero_point, *codes)
+        q = quantize_affine(w, scale, zero_point, *rounding)
         error = w.double() - dequantize_affine(q, scale, zero_point)
         cost = (there * error.abs().pow(P)).sum(1, keepdim=True)
         best, least = torch.where(cost < least, scale, best), torch.minimum(cost, least)
@@ -51,5 +51,5 @@ def hqq(weight: Tensor, inputs: Tensor | None, scheme: Scheme) -> Result:
         fitted = (there * kept * q).sum(1, keepdim=True) / (there * q * q).sum(1, keepdim=True)
         usable = fitted > torch.finfo(scale.dtype).tiny  # a block of zeros has none: 0 / 0
         scale = torch.where(usable, fitted, scale).to(scale.dtype)
-    chosen = best.reshape(qparams.scale.shape), qparams.zero_point
+    chosen = QParams(best.reshape(qparams.scale.shape), qparams.zero_point)
     return Result(quantize(weight, scheme, chosen))

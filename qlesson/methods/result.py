@@ -41,7 +41,12 @@ class Result(NamedTuple):
 
 def round_to_nearest(weight: Tensor, inputs: Tensor | None, scheme: Scheme) -> Result:
     """Plain quantization, which every method must beat. The inputs are not used."""
-    return Result(quantize(checks.layer(weight, inputs, optional=True)[0], scheme))
+    return Result(quantize(_checked_weight(weight, inputs), scheme))
+
+
+def _checked_weight(weight: Tensor, inputs: Tensor | None) -> Tensor:
+    """For a method that needs no inputs: what it is given is checked all the same."""
+    return checks.layer_weight(weight) if inputs is None else checks.layer(weight, inputs)[0]
 
 
 @torch.no_grad()

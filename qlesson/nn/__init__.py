@@ -1,6 +1,7 @@
 """Quantized layers, and the layers of any model swapped for them (notebook 09)."""
 
-from qlesson.nn.layers import IntegerLinear, QuantizedConv, QuantizedEmbedding, QuantizedLinear
+from qlesson.nn.integer_linear import IntegerLinear
+from qlesson.nn.layers import QuantizedConv, QuantizedEmbedding, QuantizedLinear
 from qlesson.nn.model import quantize_model
 from qlesson.nn.onnx_qdq import to_onnx_qdq
 from qlesson.nn.record import calibrate, record

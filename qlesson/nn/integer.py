@@ -33,7 +33,7 @@ def int_matmul(x: Tensor, w: Tensor) -> Tensor:
     return _padded_int_mm(x, w) if x.device.type == "cuda" else torch._int_mm(x, w.t())
 
 
-def _check_factors(x, w):
+def _check_factors(x: Tensor, w: Tensor) -> None:
     """Two matrices of int8 codes with rows of one length."""
     for name, q in (("x", x), ("w", w)):
         checks.codes(name, q, torch.int8, remedy="see int8_codes")
@@ -45,7 +45,7 @@ def _check_factors(x, w):
     checks.same_device("x", x, "w", w)
 
 
-def _check_sums(w_sums, w):
+def _check_sums(w_sums: Tensor, w: Tensor) -> None:
     """One sum for each row of w."""
     remedy = "use w.sum(1, dtype=torch.int32)"
     checks.codes("w_sums", w_sums, torch.int32, remedy=remedy)
@@ -55,12 +55,12 @@ def _check_sums(w_sums, w):
         )
 
 
-def _row_by_row(x) -> Tensor:
+def _row_by_row(x: Tensor) -> Tensor:
     """x with strides (k, 1). On a CPU torch._int_mm reads others wrong (2.13), and k = 1 too."""
     return x.reshape(-1).view(x.shape)
 
 
-def _padded_int_mm(x, w) -> Tensor:
+def _padded_int_mm(x: Tensor, w: Tensor) -> Tensor:
     """CUDA's kernel wants more than 16 rows, and multiples of 8: zeros are added and cut off."""
     (m, k), n = x.shape, len(w)
     x = F.pad(x, (0, -k % 8, 0, max(24 - m, -m % 8)))
@@ -68,7 +68,7 @@ def _padded_int_mm(x, w) -> Tensor:
     return torch._int_mm(x, w.t())[:m, :n]
 
 
-def _matmul_in_slices(x, w) -> Tensor:
+def _matmul_in_slices(x: Tensor, w: Tensor) -> Tensor:
     """The same product in float32: each slice's sums are integers that float32 holds."""
     total = torch.zeros(len(x), len(w), dtype=torch.int32, device=x.device)
     with torch.autocast(x.device.type, enabled=False):  # it would round the sums to bfloat16
@@ -77,7 +77,7 @@ def _matmul_in_slices(x, w) -> Tensor:
     return total
 
 
-def _int_mm_is_exact(device) -> bool:
+def _int_mm_is_exact(device: torch.device) -> bool:
     """Whether torch._int_mm exists on this device, and loses nothing on the largest codes.
 
     A graph that is compiled cannot try it, and may run on another processor: False.
@@ -86,7 +86,7 @@ def _int_mm_is_exact(device) -> bool:
 
 
 @cache
-def _tried(device) -> bool:
+def _tried(device: torch.device) -> bool:
     x = torch.full((32, 64), 127, dtype=torch.int8, device=device)
     try:
         return bool((torch._int_mm(x, x.t()) == 64 * 127 * 127).all())
@@ -107,7 +107,9 @@ class FourTerms(NamedTuple):
         return self.products - self.input_sums - self.weight_sums + self.constant
 
 
-def four_terms(x, z_x, w, z_w, w_sums=None) -> FourTerms:
+def four_terms(
+    x: Tensor, z_x: Tensor | int, w: Tensor, z_w: Tensor | int, w_sums: Tensor | None = None
+) -> FourTerms:
     """sum_k (x - z_x)(w - z_w) = sum x w - z_w sum x - z_x sum w + k z_x z_w   (notebook 09).
 
     x       int8 codes of the input [m, k], and z_x its zero point: one, or one per row [m, 1]
@@ -127,7 +129,7 @@ def four_terms(x, z_x, w, z_w, w_sums=None) -> FourTerms:
     return FourTerms(int_matmul(x, w), z_w * x_sums, z_x * w_sums, x.shape[1] * z_x * z_w)
 
 
-def _zero_point(name, z, device) -> Tensor:
+def _zero_point(name: str, z: Tensor | int, device: torch.device) -> Tensor:
     """A zero point of codes moved to int8, as int32: a cast alone would cut fractions off."""
     checks.integers(name, z)
     z = torch.as_tensor(z, device=device)
@@ -143,8 +145,8 @@ def int8_codes(q: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
     checks.codes("q", q, torch.int8, torch.uint8, remedy="the product takes at most 8 bits")
     checks.tensor("zero_point", zero_point)
     checks.integers("zero_point", zero_point)
-    ends = torch.iinfo(q.dtype)
-    checks.code_values("zero_point", zero_point, ends.min, ends.max, "pass a code of q's dtype")
+    held = torch.iinfo(q.dtype)
+    checks.code_values("zero_point", zero_point, held.min, held.max, "pass a code of q's dtype")
     if q.dtype == torch.uint8:
         return (q ^ 128).view(torch.int8), zero_point.to(torch.int32) - 128
     return q, zero_point.to(torch.int32)
@@ -153,19 +155,11 @@ def int8_codes(q: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
 def safe_length(x_scheme: Scheme, w_scheme: Scheme) -> int:
     """The largest n for which no sum of n products (q_x - z_x)(q_w - z_w) can leave int32.
 
-    n * reach_x * reach_w <= 2^31 - 1, where reach is the largest |q - z|: quant_max in symmetric
-    mode, quant_max - quant_min in asymmetric mode (notebook 09).
+    n * x_scheme.reach * w_scheme.reach <= 2^31 - 1   (notebook 09).
     """
     for name, scheme in (("x_scheme", x_scheme), ("w_scheme", w_scheme)):
         checks.scheme(name, scheme)
-    return INT32_MAX // (reach(x_scheme) * reach(w_scheme))
-
-
-def reach(scheme: Scheme) -> int:
-    """The largest |q - z| that a scheme allows."""
-    checks.scheme("scheme", scheme)
-    low = 0 if scheme.mapping == "symmetric" else scheme.quant_min
-    return scheme.quant_max - low
+    return INT32_MAX // (x_scheme.reach * w_scheme.reach)
 
 
 def integer_bias(bias: Tensor, x_scale: Tensor, w_scale: Tensor) -> Tensor:
@@ -177,10 +171,8 @@ def integer_bias(bias: Tensor, x_scale: Tensor, w_scale: Tensor) -> Tensor:
     bias = checks.numbers("bias", bias)
     checks.known("bias", bias)
     checks.finite("bias", bias)
-    x_scale, w_scale = (
-        checks.scales("x_scale", x_scale),
-        checks.scales("w_scale", w_scale).flatten(),
-    )
+    x_scale = checks.scales("x_scale", x_scale)
+    w_scale = checks.scales("w_scale", w_scale).flatten()
     for name, scale in (("x_scale", x_scale), ("w_scale", w_scale)):
         checks.broadcasts(name, scale.squeeze(), "bias", bias)
         checks.known(name, scale)
@@ -222,7 +214,9 @@ def fixed_point(factor: Tensor) -> FixedPoint:
     return FixedPoint(torch.where(tiny, 0, multiplier), torch.where(tiny, 62, 31 - exponent))
 
 
-def requantize(accumulator: Tensor, factor: FixedPoint, zero_point, scheme: Scheme) -> Tensor:
+def requantize(
+    accumulator: Tensor, factor: FixedPoint, zero_point: Tensor | int, scheme: Scheme
+) -> Tensor:
     """q = clip(floor(accumulator * multiplier / 2^shift + 1/2) + zero_point), no float in between.
 
     accumulator  int32 [m, n], in units of s_x s_w; factor is s_x s_w / s_y, one or one per column
@@ -241,7 +235,14 @@ def requantize(accumulator: Tensor, factor: FixedPoint, zero_point, scheme: Sche
     return codes.clamp(scheme.quant_min, scheme.quant_max).to(scheme.dtype)
 
 
-def int_conv2d(q: Tensor, z_q, w: Tensor, z_w, stride=1, padding=0) -> Tensor:
+def int_conv2d(
+    q: Tensor,
+    z_q: Tensor | int,
+    w: Tensor,
+    z_w: Tensor | int,
+    stride: int = 1,
+    padding: int = 0,
+) -> Tensor:
     """A convolution of codes as a matrix product: int8 [b, c, h, w], [n, c, kh, kw] -> int32.
 
     Each window of the input becomes one row of c * kh * kw codes. Outside the picture lies the
@@ -264,7 +265,7 @@ def int_conv2d(q: Tensor, z_q, w: Tensor, z_w, stride=1, padding=0) -> Tensor:
     return acc.view(len(q), height, width, len(w)).permute(0, 3, 1, 2)
 
 
-def _check_windows(q, w, padding):
+def _check_windows(q: Tensor, w: Tensor, padding: int) -> None:
     """Pictures and windows of as many channels, and no window larger than a picture."""
     for name, x, axes in (("q", q, "[b, c, h, w]"), ("w", w, "[n, c, kh, kw]")):
         if x.ndim != 4 or x.numel() == 0:

@@ -8,23 +8,37 @@ Which layers, which scheme for each, and what became of it.
 
 import copy
 import warnings
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from qlesson import checks
-from qlesson.affine import rounded
+from qlesson.affine import QParams, rounded
 from qlesson.error import sqnr
 from qlesson.nn.layers import QuantizedConv, QuantizedEmbedding, QuantizedLinear
-from qlesson.nn.weight import QuantizedWeight
-from qlesson.plan import make_plan
+from qlesson.nn.weight import QuantizedWeight, _Layer
+from qlesson.plan import Patterns, make_plan
 from qlesson.qtensor import quantize
 from qlesson.report import Report, Row, Stayed, naming
+from qlesson.scheme import Scheme
+
+# A copy has the class of the model; but of a model that is itself a layer, that of the new layer.
+Model = TypeVar("Model", bound=nn.Module)
+Swappable = nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv2d | nn.Conv3d
+SWAPPED: tuple[type[nn.Module], ...] = get_args(Swappable)
 
 
-def quantize_model(model, scheme, skip=(), activations=None, qparams=None):
+def quantize_model(
+    model: Model,
+    scheme: Scheme | dict[str, Scheme],
+    skip: Patterns = (),
+    activations: Scheme | None = None,
+    qparams: Mapping[str, QParams] | None = None,
+) -> tuple[Model, Report]:
     """A copy of the model with quantized layers, and a Report of what that did (notebook 09).
 
     scheme       a Scheme for every layer, or {pattern: Scheme}: the layer's own name decides, else
@@ -52,14 +66,15 @@ def quantize_model(model, scheme, skip=(), activations=None, qparams=None):
     layers = swappable(model)
     _check_qparams(layers, activations, qparams)
     plan = make_plan(layers, scheme, skip, _names(model))
-    made, codes_of, rows = {}, {}, []
+    made: dict[str, _Layer] = {}
+    codes_of: dict[int, tuple[str, QuantizedWeight]] = {}  # and whose they were first
+    rows: list[Row] = []
     for name in tqdm(plan, "quantize", disable=None):
         layer = layers[name]
-        with about(name, f"To leave this layer as it is: skip={name!r}."):
+        with naming_layer(name, f"To leave this layer as it is: skip={name!r}."):
             _refuse(layer)
             weight, bias = _read(layer)
-            first, codes = codes_of.get(_key(layer), (None, None))
-            codes = codes or _coded(weight, plan[name])
+            first, codes = codes_of.get(_key(layer)) or (None, _coded(weight, plan[name]))
             made[name] = _swapped(model, name, layer, codes, bias, activations, qparams)
             rows.append(_row(name, weight, made[name], first, activations))
             codes_of.setdefault(_key(layer), (name, codes))
@@ -71,7 +86,7 @@ def quantize_model(model, scheme, skip=(), activations=None, qparams=None):
 
 
 @torch.no_grad()
-def with_weights(model, names, new) -> nn.Module:
+def with_weights(model: Model, names: Iterable[str], new: Callable[[str, Tensor], Tensor]) -> Model:
     """A copy of the model, still in float, in which each layer named has the weight that
     new(name, weight) gives, rounded to its dtype.
 
@@ -79,8 +94,8 @@ def with_weights(model, names, new) -> nn.Module:
     """
     model = copy.deepcopy(model)
     for name in names:
-        layer = model.get_submodule(name)
-        with about(name):
+        layer: Any = model.get_submodule(name)
+        with naming_layer(name):
             if nn.utils.parametrize.is_parametrized(layer, "weight"):
                 raise ValueError(
                     "a parametrization computes its weight, and would compute it anew: call "
@@ -91,11 +106,7 @@ def with_weights(model, names, new) -> nn.Module:
     return model
 
 
-# What quantize_model, calibrate and load_state share
-SWAPPED = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
-
-def swappable(model) -> dict[str, nn.Module]:
+def swappable(model: nn.Module) -> dict[str, Swappable]:
     """{first name: layer} of what can be swapped; the model itself has the name ""."""
     checks.model("model", model)
     if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
@@ -103,21 +114,25 @@ def swappable(model) -> dict[str, nn.Module]:
             "model is traced or scripted by torch.jit, which has put its layers into a program of "
             "its own: quantize the model before."
         )
-    return {n: m for n, m in model.named_modules() if type(m).forward in _FORWARDS}
+    forwards = {kind.forward for kind in SWAPPED}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, Swappable) and type(module).forward in forwards
+    }
 
 
-_FORWARDS = {kind.forward for kind in SWAPPED}
-
-
-def _names(model) -> dict[str, list[str]]:
+def _names(model: nn.Module) -> dict[str, list[str]]:
     """{first name: every name} of each module: one that is used twice has two."""
-    names = {}
+    names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
     return {same[0]: same for same in names.values()}
 
 
-def _check_qparams(layers, activations, qparams):
+def _check_qparams(
+    layers: Iterable[str], activations: Scheme | None, qparams: Mapping[str, QParams] | None
+) -> None:
     if activations is not None:
         checks.scheme("activations", activations)
     if qparams is not None:
@@ -129,7 +144,7 @@ def _check_qparams(layers, activations, qparams):
         raise ValueError(f"qparams name {unknown}, which are no layers that could be quantized.")
 
 
-def _read(layer) -> tuple[Tensor, Tensor | None]:
+def _read(layer: Swappable) -> tuple[Tensor, Tensor | None]:
     """A layer's weight and bias, without effects on the layer.
 
     A parametrization computes them at every reading, and may change its state and draw random
@@ -143,25 +158,35 @@ def _read(layer) -> tuple[Tensor, Tensor | None]:
     return layer.weight.detach(), getattr(layer, "bias", None)
 
 
-def _coded(weight, scheme) -> QuantizedWeight:
+def _coded(weight: Tensor, scheme: Scheme) -> QuantizedWeight:
     """The codes of a layer's weight, seen as a matrix [outputs, everything else]."""
     return QuantizedWeight(quantize(weight.flatten(1), scheme), weight.dtype)
 
 
-def _refuse(layer):
-    """A sentence about why this layer cannot be swapped."""
-    if nn.parameter.is_lazy(layer._parameters.get("weight")):
+def _refuse(layer: Swappable) -> None:
+    """Raises ValueError for a layer that cannot be swapped."""
+    weight = layer._parameters.get("weight")
+    if weight is not None and nn.parameter.is_lazy(weight):
         raise ValueError("its weight does not exist yet: run the model once first.")
-    hooks = (layer._forward_hooks, layer._forward_pre_hooks)
-    hooks += (layer._backward_hooks, layer._backward_pre_hooks)
-    if any(hooks) or "forward" in vars(layer):
+    forward = layer._forward_hooks, layer._forward_pre_hooks
+    backward = layer._backward_hooks, layer._backward_pre_hooks
+    if any(forward) or any(backward) or "forward" in vars(layer):
         raise ValueError("it has hooks, which a new layer would lose: remove them first.")
     if getattr(layer, "max_norm", None) is not None:
         raise ValueError("its max_norm changes the weight at every use, which codes cannot follow.")
 
 
-def _swapped(model, name, layer, codes, bias, activations, qparams) -> nn.Module:
+def _swapped(
+    model: nn.Module,
+    name: str,
+    layer: Swappable,
+    codes: QuantizedWeight,
+    bias: Tensor | None,
+    activations: Scheme | None,
+    qparams: Mapping[str, QParams] | None,
+) -> _Layer:
     """The quantized layer in the place of `layer`, in the same mode."""
+    new: _Layer
     if isinstance(bias, Tensor):
         bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
     if isinstance(layer, nn.Embedding):
@@ -177,13 +202,13 @@ def _swapped(model, name, layer, codes, bias, activations, qparams) -> nn.Module
     return new.train(layer.training)
 
 
-def _read_directly(model, layer) -> bool:
+def _read_directly(model: nn.Module, layer: nn.Linear) -> bool:
     """nn.MultiheadAttention uses the weight of its out_proj without calling that layer."""
     users = (m for m in model.modules() if isinstance(m, nn.MultiheadAttention))
     return any(layer is user.out_proj for user in users)
 
 
-def _with_layers(model, made) -> nn.Module:
+def _with_layers(model: Model, made: Mapping[Swappable, _Layer]) -> Model:
     """A deep copy of the model in which the new layers take the places of the old.
 
     The copy starts with the new layers as already copied, so the old ones never are.
@@ -199,18 +224,18 @@ def _with_layers(model, made) -> nn.Module:
     return qmodel
 
 
-def about(name, remedy=""):
+def naming_layer(name: str, remedy: str = "") -> AbstractContextManager[None]:
     """An error inside names the layer; the model itself has no name."""
     return naming(f"Layer {name!r}", remedy) if name else nullcontext()
 
 
-def _key(layer):
+def _key(layer: Swappable) -> int:
     """What layers that share a weight have in common."""
     weight = layer._parameters.get("weight")
     return id(layer if weight is None else weight)
 
 
-def _stayed(model, qmodel, layers) -> list[Stayed]:
+def _stayed(model: nn.Module, qmodel: nn.Module, layers: Mapping[str, Swappable]) -> list[Stayed]:
     """What is left in float, and why."""
     modules = dict(model.named_modules())
     stayed = []
@@ -220,24 +245,26 @@ def _stayed(model, qmodel, layers) -> list[Stayed]:
         name = full.partition("parametrizations.")[0].removesuffix(".")
         if name == full:
             name = full.rpartition(".")[0]
-        owner, chosen = modules[name], name in layers
-        kind = type(owner).__name__
-        standard = type(owner).__module__.startswith("torch.nn.")
-        if chosen:
-            reason = "left out by skip, or by the patterns of the schemes"
-        elif isinstance(owner, SWAPPED):
-            reason = f"{kind} has a forward of its own"
-        elif isinstance(owner, nn.MultiheadAttention):
-            reason = "nn.MultiheadAttention reads it itself, and has no layer for it"
-        elif standard:
-            reason = f"nn.{kind} is none of the layers that are swapped"
-        else:
-            reason = f"a parameter of {kind}'s own, in no layer"
+        chosen = name in layers
+        reason = _why_it_stays(modules[name], chosen)
         stayed.append(Stayed(full, tuple(x.shape), x.nbytes, reason, chosen))
     return stayed
 
 
-def _warn_of_nothing(report):
+def _why_it_stays(owner: nn.Module, chosen: bool) -> str:
+    kind = type(owner).__name__
+    if chosen:
+        return "left out by skip, or by the patterns of the schemes"
+    if isinstance(owner, Swappable):
+        return f"{kind} has a forward of its own"
+    if isinstance(owner, nn.MultiheadAttention):
+        return "nn.MultiheadAttention reads it itself, and has no layer for it"
+    if type(owner).__module__.startswith("torch.nn."):
+        return f"nn.{kind} is none of the layers that are swapped"
+    return f"a parameter of {kind}'s own, in no layer"
+
+
+def _warn_of_nothing(report: Report) -> None:
     """A model without a layer to swap comes back as a plain copy, which must not go unnoticed."""
     left = [f"{x.name} ({x.reason})" for x in report.stayed]
     more = f", and {len(left) - 3} more" if len(left) > 3 else ""
@@ -253,7 +280,9 @@ def _warn_of_nothing(report):
     )
 
 
-def _row(name, weight, new, first, activations) -> Row:
+def _row(
+    name: str, weight: Tensor, new: _Layer, first: str | None, activations: Scheme | None
+) -> Row:
     """The bytes and the error of one layer; a weight that is shared counts where it is first."""
     shared = first is not None
     after = sum(b.nbytes for b in new.buffers() if not shared or b not in set(new.codes.buffers()))
@@ -268,13 +297,13 @@ def _row(name, weight, new, first, activations) -> Row:
     )
 
 
-def _note(new, first, activations) -> str:
+def _note(new: _Layer, first: str | None, activations: Scheme | None) -> str:
     notes = [f"shares the codes of {first}"] if first is not None else []
     if isinstance(new, QuantizedLinear) and new.activations is not activations:
         notes.append("inputs stay float")
     return ", ".join(notes)
 
 
-def _nbytes(model) -> int:
+def _nbytes(model: nn.Module) -> int:
     """Bytes of parameters and buffers, each once."""
     return sum(x.nbytes for x in [*model.parameters(), *model.buffers()])

@@ -1,5 +1,8 @@
 """What the linear layers of a model are given, and the ranges of it (notebook 09)."""
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -10,9 +13,16 @@ from qlesson.nn.model import swappable
 from qlesson.qtensor import qparams_from_range
 from qlesson.scheme import Scheme
 
+Batch = Tensor | Sequence[Any] | dict[str, Any]  # one argument, several, or named ones
+
 
 @torch.no_grad()
-def record(model: nn.Module, batches, take, layers=None):
+def record(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    take: Callable[[str, Tensor], object],
+    layers: Mapping[str, nn.Module] | None = None,
+) -> None:
     """Run the model on the batches, and hand over the input of each linear layer as it comes.
 
     batches  inputs of the model: tensors, tuples of arguments, or dicts of named ones
@@ -26,8 +36,8 @@ def record(model: nn.Module, batches, take, layers=None):
     if layers is None:
         layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
 
-    def listening(name):
-        def hook(layer, args, kwargs):
+    def listening(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = torch.atleast_2d(args[0] if args else kwargs["input"]).flatten(0, -2)
             if x.numel() and not checks.all_finite(*torch.aminmax(x)):
                 raise ValueError(f"The input of layer {name!r} holds NaN or infinity.")
@@ -39,16 +49,22 @@ def record(model: nn.Module, batches, take, layers=None):
     buffers = {name: x.clone() for name, x in model.named_buffers()}
     try:
         for batch in batches:
-            args = () if isinstance(batch, dict) else batch
-            kwargs = batch if isinstance(batch, dict) else {}
-            args = (args,) if isinstance(args, Tensor) else tuple(args)
+            args, kwargs = _arguments(batch)
             torch.func.functional_call(model, buffers, args, kwargs)
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def calibrate(model, batches, activations: Scheme) -> dict[str, QParams]:
+def _arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(batch, dict):
+        return (), batch
+    return (batch,) if isinstance(batch, Tensor) else tuple(batch), {}
+
+
+def calibrate(
+    model: nn.Module, batches: Iterable[Batch], activations: Scheme
+) -> dict[str, QParams]:
     """Scale and zero point of each linear layer's input, from its smallest and largest value.
 
     batches      inputs of the model: tensors, tuples of arguments, or dicts of named ones. The
@@ -61,9 +77,9 @@ def calibrate(model, batches, activations: Scheme) -> dict[str, QParams]:
     checks.scheme("activations", activations)
     if activations.granularity != PerTensor():
         raise ValueError(f"One range per layer is fixed: ql.PerTensor(), not {activations}.")
-    ranges = {}
+    ranges: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def widen(name, x):
+    def widen(name: str, x: Tensor) -> None:
         if x.numel():
             low, high = torch.aminmax(x)
             a, b = ranges.get(name, (low, high))
@@ -71,4 +87,6 @@ def calibrate(model, batches, activations: Scheme) -> dict[str, QParams]:
 
     linear = {name: m for name, m in swappable(model).items() if isinstance(m, nn.Linear)}
     record(model, batches, widen, linear)
-    return {name: qparams_from_range(*its, activations) for name, its in ranges.items()}
+    return {
+        name: qparams_from_range(low, high, activations) for name, (low, high) in ranges.items()
+    }

@@ -1,30 +1,51 @@
 """A quantized model as a dictionary of tensors, to be saved, and back (notebook 09)."""
 
-from torch import Tensor
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
 
 from qlesson import checks
 from qlesson.affine import QParams
 from qlesson.nn.model import (
+    Model,
+    Swappable,
     _key,
     _read,
     _refuse,
     _swapped,
     _with_layers,
-    about,
+    naming_layer,
     swappable,
 )
 from qlesson.nn.weight import QuantizedWeight
 from qlesson.qtensor import QTensor
+from qlesson.scheme import Scheme
 
 
-def state(qmodel) -> dict[str, QTensor | Tensor]:
+class _Packed(Protocol):
+    """What becomes a QTensor, such as a PackedTensor."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    def unpack(self) -> QTensor: ...
+
+
+Saved = Mapping[str, Tensor | QTensor | _Packed]
+
+
+def state(qmodel: nn.Module) -> dict[str, QTensor | Tensor]:
     """All that the model holds, by the names of the float model: to be saved (notebook 09).
 
     The weights of swapped layers are QTensors, a shared one once, under its first name.
     """
     checks.model("qmodel", qmodel)
     weights = {n: m for n, m in qmodel.named_modules() if isinstance(m, QuantizedWeight)}
-    tensors = {_join(n.rpartition(".")[0], "weight"): m.qtensor for n, m in weights.items()}
+    tensors: dict[str, QTensor | Tensor] = {
+        _join(name.rpartition(".")[0], "weight"): codes.qtensor for name, codes in weights.items()
+    }
     kept = qmodel.state_dict()
     for name, x in [*qmodel.named_parameters(), *qmodel.named_buffers()]:
         if name in kept and name.rpartition(".")[0] not in weights:
@@ -32,7 +53,7 @@ def state(qmodel) -> dict[str, QTensor | Tensor]:
     return tensors
 
 
-def load_state(model, tensors, activations=None):
+def load_state(model: Model, tensors: Saved, activations: Scheme | None = None) -> Model:
     """The quantized model that `state` described, from the float model's architecture.
 
     model        the float model; it stays as it is, and its values are not used
@@ -41,45 +62,51 @@ def load_state(model, tensors, activations=None):
     activations  the Scheme of the inputs that `quantize_model` was given. The ranges of static
                  layers are among the tensors.
     """
-    layers, made = swappable(model), {}
+    layers = swappable(model)
     _check_kinds(tensors)
     if activations is not None:
         checks.scheme("activations", activations)
-    codes_of = _codes_of(layers, tensors)
+    made, codes_of = {}, _codes_of(layers, tensors)
     for name, layer in layers.items():
         codes = codes_of.get(_key(layer))
         if codes is not None and not isinstance(tensors.get(_join(name, "weight")), Tensor):
             qparams = _static_qparams(name, tensors, activations)
-            with about(name):
+            with naming_layer(name):
                 _refuse(layer)
                 bias = _read(layer)[1]
                 made[layer] = _swapped(model, name, layer, codes, bias, activations, qparams)
     qmodel = _with_layers(model, made)
-    expected = state(qmodel)
+    qmodel.load_state_dict(_in_float(tensors, state(qmodel)), strict=False)
+    return qmodel
+
+
+def _in_float(tensors: Saved, expected: dict[str, QTensor | Tensor]) -> dict[str, Tensor]:
+    """Those of the tensors that are the codes of no layer, if all are what is expected."""
     missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     if missing or unknown:
         raise ValueError(
             f"The tensors do not fit the model: missing {missing}, unknown {unknown}. Build the "
             "model with the settings of the one that was saved."
         )
-    plain = {name: tensors[name] for name, x in expected.items() if isinstance(x, Tensor)}
-    for name, x in plain.items():
-        if tuple(x.shape) != tuple(expected[name].shape):
-            raise ValueError(
-                f"{name!r} has shape {tuple(x.shape)}, the model's is "
-                f"{tuple(expected[name].shape)}."
-            )
-        if not isinstance(x, Tensor):  # rounded once, to what will hold it
-            dtype = expected[name].dtype if expected[name].dtype in checks.FLOATS else None
-            plain[name] = _unpacked(x).dequantize(dtype)
-        elif x.is_complex() and not expected[name].is_complex():
-            with about(name):
-                checks.real("the tensor", x)
-    qmodel.load_state_dict(plain, strict=False)
-    return qmodel
+    held = {name: x for name, x in expected.items() if isinstance(x, Tensor)}
+    return {name: _as_held(name, tensors[name], x) for name, x in held.items()}
 
 
-def _codes_of(layers, tensors):
+def _as_held(name: str, x: Tensor | QTensor | _Packed, held: Tensor) -> Tensor:
+    """x as the model's tensor of this name can take it."""
+    if tuple(x.shape) != tuple(held.shape):
+        raise ValueError(
+            f"{name!r} has shape {tuple(x.shape)}, the model's is {tuple(held.shape)}."
+        )
+    if not isinstance(x, Tensor):  # rounded once, to what will hold it
+        return _unpacked(x).dequantize(held.dtype if held.dtype in checks.FLOATS else None)
+    if x.is_complex() and not held.is_complex():
+        with naming_layer(name):
+            checks.real("the tensor", x)
+    return x
+
+
+def _codes_of(layers: Mapping[str, Swappable], tensors: Saved) -> dict[int, QuantizedWeight]:
     """{weight: its codes} from saved tensors, for the layers that have one there."""
     codes = {}
     for name, layer in layers.items():
@@ -96,11 +123,11 @@ def _codes_of(layers, tensors):
     return codes
 
 
-def _unpacked(x) -> QTensor:
+def _unpacked(x: QTensor | _Packed) -> QTensor:
     return x if isinstance(x, QTensor) else x.unpack()
 
 
-def _check_kinds(tensors):
+def _check_kinds(tensors: Saved) -> None:
     """Tensors, and what becomes a QTensor: a PackedTensor is known by what it can do."""
     checks.dictionary("tensors", tensors, "{name: tensor}")
     for name, x in tensors.items():
@@ -111,16 +138,18 @@ def _check_kinds(tensors):
             )
 
 
-def _static_qparams(name, tensors, activations):
+def _static_qparams(
+    name: str, tensors: Saved, activations: Scheme | None
+) -> dict[str, QParams] | None:
     """{name: QParams} where the tensors hold an input range, else None."""
-    scale = tensors.get(_join(name, "input_scale"))
+    scale: Any = tensors.get(_join(name, "input_scale"))  # the layer refuses what is no tensor
     if scale is None:
         return None
     if activations is None:
         raise ValueError(
             "The tensors hold input ranges: pass the Scheme of the inputs as activations."
         )
-    zero_point = tensors.get(_join(name, "input_zero_point"))
+    zero_point: Any = tensors.get(_join(name, "input_zero_point"))
     if zero_point is None:
         raise ValueError(
             f"tensors have {_join(name, 'input_scale')!r} and no "
@@ -129,5 +158,5 @@ def _static_qparams(name, tensors, activations):
     return {name: QParams(scale, zero_point)}
 
 
-def _join(name, leaf) -> str:
+def _join(name: str, leaf: str) -> str:
     return f"{name}.{leaf}" if name else leaf

@@ -1,10 +1,14 @@
 """Codes as a module, and what the quantized layers share (notebook 09)."""
 
+from collections.abc import Callable
+from typing import Any, Self
+
 import torch
 from torch import Tensor, nn
 
 from qlesson import checks, kernels
 from qlesson.qtensor import QTensor
+from qlesson.scheme import Scheme
 
 
 class _KeepsScale(nn.Module):
@@ -13,22 +17,27 @@ class _KeepsScale(nn.Module):
     And `load_state_dict` casts no codes, and takes no scale and no zero point that is none.
     """
 
-    def _load_from_state_dict(self, given, prefix, metadata, strict, missing, unexpected, errors):
+    def _scheme_of(self, name: str) -> Scheme:
+        """The scheme of the codes, or of the zero point, in the buffer of this name."""
+        raise NotImplementedError
+
+    def _load_from_state_dict(
+        self,
+        given: dict[str, Any],
+        prefix: str,
+        metadata: dict[str, Any],
+        strict: bool,
+        missing: list[str],
+        unexpected: list[str],
+        errors: list[str],
+    ) -> None:
         count = len(errors)
         for name, held in self._buffers.items():
             x = given.get(prefix + name)
             if held is None or not isinstance(x, Tensor):
                 continue
             try:
-                if not held.is_floating_point():
-                    checks.codes(prefix + name, x, held.dtype, remedy="save the codes as they are")
-                if name == "q":
-                    ends = self.scheme.quant_min, self.scheme.quant_max
-                    checks.code_values(prefix + name, x, *ends, "save the codes as they are")
-                if name.endswith("zero_point"):
-                    checks.zero_points("zero_point", x, self._scheme_of(name))
-                if name.endswith("scale"):
-                    checks.scales(prefix + name, x)
+                self._check_buffer(name, prefix + name, x, held.dtype)
             except (TypeError, ValueError) as error:
                 errors.append(str(error))
         if len(errors) == count:
@@ -36,19 +45,38 @@ class _KeepsScale(nn.Module):
                 given, prefix, metadata, strict, missing, unexpected, errors
             )
 
-    def _apply(self, fn, recurse=True):
-        scales = {name: x for name, x in self._buffers.items() if name.endswith("scale")}
+    def _check_buffer(self, name: str, full_name: str, x: Tensor, dtype: torch.dtype) -> None:
+        """What is to fill the buffer of this name and dtype."""
+        remedy = "save the codes as they are"
+        if not dtype.is_floating_point:
+            checks.codes(full_name, x, dtype, remedy=remedy)
+        if name == "q":
+            scheme = self._scheme_of(name)
+            checks.code_values(full_name, x, scheme.quant_min, scheme.quant_max, remedy)
+        if name.endswith("zero_point"):
+            checks.zero_points("zero_point", x, self._scheme_of(name))
+        if name.endswith("scale"):
+            checks.scales(full_name, x)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        scales = {name: self.get_buffer(name) for name in self._buffers if name.endswith("scale")}
         super()._apply(fn, recurse)
         for name, scale in scales.items():
-            if self._buffers[name].dtype != scale.dtype:
-                self._buffers[name] = scale.to(self._buffers[name].device)
+            moved = self.get_buffer(name)
+            if moved.dtype != scale.dtype:
+                self._buffers[name] = scale.to(moved.device)
         return self
 
 
 class QuantizedWeight(_KeepsScale):
     """A QTensor as a module: it moves with the model, and tied layers share one."""
 
-    def __init__(self, weight: QTensor, dtype=None):
+    q: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    like: Tensor
+
+    def __init__(self, weight: QTensor, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         checks.of_type("weight", weight, QTensor, "use ql.quantize(weight, scheme)")
         if dtype is not None:
@@ -66,17 +94,19 @@ class QuantizedWeight(_KeepsScale):
         """The codes with their scale, zero point and scheme."""
         return QTensor._trusted(self.q, self.scale, self.zero_point, self.scheme)
 
-    def values(self, dtype=None) -> Tensor:
+    def values(self, dtype: torch.dtype | None = None) -> Tensor:
         """W_hat = scale * (q - zero_point), in the model's dtype unless another is asked for."""
         dtype = self.like.dtype if dtype is None else dtype
         checks.float_dtype("dtype", dtype)
         return _values(self.q, self.scale, self.zero_point, self.scheme, dtype)
 
-    def _scheme_of(self, name):
+    def _scheme_of(self, name: str) -> Scheme:
         return self.scheme
 
 
-def _values(q, scale, zero_point, scheme, dtype) -> Tensor:
+def _values(
+    q: Tensor, scale: Tensor, zero_point: Tensor, scheme: Scheme, dtype: torch.dtype
+) -> Tensor:
     """As `QTensor.dequantize`, whose objects torch.compile cannot follow everywhere."""
     r_hat = torch.empty_like(q, dtype=dtype)
     return kernels.run(kernels.dequantize, (), q, scale, zero_point, scheme.granularity, r_hat)
@@ -85,7 +115,9 @@ def _values(q, scale, zero_point, scheme, dtype) -> Tensor:
 class _Layer(_KeepsScale):
     """What the layers share: the codes, a bias that stays float, and W_hat under `weight`."""
 
-    def __init__(self, weight, bias):
+    bias: nn.Parameter | None
+
+    def __init__(self, weight: QTensor | QuantizedWeight, bias: Tensor | None) -> None:
         super().__init__()
         self.codes = weight if isinstance(weight, QuantizedWeight) else QuantizedWeight(weight)
         if bias is not None:
@@ -105,7 +137,7 @@ class _Layer(_KeepsScale):
         """W_hat in float, made anew at each use, for code that reads a layer's weight itself."""
         return self.codes.values()
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         scheme = self.codes.scheme
         words = f"{list(self.codes.q.shape)}, {scheme.bits} bits, {scheme.mapping}"
         return f"{words}, {scheme.granularity}"

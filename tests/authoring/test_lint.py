@@ -5,7 +5,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from qlesson.authoring import __main__, lint, refresh
-from qlesson.authoring.lint import cells, reading, sizes, tags, whole
+from qlesson.authoring.lint import cells, reading, repeats, sizes, tags, whole
 from qlesson.teach import lessons
 
 TOP = """# 01 A title
@@ -248,11 +248,11 @@ def test_a_sentence_may_stand_in_one_notebook_only(folder, monkeypatch):
         nb.cells[-1].source += "\n\nA long source that two notebooks may well name alike, 2024."
         save(nb, folder, name)
     notebooks = [lint.read(folder / f"{n}.ipynb") for n in ("01_title", "02_next")]
-    (line,) = whole.repeated_sentences(notebooks)
+    (line,) = repeats.repeated_sentences(notebooks)
     sentence = "the scale is the width of one step in the units of r"
     assert sentence in line
-    monkeypatch.setitem(whole.MAY_REPEAT, sentence, "a definition")
-    assert list(whole.repeated_sentences(notebooks)) == []
+    monkeypatch.setitem(repeats.MAY_REPEAT, sentence, "a definition")
+    assert list(repeats.repeated_sentences(notebooks)) == []
 
 
 @pytest.mark.parametrize("words, repeated", [(7, False), (8, True), (9, True)])
@@ -264,8 +264,8 @@ def test_a_sentence_that_may_not_repeat_has_eight_words(folder, words, repeated)
         nb = new_notebook(cells=[new_markdown_cell(f"Of {name}.\n\n{same}.")])
         save(nb, folder, name)
     notebooks = [lint.read(folder / f"{n}.ipynb") for n in ("01_title", "02_next")]
-    assert [len(list(whole.sentences(nb))) for nb in notebooks] == [repeated, repeated]
-    assert len(list(whole.repeated_sentences(notebooks))) == repeated
+    assert [len(list(repeats.sentences(nb))) for nb in notebooks] == [repeated, repeated]
+    assert len(list(repeats.repeated_sentences(notebooks))) == repeated
 
 
 def test_the_readme_has_the_minutes(folder):

@@ -188,7 +188,7 @@ def test_every_time_in_the_text_of_notebook_12_is_stored():
 
 
 def test_on_T_the_bench_changes_no_mode():
-    before = ql.kernels._state["mode"]
+    before = ql.kernels.modes._state["mode"]
     ql.quantize(T)
     bench.Job("given scale", "tensor", "float32", 4000).ours()["eager"]()
-    assert ql.kernels._state["mode"] == before
+    assert ql.kernels.modes._state["mode"] == before

@@ -117,10 +117,10 @@ def compiled(monkeypatch, request):
         monkeypatch.setattr(compilers, "_by_hand", lambda *a: None)
         monkeypatch.setattr(kernels, "_compiled", BY_TORCH)
     monkeypatch.setattr(kernels, "_loop", lambda *a: calls.append(a[0].__name__) or loop(*a))
-    monkeypatch.setitem(kernels._state, "broken", False)
+    monkeypatch.setitem(kernels.modes._state, "broken", False)
     yield calls
     assert {"quantize", "dequantize"} <= set(calls)
-    assert not kernels._state["broken"]
+    assert not kernels.modes._state["broken"]
 
 
 @pytest.mark.slow
@@ -185,9 +185,9 @@ def interpreted(monkeypatch):
         pytest.skip("the tests on CUDA run the kernels themselves")
     monkeypatch.setattr(compilers, "_by_hand", compilers._by_triton)
     monkeypatch.setattr(kernels, "_compiled", functools.cache(kernels._compiled.__wrapped__))
-    monkeypatch.setitem(kernels._state, "broken", False)
+    monkeypatch.setitem(kernels.modes._state, "broken", False)
     yield
-    assert not kernels._state["broken"]
+    assert not kernels.modes._state["broken"]
 
 
 @pytest.mark.slow
@@ -258,7 +258,7 @@ def test_values_that_are_not_the_numbers_at_an_address(monkeypatch):
 
     A loop by hand would read past them, some at address 0.
     """
-    monkeypatch.setitem(kernels._state, "broken", False)
+    monkeypatch.setitem(kernels.modes._state, "broken", False)
     r = values((64, 100), torch.float32)
     minus = torch.complex(r, r).conj().imag.as_strided((64, 50), (50, 1))
     assert minus.is_neg() and minus.is_contiguous()
@@ -280,7 +280,7 @@ def test_values_that_are_not_the_numbers_at_an_address(monkeypatch):
             warnings.simplefilter("ignore")  # jit is deprecated, and a check is not recorded
             traced = torch.jit.trace(codes, (r,))
         assert torch.equal(traced(r), expected)
-    assert not kernels._state["broken"]
+    assert not kernels.modes._state["broken"]
 
 
 @pytest.mark.slow

@@ -117,8 +117,8 @@ def test_the_public_face():
 @pytest.fixture(autouse=True)
 def fresh_state(monkeypatch):
     for key, value in {"mode": "auto", "broken": False}.items():
-        monkeypatch.setitem(kernels._state, key, value)
-    kernels._seen.clear()
+        monkeypatch.setitem(kernels.modes._state, key, value)
+    kernels.modes._seen.clear()
 
 
 class Compiler:
@@ -146,7 +146,7 @@ GROUPS = ql.Scheme(granularity=ql.PerGroup(30))
 
 
 def mode():
-    return kernels._state["mode"]
+    return kernels.modes._state["mode"]
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_another_mode_is_refused_and_changes_nothing(word):
 
 
 def test_auto_is_eager_until_compiling_pays(compiler, monkeypatch):
-    monkeypatch.setattr(kernels, "PAYS_OFF", {"cpu": 3 * R.numel()})
+    monkeypatch.setattr(kernels.modes, "PAYS_OFF", {"cpu": 3 * R.numel()})
     qparams = ql.choose_qparams(R)
     counts = []
     for _ in range(5):
@@ -208,7 +208,7 @@ def test_auto_is_eager_until_compiling_pays(compiler, monkeypatch):
 def test_the_real_threshold_spares_a_reader_the_compiler(compiler):
     ql.quantize(torch.randn(3000, 3000), ROWS).dequantize()
     assert compiler.calls == 0
-    assert kernels.PAYS_OFF["cpu"] * 0.3e-9 > 4  # seconds saved, against 5 s of compiling
+    assert kernels.modes.PAYS_OFF["cpu"] * 0.3e-9 > 4  # seconds saved, against 5 s of compiling
 
 
 def test_eager_never_compiles_and_compiled_does(compiler):
@@ -227,7 +227,7 @@ def test_without_a_compiler_one_warning_and_the_same_result(monkeypatch):
     failing = Compiler(fails=True)
     monkeypatch.setattr(kernels, "_compiled", failing)
     for scheme in (ql.Scheme(), ROWS, ql.Scheme(granularity=ql.PerGroup(32))):
-        kernels._state["broken"] = False
+        kernels.modes._state["broken"] = False
         expected = ql.quantize(R, scheme)
         with ql.use_kernels("compiled"), pytest.warns(RuntimeWarning) as record:
             x, again = ql.quantize(R, scheme), ql.quantize(R, scheme)
@@ -275,7 +275,7 @@ def test_a_warning_from_torch_is_no_failure():
     with warnings.catch_warnings(), ql.use_kernels("compiled"):
         warnings.simplefilter("error")
         ql.quantize(R, ql.Scheme(), (0.05, 3), check=False)
-    assert not kernels._state["broken"]
+    assert not kernels.modes._state["broken"]
 
 
 def in_threads(work, count=4):
@@ -300,7 +300,7 @@ def test_threads_share_the_kernels_and_leave_the_warnings_alone():
         in_threads(work)
     assert same == 200 * [True]
     assert warnings.filters == before
-    assert not kernels._state["broken"]
+    assert not kernels.modes._state["broken"]
 
 
 @pytest.mark.slow
@@ -398,7 +398,7 @@ def test_a_hundred_shapes_compile_a_handful_of_kernels():
             r, scheme = torch.randn(8 * m, 8 * n), ql.Scheme(granularity=granularity)
             ql.quantize(r, scheme, ql.choose_qparams(r, scheme))
     assert compiled_graphs() - before <= 4  # codes and ranges of rows; one more where a length is 1
-    assert not kernels._state["broken"]
+    assert not kernels.modes._state["broken"]
 
 
 # --- memory ---

@@ -1,6 +1,7 @@
 """SmoothQuant, AWQ, GPTQ, HQQ and rotation: known answers, guarantees, and what is refused."""
 
 import copy
+import inspect
 import itertools
 from pathlib import Path
 
@@ -16,14 +17,15 @@ from qlesson.methods.hqq import P, hqq, shrink
 from qlesson.methods.rotation import hadamard, random_rotation, rotate
 from qlesson.methods.smoothquant import smoothing_scales, smoothquant
 
-ALL = {
-    "smoothquant": smoothquant,
-    "awq": awq,
-    "gptq": gptq,
-    "hqq": hqq,
-    "rotation": rotate,
-    "rounding": round_to_nearest,
-}
+
+def takes_a_layer(f):
+    """Whether f is a method: a function of (weight, inputs, scheme), perhaps with options."""
+    return callable(f) and list(inspect.signature(f).parameters)[:3] == LAYER
+
+
+LAYER = ["weight", "inputs", "scheme"]
+ALL = {name: getattr(methods, name) for name in methods.__all__}
+ALL = {name: f for name, f in ALL.items() if takes_a_layer(f)}
 each_method = pytest.mark.parametrize("method", ALL.values(), ids=ALL)
 ROW, GROUP, RAGGED = ql.PerAxis(0), ql.PerGroup(8), ql.PerGroup(5)
 each_granularity = pytest.mark.parametrize(

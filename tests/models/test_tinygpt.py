@@ -11,6 +11,7 @@ import qlesson as ql
 from qlesson.models import tinygpt
 from qlesson.models.tinygpt import model as tiny
 from qlesson.models.tinygpt import train
+from qlesson.models.tinygpt.text import MEASURED
 
 ROWS = ql.PerAxis(0)
 PROMPT = 'The "for" statement'
@@ -72,7 +73,7 @@ def test_heldout_text_is_not_in_the_training_text(training_text):
     assert set(heldout.split("\n\n")).isdisjoint(training.split("\n\n"))
     assert len(train.paragraphs()) == len(set(train.paragraphs()))
     assert set(heldout) <= set(tinygpt.VOCABULARY)
-    assert tinygpt.calibration_text() == heldout[tiny.MEASURED + 1 :]
+    assert tinygpt.calibration_text() == heldout[MEASURED + 1 :]
 
 
 def test_no_long_passage_of_the_measured_text_was_trained_on(training_text):
@@ -81,7 +82,7 @@ def test_no_long_passage_of_the_measured_text_was_trained_on(training_text):
         pytest.skip("this Python's text is not 3.11.7's, which the weights were trained on")
     training, heldout = tinygpt.decode(training_text), tinygpt.heldout_text()
     seen = {training[i : i + 64] for i in range(len(training) - 63)}
-    passages = [heldout[i : i + 64] for i in range(tiny.MEASURED)]
+    passages = [heldout[i : i + 64] for i in range(MEASURED)]
     assert sum(p in seen for p in passages) < 0.005 * len(passages)
 
 

@@ -1,7 +1,7 @@
 """The rules of the notebooks, one short function each. `make lint` and the tests apply them.
 
 cells.py, github.py, shape.py   rules of one notebook: its cells, what GitHub shows, its parts
-whole.py, tags.py               rules of all of them: repeated sentences, README.md, docstrings
+repeats.py, whole.py, tags.py   rules of all of them: repeated sentences, README.md, docstrings
 reading.py, sizes.py            what the rules read of a notebook, and how long it is
 """
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from qlesson.authoring.lint import cells, github, shape, tags, whole  # noqa: F401  for their rules
+from qlesson.authoring.lint import cells, github, repeats, shape, tags, whole  # noqa: F401  rules
 from qlesson.authoring.lint.reading import RULES, load, read
 from qlesson.authoring.lint.sizes import table
 
@@ -25,7 +25,7 @@ def problems(folder: Path, readme: Path) -> list[str]:
     notebooks = load(folder)
     found = [p for nb in notebooks for p in notebook_problems(nb)]
     return found + [
-        *whole.repeated_sentences(notebooks),
+        *repeats.repeated_sentences(notebooks),
         *whole.readme_map(notebooks, readme),
         *whole.readme_picture(notebooks, readme),
         *whole.lessons_without_a_notebook(notebooks),

@@ -9,6 +9,10 @@
 What such a file holds is in `format.py`.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,6 +20,7 @@ from qlesson import checks
 from qlesson.files.checkpoint.convert import dequantize_file, quantize_file, table
 from qlesson.files.checkpoint.format import (
     STORED,
+    Description,
     Entry,
     _bytes,
     _describe,
@@ -30,7 +35,7 @@ from qlesson.report import Row
 __all__ = ["Row", "dequantize_file", "load", "quantize_file", "save", "table"]
 
 
-def save(path, tensors: dict[str, QTensor | PackedTensor | Tensor]):
+def save(path: str | Path, tensors: Mapping[str, QTensor | PackedTensor | Tensor]) -> None:
     """Write the tensors to one safetensors file, quantized ones packed and with their scheme.
 
     Tensors that share memory are written once for each name. Raises TypeError for anything else in
@@ -39,23 +44,26 @@ def save(path, tensors: dict[str, QTensor | PackedTensor | Tensor]):
     """
     path = checks.new_file("path", path)
     checks.dictionary("tensors", tensors, "{name: QTensor, PackedTensor or tensor}")
-    stored, quantized = [], {}
+    stored: list[tuple[str, Tensor]] = []
+    quantized: dict[str, Description] = {}
     for name, x in tensors.items():
         _check_name(name)
         if isinstance(x, QTensor):
             x = PackedTensor.pack(x)
         if isinstance(x, PackedTensor):
             quantized[name] = _describe(x.scheme, x.shape, x.order)
-        stored += _parts(name, x) if isinstance(x, PackedTensor) else [(name, x)]
-    for name, x in stored:
-        _check_storable(name, x)
+            stored += _parts(name, x)
+        else:
+            stored.append((name, x))
+    for name, part in stored:
+        _check_storable(name, part)
     entries = [(n, Entry(STORED[x.dtype], _stored_shape(x), x.nbytes)) for n, x in stored]
     with _writing(path, entries, {"format": "pt"}, quantized) as put:
-        for name, x in stored:
-            put(name, _bytes(x))
+        for name, part in stored:
+            put(name, _bytes(part))
 
 
-def _check_name(name):
+def _check_name(name: Any) -> None:
     if not isinstance(name, str):
         raise TypeError(f"tensors has the name {name!r}: names must be text.")
     if name == "__metadata__" or any("\ud800" <= c <= "\udfff" for c in name):
@@ -65,12 +73,12 @@ def _check_name(name):
         )
 
 
-def _check_storable(name, x):
+def _check_storable(name: str, x: Any) -> None:
     """One check for plain tensors and for the parts of quantized ones."""
     kind = type(x).__name__
     if isinstance(x, Tensor):
         if x.is_nested or x.layout != torch.strided:
-            kind = f"nested {kind}" if x.is_nested else x.layout
+            kind = f"nested {kind}" if x.is_nested else str(x.layout)
         elif x.is_meta or x.dtype not in STORED:
             kind = f"{x.dtype} on {x.device}"
         else:
@@ -81,17 +89,15 @@ def _check_storable(name, x):
     )
 
 
-def _stored_shape(x) -> tuple[int, ...]:
+def _stored_shape(x: Tensor) -> tuple[int, ...]:
     """As a file counts: torch has two 4-bit floats in one element."""
     shape = tuple(x.shape)
     return (*shape[:-1], 2 * shape[-1]) if STORED[x.dtype] == "F4" else shape
 
 
-def _where(device):
-    return None if device is None else checks.device("device", device)
-
-
-def load(path, *, packed: bool = False, device=None) -> dict[str, QTensor | PackedTensor | Tensor]:
+def load(
+    path: str | Path, *, packed: bool = False, device: torch.device | str | None = None
+) -> dict[str, QTensor | PackedTensor | Tensor]:
     """What `save` or `quantize_file` wrote: {name: QTensor or Tensor}.
 
     path    the file, the index of a sharded checkpoint, or the folder that holds one of these
@@ -101,9 +107,10 @@ def load(path, *, packed: bool = False, device=None) -> dict[str, QTensor | Pack
     A tensor of a dtype that torch lacks comes as its bytes, in uint8, with a warning. Raises
     ValueError for a file that is damaged or that this module did not write.
     """
-    device, tensors = _where(device), {}
+    device = None if device is None else checks.device("device", device)
+    tensors: dict[str, QTensor | PackedTensor | Tensor] = {}
     for file in _open_all(path):
-        if file.quantized is None:
+        if not file.is_ours:
             raise ValueError(
                 f"{file.path} was not written by qlesson.files.checkpoint: read it with "
                 "safetensors.torch.load_file, or quantize it with "

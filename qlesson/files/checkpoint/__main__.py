@@ -3,15 +3,16 @@
 import argparse
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from qlesson.files.checkpoint.convert import dequantize_file, quantize_file, table
-from qlesson.granularity import PerAxis, PerGroup, PerTensor
+from qlesson.granularity import Granularity, PerAxis, PerGroup, PerTensor
 from qlesson.report import Row
 from qlesson.scheme import Scheme
 
 
-def _arguments(argv):
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m qlesson.files.checkpoint",
         description="Quantize a safetensors checkpoint tensor by tensor, or turn it back.",
@@ -35,17 +36,17 @@ def _arguments(argv):
     return parser.parse_args(argv)
 
 
-def _run(a) -> list[Row]:
+def _run(a: argparse.Namespace) -> list[Row]:
     if a.dequantize:
         return dequantize_file(a.source, a.target)
-    granularity = PerTensor() if a.per_tensor else PerAxis(0)
+    granularity: Granularity = PerTensor() if a.per_tensor else PerAxis(0)
     if a.group_size is not None:
         granularity = PerGroup(a.group_size)
     scheme = Scheme(a.bits, a.mapping, granularity)
     return quantize_file(a.source, a.target, scheme, skip=a.skip)
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, 1 after an error, 130 after an interrupt."""
     arguments = _arguments(argv)
     try:

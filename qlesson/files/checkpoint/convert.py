@@ -3,10 +3,12 @@
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
 
 from qlesson import checks
 from qlesson.checks import FLOATS
@@ -14,9 +16,12 @@ from qlesson.device import best_device
 from qlesson.error import sqnr
 from qlesson.files.checkpoint.format import (
     DTYPES,
+    Data,
+    Description,
     Entry,
     _bytes,
     _describe,
+    _File,
     _index_of,
     _new_folder,
     _open_all,
@@ -25,13 +30,33 @@ from qlesson.files.checkpoint.format import (
     _writing,
 )
 from qlesson.files.packing import PackedTensor, packed_size
-from qlesson.plan import make_plan
+from qlesson.plan import Patterns, make_plan
 from qlesson.qtensor import quantize
 from qlesson.report import Row, by, columns, naming, sum_of_bytes
 from qlesson.scheme import Scheme
 
+Written = tuple[dict[str, Data], float | None]  # the bytes of each part, and the SQNR if quantized
 
-def quantize_file(source, target, scheme: Scheme, *, skip=(), device=None) -> list[Row]:
+
+class Conversion(NamedTuple):
+    """One tensor's way into another file."""
+
+    name: str
+    shape: tuple[int, ...]
+    bytes_before: int
+    entries: dict[str, Entry]  # what will be stored
+    description: Description | None
+    run: Callable[[], Written]
+
+
+def quantize_file(
+    source: str | Path,
+    target: str | Path,
+    scheme: Scheme,
+    *,
+    skip: Patterns = (),
+    device: torch.device | str | None = None,
+) -> list[Row]:
     """Quantize a checkpoint tensor by tensor; the memory needed follows its largest tensor.
 
     source  a safetensors file, the index of a sharded checkpoint, or the folder that holds one of
@@ -52,23 +77,19 @@ def quantize_file(source, target, scheme: Scheme, *, skip=(), device=None) -> li
             raise ValueError(f"{file.path} is quantized already: dequantize it first.")
     plan = make_plan([name for file in files for name in file.entries], scheme, skip)
     device = best_device() if device is None else checks.device("device", device)
-
-    def conversion(file, name):
-        with naming(f"{name} in {file.path}"):
-            parts = name in plan and _stored_parts(file.entries[name], scheme)
-        if not parts:
-            return _carried(file, name)
-        entries = {f"{name}.{part}": entry for part, entry in parts.items()}
-        run = partial(_packed_bytes, file, name, scheme, device)
-        dtype, shape, nbytes = file.entries[name]
-        about = _describe(scheme, shape, "low_first", dtype)
-        return Conversion(name, shape, nbytes, entries, about, run)
-
-    work = [[conversion(file, name) for name in file.entries] for file in files]
+    work = [
+        [
+            _quantized(file, name, plan[name], device) if name in plan else _carried(file, name)
+            for name in file.entries
+        ]
+        for file in files
+    ]
     return _rewrite(files, work, target, _index_of(source), plain=False)
 
 
-def dequantize_file(source, target, *, device=None) -> list[Row]:
+def dequantize_file(
+    source: str | Path, target: str | Path, *, device: torch.device | str | None = None
+) -> list[Row]:
     """Write what `quantize_file` wrote back as floats, in the dtypes that the source had.
 
     The values are those of `QTensor.dequantize(dtype)`, bit for bit; the file is a plain one.
@@ -77,19 +98,13 @@ def dequantize_file(source, target, *, device=None) -> list[Row]:
     if not any(file.quantized for file in files):
         raise ValueError(f"{source} holds no tensor that qlesson.files.checkpoint has quantized.")
     device = best_device() if device is None else checks.device("device", device)
-
-    def conversions(file):
-        for name in file.plain_names():
-            yield _carried(file, name)
-        for name, about in (file.quantized or {}).items():
-            shape = tuple(about["shape"])
-            dtype = about["dtype"] or file.entries[f"{name}.scale"].dtype
-            entry = Entry(dtype, shape, math.prod(shape) * DTYPES[dtype].itemsize)
-            run = partial(_float_bytes, file, name, DTYPES[dtype], device)
-            before = sum(file.entries[part].nbytes for part in file.part_names(name))
-            yield Conversion(name, shape, before, {name: entry}, None, run)
-
-    work = [list(conversions(file)) for file in files]
+    work = [
+        [
+            *(_carried(file, name) for name in file.plain_names()),
+            *(_dequantized(file, name, device) for name in file.quantized),
+        ]
+        for file in files
+    ]
     return _rewrite(files, work, target, _index_of(source), plain=True)
 
 
@@ -106,18 +121,51 @@ def table(rows: list[Row]) -> str:
     return "\n".join(columns(lines, 14, 13, 13, 10))
 
 
-class Conversion(NamedTuple):
-    """One tensor's way. `run` gives its parts as bytes, and the SQNR if it was quantized."""
+def _carried(file: _File, name: str) -> Conversion:
+    """A tensor that stays as it is."""
+    entry = file.entries[name]
 
-    name: str
-    shape: tuple[int, ...]
-    bytes_before: int
-    entries: dict[str, Entry]  # what will be stored
-    about: dict | None  # the scheme, as the header has it
-    run: Callable
+    def run() -> Written:
+        return {name: file.read(name)}, None
+
+    return Conversion(name, entry.shape, entry.nbytes, {name: entry}, None, run)
 
 
-def _stored_parts(entry, scheme):
+def _quantized(file: _File, name: str, scheme: Scheme, device: torch.device) -> Conversion:
+    """A tensor that becomes codes; where these would be no smaller, it stays as it is."""
+    dtype, shape, nbytes = file.entries[name]
+    with naming(f"{name} in {file.path}"):
+        parts = _stored_parts(file.entries[name], scheme)
+    if parts is None:
+        return _carried(file, name)
+    entries = {f"{name}.{part}": entry for part, entry in parts.items()}
+    description = _describe(scheme, shape, "low_first", dtype)
+
+    def run() -> Written:
+        r = file.tensor(name, device)
+        with naming(f"{name} in {file.path}"):
+            x = quantize(r, scheme)
+        error = sqnr(r, x.dequantize(r.dtype)).item()
+        return {part: _bytes(t) for part, t in _parts(name, PackedTensor.pack(x))}, error
+
+    return Conversion(name, shape, nbytes, entries, description, run)
+
+
+def _dequantized(file: _File, name: str, device: torch.device) -> Conversion:
+    """A tensor that becomes floats again."""
+    shape = tuple(file.quantized[name]["shape"])
+    dtype = file.quantized[name]["dtype"] or file.entries[f"{name}.scale"].dtype
+    entry = Entry(dtype, shape, math.prod(shape) * DTYPES[dtype].itemsize)
+    before = sum(file.entries[part].nbytes for part in file.part_names(name))
+
+    def run() -> Written:
+        r_hat = file.packed(name, device).unpack().dequantize(DTYPES[dtype])
+        return {name: _bytes(r_hat)}, None
+
+    return Conversion(name, shape, before, {name: entry}, None, run)
+
+
+def _stored_parts(entry: Entry, scheme: Scheme) -> dict[str, Entry] | None:
     """The stored parts of a tensor to quantize, or None if it is to be carried over."""
     dtype, shape, nbytes = entry
     if DTYPES.get(dtype) not in FLOATS or len(shape) < 2 or nbytes == 0:
@@ -135,34 +183,20 @@ def _stored_parts(entry, scheme):
     return parts if sum(part.nbytes for part in parts.values()) < nbytes else None
 
 
-def _carried(file, name):
-    _, shape, nbytes = file.entries[name]
-
-    def run():
-        return {name: file.read(name)}, None
-
-    return Conversion(name, shape, nbytes, {name: file.entries[name]}, None, run)
-
-
-def _packed_bytes(file, name, scheme, device):
-    r = file.tensor(name, device)
-    with naming(f"{name} in {file.path}"):
-        x = quantize(r, scheme)
-    error = sqnr(r, x.dequantize(r.dtype)).item()
-    return {part: _bytes(t) for part, t in _parts(name, PackedTensor.pack(x))}, error
-
-
-def _float_bytes(file, name, dtype, device):
-    return {name: _bytes(file.packed(name, device).unpack().dequantize(dtype))}, None
-
-
-def _rewrite(files, work, target, index, plain) -> list[Row]:
+def _rewrite(
+    files: Sequence[_File],
+    work: Sequence[Sequence[Conversion]],
+    target: Path,
+    index: Path | None,
+    plain: bool,
+) -> list[Row]:
     """Write what the conversions of each file give: one file, or shards and their index."""
     from tqdm import tqdm
 
     _check_target(files, target, index)
     total = sum(one.bytes_before for conversions in work for one in conversions)
-    rows, weight_map = [], {}
+    rows: list[Row] = []
+    weight_map: dict[str, str] = {}
     # disable=None: no bar where there is no terminal to draw it in
     bar = tqdm(total=total, unit="B", unit_scale=True, disable=None)
     with _new_folder(target) if index else nullcontext(target.parent) as folder, bar:
@@ -179,31 +213,37 @@ def _rewrite(files, work, target, index, plain) -> list[Row]:
     return rows
 
 
-def _write(path, file, conversions, plain, done):
+def _write(
+    path: Path,
+    file: _File,
+    conversions: Sequence[Conversion],
+    plain: bool,
+    done: Callable[[int], object],
+) -> list[Row]:
     """Write one file; `done` is told the bytes of each tensor."""
     rows = []
     entries = [item for one in conversions for item in one.entries.items()]
-    about = None if plain else {one.name: one.about for one in conversions if one.about}
-    with _writing(path, entries, file.others, about) as put:
+    quantized = {one.name: one.description for one in conversions if one.description}
+    with _writing(path, entries, file.others, None if plain else quantized) as put:
         for one in conversions:
             parts, error = one.run()
             for part, data in parts.items():
                 put(part, data)
             after = sum(entry.nbytes for entry in one.entries.values())
-            bits = one.about and one.about["scheme"]["bits"]
+            bits = one.description["scheme"]["bits"] if one.description else None
             rows.append(Row(one.name, one.shape, one.bytes_before, after, error, bits))
             done(one.bytes_before)
     return rows
 
 
-def _write_index(path, content):
+def _write_index(path: Path, content: dict[str, Any]) -> None:
     with open(path, "x", encoding="utf-8") as file:
         json.dump(content, file, indent=2)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _check_target(files, target, index):
+def _check_target(files: Sequence[_File], target: Path, index: Path | None) -> None:
     if index:
         if target.exists():
             raise ValueError(

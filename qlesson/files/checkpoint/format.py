@@ -17,10 +17,11 @@ import shutil
 import warnings
 import zlib
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from qlesson import checks
 from qlesson.files.packing import PackedTensor, in_a_row
-from qlesson.granularity import PerAxis, PerGroup, PerTensor
+from qlesson.granularity import PerAxis, PerGroup, PerTensor, Shape
 from qlesson.scheme import Scheme
 
 VERSION = 1
@@ -49,6 +50,9 @@ STORED = NAMES | {torch.float4_e2m1fn_x2: "F4"}  # which torch can hold, and not
 DTYPES = {name: dtype for dtype, name in STORED.items()}
 GRANULARITIES = {kind.__name__: kind for kind in (PerTensor, PerAxis, PerGroup)}
 
+Description = dict[str, Any]  # of a quantized tensor, as the header has it
+Data = bytearray | memoryview
+
 
 class Entry(NamedTuple):
     """A stored tensor: its dtype as safetensors names it, its shape, its size in bytes."""
@@ -64,26 +68,29 @@ class _File:
     It is read, not mapped: mapped pages would count as memory of this process.
 
     entries    {stored name: Entry}
-    quantized  {name: its scheme and shape}, or None if this module did not write the file
+    is_ours    whether this module wrote the file
+    quantized  {name: its description}
     others     the rest of the metadata
     """
 
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path = path
         self._let_safetensors_check()
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             text = file.read(length)
         header = json.loads(text)
-        self.others = header.pop("__metadata__", {})
+        self.others: dict[str, str] = header.pop("__metadata__", {})
+        self.is_ours = KEY in self.others
         self.quantized, self._crc32 = self._noted(text)
-        self.entries, self._begins = {}, {}
-        for name, about in header.items():
-            begin, end = about["data_offsets"]
-            self.entries[name] = Entry(about["dtype"], tuple(about["shape"]), end - begin)
+        self.entries: dict[str, Entry] = {}
+        self._begins: dict[str, int] = {}
+        for name, noted in header.items():
+            begin, end = noted["data_offsets"]
+            self.entries[name] = Entry(noted["dtype"], tuple(noted["shape"]), end - begin)
             self._begins[name] = 8 + length + begin
 
-    def _let_safetensors_check(self):
+    def _let_safetensors_check(self) -> None:
         """It knows every way in which a header can be wrong, and reads none of the tensors."""
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path} does not exist, or is no file: name one.")
@@ -95,10 +102,10 @@ class _File:
                 f"{self.path} is no safetensors file, or a damaged one: {error}."
             ) from None
 
-    def _noted(self, text):
+    def _noted(self, text: bytes) -> tuple[dict[str, Description], dict[str, str]]:
         """What this module wrote into the header: the quantized tensors, and the checksums."""
-        if KEY not in self.others:
-            return None, {}
+        if not self.is_ours:
+            return {}, {}
         try:
             info = json.loads(self.others.pop(KEY))
             version, crc = info["version"], info["header_crc32"]
@@ -115,10 +122,10 @@ class _File:
             )
         return noted
 
-    def _damaged(self, why):
+    def _damaged(self, why: str) -> ValueError:
         return ValueError(f"{self.path} is damaged: {why}.")
 
-    def read(self, name) -> bytearray:
+    def read(self, name: str) -> bytearray:
         """The bytes of one stored tensor, checked against their checksum."""
         data = bytearray(self.entries[name].nbytes)
         with open(self.path, "rb") as file:
@@ -128,7 +135,7 @@ class _File:
             raise self._damaged(f"the bytes of {name} are not those that were written")
         return data
 
-    def tensor(self, name, device=None) -> Tensor:
+    def tensor(self, name: str, device: torch.device | None = None) -> Tensor:
         """One stored tensor."""
         dtype, shape, nbytes = self.entries[name]
         if dtype == "F4" and shape and shape[-1] % 2 == 0:
@@ -145,32 +152,38 @@ class _File:
         data = torch.frombuffer(self.read(name), dtype=torch.uint8).to(device)
         return data.view(DTYPES[dtype]).view(shape)
 
-    def part_names(self, name):
+    def part_names(self, name: str) -> list[str]:
         """The stored parts of a quantized tensor."""
         asymmetric = self.quantized[name]["scheme"]["mapping"] == "asymmetric"
         parts = ("codes", "scale", "zero_point") if asymmetric else ("codes", "scale")
         return [f"{name}.{part}" for part in parts]
 
-    def plain_names(self):
+    def plain_names(self) -> list[str]:
         """The tensors that are no part of a quantized one."""
-        parts = {part for name in self.quantized or () for part in self.part_names(name)}
+        parts = {part for name in self.quantized for part in self.part_names(name)}
         return [name for name in self.entries if name not in parts]
 
-    def packed(self, name, device) -> PackedTensor:
+    def packed(self, name: str, device: torch.device | None) -> PackedTensor:
         """One quantized tensor."""
-        about = self.quantized[name]
-        data, scale, *zero_point = (self.tensor(p, device) for p in self.part_names(name))
-        scheme, zero_point = _scheme_of(about), zero_point[0] if zero_point else None
-        return PackedTensor(data, about["shape"], scale, zero_point, scheme, about["order"])
+        description = self.quantized[name]
+        data, scale, *zero_points = (self.tensor(part, device) for part in self.part_names(name))
+        return PackedTensor(
+            data,
+            description["shape"],
+            scale,
+            zero_points[0] if zero_points else None,
+            _scheme_of(description),
+            description["order"],
+        )
 
 
-def _index_of(source) -> Path | None:
+def _index_of(source: str | Path) -> Path | None:
     """The index of a sharded checkpoint, or None for a single file."""
     source = _named(source)
     return source if source.name.endswith(INDEX) else None
 
 
-def _named(source) -> Path:
+def _named(source: str | Path) -> Path:
     """The file or the index that the source names; of a folder, the one that it holds."""
     source = checks.path("source", source)
     if not source.is_dir():
@@ -185,7 +198,7 @@ def _named(source) -> Path:
     return named[0]
 
 
-def _open_all(source) -> list[_File]:
+def _open_all(source: str | Path) -> list[_File]:
     """The file, or all shards that the index names, if together they hold what it says."""
     index = _index_of(source)
     if index is None:
@@ -204,7 +217,7 @@ def _open_all(source) -> list[_File]:
     return files
 
 
-def _read_index(index) -> dict:
+def _read_index(index: Path) -> dict[str, Any]:
     """What the index holds: its weight_map, {stored name: shard}, and often metadata."""
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
@@ -221,15 +234,20 @@ def _read_index(index) -> dict:
     return content
 
 
-def _temporary(path) -> Path:
+def _temporary(path: Path) -> Path:
     """A name beside this one, no longer than the 255 bytes that a file system takes."""
-    end = f".{secrets.token_hex(4)}.part"
-    kept = os.fsencode(path.name)[: 255 - len(end) - 1].decode(errors="ignore")
-    return path.with_name(f".{kept}{end}")
+    suffix = f".{secrets.token_hex(4)}.part"
+    kept = os.fsencode(path.name)[: 255 - len(suffix) - 1].decode(errors="ignore")
+    return path.with_name(f".{kept}{suffix}")
 
 
 @contextmanager
-def _writing(path, entries, others, quantized):
+def _writing(
+    path: Path,
+    entries: Sequence[tuple[str, Entry]],
+    others: dict[str, str],
+    quantized: dict[str, Description] | None,
+) -> Iterator[Callable[[str, Data], None]]:
     """Give a function that takes the bytes of each entry, in any order.
 
     The file appears under its name when all are written; before that, and after an error, it does
@@ -243,27 +261,33 @@ def _writing(path, entries, others, quantized):
     for name, entry in layout:
         begins[name] = begin
         begin += entry.nbytes
-    part = _temporary(path)
+    with _new_file(path) as temporary, open(temporary, "xb") as file:
+
+        def put(name: str, data: Data) -> None:
+            file.seek(begins[name])
+            file.write(data)
+            crc32[name] = _crc(data)
+
+        yield put
+        file.seek(0)
+        file.write(_header(layout, others, quantized, crc32))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """A name to write to: the file gets its own when it is whole, and is gone after an error."""
+    temporary = _temporary(path)
     try:
-        with open(part, "xb") as file:
-
-            def put(name, data):
-                file.seek(begins[name])
-                file.write(data)
-                crc32[name] = _crc(data)
-
-            yield put
-            file.seek(0)
-            file.write(_header(layout, others, quantized, crc32))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        yield temporary
+        os.replace(temporary, path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def _refuse_repeats(names):
+def _refuse_repeats(names: list[str]) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ValueError(
@@ -273,21 +297,28 @@ def _refuse_repeats(names):
 
 
 @contextmanager
-def _new_folder(target):
+def _new_folder(target: Path) -> Iterator[Path]:
     """A folder that gets its name when all in it is written, and is gone after an error."""
-    part = _temporary(target)
+    temporary = _temporary(target)
     try:
-        part.mkdir()
-        yield part
-        os.rename(part, target)
+        temporary.mkdir()
+        yield temporary
+        os.rename(temporary, target)
     except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def _header(layout, others, quantized, crc32) -> bytes:
+def _header(
+    layout: Sequence[tuple[str, Entry]],
+    others: dict[str, str],
+    quantized: dict[str, Description] | None,
+    crc32: dict[str, str],
+) -> bytes:
     """The length and the JSON; as long with other checksums."""
-    header = {"__metadata__": dict(others)} if others or quantized is not None else {}
+    header: dict[str, Any] = {}
+    if others or quantized is not None:
+        header["__metadata__"] = dict(others)
     if quantized is not None:
         info = {"header_crc32": NO_CRC, "version": VERSION}
         info |= {"quantized": quantized, "crc32": crc32}
@@ -304,38 +335,38 @@ def _header(layout, others, quantized, crc32) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _with_crc(text, crc) -> bytes:
+def _with_crc(text: bytes, crc: str) -> bytes:
     at = text.index(CRC_AT) + len(CRC_AT)
     return text[:at] + crc.encode() + text[at + len(crc) :]
 
 
-def _crc_of_header(text) -> str:
+def _crc_of_header(text: bytes) -> str:
     """The checksum of the header with zeros in the place of this checksum."""
     return _crc(_with_crc(text, NO_CRC))
 
 
-def _crc(data) -> str:
+def _crc(data: Data | bytes) -> str:
     return f"{zlib.crc32(data):08x}"
 
 
-def _width(entry) -> int:
+def _width(entry: Entry) -> int:
     """Bytes of one element; 0 for the 4- and 6-bit floats of safetensors."""
     return entry.nbytes // max(1, math.prod(entry.shape))
 
 
-def _bytes(x):
+def _bytes(x: Tensor) -> memoryview:
     """The bytes of a tensor, as numpy sees them."""
     x = x.detach().resolve_conj().resolve_neg().cpu()
-    return in_a_row(x).view(torch.uint8).numpy()
+    return in_a_row(x).view(torch.uint8).numpy().data
 
 
-def _parts(name, x: PackedTensor):
+def _parts(name: str, x: PackedTensor) -> list[tuple[str, Tensor]]:
     """The tensors of a PackedTensor under their stored names."""
     parts = [(f"{name}.codes", x.data), (f"{name}.scale", x.scale)]
     return parts if x.zero_point is None else [*parts, (f"{name}.zero_point", x.zero_point)]
 
 
-def _describe(scheme, shape, order, dtype=None) -> dict:
+def _describe(scheme: Scheme, shape: Shape, order: str, dtype: str | None = None) -> Description:
     """What the header says about a quantized tensor; dtype is that of the source, if known."""
     if type(scheme) is not Scheme or type(scheme.granularity) not in GRANULARITIES.values():
         raise ValueError(
@@ -347,8 +378,8 @@ def _describe(scheme, shape, order, dtype=None) -> dict:
     return {"shape": list(shape), "dtype": dtype, "order": order, "scheme": fields}
 
 
-def _scheme_of(about) -> Scheme:
-    fields = dict(about["scheme"])
+def _scheme_of(description: Description) -> Scheme:
+    fields = dict(description["scheme"])
     granularity = dict(fields.pop("granularity"))
     kind = GRANULARITIES[granularity.pop("kind")]
     return Scheme(granularity=kind(**granularity), **fields)

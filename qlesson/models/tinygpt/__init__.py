@@ -8,20 +8,9 @@ tinygpt.perplexity(tinygpt.quantized(model, ql.Scheme(bits=4)))
 """
 
 from qlesson.models.cache import PER_CHANNEL, PER_TOKEN, KVCache
-from qlesson.models.tinygpt.model import (
-    GPT,
-    VOCABULARY,
-    Config,
-    calibration_text,
-    decode,
-    encode,
-    heldout_text,
-    in_float64,
-    load,
-    perplexity,
-    quantized,
-    weight_matrices,
-)
+from qlesson.models.tinygpt.matrices import quantized, weight_matrices
+from qlesson.models.tinygpt.measure import perplexity
+from qlesson.models.tinygpt.model import GPT, Config, in_float64, load
 from qlesson.models.tinygpt.plan import (
     divergence,
     greedy_plan,
@@ -29,6 +18,13 @@ from qlesson.models.tinygpt.plan import (
     packed_bytes,
     sensitivity,
     squared_error,
+)
+from qlesson.models.tinygpt.text import (
+    VOCABULARY,
+    calibration_text,
+    decode,
+    encode,
+    heldout_text,
 )
 
 __all__ = [

@@ -8,27 +8,22 @@ next. The architecture is GPT-2's (Radford et al. 2019); data, training and limi
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from qlesson import checks
 from qlesson.device import best_device
-from qlesson.models.cache import BLOCK, KVCache
-from qlesson.nn.model import with_weights
-from qlesson.plan import make_plan
-from qlesson.qtensor import fake_quantize, quantize
+from qlesson.models.cache import KVCache
+from qlesson.models.tinygpt.text import FOLDER, VOCABULARY, decode, encode
+from qlesson.nn.model import Model
 
-FOLDER = Path(__file__).parent
-VOCABULARY = "\n" + "".join(chr(i) for i in range(32, 127) if chr(i) not in "$`")
-NUMBER = {character: i for i, character in enumerate(VOCABULARY)}
-MEASURED = 16_384  # held-out characters that perplexity predicts
-WINDOWS_AT_ONCE = 16  # bounds the memory that perplexity takes; changes no result in float
+NewCache = Callable[[], KVCache | None]
 
 
 @dataclass(frozen=True)
@@ -45,13 +40,13 @@ class Config:
 class Attention(nn.Module):
     """softmax(q k^T / sqrt(width / heads)) v per head; a character sees itself and those before."""
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         super().__init__()
         self.heads = config.heads
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
-    def forward(self, x, cache=None):
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         batch, time, width = x.shape
         qkv = self.qkv(x).view(batch, time, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [batch, heads, time, width / heads]
@@ -66,25 +61,25 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """down(gelu(up(x))), from width to 4 * width and back."""
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         super().__init__()
         self.up = nn.Linear(config.width, 4 * config.width)
         self.down = nn.Linear(4 * config.width, config.width)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x)))
 
 
 class Block(nn.Module):
     """x + attention(norm_1(x)), then x + mlp(norm_2(x))."""
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         super().__init__()
         self.norm_1, self.attention = nn.LayerNorm(config.width), Attention(config)
         self.norm_2, self.mlp = nn.LayerNorm(config.width), MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, cache=None):
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         x = x + self.dropout(self.attention(self.norm_1(x), cache))
         return x + self.dropout(self.mlp(self.norm_2(x)))
 
@@ -92,7 +87,7 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """Characters in, logits of the next one out. The token embedding is also the last layer."""
 
-    def __init__(self, config=Config()):
+    def __init__(self, config: Config = Config()) -> None:
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(len(VOCABULARY), config.width)
@@ -102,7 +97,7 @@ class GPT(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self._initialize()
 
-    def _initialize(self):
+    def _initialize(self) -> None:
         """Matrices from N(0, 0.02^2), smaller where a block adds its result to x; biases 0."""
         for name, weights in self.named_parameters():
             adds = name.endswith(("attention.out.weight", "mlp.down.weight"))
@@ -111,7 +106,7 @@ class GPT(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(weights)
 
-    def forward(self, ids, cache=None):
+    def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """ids, integers [batch, time] -> logits [batch, time, 94].
 
         cache, a `KVCache`, keeps the keys and values of the characters read so far; ids are then
@@ -135,7 +130,14 @@ class GPT(nn.Module):
         return F.linear(self.norm(x), self.token_embedding.weight)
 
     @torch.no_grad()
-    def generate(self, prompt, n, seed=0, temperature=0.8, new_cache=KVCache):
+    def generate(
+        self,
+        prompt: str,
+        n: int,
+        seed: int = 0,
+        temperature: float = 0.8,
+        new_cache: NewCache | None = KVCache,
+    ) -> str:
         """The n characters that the model writes after the prompt.
 
         The next character is argmax(logits / temperature + noise), noise = -log(-log(u)) with
@@ -148,7 +150,8 @@ class GPT(nn.Module):
         _check_request(n, seed, temperature)
         noise = _gumbel_noise(n, seed) if temperature > 0 else torch.zeros(n, 1)
         new_cache = new_cache or (lambda: None)
-        window, cache, written = encode(prompt)[-self.config.context :], new_cache(), []
+        window, cache = encode(prompt)[-self.config.context :], new_cache()
+        written: list[int] = []
         model = in_float64(self)
         for i in range(n):
             logits = model._next_logits(window, cache)
@@ -158,14 +161,16 @@ class GPT(nn.Module):
                 window, cache = window[-(self.config.context // 2) :], new_cache()
         return decode(written)
 
-    def _next_logits(self, window, cache):
+    def _next_logits(self, window: Tensor, cache: KVCache | None) -> Tensor:
         """Logits [94] of the character after window [time], on the CPU; fills the cache."""
         new = window[-1:] if cache is not None and cache.length else window
         device = self.token_embedding.weight.device
         return self(new[None].to(device), cache)[0, -1].cpu()
 
 
-def load(device=None, path=FOLDER / "weights.safetensors"):
+def load(
+    device: torch.device | str | None = None, path: str | Path = FOLDER / "weights.safetensors"
+) -> GPT:
     """The trained model in path, ready to use, on `device` (None: `ql.best_device()`)."""
     path = checks.file("path", path)
     device = best_device() if device is None else checks.device("device", device)
@@ -173,7 +178,7 @@ def load(device=None, path=FOLDER / "weights.safetensors"):
     try:
         with safe_open(path, framework="pt") as file:
             known = (file.metadata() or {}).get("vocabulary") == VOCABULARY
-            weights = {name: file.get_tensor(name) for name in file.keys()} if known else None
+            weights = {name: file.get_tensor(name) for name in file.keys()} if known else {}
         if known:
             model.load_state_dict(weights)
     except (SafetensorError, RuntimeError) as error:
@@ -184,7 +189,7 @@ def load(device=None, path=FOLDER / "weights.safetensors"):
     return model.to(device).eval()
 
 
-def in_float64(model):
+def in_float64(model: Model) -> Model:
     """A copy that computes in float64, for evaluation: every machine then finds the same.
 
     The order of a sum is the processor's own, so float32 results differ in their last bits. A
@@ -196,126 +201,15 @@ def in_float64(model):
     return copy.deepcopy(model).double().eval()
 
 
-def encode(text):
-    """Text -> one integer per character, [len(text)]."""
-    checks.text("text", text)
-    unknown = sorted(set(text) - set(VOCABULARY))
-    if unknown:
-        raise ValueError(
-            f"The model does not know {', '.join(map(repr, unknown))}: it knows line breaks and "
-            "printable ASCII without '$' and '`'. Remove or replace the others."
-        )
-    return torch.tensor([NUMBER[character] for character in text])
-
-
-def decode(ids):
-    """Integers -> text."""
-    if isinstance(ids, torch.Tensor) or not hasattr(ids, "__iter__"):
-        checks.ids("ids", ids, len(VOCABULARY))
-        checks.known("ids", ids)
-        ids = ids.flatten()
-    return "".join(VOCABULARY[checks.whole("ids", i, 0, len(VOCABULARY) - 1)] for i in ids)
-
-
-def heldout_text():
-    """33,646 characters that the model never saw in training, from its documentation (card.md)."""
-    return (FOLDER / "heldout.txt").read_text(encoding="utf-8")
-
-
-def calibration_text():
-    """The held-out characters that `perplexity` does not use: calibrate on these, measure there."""
-    return heldout_text()[MEASURED + 1 :]
-
-
-@torch.no_grad()
-def perplexity(model, text=None, n=MEASURED, new_cache=None):
-    """exp(mean of -log p(character | those before it)), p from 1/94 (a blind guess) to 1.
-
-    Perplexity 3 means: as unsure as one who guesses among 3 characters. Measured on the first n
-    characters of text (None: the held-out text) in windows of 256, a rest left out; within its
-    window a character is predicted from the 1 to 256 before it.
-
-    With new_cache, a window is read in pieces of 32 characters through the cache new_cache()
-    makes: what it quantizes is what later pieces see, as when the model writes.
-
-    A float64 copy of the model computes it, as `in_float64` says.
-    """
-    model = in_float64(model)
-    inputs, targets = windows(model, heldout_text() if text is None else text, n)
-    pairs = zip(inputs.split(WINDOWS_AT_ONCE), targets.split(WINDOWS_AT_ONCE), strict=True)
-    total = sum(_loss(model, x, y, new_cache and new_cache()) for x, y in pairs)
-    return math.exp(total / targets.numel())
-
-
-def windows(model, text, n):
-    """The first n characters of text, and those that follow each: two of [n / 256, 256]."""
-    checks.of_type("model", model, GPT, "use tinygpt.load()")
-    context, device = model.config.context, model.token_embedding.weight.device
-    ids = encode(text).to(device)
-    checks.whole("n", n, low=context)
-    n = min(n, len(ids) - 1) // context * context
-    if n < context:
-        raise ValueError(f"text must have at least {context + 1} characters, got {len(text)}.")
-    return ids[:n].view(-1, context), ids[1 : n + 1].view(-1, context)
-
-
-def weight_matrices(model):
-    """The matrices that quantization changes, by name: all but the position embedding.
-
-    Each is [out_features, in_features]: PerAxis(0) is one scale per row, PerGroup(32) groups along
-    a row. The token embedding [94, width] has one row per character.
-    """
-    checks.model("model", model)
-    return {
-        name.removesuffix(".weight"): weights.detach()
-        for name, weights in model.named_parameters()
-        if weights.dim() == 2 and not name.startswith("position_embedding")
-    }
-
-
-def quantized(model, scheme, activations=None):
-    """A copy of the model with every matrix W of `weight_matrices` replaced by W_hat.
-
-    W_hat = quantize(W, scheme).dequantize(): the values after the round trip, in float. A dict of
-    name or pattern -> Scheme quantizes the matrices it names, each in its own way, and leaves the
-    others.
-
-    activations, a Scheme, does the same to the input of every linear layer, as it comes: it is
-    seen as [characters, inputs], and PerAxis(0) is a scale per character. `quantize_model` of
-    `qlesson.nn` computes such a layer on integers, up to 8 bits.
-    """
-    checks.model("model", model)
-    if activations is not None:
-        checks.scheme("activations", activations)
-    plan = make_plan(weight_matrices(model), scheme)
-    model = with_weights(model, plan, lambda name, w: quantize(w, plan[name]).dequantize())
-    if activations:
-        for layer in (m for m in model.modules() if isinstance(m, nn.Linear)):
-            layer.register_forward_pre_hook(partial(_quantize_input, activations))
-    return model
-
-
-def _quantize_input(scheme, layer, inputs):
-    (x,) = inputs
-    return fake_quantize(x.reshape(-1, x.shape[-1]), scheme).view_as(x)
-
-
-def _check_request(n, seed, temperature):
+def _check_request(n: int, seed: int, temperature: float) -> None:
     checks.whole("n", n, low=1)
     checks.whole("seed", seed, 0, 2**63 - 1)
     wanted = "a number of at least 0"
     checks.number("temperature", temperature, wanted, lambda x: x >= 0)
 
 
-def _gumbel_noise(n, seed):
+def _gumbel_noise(n: int, seed: int) -> Tensor:
     """-log(-log(u)), [n, 94] in float64, drawn on the CPU so that every machine has the same."""
     generator = torch.Generator().manual_seed(seed)
     u = torch.rand(n, len(VOCABULARY), generator=generator, dtype=torch.float64)
     return -torch.log(-torch.log(u))
-
-
-def _loss(model, inputs, targets, cache=None):
-    """Sum of -log p(target) over windows [batch, time], in nats."""
-    pieces = inputs.split(BLOCK, dim=1) if cache else (inputs,)
-    logits = torch.cat([model(piece, cache) for piece in pieces], dim=1)
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()

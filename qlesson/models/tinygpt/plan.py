@@ -4,24 +4,24 @@ A plan is {name of a matrix: Scheme}, as `quantized` takes it.
 """
 
 import torch
+from torch import Tensor, nn
 
 from qlesson import checks
 from qlesson.error import mse
-from qlesson.models.tinygpt.model import (
-    WINDOWS_AT_ONCE,
-    calibration_text,
-    in_float64,
-    quantized,
-    weight_matrices,
-    windows,
-)
+from qlesson.models.tinygpt.matrices import quantized, weight_matrices
+from qlesson.models.tinygpt.measure import WINDOWS_AT_ONCE, windows
+from qlesson.models.tinygpt.model import GPT, in_float64
+from qlesson.models.tinygpt.text import calibration_text
 from qlesson.plan import make_plan
 from qlesson.qtensor import quantize
+from qlesson.scheme import Scheme
 
 CALIBRATION = 4096  # characters that sensitivity reads
 
+Costs = dict[str, dict[Scheme, float]]  # of each matrix under each scheme
 
-def divergence(model, other, text=None, n=CALIBRATION) -> float:
+
+def divergence(model: GPT, other: GPT, text: str | None = None, n: int = CALIBRATION) -> float:
     """Mean over n characters of KL(p, p_other) = sum p log(p / p_other), in nats.
 
     p and p_other are what the two models expect of the next character. It is 0 where they expect
@@ -31,7 +31,9 @@ def divergence(model, other, text=None, n=CALIBRATION) -> float:
     return _mean_kl(*(log_probabilities(m, text, n) for m in (model, other)))
 
 
-def sensitivity(model, scheme, text=None, n=CALIBRATION) -> dict[str, float]:
+def sensitivity(
+    model: GPT, scheme: Scheme, text: str | None = None, n: int = CALIBRATION
+) -> dict[str, float]:
     """The divergence from the model when one matrix alone is quantized, for each matrix."""
     log_p, harm = log_probabilities(model, text, n), {}
     for name in weight_matrices(model):
@@ -41,7 +43,7 @@ def sensitivity(model, scheme, text=None, n=CALIBRATION) -> dict[str, float]:
 
 
 @torch.no_grad()
-def log_probabilities(model, text=None, n=CALIBRATION):
+def log_probabilities(model: GPT, text: str | None = None, n: int = CALIBRATION) -> Tensor:
     """log p of every character coming next, after each of the first n: float64 [n, 94]."""
     model = in_float64(model)
     inputs, _ = windows(model, calibration_text() if text is None else text, n)
@@ -49,16 +51,16 @@ def log_probabilities(model, text=None, n=CALIBRATION):
     return logits.flatten(0, 1).log_softmax(-1)
 
 
-def _mean_kl(log_p, log_other):
+def _mean_kl(log_p: Tensor, log_other: Tensor) -> float:
     return (log_p.exp() * (log_p - log_other)).sum(-1).mean().item()
 
 
-def packed_bytes(w, scheme) -> float:
+def packed_bytes(w: Tensor, scheme: Scheme) -> float:
     """Bytes of a matrix under a scheme: codes packed, with their scales and zero points."""
     return quantize(w, scheme).packed_nbytes
 
 
-def model_bytes(model, scheme) -> float:
+def model_bytes(model: nn.Module, scheme: Scheme | dict[str, Scheme]) -> float:
     """Bytes of all weights: matrices under a scheme or a plan, the rest as they are.
 
     The rest are the position embedding, the biases and the norms, and matrices not in the plan.
@@ -69,13 +71,13 @@ def model_bytes(model, scheme) -> float:
     return sum(w.nbytes for w in model.parameters()) - saved
 
 
-def squared_error(w, scheme) -> float:
+def squared_error(w: Tensor, scheme: Scheme) -> float:
     """Mean of (w - w_hat)^2 under a scheme."""
     checks.known("w", w)
     return mse(w, quantize(w, scheme).dequantize()).item()
 
 
-def greedy_plan(damage, size, budget) -> dict:
+def greedy_plan(damage: Costs, size: Costs, budget: float) -> dict[str, Scheme]:
     """The plan of at most `budget` bytes that a greedy search finds.
 
     damage, size  {name: {scheme: nats or bytes}}: what each matrix costs under each scheme
@@ -87,9 +89,9 @@ def greedy_plan(damage, size, budget) -> dict:
     smallest = sum(min(options.values()) for options in size.values())
     if budget < smallest:
         raise ValueError(f"budget is {budget:g} bytes: the smallest plan takes {smallest:g}.")
-    plan = {name: max(options, key=options.get) for name, options in size.items()}
+    plan = {name: max(options, key=options.__getitem__) for name, options in size.items()}
 
-    def price(name, scheme):
+    def price(name: str, scheme: Scheme) -> float:
         saved = size[name][plan[name]] - size[name][scheme]
         return (damage[name][scheme] - damage[name][plan[name]]) / saved
 

@@ -7,19 +7,23 @@ carries in `pydoc_data.topics`; it differs a little between versions, and so do 
 import argparse
 import math
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
-from qlesson.models.tinygpt.model import GPT, VOCABULARY, Config, encode, heldout_text, perplexity
+from qlesson.models.tinygpt.measure import perplexity
+from qlesson.models.tinygpt.model import GPT, Config
+from qlesson.models.tinygpt.text import VOCABULARY, encode, heldout_text
 
 BATCH, WARM_UP, PEAK_RATE, WEIGHT_DECAY = 64, 100, 1.5e-3, 0.1
 PLAIN = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "..."})
 
 
-def paragraphs():
+def paragraphs() -> list[str]:
     """The paragraphs of `pydoc_data.topics` in their order, each once, in the 94 characters.
 
     Once, because the topics repeat each other ("for" is also a part of "compound"): a paragraph
@@ -32,7 +36,7 @@ def paragraphs():
     return list(dict.fromkeys(p.strip("\n") for p in kept.split("\n\n") if p.strip()))
 
 
-def training_text():
+def training_text() -> Tensor:
     """All paragraphs but the held-out ones, as integers [length].
 
     Another Python than 3.11.7 has reworded copies of held-out paragraphs, which stay in (of the
@@ -42,13 +46,13 @@ def training_text():
     return encode("\n\n".join(p for p in paragraphs() if p not in heldout))
 
 
-def learning_rate(step, steps):
+def learning_rate(step: int, steps: int) -> float:
     """A linear warm-up over 100 steps, and half a cosine from the peak down to a tenth of it."""
     warm_up = min(1.0, (step + 1) / WARM_UP)
     return PEAK_RATE * warm_up * (0.55 + 0.45 * math.cos(math.pi * step / steps))
 
 
-def make_optimizer(model):
+def make_optimizer(model: nn.Module) -> torch.optim.AdamW:
     """AdamW with weight decay on the matrices, none on biases and norms."""
     matrices = [p for p in model.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
@@ -58,7 +62,7 @@ def make_optimizer(model):
     )
 
 
-def batch_loss(model, text, batch):
+def batch_loss(model: GPT, text: Tensor, batch: int) -> Tensor:
     """Mean of -log p(next character) over `batch` windows at random places, in nats.
 
     The matrix products run in bfloat16, twice as fast on two cores; the weights stay float32.
@@ -71,7 +75,15 @@ def batch_loss(model, text, batch):
     return F.cross_entropy(logits.float().flatten(0, 1), window[:, 1:].flatten())
 
 
-def train(text, steps=2000, seed=0, config=Config(), batch=BATCH, device="cpu", report=None):
+def train(
+    text: Tensor,
+    steps: int = 2000,
+    seed: int = 0,
+    config: Config = Config(),
+    batch: int = BATCH,
+    device: torch.device | str = "cpu",
+    report: Callable[[GPT, int, float], object] | None = None,
+) -> GPT:
     """A GPT trained on text [length]. report(model, step, loss) is called after every step."""
     torch.manual_seed(seed)
     model = GPT(config).to(device).train()
@@ -89,13 +101,13 @@ def train(text, steps=2000, seed=0, config=Config(), batch=BATCH, device="cpu", 
     return model.eval()
 
 
-def save(model, path):
+def save(model: nn.Module, path: str | Path) -> None:
     """The weights in float32, with the vocabulary beside them."""
     weights = {name: w.cpu().contiguous() for name, w in model.state_dict().items()}
     save_file(weights, path, metadata={"vocabulary": VOCABULARY})
 
 
-def parse(arguments):
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     prog = "python -m qlesson.models.tinygpt.train"
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     parser.add_argument("--steps", type=int, default=2000)
@@ -105,10 +117,10 @@ def parse(arguments):
     return parser.parse_args(arguments)
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     options, start = parse(arguments), time.monotonic()
 
-    def report(model, step, loss):
+    def report(model: GPT, step: int, loss: float) -> None:
         if step % 100 == 0 or step == options.steps:
             seconds = time.monotonic() - start
             print(

@@ -1,6 +1,7 @@
 """The live figure of notebook 09: how many bits the inputs of a layer need."""
 
 from functools import cache
+from typing import Any
 
 import torch.nn.functional as F
 from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ def _inputs_weight_bias(name: str) -> tuple[Tensor, Tensor, Tensor]:
     """The inputs of a layer of the GPT's first block on 256 characters, its weight and its bias."""
     gpt, name = tinygpt.load("cpu"), f"blocks.0.{name}"
     ids = tinygpt.encode(tinygpt.calibration_text()[:256])[None]
-    layer = gpt.get_submodule(name)
+    layer: Any = gpt.get_submodule(name)
     return layer_inputs(gpt, ids)[name], layer.weight.detach(), layer.bias.detach()
 
 
