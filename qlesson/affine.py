@@ -167,6 +167,11 @@ def widened(
     return torch.where(narrow, low, r_min), torch.where(narrow, high, r_max)
 
 
+def computing(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that values or scales of this dtype are computed in: half ones in float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def too_small(scale: Tensor) -> Tensor:
     """Where a scale is zero, or subnormal in the dtype that is computed in: dividing by it would
     lose digits or overflow. The subnormal numbers of float16 are none in float32."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qlesson import checks, kernels
-from qlesson.affine import QParams, stored, too_small, widened
+from qlesson.affine import QParams, computing, stored, too_small, widened
 from qlesson.scheme import Scheme, qparams_of
 
 FindRange = Callable[[Tensor, Scheme], tuple[Tensor, Tensor]]
@@ -47,6 +47,12 @@ def choose_qparams(
     if not checks.all_finite(r_min, r_max):
         checks.refuse_non_finite("r", r)
     return _qparams_from_range(r_min, r_max, scheme)
+
+
+def quantize_by(find_range: FindRange | None, r: Tensor, scheme: Scheme) -> "QTensor":
+    """r quantized in the range that find_range gives, as `choose_qparams` says."""
+    qparams = None if find_range is None else choose_qparams(r, scheme, find_range)
+    return quantize(r, scheme, qparams)
 
 
 def _found_range(find_range: FindRange, r: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
@@ -228,8 +234,7 @@ class QTensor:
                (float16: 65504)
         out    the float tensor to fill: q's shape, that dtype, q's device
         """
-        if dtype is None:
-            dtype = torch.float64 if self.scale.dtype == torch.float64 else torch.float32
+        dtype = computing(self.scale.dtype) if dtype is None else dtype
         checks.float_dtype("dtype", dtype)
         if out is not None:
             kept = {"q": self.q, "scale": self.scale, "zero_point": self.zero_point}
@@ -284,7 +289,7 @@ def _checked_qparams(
     r: Tensor, scheme: Scheme, qparams: QParams | tuple | None, check: bool
 ) -> QParams:
     """Given qparams, in the dtypes they are stored in."""
-    dtype = torch.float64 if r.dtype == torch.float64 else torch.float32
+    dtype = computing(r.dtype)
     return QParams(*checks.qparams(qparams, scheme, r.shape, dtype, r.device, check))
 
 
@@ -298,7 +303,7 @@ def _wider(scheme: Scheme) -> str:
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+    return x.to(computing(x.dtype))
 
 
 def _warn_if_clipped(

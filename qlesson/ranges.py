@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from qlesson import checks, kernels
-from qlesson.affine import dequantize_affine, quantize_affine, two_to
+from qlesson.affine import computing, dequantize_affine, quantize_affine, two_to
 from qlesson.granularity import Granularity, PerTensor
 from qlesson.scheme import Scheme, qparams_of
 
@@ -248,7 +248,7 @@ def _within(r_min: Tensor, r_max: Tensor, limit: Tensor) -> tuple[Tensor, Tensor
 
 def _too_wide(scale: Tensor, scheme: Scheme) -> Tensor:
     """Where the codes of a scale reach beyond the largest float."""
-    scale = scale if scale.dtype == torch.float64 else scale.float()
+    scale = scale.to(computing(scale.dtype))
     return ~torch.isfinite(scale * scale.new_tensor(scheme.reach))
 
 

@@ -120,7 +120,10 @@ NOTHING = "takes nothing"
 REPORT = "takes a report, as `report` and `stored` give it"
 
 LAYER = dict(weight=real(W, **MATRIX), inputs=real(X, **MATRIX, longer=SOUND))
-WITH_SCHEME = LAYER | dict(scheme=scheme(ql.Scheme(4, granularity=ql.PerAxis(0))))
+WITH_SCHEME = LAYER | dict(
+    scheme=scheme(ql.Scheme(4, granularity=ql.PerAxis(0))),
+    find_range=function(ranges.mse_search, none=SOUND),
+)
 NO_INPUTS = WITH_SCHEME | dict(inputs=real(X, **MATRIX, longer=SOUND, none=SAME))
 SEARCH = dict(r=real(A), scheme=scheme(FOUR))
 BINS = whole(256)
@@ -148,7 +151,8 @@ ROWS = {
         q=formula(A, **FORMULA), scale=formula(STEP, **FORMULA), zero_point=formula(STEP, **FORMULA)
     ),
     **{f"affine.{name}": "a step of the formulas, on what they have made" for name in
-       ("clip", "narrowed", "rounded", "safe_qparams", "stored", "too_small", "two_to", "widened")},
+       ("clip", "computing", "narrowed", "rounded", "safe_qparams", "stored", "too_small", "two_to",
+        "widened")},
     # --- errors ---
     "error.ErrorShares": RECORD,
     "error.error_shares": row(
@@ -206,6 +210,8 @@ ROWS = {
     "device.best_device": "reads QLESSON_DEVICE alone: tests/kernels/test_kernels.py",
     "kernels.modes.use_kernels": row(mode=one_of("auto")),
     "qtensor.ZeroPointClipped": "a warning",
+    "qtensor.quantize_by": row(
+        **SEARCH, find_range=function(ranges.mse_search, none=SOUND)),
     "qtensor.choose_qparams": row(**SEARCH, find_range=function(ranges.mse_search, none=SOUND)),
     "qtensor.qparams_from_range": row(
         r_min=numbers(-A.abs(), **SAME_SHAPE), r_max=numbers(A.abs(), **SAME_SHAPE, below=REFUSED),
@@ -289,7 +295,8 @@ ROWS = {
     "nn.model.quantize_model": row(
         model=model(MODEL), scheme=scheme(ROWS_OF_8, says="'bits'"),
         skip=patterns("1"), activations=scheme(EIGHT),
-        qparams=dictionary({"0": PAIR}, none=SOUND)),
+        qparams=dictionary({"0": PAIR}, none=SOUND),
+        find_range=function(ranges.mse_search, none=SOUND)),
     **{f"nn.model.{name}": "a step of quantize_model and its kin, which have checked the model"
        for name in ("naming_layer", "swappable", "with_weights")},
     "nn.record.record": row(
@@ -463,5 +470,5 @@ ROWS = {
 # A new method has a row by itself; one with options needs their kinds.
 for name in methods.__all__:
     f = getattr(methods, name)
-    if list(inspect.signature(f).parameters) == ["weight", "inputs", "scheme"]:
+    if list(inspect.signature(f).parameters) == ["weight", "inputs", "scheme", "find_range"]:
         ROWS.setdefault(f"{f.__module__.removeprefix('qlesson.')}.{name}", row(**WITH_SCHEME))

@@ -1,5 +1,6 @@
 """Scales as files store them: rounded once to half, before zero point and codes are computed."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -7,10 +8,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from strategies import problems
 
 import qlesson as ql
-from qlesson import affine, ranges
+from qlesson import affine, methods, ranges
+from qlesson.files import checkpoint, packing
+from qlesson.files.checkpoint.__main__ import main as command
+from qlesson.nn import QuantizedLinear, quantize_model
 
 HALVES = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}  # dtype: u, half of its last digit
 NUMPY = {torch.float16: np.float16, torch.float32: np.float32}
@@ -177,7 +182,7 @@ def test_the_warning_speaks_of_the_stored_scale():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("mapping", ["asymmetric", "symmetric"])
 def test_eager_and_loops_agree_bit_for_bit(mapping, dtype, scheme_dtype, monkeypatch):
-    monkeypatch.setitem(ql.kernels._state, "broken", False)
+    monkeypatch.setitem(ql.kernels.modes._state, "broken", False)
     r = drawn(96, 384, dtype=dtype)
     for granularity in GRANULARITIES:
         scheme = ql.Scheme(4, mapping, granularity, scale_dtype=scheme_dtype)
@@ -189,7 +194,7 @@ def test_eager_and_loops_agree_bit_for_bit(mapping, dtype, scheme_dtype, monkeyp
                 found.append((x.q, x.scale, x.zero_point, y.q, x.dequantize(), y.dequantize(dtype)))
         assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
         assert torch.equal(x.q, y.q) and x.scale.dtype == scheme_dtype
-    assert not ql.kernels._state["broken"]
+    assert not ql.kernels.modes._state["broken"]
 
 
 @pytest.mark.slow
@@ -254,3 +259,99 @@ def test_a_range_comes_from_any_function(granularity, scale_dtype):
 def test_a_range_that_is_none_is_refused(find_range, error, words):
     with pytest.raises(error, match=words):
         ql.choose_qparams(drawn(8), ql.Scheme(), find_range)
+
+
+# --- files, layers, models and methods ---
+
+
+@pytest.mark.parametrize("dtype", [*HALVES, torch.float32])
+@pytest.mark.parametrize("mapping", ["asymmetric", "symmetric"])
+def test_packed_and_in_a_file_the_scales_stay_as_they_are(mapping, dtype, tmp_path):
+    scheme = ql.Scheme(4, mapping, ql.PerGroup(32), scale_dtype=dtype)
+    r = drawn(64, 128)
+    x = ql.quantize(r, scheme)
+    again = packing.PackedTensor.pack(x).unpack()
+    assert torch.equal(again.scale, x.scale) and again.scheme == scheme
+    with pytest.raises(TypeError, match="the scheme stores scales in"):
+        replace(packing.PackedTensor.pack(x), scale=x.scale.double())
+    checkpoint.save(tmp_path / "a.safetensors", {"w": x})
+    read = checkpoint.load(tmp_path / "a.safetensors")["w"]
+    assert read.scheme == scheme and torch.equal(read.q, x.q) and torch.equal(read.scale, x.scale)
+
+    save_file({"w": r}, tmp_path / "r.safetensors")
+    (row,) = checkpoint.quantize_file(
+        tmp_path / "r.safetensors", tmp_path / "q.safetensors", scheme
+    )
+    assert row.bytes_after == math.ceil(x.packed_nbytes)
+    checkpoint.dequantize_file(tmp_path / "q.safetensors", tmp_path / "back.safetensors")
+    assert torch.equal(load_file(tmp_path / "back.safetensors")["w"], x.dequantize())
+    checkpoint.dequantize_file(tmp_path / "a.safetensors", tmp_path / "plain.safetensors")
+    assert torch.equal(load_file(tmp_path / "plain.safetensors")["w"], x.dequantize())
+
+
+def test_a_file_of_before_has_no_scale_dtype(tmp_path):
+    """And one without it is written as before."""
+    checkpoint.save(tmp_path / "a.safetensors", {"w": ql.quantize(drawn(4, 8))})
+    assert b"scale_dtype" not in (tmp_path / "a.safetensors").read_bytes()
+
+
+def test_the_command_line_stores_half_scales(tmp_path):
+    save_file({"w": drawn(64, 128)}, tmp_path / "r.safetensors")
+    files = [str(tmp_path / "r.safetensors"), str(tmp_path / "q.safetensors")]
+    assert command([*files, "--bits", "4", "--group-size", "32", "--scale-dtype", "float16"]) == 0
+    assert checkpoint.load(files[1])["w"].scale.dtype == torch.float16
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_layers_give_what_their_codes_and_scales_say(dtype):
+    w, x = drawn(32, 64), drawn(5, 64)
+    for granularity in (ql.PerTensor(), ql.PerAxis(0), ql.PerGroup(16)):
+        scheme = ql.Scheme(8, "symmetric", granularity, scale_dtype=dtype)
+        codes = ql.quantize(w, scheme)
+        assert torch.equal(QuantizedLinear(codes)(x), x @ codes.dequantize().T)
+        inputs = ql.Scheme(8, scale_dtype=dtype)
+        layer = QuantizedLinear(codes, activations=inputs)
+        x_hat = ql.quantize(x, inputs).dequantize(torch.float64)
+        wanted = x_hat @ codes.dequantize(torch.float64).T
+        torch.testing.assert_close(layer(x).double(), wanted, rtol=1e-5, atol=1e-5)
+        assert layer(x).dtype == torch.float32 and layer.half().codes.scale.dtype == dtype
+
+
+def test_a_state_with_scales_of_another_dtype_is_refused():
+    w = drawn(8, 16)
+    half, whole = (
+        QuantizedLinear(ql.quantize(w, ql.Scheme(scale_dtype=dtype)))
+        for dtype in (torch.float16, torch.float32)
+    )
+    with pytest.raises(RuntimeError, match="the scheme stores scales in torch.float16"):
+        half.load_state_dict(whole.state_dict())
+
+
+def test_a_model_is_quantized_in_the_ranges_of_a_search_and_counted_as_stored():
+    model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Linear(32, 8))
+    scheme = ql.Scheme(3, "symmetric", ql.PerGroup(16), scale_dtype=torch.float16)
+    (plain, before), (searched, after) = (
+        quantize_model(model, scheme, find_range=f) for f in (None, ranges.mse_search)
+    )
+    assert all(b.sqnr > a.sqnr for a, b in zip(before, after, strict=True))
+    wanted = ql.quantize(
+        model[0].weight, scheme, ql.choose_qparams(model[0].weight, scheme, ranges.mse_search)
+    )
+    assert torch.equal(searched[0].codes.q, wanted.q)
+    assert before[0].bytes_after == 64 * 32 + 128 * (2 + 1)
+
+
+@pytest.mark.parametrize("scale_dtype", [None, *HALVES])
+@pytest.mark.parametrize(
+    "name", ["round_to_nearest", "hqq", "rotate", "smoothquant", "awq", "gptq"]
+)
+def test_every_method_takes_a_range_and_stores_its_scales(name, scale_dtype):
+    method, weight, inputs = getattr(methods, name), drawn(24, 64), drawn(100, 64)
+    scheme = ql.Scheme(3, granularity=ql.PerAxis(0), scale_dtype=scale_dtype)
+    plain = method(weight, inputs, scheme)
+    searched = method(weight, inputs, scheme, find_range=ranges.mse_search)
+    for result in (plain, searched):
+        assert result.weight.scale.dtype == (scale_dtype or torch.float32)
+    assert not torch.equal(plain.weight.scale, searched.weight.scale)
+    errors = [methods.output_error(weight, r.float_weight(), inputs) for r in (searched, plain)]
+    assert errors[0] < errors[1] or name == "hqq"  # which lowers another sum, from either range

@@ -206,6 +206,7 @@ class PackedTensor:
         checks.strided("scale", self.scale)
         where = self.scheme.granularity, self.shape, self.data.device
         checks.step_of("scale", self.scale, *where)
+        checks.stored_as(self.scale, self.scheme)
         if (self.zero_point is None) != symmetric:
             raise ValueError(
                 f"zero_point is {'missing' if self.zero_point is None else 'given'}, and the "

@@ -6,7 +6,7 @@ The loops by hand, loops.cpp and loops_triton.py, do the same.
 import torch
 from torch import Tensor
 
-from qlesson.affine import dequantize_affine, narrowed, quantize_affine, safe_qparams
+from qlesson.affine import computing, dequantize_affine, narrowed, quantize_affine, safe_qparams
 
 
 def quantize(
@@ -19,8 +19,7 @@ def quantize(
     rounding: str,
 ) -> tuple[()]:
     # The cast is copy_'s; a compiled loop narrows integers faster than floats.
-    wide = torch.float64 if r.dtype == torch.float64 else torch.float32
-    dtype = torch.int32 if torch.compiler.is_compiling() else wide
+    dtype = torch.int32 if torch.compiler.is_compiling() else computing(r.dtype)
     out.copy_(quantize_affine(r, scale, zero_point, quant_min, quant_max, dtype, rounding))
     return ()
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from qlesson import checks
 from qlesson.methods.result import Result
-from qlesson.qtensor import quantize
+from qlesson.qtensor import FindRange, quantize_by
 from qlesson.scheme import Scheme
 
 ALPHAS = tuple(i / 20 for i in range(21))
@@ -36,11 +36,18 @@ def awq_scales(inputs: Tensor, alpha: float) -> Tensor:
 
 
 @torch.no_grad()
-def awq(weight: Tensor, inputs: Tensor, scheme: Scheme, alphas: Sequence[float] = ALPHAS) -> Result:
+def awq(
+    weight: Tensor,
+    inputs: Tensor,
+    scheme: Scheme,
+    find_range: FindRange | None = None,
+    alphas: Sequence[float] = ALPHAS,
+) -> Result:
     """Quantize W * s, with the alpha of the smallest output error on the calibration inputs.
 
     weight  [out, in]
     inputs  [samples, in]
+    find_range  where the range of W * s comes from, as in `ql.choose_qparams`
     alphas  the exponents to try. With 0 among them s = 1 is tried, so the output error on these
             inputs is never larger than that of rounding to nearest.
 
@@ -53,7 +60,7 @@ def awq(weight: Tensor, inputs: Tensor, scheme: Scheme, alphas: Sequence[float] 
     h, tried = inputs.double().T @ inputs.double(), []
     for alpha in alphas:
         s = awq_scales(inputs, alpha)
-        result = Result(quantize(weight * s, scheme), factor=1 / s)
+        result = Result(quantize_by(find_range, weight * s, scheme), factor=1 / s)
         d = weight.double() - result.float_weight().double()
         tried.append((((d @ h) * d).sum().item(), result))  # squared error of all outputs
     return min(tried, key=lambda pair: pair[0])[1]

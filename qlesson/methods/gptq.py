@@ -15,15 +15,22 @@ from qlesson import checks
 from qlesson.affine import QParams, dequantize_affine, quantize_affine, rounded
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
 from qlesson.methods.result import Result
-from qlesson.qtensor import QTensor, choose_qparams
+from qlesson.qtensor import FindRange, QTensor, choose_qparams
 from qlesson.scheme import Scheme
 
 
 @torch.no_grad()
-def gptq(weight: Tensor, inputs: Tensor, scheme: Scheme, damping: float = 0.01) -> Result:
+def gptq(
+    weight: Tensor,
+    inputs: Tensor,
+    scheme: Scheme,
+    find_range: FindRange | None = None,
+    damping: float = 0.01,
+) -> Result:
     """Quantize W [out, in] so that its outputs on inputs [samples, in] stay near.
 
     scheme   per tensor, PerAxis(0) or PerGroup(size); a group's scale is chosen in its turn
+    find_range  where the range of a row or group comes from, as in `ql.choose_qparams`
     damping  this share of H's mean diagonal is added to its diagonal, so that H has an inverse
     """
     weight, inputs = checks.layer(weight, inputs)
@@ -32,7 +39,9 @@ def gptq(weight: Tensor, inputs: Tensor, scheme: Scheme, damping: float = 0.01) 
     size, (low, high) = _columns_per_scale(scheme, w.shape[1]), (scheme.quant_min, scheme.quant_max)
     for j in range(w.shape[1]):
         if j % size == 0:
-            qparams.append(choose_qparams(rounded(w[:, j : j + size], weight.dtype), scheme))
+            qparams.append(
+                choose_qparams(rounded(w[:, j : j + size], weight.dtype), scheme, find_range)
+            )
         q = quantize_affine(w[:, [j]], *qparams[-1], low, high, scheme.dtype, scheme.rounding)
         codes.append(q)
         error = (w[:, [j]] - dequantize_affine(q, *qparams[-1])) / u[j, j]

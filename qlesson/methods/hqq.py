@@ -14,9 +14,16 @@ import torch
 from torch import Tensor
 
 from qlesson import checks
-from qlesson.affine import QParams, dequantize_affine, quantize_affine
+from qlesson.affine import (
+    QParams,
+    computing,
+    dequantize_affine,
+    quantize_affine,
+    stored,
+    too_small,
+)
 from qlesson.methods.result import Result, _checked_weight
-from qlesson.qtensor import choose_qparams, quantize
+from qlesson.qtensor import FindRange, choose_qparams, quantize
 from qlesson.scheme import Scheme
 
 P, BETA, GROWTH, STEPS = 0.7, 10.0, 1.01, 20  # the authors' values
@@ -30,14 +37,18 @@ def shrink(x: Tensor, beta: float) -> Tensor:
 
 
 @torch.no_grad()
-def hqq(weight: Tensor, inputs: Tensor | None, scheme: Scheme) -> Result:
+def hqq(
+    weight: Tensor, inputs: Tensor | None, scheme: Scheme, find_range: FindRange | None = None
+) -> Result:
     """Quantize W [out, in], each block with the scale of least sum |W - W_hat|^p that is met.
 
     The first is that of rounding to nearest, so no sum is larger than its. inputs are not used.
+
+    find_range  where the first scale comes from, as in `ql.choose_qparams`
     """
     weight = _checked_weight(weight, inputs)
-    qparams = choose_qparams(weight, scheme)
-    w, there = scheme.granularity.rows(weight.to(qparams.scale.dtype))
+    qparams = choose_qparams(weight, scheme, find_range)
+    w, there = scheme.granularity.rows(weight.to(computing(weight.dtype)))
     scale, zero_point = (x.reshape(-1, 1) for x in qparams)
     rounding = scheme.quant_min, scheme.quant_max, w.dtype, scheme.rounding
     best, least = scale, torch.full_like(scale, torch.inf, dtype=torch.float64)
@@ -49,7 +60,8 @@ def hqq(weight: Tensor, inputs: Tensor | None, scheme: Scheme) -> Result:
         s, q = scale.double(), (q - zero_point).double()
         kept = w - s * shrink(error / s, BETA * GROWTH**step)
         fitted = (there * kept * q).sum(1, keepdim=True) / (there * q * q).sum(1, keepdim=True)
-        usable = fitted > torch.finfo(scale.dtype).tiny  # a block of zeros has none: 0 / 0
-        scale = torch.where(usable, fitted, scale).to(scale.dtype)
+        fitted = stored(fitted, scale.dtype)
+        usable = ~too_small(fitted) & torch.isfinite(fitted)  # a block of zeros has none: 0 / 0
+        scale = torch.where(usable, fitted, scale)
     chosen = QParams(best.reshape(qparams.scale.shape), qparams.zero_point)
     return Result(quantize(weight, scheme, chosen))

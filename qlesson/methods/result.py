@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from qlesson import checks
-from qlesson.qtensor import QTensor, quantize
+from qlesson.qtensor import FindRange, QTensor, quantize_by
 from qlesson.scheme import Scheme
 
 
@@ -39,9 +39,11 @@ class Result(NamedTuple):
         return self.prepare(w)
 
 
-def round_to_nearest(weight: Tensor, inputs: Tensor | None, scheme: Scheme) -> Result:
+def round_to_nearest(
+    weight: Tensor, inputs: Tensor | None, scheme: Scheme, find_range: FindRange | None = None
+) -> Result:
     """Plain quantization, which every method must beat. The inputs are not used."""
-    return Result(quantize(_checked_weight(weight, inputs), scheme))
+    return Result(quantize_by(find_range, _checked_weight(weight, inputs), scheme))
 
 
 def _checked_weight(weight: Tensor, inputs: Tensor | None) -> Tensor:

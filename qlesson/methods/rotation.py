@@ -17,7 +17,7 @@ from torch import Tensor
 from qlesson import checks
 from qlesson.affine import rounded
 from qlesson.methods.result import Result
-from qlesson.qtensor import quantize
+from qlesson.qtensor import FindRange, quantize_by
 from qlesson.scheme import Scheme
 
 
@@ -44,13 +44,20 @@ def random_rotation(n: int, seed: int = 0) -> Tensor:
 
 
 @torch.no_grad()
-def rotate(weight: Tensor, inputs: Tensor, scheme: Scheme, seed: int = 0) -> Result:
+def rotate(
+    weight: Tensor,
+    inputs: Tensor,
+    scheme: Scheme,
+    find_range: FindRange | None = None,
+    seed: int = 0,
+) -> Result:
     """Quantize W M; the inputs are to be multiplied by M. Their values are not looked at.
 
     weight  [out, in]; `in` must be a power of two
     inputs  [samples, in]
+    find_range  where the range of W M comes from, as in `ql.choose_qparams`
     """
     weight, inputs = checks.layer(weight, inputs)
     m = random_rotation(weight.shape[1], seed).to(weight.device)
     rotated = rounded(weight.double() @ m, weight.dtype)  # in float64 every machine gets the same
-    return Result(quantize(rotated, scheme), factor=rounded(m, weight.dtype))
+    return Result(quantize_by(find_range, rotated, scheme), factor=rounded(m, weight.dtype))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qlesson import checks
 from qlesson.methods.result import Result
-from qlesson.qtensor import quantize
+from qlesson.qtensor import FindRange, quantize_by
 from qlesson.scheme import Scheme
 
 
@@ -32,11 +32,18 @@ def smoothing_scales(weight: Tensor, inputs: Tensor, alpha: float = 0.5) -> Tens
 
 
 @torch.no_grad()
-def smoothquant(weight: Tensor, inputs: Tensor, scheme: Scheme, alpha: float = 0.5) -> Result:
+def smoothquant(
+    weight: Tensor,
+    inputs: Tensor,
+    scheme: Scheme,
+    find_range: FindRange | None = None,
+    alpha: float = 0.5,
+) -> Result:
     """Quantize W * s; the inputs are to be multiplied by 1 / s, and then quantized too.
 
     weight  [out, in]
     inputs  [samples, in], for the largest magnitude of each channel
+    find_range  where the range of W * s comes from, as in `ql.choose_qparams`
     """
     s = smoothing_scales(weight, inputs, alpha)
-    return Result(quantize(weight.detach() * s, scheme), factor=1 / s)
+    return Result(quantize_by(find_range, weight.detach() * s, scheme), factor=1 / s)

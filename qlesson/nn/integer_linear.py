@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from qlesson import checks
-from qlesson.affine import QParams
+from qlesson.affine import QParams, computing
 from qlesson.granularity import PerTensor
 from qlesson.nn.integer import (
     INT32_MAX,
@@ -51,7 +51,7 @@ class IntegerLinear(_KeepsScale):
                 f"The output needs one scale: ql.PerTensor(), not {output.granularity}."
             )
         self.layer, self.output = layer, output
-        stored = (output, (), layer.input_scale.dtype, layer.input_scale.device)
+        stored = (output, (), computing(layer.input_scale.dtype), layer.input_scale.device)
         s_y, z_y = checks.qparams(qparams, *stored, move=True)
         s_x, s_w = layer.input_scale.double(), layer.codes.scale.double().flatten()
         factor = fixed_point(s_x * s_w / s_y.double())

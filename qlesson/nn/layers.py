@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qlesson import checks
-from qlesson.affine import QParams, rounded
+from qlesson.affine import QParams, computing, rounded
 from qlesson.granularity import Granularity, PerAxis, PerGroup, PerTensor
 from qlesson.nn.integer import four_terms, int8_codes, safe_length
 from qlesson.nn.weight import QuantizedWeight, _Layer, _values
@@ -60,7 +60,7 @@ class QuantizedLinear(_Layer):
         self.register_buffer("weight_sums", self._sums(), persistent=False)
         self.register_load_state_dict_post_hook(_sum_again)
         if self.static:
-            stored = (activations, (), self.codes.scale.dtype, self.codes.q.device)
+            stored = (activations, (), computing(self.codes.scale.dtype), self.codes.q.device)
             scale, zero_point = checks.qparams(qparams, *stored, move=True)
             self.register_buffer("input_scale", scale.clone())
             self.register_buffer("input_zero_point", zero_point.clone())
@@ -115,13 +115,23 @@ class QuantizedLinear(_Layer):
     @torch.no_grad()
     def product(self, x: QTensor) -> Tensor:
         """s_x s_w sum_k (x - z_x)(w - z_w), summed over the groups: float [tokens, outputs]."""
-        scale = _columns(self.codes.scale)
+        self._check_input_codes(x)
+        dtype = computing(x.scale.dtype)
+        s_x, s_w = x.scale.to(dtype), _columns(self.codes.scale).to(dtype)
         accumulators = enumerate(self.accumulators(x))
-        terms = (acc.to(x.scale.dtype) * (x.scale * scale[:, i]) for i, acc in accumulators)
+        terms = (acc.to(dtype) * (s_x * s_w[:, i]) for i, acc in accumulators)
         return cast(Tensor, sum(terms))  # there is at least one group
 
     def accumulators(self, x: QTensor) -> Iterator[Tensor]:
         """One int32 sum [tokens, outputs] per group of columns; without groups there is one."""
+        self._check_input_codes(x)
+        q_x, z_x = int8_codes(x.q, x.zero_point)
+        q_w, z_w = int8_codes(self.codes.q, _columns(self.codes.zero_point))
+        for i, columns in enumerate(self._groups()):
+            parts = q_x[:, columns], z_x, q_w[:, columns], z_w[:, i]
+            yield four_terms(*parts, self.weight_sums[i]).total()
+
+    def _check_input_codes(self, x: QTensor) -> None:
         checks.of_type("x", x, QTensor, "layer.quantize_input(r) makes it")
         if x.scheme != self.activations:
             raise ValueError(
@@ -130,11 +140,6 @@ class QuantizedLinear(_Layer):
             )
         checks.matrix("x", x.q, "[tokens, inputs]")
         checks.last_axis("x", x.q, self.in_features)
-        q_x, z_x = int8_codes(x.q, x.zero_point)
-        q_w, z_w = int8_codes(self.codes.q, _columns(self.codes.zero_point))
-        for i, columns in enumerate(self._groups()):
-            parts = q_x[:, columns], z_x, q_w[:, columns], z_w[:, i]
-            yield four_terms(*parts, self.weight_sums[i]).total()
 
     def _sums(self) -> Tensor:
         """Known before any input: the sum of each row, or of each group in it, int32."""

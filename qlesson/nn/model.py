@@ -22,7 +22,7 @@ from qlesson.error import sqnr
 from qlesson.nn.layers import QuantizedConv, QuantizedEmbedding, QuantizedLinear
 from qlesson.nn.weight import QuantizedWeight, _Layer
 from qlesson.plan import Patterns, make_plan
-from qlesson.qtensor import quantize
+from qlesson.qtensor import FindRange, quantize_by
 from qlesson.report import Report, Row, Stayed, naming
 from qlesson.scheme import Scheme
 
@@ -38,6 +38,7 @@ def quantize_model(
     skip: Patterns = (),
     activations: Scheme | None = None,
     qparams: Mapping[str, QParams] | None = None,
+    find_range: FindRange | None = None,
 ) -> tuple[Model, Report]:
     """A copy of the model with quantized layers, and a Report of what that did (notebook 09).
 
@@ -48,6 +49,7 @@ def quantize_model(
                  ("h[0]") means that name alone
     activations  None: weight-only. A Scheme: linear layers quantize their inputs too.
     qparams      {layer name: QParams} from `calibrate`: static instead of dynamic ranges
+    find_range   where the ranges of the weights come from, as in `ql.choose_qparams`
 
     Swapped are nn.Linear, nn.Embedding and nn.Conv1d to 3d (these weight-only), wherever the model
     refers to them, but no subclass with a forward of its own. A weight that layers share is
@@ -74,7 +76,10 @@ def quantize_model(
         with naming_layer(name, f"To leave this layer as it is: skip={name!r}."):
             _refuse(layer)
             weight, bias = _read(layer)
-            first, codes = codes_of.get(_key(layer)) or (None, _coded(weight, plan[name]))
+            first, codes = codes_of.get(_key(layer)) or (
+                None,
+                _coded(weight, plan[name], find_range),
+            )
             made[name] = _swapped(model, name, layer, codes, bias, activations, qparams)
             rows.append(_row(name, weight, made[name], first, activations))
             codes_of.setdefault(_key(layer), (name, codes))
@@ -158,9 +163,9 @@ def _read(layer: Swappable) -> tuple[Tensor, Tensor | None]:
     return layer.weight.detach(), getattr(layer, "bias", None)
 
 
-def _coded(weight: Tensor, scheme: Scheme) -> QuantizedWeight:
+def _coded(weight: Tensor, scheme: Scheme, find_range: FindRange | None) -> QuantizedWeight:
     """The codes of a layer's weight, seen as a matrix [outputs, everything else]."""
-    return QuantizedWeight(quantize(weight.flatten(1), scheme), weight.dtype)
+    return QuantizedWeight(quantize_by(find_range, weight.flatten(1), scheme), weight.dtype)
 
 
 def _refuse(layer: Swappable) -> None:

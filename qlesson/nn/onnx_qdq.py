@@ -65,17 +65,17 @@ def _check_same_codes(layer: IntegerLinear) -> None:
 def _constants(layer: IntegerLinear) -> dict[str, Tensor]:
     """What NODES names beside the input and what they make of it."""
     inner, codes = layer.layer, layer.layer.codes
-    w_scale, w_zero_point = codes.scale, codes.zero_point
+    w_scale, w_zero_point = codes.scale.float(), codes.zero_point
     if w_scale.ndim > 0:
         w_scale, w_zero_point = w_scale.flatten(), w_zero_point.flatten()
     return {
-        "x_scale": inner.input_scale,
+        "x_scale": inner.input_scale.float(),
         "x_zero_point": inner.input_zero_point,
         "w_codes": codes.q,
         "w_scale": w_scale,
         "w_zero_point": w_zero_point,
         "b_codes": layer.bias_codes,
-        "b_scale": (inner.input_scale * w_scale).expand_as(layer.bias_codes),
-        "y_scale": layer.output_scale,
+        "b_scale": (inner.input_scale.float() * w_scale).expand_as(layer.bias_codes),
+        "y_scale": layer.output_scale.float(),
         "y_zero_point": layer.output_zero_point,
     }

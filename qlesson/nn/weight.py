@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qlesson import checks, kernels
+from qlesson.affine import computing
 from qlesson.qtensor import QTensor
 from qlesson.scheme import Scheme
 
@@ -57,6 +58,7 @@ class _KeepsScale(nn.Module):
             checks.zero_points("zero_point", x, self._scheme_of(name))
         if name.endswith("scale"):
             checks.scales(full_name, x)
+            checks.stored_as(x, self._scheme_of(name))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         scales = {name: self.get_buffer(name) for name in self._buffers if name.endswith("scale")}
@@ -86,7 +88,7 @@ class QuantizedWeight(_KeepsScale):
         self.register_buffer("scale", weight.scale)
         self.register_buffer("zero_point", weight.zero_point)
         # Holds nothing; its dtype follows model.half() and is that of the values given out.
-        like = weight.scale.new_empty(0, dtype=dtype or weight.scale.dtype)
+        like = weight.scale.new_empty(0, dtype=dtype or computing(weight.scale.dtype))
         self.register_buffer("like", like, persistent=False)
 
     @property

@@ -9,7 +9,9 @@ from pathlib import Path
 from qlesson.files.checkpoint.convert import dequantize_file, quantize_file, table
 from qlesson.granularity import Granularity, PerAxis, PerGroup, PerTensor
 from qlesson.report import Row
-from qlesson.scheme import Scheme
+from qlesson.scheme import SCALE_DTYPES, Scheme
+
+SCALE_DTYPES_BY_NAME = {str(d).removeprefix("torch."): d for d in SCALE_DTYPES if d}
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -29,6 +31,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     who.add_argument("--per-row", action="store_true", help="one scale for a row (the default)")
     who.add_argument("--per-tensor", action="store_true", help="one scale for a tensor")
     parser.add_argument(
+        "--scale-dtype", choices=SCALE_DTYPES_BY_NAME,
+        help="what scales are stored in; without it, what they are computed in",
+    )  # fmt: skip
+    parser.add_argument(
         "--skip", action="append", default=[], metavar="PATTERN",
         help='leave tensors of these names as they are, such as "*.embed.*"; may be repeated',
     )  # fmt: skip
@@ -42,7 +48,8 @@ def _run(a: argparse.Namespace) -> list[Row]:
     granularity: Granularity = PerTensor() if a.per_tensor else PerAxis(0)
     if a.group_size is not None:
         granularity = PerGroup(a.group_size)
-    scheme = Scheme(a.bits, a.mapping, granularity)
+    scale_dtype = SCALE_DTYPES_BY_NAME.get(a.scale_dtype)
+    scheme = Scheme(a.bits, a.mapping, granularity, scale_dtype=scale_dtype)
     return quantize_file(a.source, a.target, scheme, skip=a.skip)
 
 

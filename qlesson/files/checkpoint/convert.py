@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import torch
 
 from qlesson import checks
+from qlesson.affine import computing
 from qlesson.checks import FLOATS
 from qlesson.device import best_device
 from qlesson.error import sqnr
 from qlesson.files.checkpoint.format import (
     DTYPES,
+    STORED,
     Data,
     Description,
     Entry,
@@ -154,7 +156,8 @@ def _quantized(file: _File, name: str, scheme: Scheme, device: torch.device) -> 
 def _dequantized(file: _File, name: str, device: torch.device) -> Conversion:
     """A tensor that becomes floats again."""
     shape = tuple(file.quantized[name]["shape"])
-    dtype = file.quantized[name]["dtype"] or file.entries[f"{name}.scale"].dtype
+    scale = DTYPES[file.entries[f"{name}.scale"].dtype]
+    dtype = file.quantized[name]["dtype"] or STORED[computing(scale)]
     entry = Entry(dtype, shape, math.prod(shape) * DTYPES[dtype].itemsize)
     before = sum(file.entries[part].nbytes for part in file.part_names(name))
 
@@ -171,11 +174,11 @@ def _stored_parts(entry: Entry, scheme: Scheme) -> dict[str, Entry] | None:
     if DTYPES.get(dtype) not in FLOATS or len(shape) < 2 or nbytes == 0:
         return None
     scales = scheme.granularity.scale_shape(shape)
-    count, wide = math.prod(scales), dtype == "F64"
+    count, scale = math.prod(scales), scheme.scale_dtype or computing(DTYPES[dtype])
     codes = packed_size(math.prod(shape), scheme.bits)
     parts = {
         "codes": Entry("U8", (codes,), codes),
-        "scale": Entry("F64" if wide else "F32", scales, count * (8 if wide else 4)),
+        "scale": Entry(STORED[scale], scales, count * scale.itemsize),
     }
     if scheme.mapping == "asymmetric":
         zero_points = packed_size(count, scheme.bits)

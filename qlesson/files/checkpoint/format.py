@@ -375,6 +375,9 @@ def _describe(scheme: Scheme, shape: Shape, order: str, dtype: str | None = None
         )
     fields = asdict(scheme)
     fields["granularity"] = {"kind": type(scheme.granularity).__name__} | fields["granularity"]
+    scale_dtype = fields.pop("scale_dtype")
+    if scale_dtype is not None:
+        fields["scale_dtype"] = STORED[scale_dtype]
     return {"shape": list(shape), "dtype": dtype, "order": order, "scheme": fields}
 
 
@@ -382,4 +385,6 @@ def _scheme_of(description: Description) -> Scheme:
     fields = dict(description["scheme"])
     granularity = dict(fields.pop("granularity"))
     kind = GRANULARITIES[granularity.pop("kind")]
+    if "scale_dtype" in fields:
+        fields["scale_dtype"] = DTYPES[fields["scale_dtype"]]
     return Scheme(granularity=kind(**granularity), **fields)
