@@ -34,13 +34,7 @@ class QParams(NamedTuple):
 
 
 @torch.no_grad()
-def asymmetric_qparams(
-    r_min: Value,
-    r_max: Value,
-    quant_min: Value,
-    quant_max: Value,
-    scale_dtype: torch.dtype | None = None,
-) -> QParams:
+def asymmetric_qparams(r_min: Value, r_max: Value, quant_min: Value, quant_max: Value) -> QParams:
     """scale = (r_max - r_min) / (quant_max - quant_min),
     zero_point = clip(round(quant_min - r_min / scale), quant_min, quant_max)   (notebook 02).
 
@@ -49,33 +43,27 @@ def asymmetric_qparams(
 
     r_min, r_max: the ends of the range, in units of r; numbers, or tensors of equal shape.
     quant_min, quant_max: the smallest and the largest code.
-    scale_dtype: the dtype that the scale is stored in; it is rounded before the zero point is
-    computed from it, so that both belong together.
-    Returns the scale in float32 (float64 for float64 ends), or in scale_dtype, and the zero point
-    in int32 (int64 where codes lie beyond).
+    Returns the scale in float32 (float64 for float64 ends) and the zero point in int32 (int64
+    where codes lie beyond).
     """
     like = _widest(r_min, r_max, quant_min, quant_max)
     r_min, r_max = _as_float(r_min, like), _as_float(r_max, like)
-    scale = stored((r_max - r_min) / _as_float(quant_max - quant_min, r_min), scale_dtype)
-    zero_point = torch.round(quant_min - r_min / _as_float(scale, r_min))
+    scale = (r_max - r_min) / _as_float(quant_max - quant_min, r_min)
+    zero_point = torch.round(quant_min - r_min / scale)
     zero_point = clip(zero_point, quant_min, quant_max)
     return QParams(scale, zero_point.to(_holds(quant_min, quant_max)))
 
 
 @torch.no_grad()
-def symmetric_qparams(
-    r_max: Value, quant_max: Value, scale_dtype: torch.dtype | None = None
-) -> QParams:
+def symmetric_qparams(r_max: Value, quant_max: Value) -> QParams:
     """scale = max|r| / quant_max, zero_point = 0   (notebook 03).
 
     r_max: the largest magnitude max|r|, in units of r; a number or a tensor.
     quant_max: the largest code; the smallest is -quant_max.
-    scale_dtype: the dtype that the scale is stored in, rounded once.
-    Returns the scale in float32 (float64 for a float64 r_max), or in scale_dtype, and the zero
-    point in int32.
+    Returns the scale in float32 (float64 for a float64 r_max) and the zero point in int32.
     """
     r_max = _as_float(r_max)
-    scale = stored(r_max / _as_float(quant_max, r_max), scale_dtype)
+    scale = r_max / _as_float(quant_max, r_max)
     return QParams(scale, torch.zeros_like(scale, dtype=torch.int32))
 
 
@@ -139,13 +127,22 @@ def safe_qparams(
     r_min, r_max: float tensors of equal shape, r_min <= r_max, in units of r.
     """
     if mapping == "symmetric":
-        r_max = torch.maximum(-r_min, r_max)
-        scale, zero_point = symmetric_qparams(r_max, quant_max, scale_dtype)
+        scale, zero_point = symmetric_qparams(torch.maximum(-r_min, r_max), quant_max)
+        scale = stored(scale, scale_dtype)
     else:
         r_min, r_max = widened(r_min, r_max, quant_max - quant_min, include_zero, scale_dtype)
-        scale, zero_point = asymmetric_qparams(r_min, r_max, quant_min, quant_max, scale_dtype)
+        scale, zero_point = asymmetric_qparams(r_min, r_max, quant_min, quant_max)
+        if scale_dtype is not None:
+            scale = stored(scale, scale_dtype)
+            zero_point = _zero_point(r_min, _as_float(scale, r_min), quant_min, quant_max)
     empty = too_small(scale)
     return QParams(torch.where(empty, 1, scale), torch.where(empty, 0, zero_point))
+
+
+def _zero_point(r_min: Tensor, scale: Tensor, quant_min: Value, quant_max: Value) -> Tensor:
+    """The formula's zero point, of a scale that was rounded since: both must belong together."""
+    zero_point = clip(torch.round(quant_min - r_min / scale), quant_min, quant_max)
+    return zero_point.to(_holds(quant_min, quant_max))
 
 
 @torch.no_grad()
@@ -158,7 +155,7 @@ def widened(
 ) -> tuple[Tensor, Tensor]:
     """The ends of a range, moved to hold 0: with include_zero, or where its scale is too small.
 
-    steps: quant_max - quant_min. Two float tensors in units of r (notebook 02).
+    steps: quant_max - quant_min. Two float tensors in units of r.
     """
     low, high = r_min.clamp(max=0), r_max.clamp(min=0)
     if include_zero:

@@ -34,7 +34,7 @@ def choose_qparams(
     03).
 
     find_range  a function of (r, scheme) that gives r_min and r_max in the scale's shape, such as
-                `ranges.mse_search`; None takes the smallest and the largest value (notebook 07)
+                `ranges.mse_search`; None takes the smallest and the largest value
 
     Warns with ZeroPointClipped where include_zero=False makes the formula clip the zero point.
     Raises ValueError for NaN, infinity, an empty tensor, an axis out of range or a range too

@@ -135,11 +135,9 @@ ROWS = {
     "affine.asymmetric_qparams": row(
         r_min=formula(-A.abs(), **FORMULA), r_max=formula(A.abs(), **FORMULA),
         quant_min=formula_end(-128, **FORMULA), quant_max=formula_end(127, **FORMULA),
-        scale_dtype=anything(None),
     ),
     "affine.symmetric_qparams": row(
-        r_max=formula(A.abs(), **FORMULA), quant_max=formula_end(127, **FORMULA),
-        scale_dtype=anything(None),
+        r_max=formula(A.abs(), **FORMULA), quant_max=formula_end(127, **FORMULA)
     ),
     "affine.quantize_affine": row(
         r=formula(A, **FORMULA), scale=formula(STEP, **FORMULA),

@@ -191,6 +191,21 @@ def interpreted(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mapping", ["asymmetric", "symmetric"])
+def test_half_scales_in_tritons_interpreter(mapping, interpreted):
+    """float16: the interpreter cuts bfloat16 off where a GPU rounds."""
+    for granularity in (ql.PerAxis(0), ql.PerGroup(32)):
+        scheme = ql.Scheme(4, mapping, granularity, scale_dtype=torch.float16)
+        r = values((96, 384), torch.float32)
+        with ql.use_kernels("eager"):
+            x = ql.quantize(r, scheme)
+        with ql.use_kernels("compiled"):
+            y = ql.quantize(r, scheme)
+        assert torch.equal(y.scale, x.scale) and torch.equal(y.zero_point, x.zero_point)
+        assert torch.equal(y.q, x.q) and torch.equal(y.dequantize(), x.dequantize())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bits", [8, 16, 3])
 def test_the_kernels_for_a_gpu_agree_in_tritons_interpreter(bits, dtype, interpreted):
