@@ -7,7 +7,7 @@
 
 An observer finds what the function of the same name in `qlesson.ranges` finds of a tensor; and
 
-    moving_average(batches, granularity)  min and max, averaged over batches
+    moving_average(batches, scheme)  min and max, averaged over batches
 """
 
 from collections.abc import Iterable
@@ -16,11 +16,9 @@ import torch
 from torch import Tensor
 
 from qlesson import checks, kernels
-from qlesson.granularity import Granularity
 from qlesson.ranges import (
     KL_BINS,
     SMALLEST,
-    WHOLE,
     _bin_width,
     _centres,
     _check_bins,
@@ -41,7 +39,7 @@ BINS = 4096  # of a histogram, over both signs
 
 
 def moving_average(
-    batches: Iterable[Tensor], granularity: Granularity = WHOLE, weight: float = 0.1
+    batches: Iterable[Tensor], scheme: Scheme = Scheme(), weight: float = 0.1
 ) -> tuple[Tensor, Tensor]:
     """Min and max of each batch, averaged: range <- range + weight * (batch's range - range).
 
@@ -50,7 +48,7 @@ def moving_average(
 
     batches  tensors whose blocks have the same scale shape;  weight  in (0, 1]
     """
-    observer = MovingAverageObserver(granularity, weight)
+    observer = MovingAverageObserver(scheme, weight)
     for batch in batches:
         observer.observe(batch)
     return observer.range()
@@ -70,9 +68,9 @@ class Observer:
     r_min: Tensor
     r_max: Tensor
 
-    def __init__(self, granularity: Granularity = WHOLE) -> None:
-        checks.granularity("granularity", granularity)
-        self.granularity = granularity
+    def __init__(self, scheme: Scheme = Scheme()) -> None:
+        checks.scheme("scheme", scheme)
+        self.scheme, self.granularity = scheme, scheme.granularity
         self.shape: tuple[int, ...] | None = None  # of a scale
 
     @torch.no_grad()
@@ -112,8 +110,8 @@ class MinMaxObserver(Observer):
 class MovingAverageObserver(Observer):
     """Min and max averaged over batches, as `moving_average` says; exact   (notebook 07)."""
 
-    def __init__(self, granularity: Granularity = WHOLE, weight: float = 0.1) -> None:
-        super().__init__(granularity)
+    def __init__(self, scheme: Scheme = Scheme(), weight: float = 0.1) -> None:
+        super().__init__(scheme)
         checks.number(
             "weight",
             weight,
@@ -157,8 +155,8 @@ class HistogramObserver(Observer):
     bin a value lies. Memory: 8 * bins bytes for each block.
     """
 
-    def __init__(self, granularity: Granularity = WHOLE, bins: int = BINS) -> None:
-        super().__init__(granularity)
+    def __init__(self, scheme: Scheme = Scheme(), bins: int = BINS) -> None:
+        super().__init__(scheme)
         _check_bins(bins)
         self.bins = bins
 
@@ -199,10 +197,8 @@ class PercentileObserver(HistogramObserver):
     further out, and never beyond the smallest and the largest value.
     """
 
-    def __init__(
-        self, granularity: Granularity = WHOLE, percent: float = 99.9, bins: int = BINS
-    ) -> None:
-        super().__init__(granularity, bins)
+    def __init__(self, scheme: Scheme = Scheme(), percent: float = 99.9, bins: int = BINS) -> None:
+        super().__init__(scheme, bins)
         _check_percent(percent)
         self.percent = percent
 
@@ -224,11 +220,6 @@ class MSEObserver(HistogramObserver):
     several bins wide.
     """
 
-    def __init__(self, scheme: Scheme = Scheme(), bins: int = BINS) -> None:
-        checks.scheme("scheme", scheme)
-        super().__init__(scheme.granularity, bins)
-        self.scheme = scheme
-
     @torch.no_grad()
     def _range(self) -> tuple[Tensor, Tensor]:
         centres = _centres(self.counts, self.width, *self._ends())
@@ -249,9 +240,7 @@ class EntropyObserver(HistogramObserver):
     """
 
     def __init__(self, scheme: Scheme = Scheme(), bins: int = KL_BINS) -> None:
-        checks.scheme("scheme", scheme)
-        super().__init__(scheme.granularity, bins)
-        self.scheme = scheme
+        super().__init__(scheme, bins)
 
     def _counted(self, values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         return _without_zeros(values, weights)

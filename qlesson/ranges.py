@@ -20,13 +20,12 @@ from torch import Tensor
 
 from qlesson import checks, kernels
 from qlesson.affine import computing, dequantize_affine, quantize_affine, two_to
-from qlesson.granularity import Granularity, PerTensor
+from qlesson.granularity import Granularity
 from qlesson.scheme import Scheme, qparams_of
 
 KL_BINS = 2048  # of the histogram that entropy searches: more are slower, no better (notebook 07)
 SMALLEST = -900  # the exponent of a histogram that has seen nothing but zeros
 SMOOTHED = 1e-4  # of one count: what Q has where only P has values
-WHOLE = PerTensor()
 
 
 # --- of a tensor ----------------------------------------------------------------------------------

@@ -182,15 +182,12 @@ ROWS = {
     "ranges.percentile": row(**SEARCH, percent=number(99.0, negative=REFUSED)),
     "ranges.mse_search": row(**SEARCH),
     "ranges.entropy": row(**SEARCH, bins=whole(256)),
-    "observers.Observer": row(granularity=granularity(ql.PerTensor(), no_axis=SOUND)),
-    "observers.MinMaxObserver": row(granularity=granularity(ql.PerTensor(), no_axis=SOUND)),
-    "observers.MovingAverageObserver": row(
-        granularity=granularity(ql.PerTensor(), no_axis=SOUND), weight=number(0.1)),
-    "observers.HistogramObserver": row(
-        granularity=granularity(ql.PerTensor(), no_axis=SOUND), bins=whole(256)),
+    "observers.Observer": row(scheme=scheme(FOUR)),
+    "observers.MinMaxObserver": row(scheme=scheme(FOUR)),
+    "observers.MovingAverageObserver": row(scheme=scheme(FOUR), weight=number(0.1)),
+    "observers.HistogramObserver": row(scheme=scheme(FOUR), bins=whole(256)),
     "observers.PercentileObserver": row(
-        granularity=granularity(ql.PerTensor(), no_axis=SOUND), percent=number(99.0),
-        bins=whole(256)),
+        scheme=scheme(FOUR), percent=number(99.0), bins=whole(256)),
     "observers.MSEObserver": row(scheme=scheme(FOUR), bins=whole(256)),
     "observers.EntropyObserver": row(scheme=scheme(FOUR), bins=whole(256)),
     "observers.Observer.observe": row(
@@ -203,7 +200,7 @@ ROWS = {
     "observers.moving_average": row(
         call=lambda f, batches, **more: f([batches], **more),
         batches=real(A, says="batch"), weight=number(0.1),
-        granularity=granularity(ql.PerTensor(), says="axis")),
+        scheme=scheme(FOUR)),
     # --- the whole ---
     "device.best_device": "reads QLESSON_DEVICE alone: tests/kernels/test_kernels.py",
     "kernels.modes.use_kernels": row(mode=one_of("auto")),
@@ -303,7 +300,8 @@ ROWS = {
         layers=anything(None)),
     "nn.record.calibrate": row(
         call=lambda f, batches, **more: f(batches=[batches], **more),
-        model=model(MODEL), batches=anything(X), activations=scheme(EIGHT)),
+        model=model(MODEL), batches=anything(X), activations=scheme(EIGHT),
+        observer=function(observers.MSEObserver)),
     "nn.onnx_qdq.to_onnx_qdq": row(layer=thing(integer(EIGHT)), path=new_path(InFolder("l.onnx"))),
     "nn.state.state": row(qmodel=model(MODEL)),
     "nn.state.load_state": row(

@@ -94,7 +94,7 @@ def test_a_granularity_in_the_searches_and_the_observers():
         for end, ends in zip(found, zip(*alone, strict=True), strict=True):
             assert end.shape == (2, 3) and end.flatten().tolist() == [x.item() for x in ends]
     for make in (
-        lambda scheme: observers.MinMaxObserver(scheme.granularity),
+        observers.MinMaxObserver,
         observers.MSEObserver,
         observers.EntropyObserver,
     ):

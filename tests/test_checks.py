@@ -460,7 +460,7 @@ def test_a_moving_average_of_finite_ends_is_finite():
         torch.tensor([[-3e38, 0], [1e-45, 3e-45]]),
         torch.tensor([[3e38, 3e38], [3e-45, 3e-45]]),
     ]
-    low, _ = observers.moving_average(mixed, ql.PerAxis(0), weight=1)
+    low, _ = observers.moving_average(mixed, ql.Scheme(granularity=ql.PerAxis(0)), weight=1)
     assert torch.equal(low, torch.tensor([[3e38], [3e-45]]))
 
 
@@ -529,7 +529,7 @@ def test_a_range_is_a_copy_of_the_observers_state():
         observers.PercentileObserver(),
         observers.MSEObserver(),
         observers.EntropyObserver(),
-        observers.MinMaxObserver(ql.PerAxis(0)),
+        observers.MinMaxObserver(ql.Scheme(granularity=ql.PerAxis(0))),
     ):
         r = drawn(3, 50)
         observer.observe(r)

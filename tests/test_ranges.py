@@ -136,8 +136,8 @@ WAYS = {
     "percentile": lambda r, scheme: percentile(r, scheme, 90),
     "mse_search": mse_search,
     "entropy": lambda r, scheme: entropy(r, scheme, bins=256),
-    "moving_average": lambda r, scheme: moving_average([r, r / 2], scheme.granularity),
-    "PercentileObserver": lambda r, s: observed(PercentileObserver(s.granularity, 90), r),
+    "moving_average": lambda r, scheme: moving_average([r, r / 2], scheme),
+    "PercentileObserver": lambda r, s: observed(PercentileObserver(s, 90), r),
     "MSEObserver": lambda r, scheme: observed(MSEObserver(scheme), r),
 }
 each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -164,7 +164,7 @@ def test_the_filling_of_a_short_group_does_not_count():
     groups = ql.PerGroup(5)
     low, high = percentile(r, ql.Scheme(granularity=groups), 60)
     assert (low.tolist(), high.tolist()) == ([2.0, 1.0], [4.0, 8.0])  # of 1, 2, 8: ranks 0 and 2
-    observer = HistogramObserver(groups)
+    observer = HistogramObserver(ql.Scheme(granularity=groups))
     observer.observe(r)
     assert observer.counts.sum(1).tolist() == [5, 3]
 
@@ -336,7 +336,7 @@ def test_a_histogram_counts_right_whatever_the_order(r, seed):
 
 def test_each_row_has_bins_of_its_own():
     r = torch.tensor([[1.0, -1.0, 0.5], [100.0, 1.0, 0.0]])
-    observer = HistogramObserver(ql.PerAxis(0), bins=8)
+    observer = HistogramObserver(ql.Scheme(granularity=ql.PerAxis(0)), bins=8)
     observed(observer, r[:, :1], r[:, 1:])
     assert observer.width.tolist() == [[0.5], [32.0]]
     assert observer.counts.tolist() == [[0, 0, 1, 0, 0, 1, 1, 0], [0, 0, 0, 0, 2, 0, 0, 1]]
@@ -374,7 +374,7 @@ def test_an_observer_keeps_no_batches():
 @pytest.mark.parametrize("granularity", [ql.PerTensor(), ql.PerAxis(-1), ql.PerGroup(3)])
 def test_min_and_max_of_batches_are_those_of_all(granularity):
     batches = normals(6, 4, 7).unbind()
-    ends = observed(MinMaxObserver(granularity), *batches)
+    ends = observed(MinMaxObserver(ql.Scheme(granularity=granularity)), *batches)
     stacked = [min_max(b, ql.Scheme(granularity=granularity)) for b in batches]
     assert torch.equal(ends[0], torch.stack([low for low, _ in stacked]).amin(0))
     assert torch.equal(ends[1], torch.stack([high for _, high in stacked]).amax(0))
@@ -679,7 +679,7 @@ def test_a_histogram_refuses_what_its_bins_cannot_reach():
 
 
 def test_batches_of_other_shapes():
-    per_tensor, per_axis = MinMaxObserver(), MinMaxObserver(ql.PerAxis(-1))
+    per_tensor, per_axis = MinMaxObserver(), MinMaxObserver(ql.Scheme(granularity=ql.PerAxis(-1)))
     for shape in ((3, 4), (7, 4), (2, 5, 4)):
         per_tensor.observe(torch.ones(shape))
     per_axis.observe(torch.ones(3, 4))
@@ -690,7 +690,7 @@ def test_batches_of_other_shapes():
     with pytest.raises(ValueError, match=r"scales of shape \(1, 1, 4\)"):
         per_axis.observe(torch.ones(2, 3, 4))
     with pytest.raises(ValueError, match="axis=3 is out of range"):
-        MinMaxObserver(ql.PerAxis(3)).observe(torch.ones(2, 2))
+        MinMaxObserver(ql.Scheme(granularity=ql.PerAxis(3))).observe(torch.ones(2, 2))
     with pytest.raises(ValueError, match="No batch was observed"):
         moving_average([])
 
@@ -710,12 +710,9 @@ def test_bad_settings():
     for take in (mse_search, entropy):
         with pytest.raises(TypeError, match="^scheme must be a ql.Scheme, got PerTensor"):
             take(T, ql.PerTensor())
-    for take in (MSEObserver, EntropyObserver):
+    for take in (MSEObserver, EntropyObserver, MinMaxObserver, PercentileObserver, Observer):
         with pytest.raises(TypeError, match="^scheme must be a ql.Scheme, got 8"):
             take(8)
-    for take in (MinMaxObserver, PercentileObserver, Observer):
-        with pytest.raises(TypeError, match="^granularity must be ql.PerTensor"):
-            take(ql.Scheme())
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

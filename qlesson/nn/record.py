@@ -10,6 +10,7 @@ from qlesson import checks
 from qlesson.affine import QParams
 from qlesson.granularity import PerTensor
 from qlesson.nn.model import swappable
+from qlesson.observers import MinMaxObserver, Observer
 from qlesson.qtensor import qparams_from_range
 from qlesson.scheme import Scheme
 
@@ -63,30 +64,33 @@ def _arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def calibrate(
-    model: nn.Module, batches: Iterable[Batch], activations: Scheme
+    model: nn.Module,
+    batches: Iterable[Batch],
+    activations: Scheme,
+    observer: Callable[[Scheme], Observer] = MinMaxObserver,
 ) -> dict[str, QParams]:
-    """Scale and zero point of each linear layer's input, from its smallest and largest value.
+    """Scale and zero point of each linear layer's input, from the range over all batches.
 
     batches      inputs of the model: tensors, tuples of arguments, or dicts of named ones. The
                  model runs on each as it is: call model.eval() first.
     activations  the Scheme that the layers will use; one scale each
+    observer     makes what watches a layer, of the Scheme: a class of `qlesson.observers`, such as
+                 MSEObserver, or `functools.partial(PercentileObserver, percent=99.99)`
 
-    Returns {layer name: QParams} for the layers that ran. Notebook 07 has better ranges: any such
-    dict will do.
+    Returns {layer name: QParams} for the layers that ran.
     """
     checks.scheme("activations", activations)
+    checks.function("observer", observer, "a scheme, such as observers.MinMaxObserver")
     if activations.granularity != PerTensor():
         raise ValueError(f"One range per layer is fixed: ql.PerTensor(), not {activations}.")
-    ranges: dict[str, tuple[Tensor, Tensor]] = {}
+    watching: dict[str, Observer] = {}
 
-    def widen(name: str, x: Tensor) -> None:
-        if x.numel():
-            low, high = torch.aminmax(x)
-            a, b = ranges.get(name, (low, high))
-            ranges[name] = torch.minimum(a, low), torch.maximum(b, high)
+    def watch(name: str, x: Tensor) -> None:
+        if name not in watching:
+            watching[name] = observer(activations)
+            checks.of_type("observer", watching[name], Observer, "use one of qlesson.observers")
+        watching[name].observe(x)
 
     linear = {name: m for name, m in swappable(model).items() if isinstance(m, nn.Linear)}
-    record(model, batches, widen, linear)
-    return {
-        name: qparams_from_range(low, high, activations) for name, (low, high) in ranges.items()
-    }
+    record(model, batches, lambda name, x: watch(name, x) if x.numel() else None, linear)
+    return {name: qparams_from_range(*one.range(), activations) for name, one in watching.items()}

@@ -1,12 +1,14 @@
 """What layers are given: every form of arguments, what is refused, and a model left as it was."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 import qlesson as ql
+from qlesson import observers
 from qlesson.methods import layer_inputs
 from qlesson.nn import calibrate, record
 
@@ -120,3 +122,28 @@ def test_a_run_changes_nothing_in_the_model(train):
     assert all(x is held[name] for name, x in model.named_buffers())
     assert [m.training for m in model.modules()] == [train] * len(list(model.modules()))
     assert len(seen) == 3 and len(model[0]._forward_pre_hooks) == 1  # the reader's own stays
+
+
+def test_the_ranges_come_from_any_observer():
+    """They are those of the observer fed by hand with each layer's inputs."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)).eval()
+    batches = [torch.randn(20, 8) for _ in range(3)] + [torch.empty(0, 8)]
+    scheme = ql.Scheme(4)
+    met = {"0": [], "2": []}
+    record(model, batches, lambda name, x: met[name].append(x))
+    for observer in (
+        observers.MinMaxObserver,
+        observers.MSEObserver,
+        observers.EntropyObserver,
+        partial(observers.PercentileObserver, percent=95),
+    ):
+        found = calibrate(model, batches, scheme, observer)
+        for name, inputs in met.items():
+            one = observer(scheme)
+            for x in inputs[:3]:
+                one.observe(x)
+            assert found[name] == ql.qtensor.qparams_from_range(*one.range(), scheme)
+    assert found != calibrate(model, batches, scheme)
+    with pytest.raises(TypeError, match="observer must be an Observer, got int"):
+        calibrate(model, batches, scheme, lambda scheme: 3)
