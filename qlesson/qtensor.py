@@ -14,6 +14,7 @@ from torch import Tensor
 
 from qlesson import checks, kernels
 from qlesson.affine import QParams, computing, stored, too_small, widened
+from qlesson.granularity import Granularity
 from qlesson.scheme import Scheme, qparams_of
 
 FindRange = Callable[[Tensor, Scheme], tuple[Tensor, Tensor]]
@@ -245,36 +246,58 @@ class QTensor:
 
 
 def fake_quantize(r: Tensor, scheme: Scheme = Scheme(), qparams: QParams | None = None) -> Tensor:
-    """The value of quantize(r).dequantize(r.dtype), with a gradient to train through.
+    """The value of quantize(r).dequantize(r.dtype), with gradients to train through.
 
-    The gradient is 1 where the code before clipping lies in the range, else 0: the
-    straight-through estimator of Bengio et al. 2013, arXiv:1308.3432 (notebook 11).
+    That of r is 1 where the code before clipping lies in the range, else 0: the straight-through
+    estimator of Bengio et al. 2013, arXiv:1308.3432 (notebook 11).
+
+    That of a given scale, if it requires one, is q - z - r / s where the code lies in the range,
+    else q - z, summed over the values that share the scale: the estimator of Esser et al. 2020,
+    arXiv:1902.08153, equation 3, where rounding counts as adding a constant.
     """
-    plain = _checked(r, scheme)
-    if qparams is None:
+    plain, given = _checked(r, scheme), qparams
+    if given is None:
         qparams = choose_qparams(plain, scheme)
     else:
-        qparams = _checked_qparams(plain, scheme, qparams, check=True)
+        qparams = _checked_qparams(plain, scheme, given, check=True)
         checks.finite("r", plain)
-    return _FakeQuantize.apply(r.as_subclass(Tensor), qparams, scheme)
+    scale = qparams.scale
+    if given is not None and isinstance(given[0], Tensor) and given[0].requires_grad:
+        scale = given[0]  # which learns
+    return _FakeQuantize.apply(r.as_subclass(Tensor), scale, qparams, scheme)
 
 
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, r: Tensor, qparams: QParams, scheme: Scheme) -> Tensor:
+    def forward(ctx: Any, r: Tensor, scale: Tensor, qparams: QParams, scheme: Scheme) -> Tensor:
         low, high, granularity = scheme.quant_min, scheme.quant_max, scheme.granularity
         # One code more at either end: what lands there lies outside the range.
         codes = low - 1, high + 1, scheme.rounding
         q = torch.empty_like(r, dtype=torch.int32)
         kernels.run(kernels.quantize, codes, r, *qparams, granularity, q)
-        ctx.save_for_backward((q >= low) & (q <= high))
+        inside = (q >= low) & (q <= high)
         q, r_hat = q.clamp_(low, high), torch.empty_like(r)
+        ctx.granularity, learns = granularity, ctx.needs_input_grad[1]
+        ctx.save_for_backward(inside, *((r, q, *qparams) if learns else ()))
         return kernels.run(kernels.dequantize, (), q, *qparams, granularity, r_hat)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (inside,) = ctx.saved_tensors
-        return torch.where(inside, grad, 0), None, None  # even an infinite gradient
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        inside, *learning = ctx.saved_tensors
+        of_scale = _scale_gradient(ctx.granularity, grad, inside, *learning) if learning else None
+        return torch.where(inside, grad, 0), of_scale, None, None  # even an infinite gradient
+
+
+def _scale_gradient(
+    granularity: Granularity, grad: Tensor, inside: Tensor, *learning: Tensor
+) -> Tensor:
+    """grad * (q - z - r / s, or q - z where clipped), summed over each block, in float64."""
+    r, q, scale, zero_point = learning
+    rows, there = granularity.rows(grad.double())
+    s, z = scale.reshape(-1, 1).double(), zero_point.reshape(-1, 1).double()
+    codes, values, kept = (granularity.rows(x.double())[0] for x in (q, r, inside))
+    slope = codes - z - torch.where(kept > 0, values / s, 0)
+    return (there * rows * slope).sum(1).reshape(scale.shape).to(scale.dtype)
 
 
 def _checked(r: Tensor, scheme: Scheme) -> Tensor:

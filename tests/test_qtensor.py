@@ -15,6 +15,7 @@ from strategies import FLOATS, problems
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import qlesson as ql
+from qlesson.ranges import mse_search
 
 SYMMETRIC = ql.Scheme(mapping="symmetric")
 LITERAL = ql.Scheme(include_zero=False)
@@ -1040,6 +1041,72 @@ def test_the_gradient_of_the_gradient_and_no_gradient():
     with torch.no_grad():
         assert not ql.fake_quantize(r).requires_grad
     assert not ql.fake_quantize(r.detach()).requires_grad
+
+
+LEARNED = [ql.PerTensor(), ql.PerAxis(0), ql.PerAxis(1), ql.PerGroup(4), ql.PerGroup(5, 0)]
+
+
+@pytest.mark.parametrize("granularity", LEARNED)
+@pytest.mark.parametrize("mapping", ["asymmetric", "symmetric"])
+def test_the_gradient_of_the_scale_is_that_of_a_rounding_that_adds_a_constant(mapping, granularity):
+    """Against finite differences, in float64: where the code is clipped, r has no say."""
+    g = torch.Generator().manual_seed(0)
+    r, weights = (torch.randn(6, 7, dtype=torch.float64, generator=g) for _ in range(2))
+    scheme = ql.Scheme(3, mapping, granularity)
+    s, z = ql.choose_qparams(r, scheme)
+    s = (0.6 * s).requires_grad_()  # so that some codes are clipped
+    (weights * ql.fake_quantize(r, scheme, (s, z))).sum().backward()
+
+    split, align, join = granularity.split, granularity.align, granularity.join
+    exact = split(r) / align(s.detach()) + align(z.double())
+    q = exact.round().clamp(scheme.quant_min, scheme.quant_max)
+    inside = exact.round() == q
+    assert inside.any() and not inside.all()
+
+    def total(s):
+        within = align(s) * (split(r) / align(s) + q - exact)
+        beyond = align(s) * (q - align(z.double()))
+        return (weights * join(torch.where(inside, within, beyond), r.shape)).sum()
+
+    for i in range(s.numel()):
+        h = torch.zeros_like(s).flatten()
+        h[i] = 1e-6
+        h = h.view(s.shape)
+        slope = (total(s.detach() + h) - total(s.detach() - h)) / 2e-6
+        assert s.grad.flatten()[i].item() == pytest.approx(slope.item(), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("granularity", LEARNED[:3])
+def test_a_scale_that_learns_comes_near_the_best_range(granularity):
+    r = torch.randn(32, 40, generator=torch.Generator().manual_seed(0))
+    scheme = ql.Scheme(3, "symmetric", granularity)
+    s, z = ql.choose_qparams(r, scheme)
+    s = s.clone().requires_grad_()
+
+    def error():
+        return ql.fake_quantize(r, scheme, (s, z)).sub(r).square().mean()
+
+    optimizer, seen = torch.optim.Adam([s], lr=0.01), []
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = error()
+        loss.backward()
+        optimizer.step()
+        seen.append(loss.item())
+    searched = ql.quantize(r, scheme, ql.choose_qparams(r, scheme, mse_search))
+    best = ql.mse(r, searched.dequantize()).item()
+    assert min(seen) < best + 0.25 * (seen[0] - best)
+
+
+def test_a_scale_without_gradient_gets_none_and_r_its_own():
+    r, s = torch.tensor([0.26, 9.0], requires_grad=True), torch.tensor(0.5)
+    ql.fake_quantize(r, ql.Scheme(3, "symmetric"), (s, 0)).sum().backward()
+    assert s.grad is None and r.grad.tolist() == [1.0, 0.0]
+    s.requires_grad_()
+    ql.fake_quantize(r.detach(), ql.Scheme(3, "symmetric"), (s, 0)).sum().backward()
+    assert s.grad.item() == pytest.approx((1 - 0.26 / 0.5) + 3)
+    with pytest.raises(TypeError, match="qparams must be ql.QParams"):
+        ql.fake_quantize(r, ql.Scheme(), (s, 0, 1))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
