@@ -278,3 +278,19 @@ def test_mixed_ends_of_a_range_are_computed_in_float64():
         assert ql.asymmetric_qparams(*ends, *CODES) == expected
     flipped = ql.asymmetric_qparams(-high, -low, *CODES)
     assert flipped.scale.dtype == torch.float64 and flipped.scale == expected.scale
+
+
+def test_on_a_tie_the_zero_point_decides_what_comes_back():
+    """What notebook 01 says of half a step: it goes to the even code, which z makes another."""
+    for z, back in ((0, 0.0), (1, 1.0)):
+        q = ql.quantize_affine(0.5, 1.0, z, -128, 127)
+        assert ql.dequantize_affine(q, 1.0, z).item() == back
+
+
+def test_a_symmetric_range_gains_more_from_its_first_bits():
+    """What notebook 05 says: 2 steps become 6, and of an asymmetric range 3 become 7."""
+    steps = {
+        m: [s.quant_max - s.quant_min for s in (ql.Scheme(2, m), ql.Scheme(3, m))]
+        for m in ("symmetric", "asymmetric")
+    }
+    assert steps == {"symmetric": [2, 6], "asymmetric": [3, 7]}
