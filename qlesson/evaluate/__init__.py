@@ -1,4 +1,4 @@
-"""Is one language model better than another?
+"""Is one language model better than another (notebook 10)?
 
 Both read the same windows of text, and their losses are subtracted window by window: what makes a
 window hard makes it hard for both, and drops out of the difference.

@@ -71,7 +71,7 @@ def compare(
 def compare(
     model: nn.Module, other: nn.Module | Mapping[str, nn.Module], batches: Iterable[Tensor]
 ) -> Comparison | dict[str, Comparison]:
-    """How much worse than `model` another predicts the same text, and how sure that is.
+    """How much worse than `model` another predicts a text, and how sure that is (notebook 10).
 
     other    a model, or {name: model}: then {name: Comparison}, for which `model` runs once
     batches  ids [windows, time] each, with time >= 2: the windows of a batch have one length,
@@ -103,7 +103,9 @@ def compare(
 
 @torch.no_grad()
 def window_losses(model: nn.Module, batches: Iterable[Tensor]) -> Tensor:
-    """The mean loss of each window in nats per token, float64 [windows]: what `compare` subtracts.
+    """The mean loss of each window in nats per token, float64 [windows] (notebook 10).
+
+    `compare` subtracts those of two models.
 
     Where windows have one length, `mean_and_error` of it is the model's loss with its own standard
     error, and `mean_and_error` of the difference between two models the paired one.
@@ -123,9 +125,9 @@ def mean_and_error(values: Tensor, tokens: Tensor | None = None) -> tuple[float,
     mean             = sum(tokens * values) / sum(tokens)
     standard_error^2 = W / (W - 1) * sum((tokens * (values - mean))^2) / sum(tokens)^2
 
-    for W windows. With tokens=None all count the same, and the standard error is the standard
-    deviation divided by sqrt(W). With tokens the mean is a ratio of two sums that both depend on
-    the windows drawn, and this is the variance of its linear part (Cochran 1977, Sampling
+    for W windows (notebook 10). With tokens=None all count the same, and the standard error is the
+    standard deviation divided by sqrt(W). With tokens the mean is a ratio of two sums that both
+    depend on the windows drawn, and this is the variance of its linear part (Cochran 1977, Sampling
     Techniques, chapter 6).
     """
     checks.known("values", values)
@@ -144,7 +146,7 @@ def mean_and_error(values: Tensor, tokens: Tensor | None = None) -> tuple[float,
 
 
 def table(comparisons: Mapping[str, Comparison]) -> str:
-    """A line for the model, and one for each that `compare` has compared with it."""
+    """A line for the model, and one for each that `compare` has compared with it (notebook 10)."""
     checks.dictionary("comparisons", comparisons, "{name: Comparison}, as compare gives it")
     for name, c in comparisons.items():
         checks.of_type(f"comparisons[{name!r}]", c, Comparison, "compare gives them")
