@@ -17,14 +17,17 @@ A function. The stub is `def name(...): ...`, or the text `stub` where a bug is 
     cases(rng)    yields tuples of inputs: small edge cases, then some drawn from rng
     dtype         the dtype to return, where that matters
     within        the distance that still counts as right, beside about five digits
+    exact         True where floats must be equal, in float32
     @right        one function, the solution
     @wrong(hint)  functions that a learner really writes
 
 A value: numbers, or the letters of a choice.
 
     stub          "name = ..."
-    right         the value; `within` is the distance that still counts as right
-    wrong         pairs (value, hint), a value to within `within` as well; ... is any number
+    right         the value; `within` is the distance that still counts as right, in a list with
+                  one for each of several numbers; a pair is the distances below and above
+    wrong         pairs (value, hint), a value to within `within` as well, or in proportion where
+                  it is smaller than the right one; ... is any number
 
 A construction, which has many right answers.
 
@@ -55,7 +58,8 @@ import torch
 from torch import Tensor
 
 from qlesson.teach import lessons
-from qlesson.teach.verdict import Seed, in_short, judge, untouched
+from qlesson.teach.compare import in_short
+from qlesson.teach.verdict import Seed, judge, untouched
 
 PROGRESS_FILE = ".qlesson_progress.json"
 
@@ -167,6 +171,7 @@ class Exercise:
     cases: Callable | None = None
     dtype: torch.dtype | None = None
     within: Any = 0
+    exact: bool = False
     facts: Callable | None = None
 
     @property
@@ -216,7 +221,7 @@ def exercise(
         right: Any = next(marked, parts.get("right"))
         wrong = [v for v in parts.values() if isinstance(v, Wrong)]
         wrong += [Wrong(*pair) for pair in parts.get("wrong", ())]
-        optional = ("spec", "cases", "dtype", "within", "facts")
+        optional = ("spec", "cases", "dtype", "within", "exact", "facts")
         return Exercise(
             id, title, kind, difficulty, minutes,
             text=_unwrapped(block.__doc__ or ""),
@@ -246,9 +251,18 @@ def fault(hint: str, example: Any) -> Callable[[Callable], Wrong]:
     return lambda rule: Wrong(example, hint, rule)
 
 
+# A vector, a square, a wide and a tall matrix, and a long one: what an input of any shape may be.
+SHAPES = (3,), (3, 3), (2, 4), (5, 2), (2, 60)
+
+
 def each(fn: Callable[[float], Any], r: Any) -> Any:
     """fn of every number in a nested list."""
     return [each(fn, x) for x in r] if isinstance(r, list) else fn(r)
+
+
+def flat(r: Any) -> list:
+    """The numbers of a nested list, in order."""
+    return [x for part in r for x in flat(part)] if isinstance(r, list) else [r]
 
 
 def off_ties(rng: Random, shape: Sequence[int], s: float, z: float, low: int, high: int) -> Tensor:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from qlesson.device import best_device
+from qlesson.teach.compare import as_tensor, has, in_short, same, shape_of
 
 if TYPE_CHECKING:
     from qlesson.teach.exercises import Exercise, Wrong
@@ -100,16 +100,24 @@ def _judge_function(ex: "Exercise", answer: Any, seed: Seed) -> Verdict:
         return _no(ex, "its own solution does not run here, so nothing can be compared.")
     failed = [t for t in trials if _failed(ex, t)]
     if failed:
-        recognised = next((w for w in ex.wrong if _explains(w.answer, trials)), None)
-        smallest = min(failed, key=lambda t: len(in_short(t.inputs, 10_000)))
+        tries = ((w, loosely) for loosely in (False, True) for w in ex.wrong)
+        recognised = next((w for w, loosely in tries if _explains(ex, w, trials, loosely)), None)
+        smallest = min(failed, key=lambda t: (_size(t), len(in_short(t.inputs, 10_000))))
         return _no(ex, *_report(ex, _shrunk(ex, answer, smallest)), recognised=recognised)
     if any(t.got.changed for t in trials):
         return _no(ex, "the values are right, but the function changes its input in place.",
-                   "Leave the input as it is: make a new tensor.")  # fmt: skip
-    dtypes = {getattr(t.got.value, "dtype", None) for t in trials}
-    if ex.dtype and dtypes != {ex.dtype}:
-        given = ", ".join(sorted(map(str, dtypes - {ex.dtype})))
-        return _no(ex, f"the values are right, the dtype is not: {given} instead of {ex.dtype}.")
+                   "A part of a tensor, such as x[0], is a view: += on it writes into the tensor.",
+                   "Write y = y + ... for y += ..., or begin with x[0].clone().")  # fmt: skip
+    others = (t.got.value for t in trials if getattr(t.got.value, "dtype", None) != ex.dtype)
+    other = next(others, None) if ex.dtype else None
+    if isinstance(other, Tensor):
+        given = f"{other.dtype} instead of {ex.dtype}"
+        return _no(ex, f"the values are right, the dtype is not: {given}.")
+    if other is not None:
+        module, kind = type(other).__module__, type(other).__name__
+        given = "a numpy array" if module == "numpy" else kind
+        return _no(ex, f"the values are right, the type is not: {given} instead of a tensor.",
+                   f"torch.as_tensor(q, dtype={ex.dtype}) makes one of q.")  # fmt: skip
     return Verdict("passed", f"Passed: {ex.id} is right on all {len(trials)} inputs tried.")
 
 
@@ -163,35 +171,61 @@ def _run(fn: Callable, inputs: tuple) -> Outcome:
 
 def _failed(ex: "Exercise", trial: Trial) -> bool:
     got = trial.got
-    return got.error is not None or not _same(got.value, trial.expected, ex.within)
+    return got.error is not None or not same(got.value, trial.expected, ex.within, ex.exact)
 
 
-def _explains(wrong: Callable, trials: list[Trial]) -> bool:
-    """Whether this wrong function does on every input what the answer did."""
-    return all(_alike(_run(wrong, t.inputs), t.got) for t in trials)
+def _explains(ex: "Exercise", wrong: "Wrong", trials: list[Trial], loosely: bool) -> bool:
+    """Whether this wrong function does on every input what the answer did.
+
+    Loosely, inputs on which it has no value (a row of zeros gives 0 / 0) say nothing about the
+    answer, which may have a second way to treat these.
+    """
+    told = []
+    for t in trials:
+        theirs = _run(wrong.answer, t.inputs)
+        if loosely and _undefined(theirs):
+            continue
+        if not _alike(theirs, t.got):
+            return False
+        told.append(t)
+    return any(_failed(ex, t) for t in told)
 
 
 def _alike(a: Outcome, b: Outcome) -> bool:
-    if a.error or b.error:
-        return bool(a.error and b.error)
-    return _same(b.value, a.value)
+    if _undefined(a) or _undefined(b):
+        return _undefined(a) and _undefined(b)
+    return same(b.value, a.value)
+
+
+def _undefined(got: Outcome) -> bool:
+    """Whether it has no value: NaN, infinity, or an error, as Python makes it of 1 / 0."""
+    parts = got.value if isinstance(got.value, tuple) else (got.value,)
+    tensors = [x for x in map(as_tensor, parts) if x is not None and x.numel() <= 10_000]
+    return got.error is not None or any(not x.isfinite().all() for x in tensors)
 
 
 def _shrunk(ex: "Exercise", answer: Callable, trial: Trial) -> Trial:
     """The trial with as much of its inputs left out as still goes wrong."""
-    for inputs in _smaller(trial.inputs):
-        smaller = _trial(ex, answer, inputs)
-        if smaller and _failed(ex, smaller):
-            return _shrunk(ex, answer, smaller)
+    smaller: Trial | None = trial
+    while smaller:
+        trial = smaller
+        tries = (_trial(ex, answer, inputs) for inputs in _smaller(trial.inputs))
+        smaller = next((t for t in tries if t and _failed(ex, t)), None)
     return trial
 
 
+def _size(trial: Trial) -> int:
+    return sum(x.numel() for x in trial.inputs if isinstance(x, Tensor))
+
+
 def _smaller(inputs: tuple) -> Iterator[tuple]:
-    """The inputs with one slice left out of every tensor of one shape, in all ways."""
+    """The inputs with a half, or one slice, left out of every tensor of one shape, in all ways."""
     for shape in dict.fromkeys(x.shape for x in inputs if isinstance(x, Tensor)):
         for axis, n in enumerate(shape):
-            for i in range(n if n > 1 else 0):
-                keep = torch.tensor([j for j in range(n) if j != i])
+            halves = [range(n // 2), range(n // 2, n)] if n > 3 else []
+            slices = (range(i, i + 1) for i in range(n if n > 1 else 0))
+            for left_out in (*halves, *slices):
+                keep = torch.tensor([j for j in range(n) if j not in left_out])
                 yield tuple(
                     x.index_select(axis, keep) if isinstance(x, Tensor) and x.shape == shape else x
                     for x in inputs
@@ -209,11 +243,15 @@ def _report(ex: "Exercise", trial: Trial) -> Iterator[str]:
     if trial.got.error is None:
         if trial.got.value is None:
             yield "The function returns None: the line with return is missing."
-        elif isinstance(trial.expected, tuple) and not _has(len(trial.expected), trial.got.value):
+        elif isinstance(trial.expected, tuple) and not has(len(trial.expected), trial.got.value):
             yield f"It asks for {len(trial.expected)} results, separated by a comma."
-        shapes = _shape(trial.got.value), _shape(trial.expected)
+        shapes = shape_of(trial.got.value), shape_of(trial.expected)
         if None not in shapes and shapes[0] != shapes[1]:
             yield f"The shape is {shapes[0]} instead of {shapes[1]}."
+        elif ex.exact and same(trial.got.value, trial.expected):
+            yield "It is nearly right, but must be equal, to the last bit of float32."
+    if trial.got.changed:
+        yield "It changes its input in place, too."
     if trial.got.printed:
         yield f"It printed: {in_short(trial.got.printed.strip())}"
 
@@ -241,7 +279,7 @@ def _letters(text: str) -> str:
 def _judge_numbers(ex: "Exercise", answer: Any) -> Verdict:
     numbers = _numbers(answer)
     if numbers is None:
-        return _no(ex, f"it asks for finite numbers, and got {in_short(answer)}.")
+        return _no(ex, f"it asks for finite numbers in one row, and got {in_short(answer)}.")
     if ex.facts:
         return _judge_construction(ex, ex.facts, numbers)
     wanted, within = _list(ex.right), ex.within
@@ -257,13 +295,30 @@ def _judge_numbers(ex: "Exercise", answer: Any) -> Verdict:
             for a, b, w in zip(numbers, wanted, _list(within, wanted), strict=True)
         )
         said = f"{good} of {len(wanted)} numbers right."
+    if not recognised and any(map(_rounded, numbers, wanted)):
+        said += " What is rounded needs more digits."
     return _no(ex, said, recognised=recognised)
 
 
 def _recognise(ex: "Exercise", numbers: list[float]) -> "Wrong | None":
     """The wrong answer that these numbers are, or else one that they round or abbreviate."""
-    near = ((w, ex.within if close else 0) for close in (False, True) for w in ex.wrong)
-    return next((w for w, within in near if _match(numbers, _list(w.answer), within)), None)
+    for close in (False, True):
+        for w in ex.wrong:
+            pattern = _list(w.answer)
+            if _match(numbers, pattern, _in_proportion(ex, pattern) if close else 0):
+                return w
+    return None
+
+
+def _in_proportion(ex: "Exercise", pattern: list) -> list[float]:
+    """What `within` allows, less for numbers smaller than the right ones."""
+    rows = zip(pattern, _list(ex.right), _list(ex.within, pattern), strict=True)
+    return [0 if b is ... else min(1, abs(b / r)) * max(_ends(w)) for b, r, w in rows]
+
+
+def _rounded(a: float, b: float) -> bool:
+    """Whether a, not 0, is b in fewer digits."""
+    return bool(a) and any(a == round(a, d) != b and abs(a - b) <= 0.501 / 10**d for d in range(6))
 
 
 def _judge_construction(ex: "Exercise", facts: Callable, numbers: list[float]) -> Verdict:
@@ -284,92 +339,21 @@ def _list(x: Any, like: list | None = None) -> list:
 
 def _match(numbers: list[float], pattern: list, within: Any = 0) -> bool:
     return len(numbers) == len(pattern) and all(
-        b is ... or abs(a - b) <= max(w, 1e-6 * abs(b))
+        b is ... or b - max(below, 1e-7 * abs(b)) <= a <= b + max(above, 1e-7 * abs(b))
         for a, b, w in zip(numbers, pattern, _list(within, numbers), strict=True)
+        for below, above in [_ends(w)]
     )
+
+
+def _ends(within: Any) -> tuple[float, float]:
+    """How far below and above the right number still counts."""
+    return within if isinstance(within, tuple) else (within, within)
 
 
 def _numbers(answer: Any) -> list[float] | None:
     """The answer as a flat list of finite floats, or None."""
-    x = _tensor(answer)
+    x = as_tensor(answer)
     if x is None or x.ndim > 1 or x.numel() > 10_000 or x.dtype == torch.bool:
         return None
     x = x.double().reshape(-1)
     return x.tolist() if torch.isfinite(x).all() else None
-
-
-# Comparing and showing what may be anything
-
-
-def _same(got: Any, expected: Any, within: float = 0.0) -> bool:
-    """Integers exactly, floats to about five digits, tuples part by part."""
-    if isinstance(expected, tuple):
-        return _has(len(expected), got) and all(
-            _same(a, b, within) for a, b in zip(got, expected, strict=True)
-        )
-    a, b = _tensor(got), _tensor(expected)
-    if a is None or b is None:
-        return False
-    if b.ndim == 0 and a.numel() == 1:
-        a = a.reshape(())
-    if a.shape != b.shape:
-        return False
-    a, b, exact = a.double(), b.double(), not b.is_floating_point()
-    if exact or not b.numel():
-        return torch.equal(a, b)
-    within = max(within, 1e-6 * b.abs().max().item())
-    return torch.allclose(a, b, rtol=1e-5, atol=within, equal_nan=True)
-
-
-def _has(n: int, x: Any) -> bool:
-    return bool(isinstance(x, (list, tuple)) or _shape(x)) and len(x) == n
-
-
-def _tensor(x: Any) -> Tensor | None:
-    """x as a tensor on the CPU, or None where it does not hold real numbers."""
-    try:
-        if isinstance(x, (list, tuple)):
-            if len(x) > 10_000:
-                return None
-            if any(isinstance(v, (list, tuple, Tensor)) for v in x):
-                parts = [part for part in map(_tensor, x) if part is not None]
-                return torch.stack(parts) if len(parts) == len(x) else None
-        if not isinstance(x, Tensor):
-            x = torch.as_tensor(np.asarray(x))  # float64 for Python's floats
-        return None if x.is_complex() or x.is_quantized else x.detach().cpu()
-    except Exception:
-        return None
-
-
-def _shape(x: Any) -> tuple[int, ...] | None:
-    x = None if isinstance(x, tuple) else _tensor(x)
-    return None if x is None else tuple(x.shape)
-
-
-def in_short(x: Any, most: int = 200) -> str:
-    """x in one line of plain text, numbers to six digits."""
-    try:
-        text = _text(x)
-    except Exception:
-        text = f"an object of type {type(x).__name__}"
-    text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 4] + " ..."
-
-
-def _text(x: Any) -> str:
-    if isinstance(x, BaseException):
-        return f"{type(x).__name__}: {x}".rstrip(": ")
-    if isinstance(x, Tensor) and x.numel() <= 1000:
-        return _text(x.tolist())
-    if isinstance(x, Tensor):
-        return f"a tensor of shape {tuple(x.shape)}"
-    if isinstance(x, (list, tuple)) and len(x) <= 1000:
-        inside = ", ".join(_text(v) for v in x)
-        return f"[{inside}]" if isinstance(x, list) else f"({inside})"
-    if isinstance(x, float):
-        return f"{x:.6g}" if not x.is_integer() or abs(x) >= 1e6 else f"{x:.1f}"
-    if isinstance(x, str):
-        return f'"{x}"'
-    if x is ...:
-        return "..."
-    return f"the function {x.__name__}" if isinstance(x, FunctionType) else repr(x)

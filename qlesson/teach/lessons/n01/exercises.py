@@ -3,14 +3,20 @@
 import torch
 from torch import tensor
 
-from qlesson.teach.exercises import each, exercise, fault, off_ties, right, wrong
+from qlesson.teach.exercises import SHAPES, each, exercise, fault, off_ties, right, wrong
 
 T = [[191.6, -13.5, 728.6], [92.14, 295.5, -184], [0, 684.6, 245.5]]
 
 
 def code_of(x):
-    """The code of exercise 1.3."""
-    return max(-128, min(127, round(x / 3.5 - 70)))
+    """The code of exercise 1.3, computed in float32 as the notebook does."""
+    r = tensor(x, dtype=torch.float64).float()
+    return int(torch.round(r / 3.5 - 70).clamp(-128, 127))
+
+
+def unclipped(x):
+    """The same on paper, before the clip."""
+    return round(x / 3.5 - 70)
 
 
 @exercise("1.1", "The formula in your hands", "write code", difficulty=1, minutes=5)
@@ -44,10 +50,10 @@ class Formula:
         yield tensor([3.0]), 2.0, 1
         yield tensor([0.5, 1.5, 2.5, -0.5]), 1.0, 1
         yield tensor(T), 3.5, 58
-        for _ in range(20):
+        for shape in 4 * SHAPES:
             s, z = rng.uniform(0.1, 5), rng.randint(0, 255)
-            shape = rng.choice([(3,), (3, 3), (2, 4)])
             yield off_ties(rng, shape, s, z, -60, 320), s, z
+        yield tensor([[0.0, 0.0, 0.0], [1.0, -1.0, 300.0]]), 2.0, 7
 
     @wrong("The cast meets values outside 0 to 255 and wraps them around. Clip before it.")
     def no_clip(r, s, z):
@@ -128,7 +134,7 @@ class NearAndFar:
     right = (1.749, 1.751)
 
     def facts(a, b):
-        return f"{a:.6g} gets the code {code_of(a)}, and {b:.6g} the code {code_of(b)}."
+        return f"{a:.12g} gets the code {code_of(a)}, and {b:.12g} the code {code_of(b)}."
 
     @fault("The two are equal, so their codes are. Let them differ a little.", (1.75, 1.75))
     def equal(a, b):
@@ -136,11 +142,19 @@ class NearAndFar:
 
     @fault("They lie 0.01 or more apart. Move them closer together.", (1.7, 1.8))
     def too_far(a, b):
-        return abs(a - b) >= 0.01
+        return abs(a - b) > 0.01 - 1e-9  # 1.755 - 1.745 is a little less than 0.01
 
     @fault("Both lie beyond the last code and are clipped to it. Stay inside.", (728.601, 728.609))
     def clipped(a, b):
-        return code_of(a) == code_of(b) and code_of(a) in (-128, 127)
+        return max(unclipped(a), unclipped(b)) < -128 or min(unclipped(a), unclipped(b)) > 127
+
+    @fault(
+        "On paper their codes differ. The formula computes in float32, with about seven digits, "
+        "and there the two are one. Move them a little apart.",
+        (1.7499999999, 1.7500000001),
+    )
+    def one_in_float32(a, b):
+        return code_of(a) == code_of(b) and unclipped(a) != unclipped(b)
 
     @fault(
         "You are at a multiple of s, in the middle of a code. The code changes halfway to the "

@@ -1,9 +1,11 @@
 """The exercises of notebook 02, scale and zero point."""
 
+import math
+
 import torch
 from torch import tensor
 
-from qlesson.teach.exercises import exercise, right, wrong
+from qlesson.teach.exercises import SHAPES, exercise, flat, right, wrong
 
 
 @exercise("2.1", "Both equations in code", "write code", difficulty=1, minutes=6)
@@ -29,8 +31,9 @@ class BothEquations:
         return s, torch.clamp(z, quant_min, quant_max)
 
     def spec(r, quant_min, quant_max):
-        scale = (max(r) - min(r)) / (quant_max - quant_min)
-        zero_point = round(quant_min - min(r) / scale)
+        values = flat(r)
+        scale = (max(values) - min(values)) / (quant_max - quant_min)
+        zero_point = round(quant_min - min(values) / scale)
         return scale, max(quant_min, min(quant_max, zero_point))
 
     def cases(rng):
@@ -42,11 +45,14 @@ class BothEquations:
         yield tensor([-4.0, -1.0]), -2, 1
         yield tensor([2.0, 2.5, 3.0]), -128, 127
         yield tensor([-3.0, -2.5, -2.0]), -128, 127
-        for _ in range(20):
+        yield tensor([[0.0, 0.0], [-1.0, 2.0], [0.5, 1.0]]), -2, 1
+        yield tensor([[0.0, 0.25, -1.0, 2.0]]), -2, 1
+        for shape in 4 * SHAPES:
             ends = low, high = rng.choice([(-128, 127), (0, 255), (-8, 7), (-2, 1)])
             s, z = rng.uniform(0.1, 5), rng.randint(low - 40, high + 40) + rng.uniform(-0.4, 0.4)
-            between = [rng.uniform(low, high) for _ in range(rng.randint(0, 4))]
-            yield tensor([s * (q - z) for q in (high, *between, low)]), *ends
+            codes = [high, low, *(rng.uniform(low, high) for _ in range(math.prod(shape) - 2))]
+            rng.shuffle(codes)
+            yield tensor([s * (q - z) for q in codes]).reshape(shape), *ends
 
     @wrong("You count codes. Between 256 codes lie 255 steps: drop the + 1.")
     def codes_counted(r, quant_min, quant_max):
@@ -67,6 +73,12 @@ class BothEquations:
     def truncated(r, quant_min, quant_max):
         s = (r.max() - r.min()) / (quant_max - quant_min)
         return s, max(quant_min, min(quant_max, int(quant_min - r.min() / s)))
+
+    @wrong("These are scales of rows. The range is that of the whole tensor.")
+    def of_each_row(r, quant_min, quant_max):
+        low, high = r.amin(-1), r.amax(-1)
+        s = (high - low) / (quant_max - quant_min)
+        return s, torch.round(quant_min - low / s).clamp(quant_min, quant_max)
 
     @wrong("The sign of r_min / s is turned: solve equation (1) for z once more.")
     def sign_turned(r, quant_min, quant_max):

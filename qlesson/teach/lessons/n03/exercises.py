@@ -3,7 +3,7 @@
 import torch
 from torch import tensor
 
-from qlesson.teach.exercises import each, exercise, right, symmetric_values, wrong
+from qlesson.teach.exercises import SHAPES, each, exercise, flat, right, symmetric_values, wrong
 
 
 @exercise("3.1", "Symmetric codes", "write code", difficulty=1, minutes=5)
@@ -19,19 +19,18 @@ class SymmetricCodes:
         "s = r.abs().max() / quant_max. No value can leave the codes, so no clip is needed.",
     )
     why = """The scale sends the largest magnitude to the largest code, so nothing lies outside and
-        nothing has to be clipped. The magnitude counts: -T has its largest value below 0."""
+        nothing has to be clipped. The magnitude counts: -T has its largest value below 0. Where
+        all values are 0, any scale above 0 will do, and the quotient has a value."""
     dtype = torch.int8
 
     @right
     def my_symmetric(r, bits):
         s = r.abs().max() / (2 ** (bits - 1) - 1)
+        s = torch.where(s > 0, s, 1)
         return torch.round(r / s).to(torch.int8)
 
     def spec(r, bits):
-        largest = 0.0
-        for x in [r] if isinstance(r[0], float) else r:
-            largest = max(largest, *map(abs, x))
-        scale = largest / (2 ** (bits - 1) - 1)
+        scale = max(map(abs, flat(r))) / (2 ** (bits - 1) - 1) or 1.0
         return each(lambda x: round(x / scale), r)
 
     def cases(rng):
@@ -39,9 +38,12 @@ class SymmetricCodes:
             yield tensor(r), 3
         for r in ([1.0, 0.25], [-1.0, 0.75]):
             yield tensor(r), 2
-        for _ in range(20):
-            bits, shape = rng.randint(2, 8), rng.choice([(4,), (3, 3), (2, 4)])
-            s = rng.uniform(0.1, 5)
+        yield tensor([0.0]), 3
+        yield torch.zeros(2, 3), 8
+        yield tensor([[0.0, 0.0, 0.0], [3.0, -1.0, 1.0]]), 3
+        yield tensor([[-7.0, -7.0]]), 4
+        for shape in 4 * SHAPES:
+            bits, s = rng.randint(2, 8), rng.uniform(0.1, 5)
             yield symmetric_values(rng, shape, s, 2 ** (bits - 1) - 1), bits
 
     @wrong("You take the maximum. -T has the maximum 184 and the largest magnitude 728.6.")
@@ -70,6 +72,17 @@ class SymmetricCodes:
     def truncated(r, bits):
         s = r.abs().max() / (2 ** (bits - 1) - 1)
         return (r / s).to(torch.int8)
+
+    @wrong("All zeros make the scale 0, and 0 / 0 has no value. Any scale above 0 will do there.")
+    def zeros_divided(r, bits):
+        s = r.abs().max().item() / (2 ** (bits - 1) - 1)
+        codes = [round(x / s) for x in r.flatten().tolist()]
+        return tensor(codes, dtype=torch.int8).reshape(r.shape)
+
+    @wrong("You make one scale for each row. Here the whole tensor shares one.")
+    def scale_per_row(r, bits):
+        s = r.abs().amax(dim=-1, keepdim=True) / (2 ** (bits - 1) - 1)
+        return torch.round(r / s).to(torch.int8)
 
     @wrong("The codes have lost their sign. abs belongs in the scale alone.")
     def sign_lost(r, bits):
@@ -140,6 +153,8 @@ class FourthSum:
             n = rng.randint(1, 8)
             qw, qx = (tensor([rng.randint(-128, 127) for _ in range(n)]) for _ in "wx")
             yield qw, qx, rng.randint(-128, 127), rng.randint(-128, 127)
+        yield tensor([127] * 300), tensor([-128] * 300), -128, 127
+        yield tensor([0, 0]), tensor([0, 0]), 3, 4
 
     @wrong("This is still the old function in another form. Try zw = 1 and zx = 1.")
     def unchanged(qw, qx, zw, zx):

@@ -3,7 +3,7 @@
 import torch
 from torch import tensor
 
-from qlesson.teach.exercises import each, exercise, right, wrong
+from qlesson.teach.exercises import SHAPES, each, exercise, right, wrong
 
 
 @exercise("4.1", "The grid", "write code", difficulty=1, minutes=5)
@@ -88,13 +88,17 @@ class Subtraction:
         def dequantize(q, s, z):
             return s * (q - z)
         """
+    exact = True  # "equals", says the text
 
     @right
     def dequantize(q, s, z):
         return s * (q.float() - z)
 
     def spec(q, s, z):
-        return each(lambda code: s * (code - z), q)
+        if isinstance(s, float):
+            return each(lambda code: s * (code - z), q)
+        rows = zip(q, s, z, strict=True)
+        return [[scale * (code - zero) for code in row] for row, (scale,), (zero,) in rows]
 
     def cases(rng):
         def codes(*values):
@@ -105,12 +109,14 @@ class Subtraction:
         yield codes(-128), tensor(1.0), tensor(100, dtype=torch.int8)
         yield codes(5), tensor(1.0), tensor(-128, dtype=torch.int8)
         yield codes(-23, -81, 127), tensor(3.5), tensor(-77, dtype=torch.int8)
-        for _ in range(20):
-            shape = rng.choice([(3,), (3, 3), (2, 4)])
-            n = len(torch.zeros(shape).flatten())
-            q = codes(*(rng.randint(-128, 127) for _ in range(n))).reshape(shape)
-            z = tensor(rng.randint(-128, 127), dtype=torch.int8)
-            yield q, tensor(rng.uniform(0.1, 5)), z
+        yield codes(101), tensor(0.1), tensor(100, dtype=torch.int8)
+        yield codes(*range(-128, 128)), tensor(0.7), tensor(-77, dtype=torch.int8)
+        yield codes([1, 2], [3, 127]), tensor([[0.5], [2.0]]), codes([1], [-100])  # one per row
+        for rows, columns in 4 * SHAPES[1:]:
+            q = codes(*([rng.randint(-128, 127) for _ in range(columns)] for _ in range(rows)))
+            yield q, tensor(rng.uniform(0.1, 5)), tensor(rng.randint(-128, 127), dtype=torch.int8)
+            scales = tensor([[rng.uniform(0.1, 5)] for _ in range(rows)])
+            yield q, scales, codes(*([rng.randint(-128, 127)] for _ in range(rows)))
 
     @wrong("You convert the difference, and it has wrapped around by then. Convert q first.")
     def converted_too_late(q, s, z):
@@ -127,6 +133,14 @@ class Subtraction:
     @wrong("A clip hides the wrap, but differences above 127 are real values too.")
     def difference_clipped(q, s, z):
         return s * (q.float() - z).clamp(-128, 127)
+
+    @wrong("Multiplied out, both products are rounded, and the last bit differs. Subtract first.")
+    def multiplied_out(q, s, z):
+        return s * q - s * z
+
+    @wrong("With a scale for each row z is a column of zero points, and int(z) takes a single one.")
+    def one_zero_point(q, s, z):
+        return s * (q.int() - int(z))
 
     @wrong("uint8 wraps around as well, at 256. Use float, or int16 and wider.")
     def unsigned(q, s, z):

@@ -1,10 +1,12 @@
 """The exercises of notebook 05, quantization error."""
 
+import math
+
 import torch
 from torch import tensor
 
 import qlesson as ql
-from qlesson.teach.exercises import exercise, fault, right, wrong
+from qlesson.teach.exercises import SHAPES, exercise, fault, flat, right, wrong
 
 
 def mse_2_and_3(values):
@@ -12,6 +14,11 @@ def mse_2_and_3(values):
     r = tensor(values, dtype=torch.float64)
     schemes = ql.Scheme(bits=2), ql.Scheme(bits=3)
     return [ql.mse(r, ql.quantize(r, scheme).dequantize()).item() for scheme in schemes]
+
+
+def squares_lost(values):
+    """Whether squares of these values may leave the floats."""
+    return not 1e-12 < max(map(abs, values)) < 1e12
 
 
 @exercise("5.1", "Two shares", "write code", difficulty=2, minutes=8)
@@ -41,11 +48,12 @@ class TwoShares:
 
     def spec(r, r_hat, s):
         rounding = clipping = 0.0
-        for x, y in zip(r, r_hat, strict=True):
+        pairs = list(zip(flat(r), flat(r_hat), strict=True))
+        for x, y in pairs:
             if abs(x - y) <= s / 2:
-                rounding += (x - y) ** 2 / len(r)
+                rounding += (x - y) ** 2 / len(pairs)
             else:
-                clipping += (x - y) ** 2 / len(r)
+                clipping += (x - y) ** 2 / len(pairs)
         return rounding, clipping
 
     def cases(rng):
@@ -56,11 +64,14 @@ class TwoShares:
         yield tensor([-3.0]), tensor([0.0]), 1.0
         yield tensor([0.25, 3.0]), tensor([0.0, 1.0]), 1.0
         yield tensor([0.0, 3.0]), tensor([0.0, 0.0]), 4.0
-        for _ in range(20):
-            s, n = rng.uniform(0.5, 2), rng.randint(2, 6)
+        yield tensor([0.0, 0.0]), tensor([0.0, 0.0]), 1.0
+        yield tensor([[0.5, -0.5, 3.0], [0.0, 0.0, 0.0]]), torch.zeros(2, 3), 1.0
+        for shape in 4 * SHAPES:
+            s, n = rng.uniform(0.5, 2), math.prod(shape)
             off = [rng.choice((0.1, 0.3, 0.45, 0.6, 2.0)) * rng.choice((-s, s)) for _ in range(n)]
             r_hat = [s * rng.randint(-4, 4) for _ in range(n)]
-            yield tensor([a + b for a, b in zip(r_hat, off, strict=True)]), tensor(r_hat), s
+            r = tensor([a + b for a, b in zip(r_hat, off, strict=True)])
+            yield r.reshape(shape), tensor(r_hat).reshape(shape), s
 
     @wrong("These are sums. The shares of a mean are means: divide by r.numel().")
     def sums(r, r_hat, s):
@@ -72,6 +83,17 @@ class TwoShares:
         e = (r - r_hat).abs()
         parts = e[e <= s / 2], e[e > s / 2]
         return tuple((p**2).mean() if len(p) else 0.0 for p in parts)
+
+    @wrong("Where nothing was clipped, your second part is empty: a mean of nothing is 0 / 0, NaN. "
+           "Both shares are means over all elements, r.numel() of them.")  # fmt: skip
+    def mean_of_nothing(r, r_hat, s):
+        e = (r - r_hat).abs()
+        return (e[e <= s / 2] ** 2).mean(), (e[e > s / 2] ** 2).mean()
+
+    @wrong("len(r) counts the rows of a matrix. Its elements are r.numel().")
+    def divided_by_the_rows(r, r_hat, s):
+        e = (r - r_hat).abs()
+        return (e[e <= s / 2] ** 2).sum() / len(r), (e[e > s / 2] ** 2).sum() / len(r)
 
     @wrong("The errors are not squared.")
     def not_squared(r, r_hat, s):
@@ -116,7 +138,7 @@ class Decibels:
         squared error. By the exact formula they are 18.3 dB and 68."""
     stub = "my_db, my_factor = ..., ..."
     right = (48, 64)
-    within = (0.7, 5)
+    within = [0.5, (1, 4)]  # 18 dB are a factor of 63, 18.3 dB of 68
     wrong = [
         ((33, ...), "You gave 1 dB to each bit. A bit is worth about 6 dB."),
         ((39, ...), "You gave 3 dB to each bit, which is a factor of two. A bit is worth 6 dB."),
@@ -146,6 +168,8 @@ class WorseWithMoreBits:
     right = [0, 1, 2, 3]
 
     def facts(*values):
+        if squares_lost(values):
+            return f"the largest magnitude is {max(map(abs, values)):.4g}."
         two, three = mse_2_and_3(values)
         return f"the MSE is {two:.4g} with 2 bits and {three:.4g} with 3."
 
@@ -156,6 +180,13 @@ class WorseWithMoreBits:
     @fault("All values are equal, and a constant comes back at any number of bits.", (5, 5, 5))
     def all_equal(*values):
         return len(set(values)) == 1
+
+    @fault(
+        "These are too large or too small: what is squared leaves the floats. Stay near 1.",
+        (0, 1e-200, 3e-200),
+    )
+    def extreme(*values):
+        return squares_lost(values)
 
     @fault(
         "Both come back without error: your values are the ends of the range. Add one between.",
@@ -170,6 +201,14 @@ class WorseWithMoreBits:
     )
     def three_bits_exact(*values):
         return mse_2_and_3(values)[1] <= 1e-12 * max(map(abs, values)) ** 2
+
+    @fault(
+        "The two errors are equal, and the question asks for a larger one with 3 bits.",
+        (0, 1, 100),
+    )
+    def equal_errors(*values):
+        two, three = mse_2_and_3(values)
+        return abs(two - three) <= 1e-9 * two
 
     @fault("Here 3 bits are better, as they mostly are. Look at the grid of 2 bits.", (0, 1, 2))
     def three_bits_better(*values):

@@ -3,7 +3,7 @@
 import torch
 from torch import tensor
 
-from qlesson.teach.exercises import each, exercise, right, symmetric_values, wrong
+from qlesson.teach.exercises import SHAPES, each, exercise, right, symmetric_values, wrong
 
 
 @exercise("6.1", "One scale per row", "write code", difficulty=2, minutes=8)
@@ -21,17 +21,19 @@ class PerRow:
     )
     why = """amax over dim 1 removes the columns and leaves one number per row. keepdim=True keeps
         the shape (rows, 1); without it, a square tensor takes the scales along the columns, and
-        no message appears."""
+        no message appears. A row of zeros takes any scale above 0: with scale 0 it would be
+        0 / 0, which is NaN."""
 
     @right
     def per_row(r, bits):
         s = r.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
+        s = torch.where(s > 0, s, 1)
         return s * torch.round(r / s)
 
     def spec(r, bits):
         result = []
         for row in r:
-            scale = max(abs(x) for x in row) / (2 ** (bits - 1) - 1)
+            scale = max(abs(x) for x in row) / (2 ** (bits - 1) - 1) or 1.0
             result.append([scale * round(x / scale) for x in row])
         return result
 
@@ -41,8 +43,10 @@ class PerRow:
         yield tensor([[3.0, 1.5]]), 3
         yield tensor([[3.0], [6.0]]), 3
         yield tensor([[3.0, 1.25], [6.0, 4.5]]), 3
-        for _ in range(20):
-            bits, (rows, columns) = rng.randint(2, 8), rng.choice([(2, 4), (3, 3), (4, 2), (3, 5)])
+        yield tensor([[0.0, 0.0]]), 3
+        yield tensor([[3.0, 1.25], [0.0, 0.0], [6.0, 4.5]]), 3
+        for rows, columns in 5 * SHAPES[1:]:
+            bits = rng.randint(2, 8)
             quant_max = 2 ** (bits - 1) - 1
             scales = [rng.uniform(0.1, 1) * 10**i for i in range(rows)]
             r = [symmetric_values(rng, (columns,), s, quant_max) for s in scales]
@@ -61,6 +65,11 @@ class PerRow:
     @wrong("One scale for the whole tensor: the small rows lose their values. Use one per row.")
     def whole_tensor(r, bits):
         s = r.abs().max() / (2 ** (bits - 1) - 1)
+        return s * torch.round(r / s)
+
+    @wrong("A row of zeros has the scale 0, and 0 / 0 is NaN. Any scale above 0 will do for it.")
+    def zeros_divided(r, bits):
+        s = r.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
         return s * torch.round(r / s)
 
     @wrong("A row can have its largest magnitude below 0. Take abs before the maximum.")
@@ -153,6 +162,8 @@ class Groups:
             rows, groups, size = rng.randint(1, 4), rng.randint(1, 4), rng.randint(1, 4)
             values = [[rng.randint(-99, 99) / 4 for _ in range(groups * size)] for _ in range(rows)]
             yield tensor(values), size
+        wide = [[rng.randint(-99, 99) / 4 for _ in range(96)], [0.0] * 96]
+        yield tensor(wide), 32
 
     @wrong("This still makes group_size groups instead of groups of group_size.")
     def unchanged(r, group_size):

@@ -50,6 +50,7 @@ class MovingAverage:
         for _ in range(20):
             n = rng.randint(1, 6)
             yield tensor([rng.uniform(-5, 9) for _ in range(n)]), rng.choice((0.1, 0.2, 0.7))
+        yield tensor([rng.uniform(-5, 9) for _ in range(200)]), 0.01
 
     @wrong("This is the plain mean: every batch counts the same, and weight plays no part.")
     def plain_mean(ends, weight):
@@ -113,7 +114,7 @@ class Clips:
         right too. The number depends on how many values there are, not on how far out they lie."""
     stub = "my_clipped = ..."
     right = 100
-    within = 2
+    within = [(2, 0)]  # "at most"
     wrong = [
         (50, "That is one end. The range has two."),
         (10, "0.1 % is one in a thousand, not one in ten thousand."),
@@ -160,6 +161,8 @@ class LostBins:
         return merged
 
     def spec(counts, levels):
+        if len(counts) < levels:
+            raise ValueError("the question has at least as many bins as levels")
         merged = [0.0] * levels
         for b, count in enumerate(counts):
             merged[math.floor(b * levels / len(counts) + 1e-9)] += count
@@ -177,6 +180,8 @@ class LostBins:
             levels = rng.randint(1, 5)
             n = rng.randint(levels, 4 * levels)
             yield tensor([float(rng.randint(0, 50)) for _ in range(n)]), levels
+        yield tensor([float(rng.randint(0, 50)) for _ in range(300)]), 128
+        yield torch.zeros(5), 2
 
     @wrong("The counts of the last bins are still lost: the sum of the levels is too small.")
     def as_it_was(counts, levels):

@@ -50,6 +50,8 @@ class FourSums:
             m, k, n = rng.choice([(2, 3, 4), (3, 5, 2), (1, 4, 3), (4, 2, 1)])
             zeros = rng.randint(-128, 127), rng.randint(-128, 127)
             yield int8_codes(rng, m, k), zeros[0], int8_codes(rng, n, k), zeros[1]
+        long = torch.full((1, 301), 127, dtype=torch.int8)
+        yield long, -128, long, -128  # its sum is odd and no float32
 
     @wrong("The differences do not fit into int8: 100 - (-100) wraps around. Make x and w int64.")
     def int8_differences(x, z_x, w, z_w):
@@ -58,6 +60,10 @@ class FourSums:
     @wrong("The sums do not fit into int8. Make x and w int64 before the product.")
     def int8_sums(x, z_x, w, z_w):
         return ((x.long() - z_x) @ (w.long() - z_w).T).to(torch.int8)
+
+    @wrong("float32 holds whole numbers up to 2**24 alone, and a long sum is larger. Use int64.")
+    def in_float32(x, z_x, w, z_w):
+        return (x.float() - z_x) @ (w.float() - z_w).T
 
     @wrong("The last term is missing: the corner z_x z_w was subtracted twice, so add it n times.")
     def no_corner(x, z_x, w, z_w):
@@ -168,6 +174,7 @@ class Requantize:
         yield tensor([-150], dtype=torch.int32), 2, 1, 100
         yield tensor([70_000], dtype=torch.int32), 70_000, 30, 0
         yield tensor([-70_000], dtype=torch.int32), 70_000, 30, 0
+        yield tensor(range(-300, 300), dtype=torch.int32), 3, 2, 5
         for _ in range(20):
             shift, n = rng.randint(35, 45), rng.randint(1, 6)
             multiplier = rng.randint(2**30, 2**31 - 1)

@@ -28,7 +28,7 @@ class PerplexityByHand:
         return torch.exp(nats.sum() / p.numel())
 
     def spec(p):
-        return math.prod(1 / x for x in p) ** (1 / len(p))
+        return math.exp(sum(-math.log(x) for x in p) / len(p))
 
     def cases(rng):
         yield (tensor([0.25]),)
@@ -37,6 +37,8 @@ class PerplexityByHand:
         yield (tensor([0.9, 0.1]),)
         for _ in range(20):
             yield (tensor([rng.uniform(0.05, 1) for _ in range(rng.randint(2, 6))]),)
+        yield (tensor([1.0]),)
+        yield (tensor([rng.uniform(0.05, 1) for _ in range(2000)]),)  # even float64 has no product
 
     @wrong("You average the probabilities. Average their logarithms.")
     def mean_first(p):
@@ -57,6 +59,10 @@ class PerplexityByHand:
     @wrong("You sum over the characters. A longer text would be more perplexing: take the mean.")
     def summed(p):
         return (-p.log()).sum().exp()
+
+    @wrong("The product of a long text's probabilities is too small for a float. Add logarithms.")
+    def product(p):
+        return p.prod() ** (-1 / len(p))
 
     @wrong("You average 1/p. One unlikely character then outweighs all the others.")
     def mean_of_inverse(p):

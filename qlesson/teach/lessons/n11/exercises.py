@@ -49,6 +49,13 @@ class BetterWeightsLose:
     def not_whole(*numbers):
         return any(x != round(x) for x in numbers)
 
+    @fault(
+        "0.4 and 0.6 are rounded to 0 or to 1, down or up. Farther away is no rounding.",
+        (0, 1, 2, 2),
+    )
+    def no_rounding(*numbers):
+        return any(x not in (0, 1) for x in numbers)
+
     @fault("A and B are the same pair. One of the two weights must be rounded otherwise.", [0] * 4)
     def equal(a1, a2, b1, b2):
         return (a1, a2) == (b1, b2)
@@ -159,6 +166,8 @@ class AfterColumn:
             u = u.triu(1) + torch.diag(tensor([rng.choice((0.5, 2.0, 4.0)) for _ in range(n)]))
             j = rng.randrange(n)
             yield w, float(round(w[j].item())) + rng.choice((0.0, 0.25)), j, u
+        u = torch.eye(40) + torch.ones(40, 40).triu(1) / 4
+        yield torch.zeros(40), 1.0, 5, 2 * u
 
     @wrong("The two faults are still there: a sign, and a division.")
     def unchanged(w, w_hat, j, u):

@@ -20,7 +20,6 @@ class BytesBack:
         single scale is read once and counts for nothing."""
     stub = "my_bytes, my_ms = ..., ..."
     right = (3, 12)
-    within = (0, 0.5)
     wrong = [
         ((5, ...), "You wrote float32 values of 4 bytes. A bfloat16 value has 2 bytes."),
         ((2, ...), "These are the bytes written. The code has to be read too."),

@@ -1,0 +1,421 @@
+"""The exercises judge by their own words: inputs, tolerances, ties, and answers in any style."""
+
+import math
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from qlesson.teach import exercises as package
+from qlesson.teach import verdict
+
+EXERCISES = package.exercises()
+CODE = [ex for ex in EXERCISES.values() if ex.spec]
+
+
+def judged(id, answer, seed=0):
+    return verdict.judge(EXERCISES[id], answer, seed)
+
+
+# The inputs reach
+
+
+def rows_of_zeros(x):
+    return (x == 0).all(-1) if x.ndim == 2 else torch.zeros(1)
+
+
+HAS = {
+    "long": lambda x: max(x.shape, default=0) > 30,
+    "wide": lambda x: x.ndim == 2 and 1 < len(x) < x.shape[1],
+    "tall": lambda x: x.ndim == 2 and len(x) > x.shape[1] > 1,
+    "a row of zeros": lambda x: rows_of_zeros(x).any() and not rows_of_zeros(x).all(),
+    "zeros": lambda x: not x.any(),
+    "a constant": lambda x: x.numel() > 1 and (x == x.flatten()[0]).all() and x.any(),
+    "one sign": lambda x: x.numel() > 1 and (x < 0).all(),
+}  # fmt: skip
+MEETS = {
+    "1.1": "long, wide, tall, a row of zeros",
+    "2.1": "long, wide, tall, one sign",
+    "3.1": "long, wide, tall, a row of zeros, zeros, a constant, one sign",
+    "3.3": "long, zeros, a constant",
+    "4.2": "long, wide, tall",
+    "5.1": "long, wide, tall, a row of zeros, zeros",
+    "6.1": "long, wide, tall, a row of zeros, zeros",
+    "6.3": "long, wide, a row of zeros",
+    "7.1": "long, a constant, one sign",
+    "7.3": "long, zeros",
+    "8.1": "long",
+    "8.3": "long",
+    "9.1": "long, wide, tall, a constant",
+    "9.3": "long",
+    "10.1": "long, a constant",
+    "11.3": "long, zeros",
+}
+
+
+@pytest.mark.parametrize(
+    ("id", "kind"), [(id, kind) for id, kinds in MEETS.items() for kind in kinds.split(", ")]
+)
+def test_what_fails_on_one_kind_of_input_fails(id, kind):
+    """An answer that is right but for inputs of one kind: some of the inputs are of it."""
+    ex = EXERCISES[id]
+
+    def answer(*inputs):
+        met = any(isinstance(x, torch.Tensor) and HAS[kind](x) for x in inputs)
+        return "wrong" if met else ex.right(*inputs)
+
+    for seed in (0, 1, None):
+        assert judged(id, answer, seed).state == "wrong"
+
+
+def test_dequantize_meets_scales_of_rows():
+    def one_scale(q, s, z):
+        return s * (q.float() - z) if s.ndim == 0 else None
+
+    assert judged("4.2", one_scale).state == "wrong"
+
+
+# Generated wrong answers
+
+
+def in_float16(value):
+    parts = value if isinstance(value, tuple) else (value,)
+    return tuple(torch.as_tensor(x).half() if _is_float(x) else x for x in parts)
+
+
+def _is_float(x):
+    return torch.as_tensor(x).is_floating_point()
+
+
+def lost_at_the_end(value):
+    """The last element of the last row is not computed."""
+    x = torch.as_tensor(value).clone()
+    x.view(-1)[-1] = x.view(-1)[0] + 1
+    return x
+
+
+def floats_of(ex):
+    value = ex.right(*verdict.draw(ex, 0)[-1])
+    return any(map(_is_float, value if isinstance(value, tuple) else (value,)))
+
+
+@pytest.mark.parametrize(
+    "ex", [ex for ex in CODE if floats_of(ex) and ex.id not in ("6.3", "7.3", "11.3")],
+    ids=lambda ex: ex.id,
+)  # fmt: skip
+def test_three_digits_are_not_enough(ex):
+    """Of 6.3, 7.3 and 11.3 the inputs are quarters and whole numbers, which float16 holds."""
+
+    def answer(*inputs):
+        value = in_float16(ex.right(*inputs))
+        return value if len(value) > 1 else value[0]
+
+    assert judged(ex.id, answer).state == "wrong"
+
+
+@pytest.mark.parametrize(
+    "id", ["1.1", "3.1", "4.1", "4.2", "6.1", "6.3", "7.3", "8.1", "8.3", "9.1", "9.3", "11.3"]
+)
+def test_one_wrong_element_is_enough(id):
+    ex = EXERCISES[id]
+    assert judged(id, lambda *inputs: lost_at_the_end(ex.right(*inputs))).state == "wrong"
+
+
+def test_a_small_row_is_compared_with_itself():
+    """Its values are small beside those of another row, and wrong all the same."""
+
+    def small_rows_lost(r, bits):
+        x = EXERCISES["6.1"].right(r, bits)
+        return torch.where(x.abs().amax(1, keepdim=True) < 1e-5 * x.abs().max(), 0, x)
+
+    ex = EXERCISES["6.1"]
+    trial = verdict._trial(ex, small_rows_lost, (torch.tensor([[1e6, 3e6], [0.5, 1.5]]), 4))
+    assert verdict._failed(ex, trial)
+
+
+@pytest.mark.parametrize("id", ["3.1", "6.1"])
+def test_a_mistake_is_recognised_beside_a_way_to_treat_zeros(id):
+    ex = EXERCISES[id]
+    for w in ex.wrong:
+        if "zeros" not in w.hint:
+
+            def answer(r, bits, fn=w.answer):
+                q = fn(r, bits)
+                q = torch.where(q.isnan(), 0, q) if q.is_floating_point() else q
+                return torch.where((r == 0).all(-1, keepdim=True), 0, q)
+
+            assert judged(id, answer).recognised is w
+
+
+def test_python_divides_by_zero_where_torch_makes_nan():
+    def my_shares(r, r_hat, s):
+        off = [abs(a - b).item() for a, b in zip(r.flatten(), r_hat.flatten(), strict=True)]
+        parts = [e for e in off if e <= s / 2], [e for e in off if e > s / 2]
+        return tuple(sum(e * e for e in p) / len(p) for p in parts)
+
+    assert "part is empty" in judged("5.1", my_shares).recognised.hint
+
+
+# Right in any style
+
+RIGHT = [
+    ("2.3", lambda r, s, a, b: sorted([a, round(a - r / s), b])[1]),
+    ("2.3", lambda r, s, a, b: torch.round(torch.tensor(a - r / s)).clamp(a, b)),
+    ("3.3", lambda qw, qx, zw, zx: ((qw - zw) * (qx - zx)).sum()),
+    ("3.3", lambda qw, qx, zw, zx: int(np.dot(qw.numpy() - zw, qx.numpy() - zx))),
+    ("4.1", lambda s, z, a, b: [s * (q - z) for q in range(a, b + 1)]),
+    ("4.1", lambda s, z, a, b: torch.linspace(s * (a - z), s * (b - z), b - a + 1)),
+    ("4.2", lambda q, s, z: s * (q.to(torch.int16) - z)),
+    ("4.2", lambda q, s, z: (q.double() - z) * s),
+    ("4.2", lambda q, s, z: (q.numpy().astype(np.float32) - z.numpy()) * s.numpy()),
+    ("6.3", lambda r, n: r.abs().unflatten(1, (-1, n)).amax(2)),
+    ("6.3", lambda r, n: np.abs(r.numpy()).reshape(len(r), -1, n).max(axis=2)),
+    ("6.3", lambda r, n: torch.stack([x.amax(1) for x in r.abs().split(n, dim=1)], dim=1)),
+    ("7.3", lambda c, n: torch.bincount(torch.arange(len(c)) * n // len(c), c, n)),
+    ("8.1", lambda d: (torch.stack([d % 16, d // 16], 1).flatten() ^ 8).to(torch.int8) - 8),
+    ("9.1", lambda x, a, w, b: (x.double() - a) @ (w.double() - b).T),
+    ("10.1", lambda p: math.exp(-np.log(p.numpy()).mean())),
+    ("10.1", lambda p: 2 ** -p.log2().mean()),
+    ("10.3", lambda d, less, a, b: np.argmax(((a - b) / (less - d)).numpy())),
+    ("12.2", lambda n, a, b, k, g: n * (k * a + b) / g / 1e6),
+]  # fmt: skip
+
+
+def right(id):
+    """Take a function into RIGHT."""
+    return lambda fn: RIGHT.append((id, fn)) or fn
+
+
+@right("1.1")
+def numpy_codes(r, s, z):
+    q = np.clip(np.rint(r.numpy() / np.float32(s) + np.float32(z)), 0, 255)
+    return torch.from_numpy(q.astype(np.uint8))
+
+
+@right("1.1")
+def loop_codes(r, s, z):
+    q = [min(max(round(x / s + z), 0), 255) for x in r.flatten().tolist()]
+    return torch.tensor(q, dtype=torch.uint8).view(r.shape)
+
+
+@right("2.1")
+def numpy_qparams(r, quant_min, quant_max):
+    low, high = np.min(r.numpy()), np.max(r.numpy())
+    s = (high - low) / (quant_max - quant_min)
+    return s, np.clip(np.rint(quant_min - low / s), quant_min, quant_max)
+
+
+@right("2.1")
+def python_qparams(r, quant_min, quant_max):
+    low, high = r.min().item(), r.max().item()
+    s = (high - low) / (quant_max - quant_min)
+    return [s, min(max(round(quant_min - low / s), quant_min), quant_max)]
+
+
+@right("3.1")
+def no_scale(r, bits):
+    shares = r / r.abs().max().clamp(min=1e-30)
+    return torch.round(shares * (2 ** (bits - 1) - 1)).to(torch.int8)
+
+
+@right("5.1")
+def loop_shares(r, r_hat, s):
+    shares = [0.0, 0.0]
+    for a, b in zip(r.flatten().tolist(), r_hat.flatten().tolist(), strict=True):
+        shares[abs(a - b) > s / 2] += (a - b) ** 2 / r.numel()
+    return shares
+
+
+@right("5.1")
+def sums_of_parts(r, r_hat, s):
+    e = (r - r_hat).abs().double()
+    parts = e[e <= s / 2], e[e > s / 2]
+    return tuple(p.square().sum() / e.numel() for p in parts)
+
+
+@right("6.1")
+def numpy_rows(r, bits):
+    x = r.numpy()
+    s = np.abs(x).max(axis=1, keepdims=True) / (2 ** (bits - 1) - 1)
+    return s * np.rint(np.divide(x, s, out=np.zeros_like(x), where=s > 0))
+
+
+@right("6.1")
+def row_by_row(r, bits):
+    scales = [row.abs().max() / (2 ** (bits - 1) - 1) for row in r]
+    rows = zip(r, scales, strict=True)
+    return torch.stack([s * (row / s).round() if row.any() else row for row, s in rows])
+
+
+@right("7.1")
+def moving_in_a_copy(ends, weight):
+    average = ends[0].clone()
+    for end in ends[1:]:
+        average.lerp_(end, weight)
+    return average
+
+
+@right("7.1")
+def faded_shares(ends, weight):
+    shares = [weight * (1 - weight) ** k for k in range(len(ends))]
+    shares[len(ends) - 1] /= weight
+    return sum(a * b for a, b in zip(shares, reversed(ends.tolist()), strict=True))
+
+
+@right("7.3")
+def level_by_level(counts, levels):
+    n = len(counts)
+    return [counts[[b * levels // n == k for b in range(n)]].sum() for k in range(levels)]
+
+
+@right("8.1")
+def byte_by_byte(data):
+    codes = [(n ^ 8) - 8 for byte in data.tolist() for n in (byte & 15, byte >> 4)]
+    return torch.tensor(codes, dtype=torch.int8)
+
+
+@right("8.3")
+def pair_by_pair(q):
+    data = [a % 16 + b % 16 * 16 for a, b in q.view(-1, 2).tolist()]
+    return torch.tensor(data, dtype=torch.uint8)
+
+
+@right("9.1")
+def loop_product(x, z_x, w, z_w):
+    x, w = x.tolist(), w.tolist()
+    return [[sum((a - z_x) * (b - z_w) for a, b in zip(i, j, strict=True)) for j in w] for i in x]
+
+
+@right("9.1")
+def numpy_product(x, z_x, w, z_w):
+    return np.einsum("ik,jk->ij", x.numpy().astype(int) - z_x, w.numpy().astype(int) - z_w)
+
+
+@right("9.3")
+def in_float64(acc, multiplier, shift, z):
+    q = torch.floor(acc.double() * multiplier / 2**shift + 0.5)
+    return (q + z).clamp(-128, 127).to(torch.int8)
+
+
+@right("10.3")
+def cheapest(damage, damage_less, size, size_less):
+    def price(i):
+        return (damage_less[i] - damage[i]) / (size[i] - size_less[i])
+
+    return min(range(len(damage)), key=price)
+
+
+@right("11.3")
+def three_parts(w, w_hat, j, u):
+    later = w[j + 1 :] - (w[j] - w_hat) / u[j, j] * u[j, j + 1 :]
+    return torch.cat([w[:j], torch.tensor([w_hat]), later])
+
+
+@pytest.mark.parametrize(("id", "answer"), RIGHT)
+def test_right_in_another_style(id, answer):
+    for seed in range(3):
+        assert judged(id, answer, seed).state == "passed", judged(id, answer, seed).text
+
+
+def test_every_code_exercise_has_another_style():
+    assert {id for id, _ in RIGHT} == {ex.id for ex in CODE}
+
+
+# The refusals say why
+
+
+def test_a_view_that_is_written_to():
+    def moving(ends, weight):
+        average = ends[0]
+        for end in ends[1:]:
+            average += weight * (end - average)
+        return average
+
+    assert "such as x[0], is a view" in judged("7.1", moving).text
+
+
+def test_nearly_equal_is_named():
+    said = judged("4.2", lambda q, s, z: s * q.float() + s * -z.float())
+    assert "to the last bit of float32" in said.text
+
+
+def test_a_long_input_is_shrunk():
+    def right_if_short(p):
+        return p.log().mean().neg().exp() if len(p) < 50 else 0.0
+
+    ex = EXERCISES["10.1"]
+    trials = [verdict._trial(ex, right_if_short, inputs) for inputs in verdict.draw(ex, 0)]
+    (failed,) = [t for t in trials if verdict._failed(ex, t)]
+    assert len(failed.inputs[0]) == 2000
+    assert len(verdict._shrunk(ex, right_if_short, failed).inputs[0]) == 50
+
+
+def test_a_product_is_recognised_in_python_too():
+    for product in (torch.prod, lambda p: math.prod(p.tolist())):
+        found = judged("10.1", lambda p, product=product: product(p) ** (-1 / len(p)))
+        assert "probabilities is too small" in found.recognised.hint
+
+
+def test_the_shrunk_input_is_one_of_the_question():
+    """In 7.3 there are at least as many bins as levels."""
+    ex = EXERCISES["7.3"]
+    for w in ex.wrong:
+        for inputs in verdict.draw(ex, 0):
+            trial = verdict._trial(ex, w.answer, inputs)
+            if verdict._failed(ex, trial):
+                counts, levels = verdict._shrunk(ex, w.answer, trial).inputs
+                assert len(counts) >= levels
+
+
+@pytest.mark.parametrize(
+    ("id", "passes", "fails"),
+    [
+        ("5.2", [(48, 64), (48.3, 68), (48.06, 63.1)], [(48, 60), (48, 69), (47, 64), (49, 64)]),
+        ("6.2", [(4.5, 4.5625), (Fraction(9, 2), Fraction(73, 16))], [(4.5, 4.56)]),
+        ("7.2", [100, 98, Decimal(100)], [101, 102, 97]),
+        ("8.2", [39.92, 39.9, 39.921875], [40, 39.8]),
+        ("10.2", [(524_288, 167_936)], [(524_288.4, 167_936), (524_287.6, 167_936)]),
+        ("11.2", [(0.025, 16), (Fraction(1, 40), 16)], [(0.03, 16), (0.025, 17)]),
+        ("12.1", [(3, 12)], [(3, 12.4), (3, 11.6)]),
+    ],
+)
+def test_the_tolerance_is_that_of_the_question(id, passes, fails):
+    for answer in passes:
+        assert judged(id, answer).state == "passed", answer
+    for answer in fails:
+        assert judged(id, answer).state == "wrong", answer
+
+
+@pytest.mark.parametrize(
+    ("id", "answer"), [("6.2", (4.5, 4.56)), ("8.2", 40), ("11.2", (0.03, 16))]
+)
+def test_a_rounded_number_is_named(id, answer):
+    assert "What is rounded needs more digits." in judged(id, answer).text
+
+
+def test_a_hint_is_for_its_own_number():
+    """The factors of 5.2: one bit, the step, and nothing for the numbers beside them."""
+    found = {f: judged("5.2", (48, f)).recognised for f in range(-1, 14)}
+    assert {f for f, w in found.items() if w} == {4, 8}
+    assert judged("7.2", 50).recognised and not judged("7.2", 48).recognised
+
+
+@pytest.mark.parametrize(
+    ("id", "answer", "part"),
+    [
+        ("5.3", [0, 1, 100], "two errors are equal"),
+        ("5.3", [1, 1.5, 1.5, 100], "two errors are equal"),
+        ("5.3", [0, 1e200, 3e200], "leaves the floats"),
+        ("1.3", (1.7499999999, 1.7500000001), "seven digits"),
+        ("1.3", (1.7499999, 1.7500001), "seven digits"),
+        ("1.3", (1.745, 1.755), "0.01 or more apart"),
+        ("1.3", (689.5, 689.501), "middle of a code"),
+        ("1.3", (1e300, 1e300), "The two are equal"),
+        ("11.1", (0, 1, 5, 5), "no rounding"),
+    ],
+)
+def test_the_verdict_is_true(id, answer, part):
+    said = judged(id, answer)
+    assert said.state == "wrong" and part in " ".join(said.text.split())
