@@ -7,6 +7,7 @@ import weakref
 
 import pytest
 import torch
+from another_machine import AnotherMachine
 from torch import nn
 
 import qlesson as ql
@@ -408,6 +409,14 @@ def test_a_table_has_one_model():
         table({})
     with pytest.raises(TypeError, match=r"comparisons\['a'\] must be a Comparison"):
         table({"a": 3})
+
+
+def test_on_any_machine_a_table_of_one_call_has_one_model():
+    gpt = tinygpt.load()
+    smaller = {str(b): tinygpt.quantized(gpt, ql.Scheme(b)) for b in (6, 4)}
+    windows = tinygpt.encode(tinygpt.heldout_text()[:65]).unfold(0, 17, 16)
+    with AnotherMachine(1):
+        assert len(table(compare(gpt, smaller, [windows])).splitlines()) == 4
 
 
 # --- multiple choice ---

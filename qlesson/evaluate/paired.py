@@ -172,7 +172,9 @@ def _means(logits: Tensor, name: str, theirs: Tensor, targets: Tensor) -> list[f
             f"model gives {logits.shape[1]} logits for a token and {name} {theirs.shape[1]}: both "
             "need one vocabulary."
         )
-    return [len(targets), *in_pieces(_scores, logits, theirs, targets).mean(-1).tolist()]
+    scores = in_pieces(_scores, logits, theirs, targets)
+    # One by one: so the model's own loss is the same to its last bit, whatever stands beside it.
+    return [len(targets), *(x.mean().item() for x in scores)]
 
 
 def _scores(logits: Tensor, theirs: Tensor, targets: Tensor) -> Tensor:
