@@ -50,6 +50,7 @@ SECONDS = {
     "tests/bench/test_bench.py": 21,
     "tests/teach/test_figures.py": 14,
     "tests/files/test_checkpoint.py": 12,
+    "tests/teach/test_verdicts.py": 12,
     "tests/test_ranges.py": 12,
     "tests/test_project.py": 9,
     "tests/test_qtensor.py": 9,

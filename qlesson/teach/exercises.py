@@ -36,7 +36,8 @@ A construction, which has many right answers.
     facts         the sentence that says what the numbers given lead to
 
 tests/teach/test_exercises.py proves every block: the solution passes, each wrong answer gets its
-own hint, and no mutant of the solution slips through.
+own hint, and no mutant of the solution slips through. tests/teach/test_verdicts.py lists the
+kinds of inputs that an exercise must meet, and answers in other styles, which must pass.
 """
 
 import contextlib

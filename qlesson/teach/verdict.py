@@ -219,12 +219,12 @@ def _size(trial: Trial) -> int:
 
 
 def _smaller(inputs: tuple) -> Iterator[tuple]:
-    """The inputs with a half, or one slice, left out of every tensor of one shape, in all ways."""
+    """The inputs with a half, an eighth or one slice left out of every tensor of one shape."""
     for shape in dict.fromkeys(x.shape for x in inputs if isinstance(x, Tensor)):
         for axis, n in enumerate(shape):
-            halves = [range(n // 2), range(n // 2, n)] if n > 3 else []
-            slices = (range(i, i + 1) for i in range(n if n > 1 else 0))
-            for left_out in (*halves, *slices):
+            sizes = sorted({n // 2, n // 8, min(n - 1, 1)} - {0}, reverse=True)
+            parts = (range(i, i + size) for size in sizes for i in range(0, n, size))
+            for left_out in parts:
                 keep = torch.tensor([j for j in range(n) if j not in left_out])
                 yield tuple(
                     x.index_select(axis, keep) if isinstance(x, Tensor) and x.shape == shape else x
