@@ -410,16 +410,19 @@ def depends_on_input(node):
     return node.op == "placeholder" or any(map(depends_on_input, node.all_input_nodes))
 
 
+@pytest.mark.parametrize("scale_dtype", [None, torch.float16])
 @pytest.mark.parametrize(
     "mapping, include_zero", [("asymmetric", 0), ("asymmetric", 1), ("symmetric", 1)]
 )
-def test_no_divisor_is_known_to_the_compiler(mapping, include_zero):
+def test_no_divisor_is_known_to_the_compiler(mapping, include_zero, scale_dtype):
     """On a GPU torch.compile would multiply by its reciprocal, however division is rounded."""
+    torch._dynamo.reset()  # it keeps at most eight versions of the lambda below
     r, scale, out = torch.randn(64, 32), torch.ones(64, 1), torch.zeros(64, 32, dtype=torch.int8)
     zero_point, ends = torch.zeros(64, 1, dtype=torch.int8), torch.tensor([-128.0, 127.0])
-    codes = (-128, 127, "inside")
+    codes, how = (-128, 127, "inside"), (mapping, include_zero, scale_dtype)
+    scale = scale.to(scale_dtype or scale.dtype)
     for formula, constants, tensors in (
-        (kernels.loops.choose_and_quantize, (*codes, mapping, include_zero), (ends, r)),
+        (kernels.loops.choose_and_quantize, (*codes, *how), (ends, r)),
         (kernels.quantize, codes, (r,)),
     ):
         graphs = []
