@@ -56,9 +56,11 @@ def test_the_defaults():
         signed=True,
         include_zero=True,
         rounding="inside",
+        scale_dtype=None,
     )
     names = [f.name for f in dataclasses.fields(scheme)]
-    assert names == ["bits", "mapping", "granularity", "signed", "include_zero", "rounding"]
+    first = ["bits", "mapping", "granularity", "signed", "include_zero", "rounding"]
+    assert names == [*first, "scale_dtype"]
 
 
 def test_schemes_are_values():

@@ -92,7 +92,7 @@ def test_qlesson_itself_loads_its_names_when_they_are_asked_for():
         "assert 'torch' not in sys.modules and 'Scheme' in dir(ql)\n"
         "assert ql.Scheme().bits == 8 and 'torch' in sys.modules\n"
         "from qlesson import *\n"
-        "assert quantize is ql.quantize is ql.qtensor.quantize and ql.ranges.WHOLE == PerTensor()\n"
+        "assert quantize is ql.quantize is ql.qtensor.quantize and ql.ranges.KL_BINS == 2048\n"
         "try: ql.nothing\n"
         "except AttributeError as error: print(error)"
     )
