@@ -428,6 +428,7 @@ ROWS = {
     "models.tinygpt.model.in_float64": row(model=model(GPT)),
     "models.tinygpt.model.load": row(
         device=device("cpu"), path=path(str(tinygpt.text.FOLDER / "weights.safetensors"))),
+    "models.tinygpt.measure.Cached": row(model=model(GPT), new_cache=anything(tinygpt.KVCache)),
     "models.tinygpt.measure.perplexity": row(
         model=model(GPT), text=text("a text for it", none=SOUND), n=whole(8),
         new_cache=anything(None)),

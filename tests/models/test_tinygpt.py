@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import qlesson as ql
+from qlesson.evaluate import compare, window_losses
 from qlesson.models import tinygpt
 from qlesson.models.tinygpt import model as tiny
 from qlesson.models.tinygpt import train
@@ -321,8 +322,13 @@ def scheme(bits, granularity=ROWS, mapping="asymmetric"):
     return ql.Scheme(bits, mapping, granularity)
 
 
+def stored(bits, granularity=ROWS):
+    """As notebook 10 stores it, with scales in float16."""
+    return ql.Scheme(bits, granularity=granularity, scale_dtype=torch.float16)
+
+
 def cached(bits, keys=tinygpt.PER_TOKEN, values=tinygpt.PER_TOKEN):
-    return lambda: tinygpt.KVCache(scheme(bits, keys), scheme(bits, values))
+    return lambda: tinygpt.KVCache(stored(bits, keys), stored(bits, values))
 
 
 @pytest.mark.parametrize("temperature", [0, 0.8])
@@ -345,6 +351,19 @@ def test_logits_are_the_same_in_any_pieces(model, sizes):
 def test_perplexity_is_the_same_through_a_float_cache(model):
     whole, pieces = (tinygpt.perplexity(model, n=512, new_cache=c) for c in (None, tinygpt.KVCache))
     assert pieces == pytest.approx(whole, rel=1e-6)
+
+
+def test_a_model_that_reads_through_a_cache_is_judged_like_another(model):
+    """Window by window and all at once are the same, and each call has a cache of its own."""
+    ids = tinygpt.encode(tinygpt.heldout_text()[:771]).unfold(0, 257, 257)
+    reader = tinygpt.Cached(tinygpt.in_float64(model), cached(3))
+    each = window_losses(reader, [ids])
+    text = tinygpt.heldout_text()[:513]
+    two = tinygpt.Cached(tinygpt.in_float64(model), cached(3))
+    found = window_losses(two, [tinygpt.encode(text).unfold(0, 257, 256)]).mean().exp()
+    assert tinygpt.perplexity(model, text, new_cache=cached(3)) == pytest.approx(found.item())
+    assert each[0] == window_losses(reader, [ids[:1]])[0]
+    assert window_losses(tinygpt.in_float64(model), [ids])[0] != each[0]
 
 
 def test_who_shares_a_scale_in_the_cache():
@@ -380,7 +399,7 @@ def test_the_bytes_of_a_cache(model, bits, granularity):
         model(ids[:, :256], cache)
     numbers = 4 * 2 * 128 * 256
     assert plain.nbytes == 4 * numbers
-    assert small.nbytes == numbers * (bits + (32 + bits) / 32) / 8
+    assert small.nbytes == numbers * (bits + (16 + bits) / 32) / 8
 
 
 def test_a_later_character_does_not_change_what_the_cache_showed(model):
@@ -501,20 +520,20 @@ def test_divergence_is_its_definition(model):
 
 @pytest.fixture(scope="module")
 def harm(model):
-    return tinygpt.sensitivity(model, scheme(3))
+    return tinygpt.sensitivity(model, stored(3))
 
 
 def test_sensitivity_quantizes_one_matrix_at_a_time(model, harm):
     assert set(harm) == MATRICES
     name = "blocks.1.mlp.down"
-    alone = tinygpt.quantized(model, {name: scheme(3)})
+    alone = tinygpt.quantized(model, {name: stored(3)})
     assert harm[name] == pytest.approx(tinygpt.divergence(model, alone))
 
 
 def test_the_matrix_with_the_smallest_error_does_most_harm(model, harm):
     """The bet of notebook 10."""
     matrices = tinygpt.weight_matrices(model)
-    db = {n: ql.sqnr(w, ql.fake_quantize(w, scheme(3))).item() for n, w in matrices.items()}
+    db = {n: ql.sqnr(w, ql.fake_quantize(w, stored(3))).item() for n, w in matrices.items()}
     assert max(db, key=db.get) == max(harm, key=harm.get) == "token_embedding"
     assert min(db, key=db.get) == "blocks.1.mlp.down"
     assert 4 < harm["token_embedding"] / harm["blocks.1.mlp.down"] < 5
@@ -552,7 +571,7 @@ def test_a_budget_too_small_is_refused():
 
 
 OFFERS = [
-    scheme(b, g) for b in (2, 3, 4, 5, 6, 8) for g in (ROWS, ql.PerGroup(64), ql.PerGroup(32))
+    stored(b, g) for b in (2, 3, 4, 5, 6, 8) for g in (ROWS, ql.PerGroup(64), ql.PerGroup(32))
 ]
 
 
@@ -560,7 +579,7 @@ OFFERS = [
 def damage_and_size(model, harm):
     damage, size = {}, {}
     for name, w in tinygpt.weight_matrices(model).items():
-        unit = harm[name] / tinygpt.squared_error(w, scheme(3))
+        unit = harm[name] / tinygpt.squared_error(w, stored(3))
         damage[name] = {s: unit * tinygpt.squared_error(w, s) for s in OFFERS}
         size[name] = {s: tinygpt.packed_bytes(w, s) for s in OFFERS}
     return damage, size
@@ -572,14 +591,18 @@ UNIFORM = [(2, ql.PerGroup(32))] + [(b, g) for b in (3, 4, 5) for g in (ROWS, ql
 @pytest.mark.slow
 @pytest.mark.parametrize("bits, granularity", UNIFORM)
 def test_a_plan_beats_the_uniform_scheme_of_its_size(model, damage_and_size, bits, granularity):
-    """On held-out text; and it is the same plan where the harm measured is 0.1 % off."""
-    uniform, (damage, size) = scheme(bits, granularity), damage_and_size
+    """On held-out text, by more than two errors but where the text says that they cannot be told
+    apart; and it is the same plan where the harm measured is 0.1 % off."""
+    uniform, (damage, size) = stored(bits, granularity), damage_and_size
     budget = tinygpt.model_bytes(model, uniform)
     rest = tinygpt.model_bytes(model, {}) - 4 * 798_464
     plan = tinygpt.greedy_plan(damage, size, budget - rest)
     assert tinygpt.model_bytes(model, plan) <= budget
-    better, worse = (tinygpt.perplexity(tinygpt.quantized(model, s)) for s in (plan, uniform))
-    assert better < worse
+    windows = tinygpt.encode(tinygpt.heldout_text()[:16_385]).unfold(0, 257, 256)
+    models = (tinygpt.in_float64(tinygpt.quantized(model, s)) for s in (uniform, plan))
+    equal = bits == 4 and granularity != ROWS
+    verdict = compare(*models, [windows]).verdict
+    assert verdict == ("cannot be told apart" if equal else "better")
     for seed in range(4):
         g = torch.Generator().manual_seed(seed)
         off = 1 + 1e-3 * (2 * torch.rand(17, generator=g) - 1)
@@ -608,19 +631,23 @@ def margin(model, prompt, n, monkeypatch, temperature=0.5):
     return (best[:, 0] - best[:, 1]).min().item()
 
 
-PRINTED = [(scheme(b), 64) for b in (16, 8, 6, 5, 4, 3, 2)] + [
-    ({}, 120),
-    (scheme(4), 120),
-    (scheme(3, ql.PerTensor()), 120),
-    (scheme(3, ql.PerGroup(32)), 120),
-    (scheme(2), 120),
-]
+PRINTED = (
+    [({}, 64)]
+    + [(stored(b), 64) for b in (8, 6, 5, 4, 3, 2)]
+    + [
+        ({}, 120),
+        (stored(4), 120),
+        (stored(3, ql.PerTensor()), 120),
+        (stored(3, ql.PerGroup(32)), 120),
+        (stored(2), 120),
+    ]
+)
 
 
 @pytest.mark.parametrize("s, n", PRINTED)
 def test_no_character_of_a_printed_text_hangs_by_a_thread(model, monkeypatch, s, n):
     """Logits differ between devices by less than 1e-4, so each writes the same text."""
-    assert margin(tinygpt.quantized(model, s), "An object is", n, monkeypatch) > 2e-3
+    assert margin(tinygpt.quantized(model, s), "An object is", n, monkeypatch) > 1e-3
 
 
 def test_at_8_bits_five_seeds_of_twelve_keep_every_word():

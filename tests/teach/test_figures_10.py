@@ -31,7 +31,9 @@ CASES = {
 EXTRA = {
     "perplexity_by_bits": [[{"the GPT": ([32, 8, 4, 3, 2], [4.4, 4.41, 5.2, 21.0, 700.0])}]],
 }
+MEANS = {"float": (1.319, 0.0473), "4 bits": (1.3656, 0.048), "difference": (0.0465, 0.0039)}
 DRAWN = {
+    "means": lambda: figures.alone_and_paired(MEANS),
     "harm": lambda: figures.damage_by_matrix(HARM, DB),
     "seventeen": lambda: figures.damage_by_matrix(
         {f"blocks.{i}.attention.qkv": 0.001 * i for i in range(1, 18)},
@@ -71,6 +73,14 @@ def test_the_bars_are_sorted_and_named():
     }
 
 
+def test_the_means_have_bars_of_one_error():
+    left, right = DRAWN["means"]().axes
+    close(line(left, "float"), [[1.319], [0]])
+    close(line(left, "4 bits, one standard error"), [[1.3176, 1.4136], [-1, -1]])
+    close(line(right, "difference, one standard error"), [[0.0426, 0.0504], [0, 0]])
+    assert 0 in right.get_lines()[-1].get_xdata() and right.get_xlim()[0] < 0
+
+
 def test_size_and_perplexity():
     (ax,) = DRAWN["sizes"]().axes
     for label, (x, y, _) in CURVES.items():
@@ -107,6 +117,7 @@ def test_three_digits(p, words):
 
 def test_a_changed_datum_changes_the_facts():
     changed = [
+        figures.alone_and_paired(MEANS | {"difference": (0.0465, 0.004)}),
         figures.damage_by_matrix(HARM | {"embedding": 0.0291}, DB),
         figures.damage_by_matrix(HARM, DB | {"embedding": 13.7}),
         figures.size_and_perplexity(CURVES | {"row": ([479, 580], [5.04, 3.92], [3, 4])}, 3.74),
@@ -114,7 +125,8 @@ def test_a_changed_datum_changes_the_facts():
         figures.written(TEXTS | {"2 bits": "An object isellY"}, PERPLEXITIES),
         figures.written(TEXTS, PERPLEXITIES | {"2 bits": 135.0}),
     ]
-    for fig, name in zip(changed, ("harm", "harm", "sizes", "sizes", "written", "written")):  # noqa: B905
+    names = ("means", "harm", "harm", "sizes", "sizes", "written", "written")
+    for fig, name in zip(changed, names, strict=True):
         assert facts(fig) != facts(DRAWN[name]())
 
 

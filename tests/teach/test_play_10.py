@@ -1,6 +1,7 @@
 """The live figure of notebook 10: what it says is what the model with these settings does."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ import qlesson as ql
 from qlesson.models import tinygpt
 from qlesson.teach import play
 from qlesson.teach.lessons.n10 import play as lesson
+
+stored = partial(ql.Scheme, scale_dtype=torch.float16)
 
 
 def said(capsys, **settings):
@@ -24,15 +27,15 @@ def model():
 @pytest.mark.parametrize(
     ("settings", "scheme", "inputs"),
     [
-        ({"bits": 3}, ql.Scheme(3, granularity=ql.PerAxis(0)), None),
+        ({"bits": 3}, stored(3, granularity=ql.PerAxis(0)), None),
         (
             {"bits": 2, "scales": "groups of 32", "mode": "symmetric"},
-            ql.Scheme(2, "symmetric", ql.PerGroup(32)),
+            stored(2, "symmetric", ql.PerGroup(32)),
             None,
         ),
         (
             {"bits": 8, "scales": "one for all", "inputs": "3 bits"},
-            ql.Scheme(8),
+            stored(8),
             ql.Scheme(3, granularity=ql.PerAxis(0)),
         ),
     ],

@@ -1,6 +1,7 @@
 """The exercises judge by their own words: inputs, tolerances, ties, and answers in any style."""
 
 import math
+import statistics
 from decimal import Decimal
 from fractions import Fraction
 
@@ -176,8 +177,13 @@ RIGHT = [
     ("7.3", lambda c, n: torch.bincount(torch.arange(len(c)) * n // len(c), c, n)),
     ("8.1", lambda d: (torch.stack([d % 16, d // 16], 1).flatten() ^ 8).to(torch.int8) - 8),
     ("9.1", lambda x, a, w, b: (x.double() - a) @ (w.double() - b).T),
-    ("10.1", lambda p: math.exp(-np.log(p.numpy()).mean())),
-    ("10.1", lambda p: 2 ** -p.log2().mean()),
+    ("10.1", lambda a, b: (d := (b - a).numpy()).mean() / d.std(ddof=1) * len(d) ** 0.5),
+    ("10.1", lambda a, b: (b - a).mean() / ((b - a).var() / len(a)).sqrt()),
+    (
+        "10.1",
+        lambda a, b: statistics.mean(d := (b - a).tolist())
+        / (statistics.stdev(d) / math.sqrt(len(d))),
+    ),
     ("10.3", lambda d, less, a, b: np.argmax(((a - b) / (less - d)).numpy())),
     ("13.2", lambda n, a, b, k, g: n * (k * a + b) / g / 1e6),
 ]  # fmt: skip
@@ -344,23 +350,18 @@ def test_nearly_equal_is_named():
 def test_a_long_input_is_shrunk():
     lengths = []
 
-    def right_if_short(p):
-        lengths.append(len(p))
-        return p.log().mean().neg().exp() if len(p) < 50 else 0.0
-
     ex = EXERCISES["10.1"]
+
+    def right_if_short(own, other):
+        lengths.append(len(own))
+        return ex.right(own, other) if len(own) < 50 else 0.0
+
     trials = [verdict._trial(ex, right_if_short, inputs) for inputs in verdict.draw(ex, 0)]
     (failed,) = [t for t in trials if verdict._failed(ex, t)]
     assert len(failed.inputs[0]) == 2000
     lengths.clear()
     assert len(verdict._shrunk(ex, right_if_short, failed).inputs[0]) == 50
     assert len(lengths) < 200
-
-
-def test_a_product_is_recognised_in_python_too():
-    for product in (torch.prod, lambda p: math.prod(p.tolist())):
-        found = judged("10.1", lambda p, product=product: product(p) ** (-1 / len(p)))
-        assert "probabilities is too small" in found.recognised.hint
 
 
 def test_the_shrunk_input_is_one_of_the_question():
@@ -381,7 +382,7 @@ def test_the_shrunk_input_is_one_of_the_question():
         ("6.2", [(4.5, 4.5625), (Fraction(9, 2), Fraction(73, 16))], [(4.5, 4.56)]),
         ("7.2", [100, 98, Decimal(100)], [101, 102, 97]),
         ("8.2", [39.92, 39.9, 39.921875], [40, 39.8]),
-        ("10.2", [(524_288, 167_936)], [(524_288.4, 167_936), (524_287.6, 167_936)]),
+        ("10.2", [(524_288, 151_552)], [(524_288.4, 151_552), (524_287.6, 151_552)]),
         ("11.2", [(0.025, 16), (Fraction(1, 40), 16)], [(0.03, 16), (0.025, 17)]),
         ("13.1", [(3, 12)], [(3, 12.4), (3, 11.6)]),
     ],

@@ -9,7 +9,7 @@ tinygpt.perplexity(tinygpt.quantized(model, ql.Scheme(bits=4)))
 
 from qlesson.models.cache import PER_CHANNEL, PER_TOKEN, KVCache
 from qlesson.models.tinygpt.matrices import quantized, weight_matrices
-from qlesson.models.tinygpt.measure import perplexity
+from qlesson.models.tinygpt.measure import Cached, perplexity
 from qlesson.models.tinygpt.model import GPT, Config, in_float64, load
 from qlesson.models.tinygpt.plan import (
     divergence,
@@ -28,6 +28,7 @@ from qlesson.models.tinygpt.text import (
 )
 
 __all__ = [
+    "Cached",
     "Config",
     "GPT",
     "KVCache",

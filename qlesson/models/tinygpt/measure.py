@@ -4,10 +4,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from qlesson import checks
-from qlesson.models.cache import BLOCK, KVCache
+from qlesson.models.cache import BLOCK
 from qlesson.models.tinygpt.model import GPT, NewCache, in_float64
 from qlesson.models.tinygpt.text import MEASURED, encode, heldout_text
 
@@ -32,7 +32,8 @@ def perplexity(
     model = in_float64(model)
     inputs, targets = windows(model, heldout_text() if text is None else text, n)
     pairs = zip(inputs.split(WINDOWS_AT_ONCE), targets.split(WINDOWS_AT_ONCE), strict=True)
-    total = sum(_loss(model, x, y, new_cache() if new_cache else None) for x, y in pairs)
+    reader = Cached(model, new_cache) if new_cache else model
+    total = sum(_loss(reader, x, y) for x, y in pairs)
     return math.exp(total / targets.numel())
 
 
@@ -48,8 +49,28 @@ def windows(model: GPT, text: str, n: int) -> tuple[Tensor, Tensor]:
     return ids[:n].view(-1, context), ids[1 : n + 1].view(-1, context)
 
 
-def _loss(model: GPT, inputs: Tensor, targets: Tensor, cache: KVCache | None = None) -> float:
+def _loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
     """Sum of -log p(target) over windows [batch, time], in nats."""
-    pieces = inputs.split(BLOCK, dim=1) if cache else (inputs,)
-    logits = torch.cat([model(piece, cache) for piece in pieces], dim=1)
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
+    logits = model(inputs).flatten(0, 1)
+    return F.cross_entropy(logits, targets.flatten(), reduction="sum").item()
+
+
+class Cached(nn.Module):
+    """The model as it predicts when it reads through a cache (notebook 10).
+
+    ids [batch, time] are read in pieces of 32 through the cache that new_cache() makes, a new one
+    for each call: what it quantizes is what later pieces see, as when the model writes.
+
+    Gives logits [batch, time, 94]: `evaluate.compare` takes it as a model.
+    """
+
+    def __init__(self, model: GPT, new_cache: NewCache) -> None:
+        super().__init__()
+        checks.of_type("model", model, GPT, "use tinygpt.load()")
+        checks.function("new_cache", new_cache, "no argument, such as KVCache")
+        self.model, self.new_cache = model, new_cache
+
+    def forward(self, ids: Tensor) -> Tensor:
+        checks.matrix("ids", ids, "[batch, time]")
+        cache = self.new_cache()
+        return torch.cat([self.model(piece, cache) for piece in ids.split(BLOCK, dim=1)], dim=1)

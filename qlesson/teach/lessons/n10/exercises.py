@@ -2,71 +2,76 @@
 
 import math
 
-import torch
 from torch import tensor
 
 from qlesson.teach.exercises import exercise, right, wrong
 
 
-@exercise("10.1", "Perplexity by hand", "write code", difficulty=1, minutes=6)
-class PerplexityByHand:
+@exercise("10.1", "Is 0.02 real?", "write code", difficulty=2, minutes=8)
+class IsItReal:
     """
-    A model read a text. `p` holds, for each character, the probability that the model gave to the
-    character that came. Write `my_perplexity(p)`.
+    Two models read the same windows, and the second has a mean loss that is 0.02 higher. `own` and
+    `other` hold the loss of each window. Write `my_z(own, other)`: the mean difference
+    other - own, counted in its standard errors.
     """
 
     hints = (
-        "Perplexity is exp of a mean. Of what?",
-        "Take -log of each probability, then the mean over the characters.",
+        "Subtract window by window first: what is hard for both then drops out.",
+        "The standard error is the standard deviation of the differences over the root of n.",
+        "The standard deviation divides the squares by n - 1, as torch's std does.",
     )
-    why = """The mean of -log p is how many nats a character costs on average, and exp turns it into
-        a number of equally likely choices: with p = 1/3 everywhere, the perplexity is 3."""
+    why = """Both models meet the same hard and easy windows, so the differences scatter far less
+        than the losses. Their mean is as uncertain as their standard deviation over the root of n
+        says; a mean of less than two such errors cannot be told apart from nothing."""
 
     @right
-    def my_perplexity(p):
-        nats = -torch.log(p)
-        return torch.exp(nats.sum() / p.numel())
+    def my_z(own, other):
+        d = other - own
+        return d.mean() / (d.std() / len(d) ** 0.5)
 
-    def spec(p):
-        return math.exp(sum(-math.log(x) for x in p) / len(p))
+    def spec(own, other):
+        d = [b - a for a, b in zip(own, other, strict=True)]
+        mean = sum(d) / len(d)
+        squares = sum((x - mean) ** 2 for x in d)
+        return mean / math.sqrt(squares / (len(d) - 1) / len(d))
 
     def cases(rng):
-        yield (tensor([0.25]),)
-        yield (tensor([0.5, 0.125]),)
-        yield (tensor([0.5, 0.5, 0.5]),)
-        yield (tensor([0.9, 0.1]),)
-        for _ in range(20):
-            yield (tensor([rng.uniform(0.05, 1) for _ in range(rng.randint(2, 6))]),)
-        yield (tensor([1.0]),)
-        yield (tensor([rng.uniform(0.05, 1) for _ in range(2000)]),)  # even float64 has no product
+        yield tensor([1.0, 2.0]), tensor([1.0, 3.0])
+        yield tensor([1.0, 3.0, 2.0]), tensor([2.0, 3.0, 4.0])
+        yield tensor([1.5, 1.5, 1.5]), tensor([1.0, 2.5, 1.5])
+        yield tensor([2.0, 1.0, 4.0, 2.0]), tensor([1.0, 1.0, 3.0, 1.5])
+        for n in (3, 5, 8, 2000):
+            own = [rng.uniform(0.5, 3) for _ in range(n)]
+            yield tensor(own), tensor([x + rng.uniform(-0.4, 0.6) for x in own])
 
-    @wrong("You average the probabilities. Average their logarithms.")
-    def mean_first(p):
-        return 1 / p.mean()
+    @wrong("You take the error of each model alone. Subtract window by window first.")
+    def unpaired(own, other):
+        n = len(own)
+        return (other.mean() - own.mean()) / ((own.var() + other.var()) / n).sqrt()
 
-    @wrong("This is the mean number of nats. Perplexity is its exp.")
-    def no_exp(p):
-        return (-p.log()).mean()
+    @wrong("That is the error of one difference. The mean of n is surer, by the root of n.")
+    def no_root_of_n(own, other):
+        d = other - own
+        return d.mean() / d.std()
 
-    @wrong("The sign is missing: log p is negative, and a perplexity is at least 1.")
-    def no_sign(p):
-        return p.log().mean().exp()
+    @wrong("You divide the squares by n. The mean was taken from them, so divide by n - 1.")
+    def by_n(own, other):
+        d = other - own
+        return d.mean() / (d.std(correction=0) / len(d) ** 0.5)
 
-    @wrong("The logarithm of base 2 belongs to 2 to the power, the natural one to exp.")
-    def mixed_bases(p):
-        return (-p.log2()).mean().exp()
+    @wrong("The sign is turned: above 0 means that the other model predicts worse.")
+    def turned(own, other):
+        d = own - other
+        return d.mean() / (d.std() / len(d) ** 0.5)
 
-    @wrong("You sum over the characters. A longer text would be more perplexing: take the mean.")
-    def summed(p):
-        return (-p.log()).sum().exp()
+    @wrong("You divide by n. Errors of a mean fall with the root of n.")
+    def divided_by_n(own, other):
+        d = other - own
+        return d.mean() / (d.std() / len(d))
 
-    @wrong("The product of a long text's probabilities is too small for a float. Add logarithms.")
-    def product(p):
-        return p.prod() ** (-1 / len(p))
-
-    @wrong("You average 1/p. One unlikely character then outweighs all the others.")
-    def mean_of_inverse(p):
-        return (1 / p).mean()
+    @wrong("That is the mean difference. Count it in its standard errors.")
+    def the_difference(own, other):
+        return (other - own).mean()
 
 
 @exercise("10.2", "A character's memory", "predict a number", difficulty=2, minutes=5)
@@ -74,18 +79,18 @@ class Memory:
     """
     A model has 32 layers. In each it keeps, for every token it has read, a key of 4,096 numbers and
     a value of 4,096 numbers. How many bytes does one token take at 16 bits? And at 4 bits in groups
-    of 32, asymmetric, where each group has a scale of 32 bits and a zero point of 4 bits?
+    of 32, asymmetric, where each group has a scale in float16 and a zero point of 4 bits?
     """
 
     hints = (
         "Count the numbers first: layers, times two, times 4,096.",
         "At 4 bits a number costs its code and a share of what its group stores beside it.",
-        "4 + (32 + 4) / 32 = 5.125 bits, in place of 16.",
+        "4 + (16 + 4) / 32 = 4.625 bits, in place of 16.",
     )
     why = """32 * 2 * 4096 = 262,144 numbers take two bytes each. At 4 bits one number costs
-        4 + 36/32 = 5.125 bits, and eight bits are a byte: 3.1 times smaller, not 4 times."""
+        4 + 20/32 = 4.625 bits, and eight bits are a byte: 3.5 times smaller, not 4 times."""
     stub = "my_16_bits, my_4_bits = ..., ..."
-    right = (524_288, 167_936)
+    right = (524_288, 151_552)
     wrong = [
         (
             (262_144, ...),
@@ -94,10 +99,11 @@ class Memory:
         ((16_384, ...), "That is one layer. There are 32."),
         ((1_048_576, ...), "16 bits are two bytes, not four."),
         ((4_194_304, ...), "Those are bits. Eight of them are a byte."),
-        ((524_288, 131_072), "You left out the scales: each group of 32 has one of 32 bits."),
-        ((524_288, 163_840), "You left out the zero points: each group has one of 4 bits."),
-        ((524_288, 196_608), "You gave the zero point 32 bits. It is a code, of 4 bits."),
-        ((524_288, 1_343_488), "Your second number counts bits. Eight of them are a byte."),
+        ((524_288, 131_072), "You left out the scales: each group of 32 has one of 16 bits."),
+        ((524_288, 147_456), "You left out the zero points: each group has one of 4 bits."),
+        ((524_288, 163_840), "You gave the zero point 16 bits. It is a code, of 4 bits."),
+        ((524_288, 167_936), "You gave the scale 32 bits. In float16 it has 16."),
+        ((524_288, 1_212_416), "Your second number counts bits. Eight of them are a byte."),
     ]
 
 

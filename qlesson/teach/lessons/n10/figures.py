@@ -13,6 +13,36 @@ from qlesson.teach.figures import drawing as draw
 LETTERS, LINES = 80, 2  # of a typewriter font: in a line, and lines of a text
 
 
+def alone_and_paired(means: Mapping[str, tuple[float, float]]) -> Figure:
+    """Two losses, and their paired difference, each with its standard error   (notebook 10).
+
+    means  {label: (mean, standard error)} of two models and, the last, of their difference
+    """
+    fig, (left, right) = draw.figure(1.9, cols=2)
+    *alone, paired = means.items()
+    for i, (label, (mean, error)) in enumerate(alone):
+        _bar(left, -i, mean, error, draw.STYLES[i], label)
+    _bar(right, 0, *paired[1], draw.STYLES[len(alone)], paired[0])
+    right.axvline(0, color=draw.GRID, lw=1.2, ls="--")
+    draw.own_ticks(left.yaxis, [-i for i in range(len(alone))], [label for label, _ in alone])
+    draw.own_ticks(right.yaxis, [0], [paired[0]])
+    left.set_xlabel("loss of each model, nats")
+    right.set_xlabel("difference, window by window, nats")
+    for ax, rows in ((left, len(alone)), (right, 1)):
+        ax.set_ylim(0.6 - rows, 0.6)
+        ax.tick_params(axis="y", length=0)
+        ax.margins(x=0.15)
+    return fig
+
+
+def _bar(ax: Axes, y: float, mean: float, error: float, style: draw.Style, label: str) -> None:
+    """A mean, and one standard error to either side."""
+    color, marker, _ = style
+    ends = [mean - error, mean + error]
+    ax.plot(ends, [y, y], "|-", color=color, lw=2, ms=11, label=f"{label}, one standard error")
+    ax.plot([mean], [y], marker, color=color, ms=7, label=label)
+
+
 def damage_by_matrix(damage: Mapping[str, draw.Scalar], sqnr: Mapping[str, draw.Scalar]) -> Figure:
     """What each matrix costs the model when it alone is quantized   (notebook 10).
 
@@ -125,7 +155,7 @@ def perplexity_by_bits(
     """
     fig, ax = draw.figure(3.4)
     every = sorted({draw.number(b) for bits, _ in curves.values() for b in bits})
-    for (label, (bits, values)), style in zip(curves.items(), draw.STYLES * 9, strict=False):
+    for (label, (bits, values)), style in zip(curves.items(), draw.STYLES, strict=False):
         x, values = [every.index(draw.number(b)) for b in bits], draw.array(values)
         draw.curve(ax, x, values, style, label)
         side = -1 if x[-1] < x[0] else 1

@@ -4,6 +4,8 @@ import textwrap
 from functools import cache, partial
 from typing import NamedTuple
 
+import torch
+
 import qlesson as ql
 from qlesson.models import tinygpt
 from qlesson.teach import figures
@@ -28,7 +30,7 @@ INPUTS = {FLOAT: None} | {f"{b} bits": b for b in (8, 6, 5, 4, 3, 2)}
     inputs=Choice("inputs of layers", tuple(INPUTS), FLOAT),
 )
 def _the_model_writes(bits: int, scales: str, mode: str, inputs: str) -> Shown:
-    scheme = ql.Scheme(bits, mode, WAYS[scales])
+    scheme = ql.Scheme(bits, mode, WAYS[scales], scale_dtype=torch.float16)
     original, small = _read(None, None), _read(scheme, INPUTS[inputs])
     fewer, float32 = (figures.three_digits(it.perplexity) for it in (small, original))
     sentences = [
