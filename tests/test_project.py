@@ -181,15 +181,33 @@ def test_copies_are_made_once_and_answers_stay(course, tmp_path):
 
 
 def test_a_run_alone_is_no_answer(course, tmp_path):
-    """JupyterLab saves outputs and counts by itself; they are not lost by a newer version."""
+    """JupyterLab saves outputs and unfolds what was run: each start folds the bets again."""
     mine = tmp_path / "my_notebooks"
+    folded = {"jupyter": {"outputs_hidden": True}}
+    (course / "01_a.ipynb").write_text(notebook("a", metadata=folded))
     copies.copy(course, mine)
-    (mine / "01_a.ipynb").write_text(notebook("a", execution_count=3))
-    copies.copy(course, mine)
-    assert "execution_count" in (mine / "01_a.ipynb").read_text()
+    for name, source in (("01_a", "a"), ("02_b", "my answer")):
+        (mine / f"{name}.ipynb").write_text(notebook(source, execution_count=3))
+    assert copies.copy(course, mine) == []
+    assert (mine / "01_a.ipynb").read_text() == notebook("a", metadata=folded)
+    assert (mine / "02_b.ipynb").read_text() == notebook("my answer", execution_count=3)
     (course / "01_a.ipynb").write_text(notebook("new a"))
     assert copies.copy(course, mine) == []
     assert (mine / "01_a.ipynb").read_text() == notebook("new a")
+
+
+def test_fresh_says_what_it_restored(course, tmp_path):
+    mine = tmp_path / "my_notebooks"
+    copies.copy(course, mine)
+    for name, source in (("01_a", "a"), ("02_b", "my answer")):
+        (mine / f"{name}.ipynb").write_text(notebook(source, execution_count=3))
+    assert copies.copy(course, mine, fresh=True, names=["03"]) == [
+        "nothing to restore: your copies are as the course has them"
+    ]
+    worked, run = copies.copy(course, mine, fresh=True)
+    assert worked.startswith("02_b.ipynb is restored, your work is in ")
+    assert run == "01_a.ipynb is restored, nothing was written in it"
+    assert (mine / "01_a.ipynb").read_text() == notebook("a")
 
 
 def test_fresh_restores_and_loses_nothing(course, tmp_path):
@@ -204,7 +222,7 @@ def test_fresh_restores_and_loses_nothing(course, tmp_path):
     assert kept.read_text() == notebook("my answer")
     kept.parent.rename(mine / "old_earlier")
     assert "01_a.ipynb is restored" in copies.copy(course, mine, fresh=True)[0]
-    assert "nothing to put aside" in copies.copy(course, mine, fresh=True)[0]
+    assert "nothing to restore" in copies.copy(course, mine, fresh=True)[0]
 
 
 @pytest.mark.parametrize("fits", range(5))
@@ -332,11 +350,25 @@ def test_binder_builds_from_them():
 # --- the server ---
 
 
+def server_config():
+    names = ("ContentsManager", "LabApp", "ServerApp")
+    config = types.SimpleNamespace(**{name: types.SimpleNamespace() for name in names})
+    exec((ROOT / "qlesson" / "teach" / "server_config.py").read_text(), {"c": config})
+    return config
+
+
+def test_the_server_finds_what_hides_the_answers():
+    config = server_config()
+    assert config.LabApp.custom_css is True
+    (folder,) = config.ServerApp.tornado_settings["static_custom_path"]
+    assert ".jp-OutputPlaceholder" in (Path(folder) / "custom.css").read_text()
+
+
 def saved(model):
     """The model as Jupyter's server would write it, with the course's settings."""
-    config = types.SimpleNamespace(ContentsManager=types.SimpleNamespace())
-    exec((ROOT / "qlesson" / "teach" / "server_config.py").read_text(), {"c": config})
-    config.ContentsManager.pre_save_hook(model=model, path="x.ipynb", contents_manager=None)
+    server_config().ContentsManager.pre_save_hook(
+        model=model, path="x.ipynb", contents_manager=None
+    )
     return model
 
 

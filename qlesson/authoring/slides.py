@@ -5,8 +5,8 @@ script in slides.html shares them out over slides of 1280 x 720 in the browser t
 measures them there, so nothing overflows, whatever fonts that machine has. Formulas become
 MathML, which browsers draw themselves.
 
-Left out: cells tagged `more`, what an exercise prints, links from page to page, the code of a cell
-that does nothing but import, and the code of a picture.
+Left out: cells tagged `more`, the space above a bet, what an exercise prints, links from page to
+page, the code of a cell that does nothing but import, and the code of a picture.
 """
 
 import ast
@@ -22,6 +22,8 @@ from nbformat import NotebookNode
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
+
+from qlesson.authoring.bets import is_space
 
 PAGE = Path(__file__).with_name("slides.html")
 FORMATTER = HtmlFormatter(nowrap=True, style="xcode")
@@ -106,7 +108,7 @@ def code(cell: NotebookNode) -> str:
 
 def blocks(nb: NotebookNode) -> str:
     """The HTML of a notebook, block after block."""
-    cells = [c for c in nb.cells if "more" not in c.metadata.get("tags", [])]
+    cells = [c for c in nb.cells if "more" not in c.metadata.get("tags", []) and not is_space(c)]
     return "".join(markdown(c.source) if c.cell_type == "markdown" else code(c) for c in cells)
 
 

@@ -1,7 +1,8 @@
 """The reader's own copies of the notebooks, in my_notebooks/, which git ignores.
 
 `make lab` runs this file as a script, and `make fresh` runs it with --fresh, so it imports nothing
-but the standard library. Work is never written over: --fresh moves it to a dated folder.
+but the standard library. Work is never written over: --fresh moves it to a dated folder. A copy
+that was run and not worked in becomes as the course has it each time: its bets are open again.
 """
 
 import json
@@ -29,13 +30,15 @@ def copy(course: Path, mine: Path, fresh: bool = False, names: Iterable[str] = (
     (mine / ".as_copied").mkdir(parents=True, exist_ok=True)
     sources, worked_in, said = wanted(course, mine, fresh, tuple(names) or "")
     new = sum(not (mine / source.name).exists() for source in sources)
+    run = [s.name for s in sources if (mine / s.name).exists() and mine / s.name not in worked_in]
     old = mine / time.strftime("old_%Y-%m-%d_%H%M%S")
     place(sources, mine, worked_in, old)
     said += [f"{work.name} is restored, your work is in {old}" for work in worked_in]
     if new:
         said.insert(0, f"{new} files copied to {mine}, where your answers stay")
-    if fresh and not said:
-        said.append("nothing to put aside: the cells of your copies are as the course has them")
+    if fresh:
+        said += [f"{name} is restored, nothing was written in it" for name in run]
+        said = said or ["nothing to restore: your copies are as the course has them"]
     return said
 
 
@@ -51,10 +54,10 @@ def wanted(
     for source in sorted(p for p in course.iterdir() if p.suffix in (".ipynb", ".md", ".png")):
         copied, was = mine / source.name, mine / ".as_copied" / source.name
         if copied.exists():
-            restore = fresh and source.name.startswith(names)
             changed = not was.exists() or was.read_bytes() != source.read_bytes()
             work = not was.exists() or content(copied) != content(was)
-            if not (changed or restore):
+            restore = source.name.startswith(names) and (fresh or not work)
+            if not changed and not (restore and copied.read_bytes() != source.read_bytes()):
                 continue
             if work and not restore:
                 said.append(

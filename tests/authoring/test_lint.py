@@ -4,7 +4,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from qlesson.authoring import __main__, lint, refresh
+from qlesson.authoring import __main__, bets, lint, refresh
 from qlesson.authoring.lint import cells, reading, repeats, sizes, tags, whole
 from qlesson.teach import lessons
 
@@ -46,7 +46,9 @@ def good():
         new_markdown_cell(TOP),
         shown({"image/png": "AAAA", "text/plain": "a line of facts about the picture, " * 3}),
         new_markdown_cell("## Predict, then run\n\nWhat is $1 + 1$? See [the bet](#Play)."),
+        new_markdown_cell(bets.SPACE),
         printed("print(2)", "the sum:\n2\n", jupyter={"outputs_hidden": True}),
+        new_markdown_cell("Two: answer B."),
         new_markdown_cell("## Play"),
         new_markdown_cell(EXERCISE),
         new_markdown_cell("## More: sums", metadata={"tags": ["more"]}),
@@ -58,6 +60,7 @@ def good():
         if cell.cell_type == "code":
             count += 1
             cell.execution_count = count
+    found[3].id = "space-cell-4"
     return new_notebook(cells=found, metadata=refresh.METADATA)
 
 
@@ -89,7 +92,7 @@ def code(source="pass", outputs=(), **metadata):
 
     def spoil(nb):
         cell = new_code_cell(source, outputs=list(outputs), metadata=metadata, execution_count=3)
-        nb.cells.insert(4, cell)
+        nb.cells.insert(8, cell)
 
     return spoil
 
@@ -182,18 +185,28 @@ SPOILED = {
     "no minutes": (replace("About 10 minutes", ""), '"About N minutes"'),
     "minutes of more words": (text("word " * 900), "its length says 15"),
     "no bet": (replace("Predict", "Guess"), 'no heading with "Predict"'),
-    "open answer": (each(3, metadata={}), "no code cell under it has jupyter.outputs_hidden"),
+    "open answer": (each(4, metadata={}), "no code cell under it has jupyter.outputs_hidden"),
     "told answer": (
-        lambda nb: nb.cells[3].outputs[0].update(text="2\n"),
+        lambda nb: nb.cells[4].outputs[0].update(text="2\n"),
         "the first line of a folded output",
     ),
+    "no space": (lambda nb: nb.cells.pop(3), "not as refresh stores it"),
+    "a space for nothing": (each(4, metadata={}), "not as refresh stores it"),
+    "no answer": (lambda nb: nb.cells.pop(5), "an answer with a heading in its cell"),
+    "code for an answer": (lambda nb: nb.cells.insert(5, printed("x", "2")), "answer is missing"),
+    "answer and heading": (replace("Two:", "## Sum\n\nTwo:"), "an answer with a heading"),
+    "answer too long": (
+        lambda nb: nb.cells.__setitem__(slice(6, 6), [new_markdown_cell("word") for _ in range(8)]),
+        "over 8 cells stand between this bet",
+    ),
+    "answer above": (replace("See [the bet]", "(Answer B.) See [the bet]"), 'says "Answer B"'),
     "no picture": (lambda nb: nb.cells[1].update(outputs=[]), "has no picture"),
     "no play": (replace("## Play", "## Look"), '"## Play"'),
     "no exercises": (replace("## Exercises", "## Tasks"), '"## Exercises"'),
     "no references": (replace("## References", "## Sources"), '"## References"'),
     "nothing to remember": (replace("**Remember.**", ""), "**Remember.**"),
     "nothing next": (replace("**Next.**", ""), "**Next.**"),
-    "more without tag": (each(6, metadata={}), "disagree"),
+    "more without tag": (each(8, metadata={}), "disagree"),
     "tag outside more": (text("x", tags=["more"]), "disagree"),
     "wrong exercise number": (replace("Exercise 1.1", "Exercise 2.1"), "exercises are numbered"),
     "exercise without minutes": (replace("easy · 8 minutes", "easy"), "1.1 has no line"),
@@ -234,9 +247,9 @@ def test_what_looks_like_a_problem_and_is_none(folder):
 
 def test_reasons_are_heard(folder, monkeypatch):
     nb = good()
-    nb.cells[3].metadata.tags = ["nbval-ignore-output"]
+    nb.cells[4].metadata.tags = ["nbval-ignore-output"]
     assert found(nb, folder) != []
-    monkeypatch.setitem(cells.NOT_COMPARED, ("01_title", "cell-3"), "times differ")
+    monkeypatch.setitem(cells.NOT_COMPARED, ("01_title", "cell-4"), "times differ")
     assert found(nb, folder) == []
 
 
@@ -316,7 +329,7 @@ def test_minutes_count_words_cells_and_exercises(folder):
 def test_sizes_are_a_table(folder):
     nb = lint.read(save(good(), folder))
     row = sizes.sizes(nb)
-    assert (row["cells"], row["code"], row["figures"], row["longest"]) == (8, 2, 1, 1)
+    assert (row["cells"], row["code"], row["figures"], row["longest"]) == (10, 2, 1, 1)
     assert row["first"] == row["gap"] == len(reading.words(TOP))
     assert "01_title" in sizes.table([nb])
 

@@ -1,9 +1,13 @@
 """Refreshing is exact: the same notebook gives the same bytes, and a failing one keeps its own."""
 
+from pathlib import Path
+
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from qlesson.authoring import refresh
+from qlesson.authoring import bets, refresh
+
+ROOT = Path(__file__).parents[2]
 
 
 def save(nb, folder, name):
@@ -49,6 +53,8 @@ def test_refreshing_twice_gives_the_same_bytes(tmp_path, capsys):
     assert refresh.stored_on(tmp_path) == "another machine"  # nothing was stored
 
     stored = nbformat.read(path, as_version=4)
+    space = stored.cells.pop(1)
+    assert (space.id, space.source) == (f"space-{ids[1]}", bets.SPACE)
     assert [c.id for c in stored.cells] == ids
     assert stored.metadata == refresh.METADATA
     assert [c.metadata for c in stored.cells] == [
@@ -78,3 +84,18 @@ def test_names_choose_the_notebooks(tmp_path, capsys):
         save(new_notebook(cells=[new_code_cell("1")]), tmp_path, name)
     refresh.main(tmp_path, ["02"])
     assert capsys.readouterr().out == "02_b.ipynb: written\n"
+
+
+def test_a_space_stands_above_each_bet_and_nowhere_else():
+    folded = {"jupyter": {"outputs_hidden": True}}
+    nb = new_notebook(cells=[new_code_cell("1", metadata=folded), new_code_cell("2")])
+    for _ in range(2):
+        assert [bets.is_space(c) for c in refresh.tidy(nb).cells] == [True, False, False]
+    nb.cells[1].metadata = {}
+    assert [c.source for c in refresh.tidy(nb).cells] == ["1", "2"]
+
+
+def test_the_style_sheet_hides_as_many_cells_as_the_rule_allows():
+    style = (ROOT / "qlesson" / "teach" / "custom" / "custom.css").read_text()
+    assert style.count("+ .jp-Cell") == bets.AFTER_A_BET
+    assert bets.SPACE.count("<br>") > style.count("+ br")

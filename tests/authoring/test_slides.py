@@ -93,6 +93,7 @@ def test_what_is_more_is_left_out_and_the_end_has_a_slide():
     nb = nbformat.v4.new_notebook()
     nb.cells = [
         nbformat.v4.new_markdown_cell("# 09 A & B"),
+        nbformat.v4.new_markdown_cell("secret<br><br>", id="space-1"),
         nbformat.v4.new_markdown_cell("## More: secret", metadata={"tags": ["more"]}),
         code("print('secret')", stream("secret"), tags=["more"]),
         nbformat.v4.new_markdown_cell("**Remember.** One thing."),

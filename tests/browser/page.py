@@ -28,6 +28,7 @@ CELLS = """() => {
     return {
       source: w.model.sharedModel.getSource().slice(0, 60),
       hidden: w.outputHidden,
+      there: w.node.checkVisibility(),
       folded: fold && fold.textContent.trim(),
       errors: outputs.filter(o => o.output_type == 'error' || o.name == 'stderr')
                      .map(o => o.evalue || o.text),
@@ -38,6 +39,20 @@ CELLS = """() => {
     }
   })
 }"""
+
+# Every cell of the open notebook: what it is, and where it can be seen.
+ALL_CELLS = """() => jupyterapp.shell.currentWidget.content.widgets.map(w => ({
+  type: w.model.type,
+  id: w.model.sharedModel.getId(),
+  source: w.model.sharedModel.getSource(),
+  ready: w.node.isConnected && (w.model.type == 'code' ||
+    w.node.querySelector('.jp-RenderedMarkdown')?.textContent),
+  seen: w.node.checkVisibility(),
+  empty: [...w.node.querySelectorAll('br')].filter(b => b.checkVisibility()).length,
+  folded: !!w.outputHidden,
+  top: w.node.getBoundingClientRect().top / innerHeight,
+  bottom: w.node.getBoundingClientRect().bottom / innerHeight,
+}))"""
 
 # Cells get their height when they come into view, so the middle is where it stays after a frame.
 TO_THE_MIDDLE = """async n => {

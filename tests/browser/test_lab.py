@@ -4,9 +4,14 @@ One page, for speed: the app is driven by its own commands, and what is asserted
 shows. Screenshots land in build/screenshots.
 """
 
+import re
+
 import pytest
 
-from .page import CELLS, NOTEBOOKS, playwright, screenshot, wait_for_notebook
+from qlesson.authoring.bets import MARK, NOT_YET
+from qlesson.teach import copies
+
+from .page import ALL_CELLS, CELLS, NOTEBOOKS, ROOT, playwright, screenshot, wait_for_notebook
 
 # They compute the longest. That they run without an error, `pytest notebooks` proves of every one;
 # that JupyterLab then shows what it should, the others; their live figures run in test_play.py.
@@ -23,23 +28,62 @@ def cells(page, condition):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_opens_with_its_pictures_and_runs(lab, path):
-    open_it = "async path => { await jupyterapp.commands.execute('docmanager:open', {path}) }"
-    lab.evaluate(open_it, path.name)
-    wait_for_notebook(lab, path.name)
+def test_opens_with_its_pictures_and_runs(lab, server, path):
+    open_(lab, path.name)
     answers = opened(lab, path.stem)
+    hidden = hidden_of(lab, path)
     if not path.name.startswith(NOT_RUN):
         run(lab, path.stem, answers)
-    lab.evaluate(
-        "async () => { const w = jupyterapp.shell.currentWidget;"
-        " await w.sessionContext.shutdown(); await w.context.save(); w.close() }"
-    )
+        assert [c for c in lab.evaluate(ALL_CELLS) if not c["seen"]] == []
+    lab.evaluate(SAVE_AND_CLOSE)
+    # As `make lab` does when it starts again: what was run and saved is as it was at first.
+    copies.copy(ROOT / "notebooks", server[1])
+    open_(lab, path.name)
+    assert hidden_of(lab, path) == hidden
+    lab.evaluate(SAVE_AND_CLOSE)
+
+
+SAVE_AND_CLOSE = """async () => {
+  const w = jupyterapp.shell.currentWidget
+  await w.sessionContext.shutdown()
+  await w.context.save()
+  w.close()
+}"""
+
+
+def open_(page, name):
+    open_it = "async path => { await jupyterapp.commands.execute('docmanager:open', {path}) }"
+    page.evaluate(open_it, name)
+    wait_for_notebook(page, name)
+    page.wait_for_function(f"() => ({ALL_CELLS})().every(c => c.ready)", polling=200)
+
+
+def hidden_of(page, path):
+    """The cells that cannot be seen: from each bet to the next heading all.
+
+    That heading is a screen away, and the space above the bet is not.
+    """
+    found, expected, after = page.evaluate(ALL_CELLS), set(), False
+    for cell in found:
+        after &= not (cell["type"] == "markdown" and re.search("^#+ ", cell["source"], flags=re.M))
+        expected |= {cell["id"]} if after else set()
+        if cell["folded"]:
+            after = True
+            below = next(c for c in found[found.index(cell) + 1 :] if c["seen"])
+            assert below["top"] >= cell["bottom"] + 0.9
+    hidden = {c["id"] for c in found if not c["seen"]}
+    if not path.name.startswith(NOT_YET):
+        assert hidden == expected != set()
+        spaces = [c for c in found if c["id"].startswith(MARK)]
+        assert spaces and sum(c["empty"] for c in spaces) == 0
+    return hidden
 
 
 def opened(lab, name):
     """Before anything has run every stored picture stands there, and no folded answer does."""
-    before = cells(lab, "c.hidden ? c.folded !== null : c.seen == c.pictures")
-    assert [c for c in before if not c["hidden"] and c["seen"] != c["pictures"]] == []
+    before = cells(lab, "c.hidden ? c.folded !== null : !c.there || c.seen == c.pictures")
+    shown = [c for c in before if c["there"] and not c["hidden"]]
+    assert [c for c in shown if c["seen"] != c["pictures"]] == []
     assert sum(c["seen"] for c in before) > 0
     answers = [i for i, c in enumerate(before) if c["hidden"]]
     assert answers, "no folded answer"

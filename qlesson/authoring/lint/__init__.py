@@ -1,6 +1,7 @@
 """The rules of the notebooks, one short function each. `make lint` and the tests apply them.
 
 cells.py, github.py, shape.py   rules of one notebook: its cells, what GitHub shows, its parts
+bets.py                         and how its bets keep their answers
 repeats.py, whole.py, tags.py   rules of all of them: repeated sentences, README.md, docstrings
 reading.py, sizes.py            what the rules read of a notebook, and how long it is
 """
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from qlesson.authoring.lint import cells, github, repeats, shape, tags, whole  # noqa: F401  rules
+from qlesson.authoring.lint import bets, cells, github, repeats, shape, tags, whole  # noqa: F401  rules
 from qlesson.authoring.lint.reading import RULES, load, read
 from qlesson.authoring.lint.sizes import table
 

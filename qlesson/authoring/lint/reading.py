@@ -11,6 +11,8 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
+from qlesson.authoring.bets import is_space
+
 Rule = Callable[[NotebookNode], Iterator[str]]
 RULES: list[Rule] = []
 
@@ -32,7 +34,8 @@ def code(nb: NotebookNode) -> list[NotebookNode]:
 
 
 def markdown(nb: NotebookNode) -> list[NotebookNode]:
-    return [c for c in nb.cells if c.cell_type == "markdown"]
+    """Its Markdown cells, without the spaces above bets."""
+    return [c for c in nb.cells if c.cell_type == "markdown" and not is_space(c)]
 
 
 def bundles(cell: NotebookNode) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from nbformat import NotebookNode
 
+from qlesson.authoring.bets import is_space
 from qlesson.authoring.lint.reading import headings, prose
 
 LONG = 8  # words: a sentence that long stands in one notebook
@@ -16,7 +17,7 @@ def sentences(nb: NotebookNode) -> Iterator[str]:
     """Sentences of `LONG` words or more, in small letters; no links line, no references."""
     sources = {n for n, _, title in headings(nb) if title == "References"}
     for number, cell in enumerate(nb.cells):
-        if cell.cell_type != "markdown":
+        if cell.cell_type != "markdown" or is_space(cell):
             continue
         text = cell.source.partition("## References")[0] if number in sources else cell.source
         text = "\n".join(line for line in text.split("\n") if "[contents](" not in line)

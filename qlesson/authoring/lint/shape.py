@@ -1,4 +1,4 @@
-"""Rules of how a notebook is made: its top, its bets and exercises, its end."""
+"""Rules of how a notebook is made: its top, its parts, its exercises, its end."""
 
 import re
 from collections.abc import Iterator
@@ -49,34 +49,6 @@ def stated_minutes(nb: NotebookNode) -> Iterator[str]:
         yield 'the first cell does not say "About N minutes"'
     elif int(stated[1]) != minutes(nb):
         yield f"says about {stated[1]} minutes, and its length says {minutes(nb)}"
-
-
-@rule
-def predictions(nb: NotebookNode) -> Iterator[str]:
-    """The answer is folded in JupyterLab until it is run."""
-    bets = [(n, level) for n, level, title in headings(nb) if "predict" in title.lower()]
-    if not bets:
-        yield 'has no heading with "Predict"'
-    for number, level in bets:
-        answers = [c for c in section(nb, number, level) if c.cell_type == "code"]
-        if not any(c.metadata.get("jupyter", {}).get("outputs_hidden") for c in answers):
-            yield f"{where(nb.cells[number])}: no code cell under it has jupyter.outputs_hidden"
-
-
-@rule
-def answers_stay_folded(nb: NotebookNode) -> Iterator[str]:
-    """JupyterLab shows the first line of a folded output beside the fold: it must not tell."""
-    for cell in code(nb):
-        if not cell.metadata.get("jupyter", {}).get("outputs_hidden") or not cell.outputs:
-            continue
-        output = cell.outputs[0]
-        text = output.get("text") or output.get("data", {}).get("text/plain", "")
-        first = next((line for line in text.split("\n") if line), "")
-        if not re.fullmatch(r"\D*:\s*", first):
-            yield (
-                f"{where(cell)}: JupyterLab shows the first line of a folded output; print a label "
-                f'that ends in ":", not "{first[:40]}"'
-            )
 
 
 @rule

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from nbformat import NotebookNode
 
+from qlesson.authoring.bets import is_space
 from qlesson.authoring.lint.reading import bundles, code, exercises, markdown, words
 
 
@@ -19,9 +20,9 @@ def sizes(nb: NotebookNode) -> dict[str, int | str]:
     """The sizes of which the table shows the medians."""
     gaps, gap = [], 0
     for cell in nb.cells:
-        if cell.cell_type == "markdown":
+        if cell.cell_type == "markdown" and not is_space(cell):
             gap += len(words(cell.source))
-        elif cell.outputs:
+        elif cell.get("outputs"):
             gaps.append(gap)
             gap = 0
     lines = [len(c.source.split("\n")) for c in code(nb)] or [0]
