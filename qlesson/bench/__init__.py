@@ -1,4 +1,4 @@
-"""The kernels beside their peers and the limit of memory (notebook 12).
+"""The kernels beside their peers and the limit of memory (notebook 13).
 
 Each contestant runs in blocks of its own, in turn with the others, with a pause before each block:
 threads of ONNX Runtime keep spinning after a call and would double the time of whoever is next.

@@ -1,4 +1,4 @@
-"""The kernels beside their peers and the limit of memory: `python -m qlesson.bench` (notebook 12).
+"""The kernels beside their peers and the limit of memory: `python -m qlesson.bench` (notebook 13).
 
 python -m qlesson.bench                      the table, in under three minutes on a CPU
 python -m qlesson.bench --json out.json      the same, stored, with device, date and versions

@@ -1,4 +1,4 @@
-"""The bytes that a call reads and writes, operator by operator (notebook 12)."""
+"""The bytes that a call reads and writes, operator by operator (notebook 13)."""
 
 from collections.abc import Callable
 from typing import Any

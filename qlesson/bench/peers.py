@@ -1,4 +1,4 @@
-"""Who takes part beside the package, each in a function of a job (notebook 12)."""
+"""Who takes part beside the package, each in a function of a job (notebook 13)."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""A report: where and when, the rows, and what they say (notebook 12)."""
+"""A report: where and when, the rows, and what they say (notebook 13)."""
 
 import datetime
 import json

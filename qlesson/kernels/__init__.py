@@ -1,4 +1,4 @@
-"""How a formula runs: in which pieces, eager or compiled (notebook 12).
+"""How a formula runs: in which pieces, eager or compiled (notebook 13).
 
 There is one formula, in `qlesson.affine`. Eager runs it one operation at a time, on pieces that
 stay in the cache; compiled, it is one loop: by hand where torch.compile's is far from the floor

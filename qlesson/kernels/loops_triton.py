@@ -4,7 +4,7 @@
 
 Rows [m, n] in memory with a scale and a zero point each. A program takes a tile of ROWS x COLS
 values and reads it once. Triton's own division, minimum and maximum are not those of
-torch: `div_rn` rounds correctly, and NaN is asked for by name (notebook 12).
+torch: `div_rn` rounds correctly, and NaN is asked for by name (notebook 13).
 """
 
 from typing import Any

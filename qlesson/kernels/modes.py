@@ -1,4 +1,4 @@
-"""Eager or compiled: what the reader chose, and when compiling pays off (notebook 12)."""
+"""Eager or compiled: what the reader chose, and when compiling pays off (notebook 13)."""
 
 import warnings
 from collections import Counter
@@ -25,7 +25,7 @@ _seen: Counter[tuple] = Counter()  # how many values "auto" sent through each fo
 
 
 class use_kernels:
-    """Choose how the formulas run: from now on, or inside a `with` block (notebook 12).
+    """Choose how the formulas run: from now on, or inside a `with` block (notebook 13).
 
     "eager"     one operation of torch at a time, in pieces that stay in the cache
     "compiled"  the same formula as one loop; the first call of each kind waits some seconds for a

@@ -1,4 +1,4 @@
-"""A tensor in pieces of whole blocks, of a size that suits who runs them (notebook 12)."""
+"""A tensor in pieces of whole blocks, of a size that suits who runs them (notebook 13)."""
 
 import itertools
 from collections.abc import Iterator

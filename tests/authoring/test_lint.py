@@ -281,6 +281,28 @@ def test_the_readme_has_the_minutes(folder):
     assert "no row" in lines("ten")[0]
 
 
+def test_a_link_says_the_title_of_what_it_leads_to(folder):
+    """A renumbered notebook is found wherever its old number or title stands."""
+    page = folder.parent / "README.md"
+    nb = good()
+    first = new_notebook(cells=[new_markdown_cell("# 00 Start\n\n[01 Title](01_title.ipynb)")])
+    notebooks = [lint.read(save(first, folder, "00_start_here")), lint.read(save(nb, folder))]
+    notebooks[1].cells[0].source = "# 01 Title\n\nA sentence."
+
+    def found(link):
+        page.write_text(f"Read {link}.")
+        return list(whole.named_by_titles(notebooks, page))
+
+    target = "(notebooks/01_title.ipynb#play)"
+    for words in ("01", "01 Title", "next", "the first"):
+        assert found(f"[{words}]{target}") == []
+    for words in ("02", "1", "01 Another title", "02 Title"):
+        assert f"[{words}] leads to 01_title.ipynb" in found(f"[{words}]{target}")[0]
+    assert "no notebook" in found("[02 Gone](02_gone.ipynb)")[0]
+    notebooks[0].cells[0].source = "# 00 Start"
+    assert "its map lacks [01 Title]" in found("nothing")[0]
+
+
 def test_minutes_count_words_cells_and_exercises(folder):
     nb = good()
     assert sizes.minutes(lint.read(save(nb, folder))) == 10  # 8 + 2 cells of 20 s + few words

@@ -220,12 +220,15 @@ def test_it_is_found(course):
 
 @pytest.fixture(scope="module")
 def finished(course):
-    """The same with the words about it in README.md, in teaching.md and in the one before it."""
+    """The same with the words about it in README.md, teaching.md, 00 and the one before it."""
     before = run(course, "-m", "qlesson.authoring", "lint", status=1)
     stated = re.search(rf"^{NAME} .* (\d+)$", before, flags=re.M)[1]
     row = re.search(rf"^\|.*{LAST.name}.*$", (course / "README.md").read_text(), flags=re.M)[0]
     added = f"\n| [{N} Thrown away](notebooks/{NAME}.ipynb) | Why? | {stated} |"
     change(course / "README.md", row, row + added)
+    start = course / "notebooks" / "00_start_here.ipynb"
+    line = re.search(rf"^.*\]\({LAST.name}\):.*$", start.read_text(encoding="utf-8"), flags=re.M)[0]
+    change(start, line, f'{line}\n    "- [{N} Thrown away]({NAME}.ipynb): nothing\\n",')
     contents = "[contents](00_start_here.ipynb)"
     change(course / "notebooks" / LAST.name, contents, f"{contents} · [next]({NAME}.ipynb)")
     teaching = course / "notebooks" / "teaching.md"
@@ -245,6 +248,7 @@ def test_lint_says_what_is_missing_elsewhere_and_then_nothing(finished):
     assert before.split("two outputs\n")[1].splitlines() == [
         f"{LAST.stem}: the first cell lacks [next]({NAME}.ipynb)",
         f"{NAME}: README.md has no row that links it and ends in its minutes",
+        f"00_start_here: its map lacks [{N} Thrown away]({NAME}.ipynb)",
     ]
     assert "The notebooks keep the rules." in run(course, "-m", "qlesson.authoring", "lint")
 

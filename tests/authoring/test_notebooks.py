@@ -13,7 +13,6 @@ NOTEBOOKS = lint.load(ROOT / "notebooks")
 
 def test_the_numbers_run_from_00_without_a_gap():
     assert [nb.number for nb in NOTEBOOKS] == [f"{n:02d}" for n in range(len(NOTEBOOKS))]
-    assert len(NOTEBOOKS) > 12
 
 
 @pytest.mark.parametrize("nb", NOTEBOOKS, ids=lambda nb: nb.path.stem)
@@ -37,6 +36,11 @@ def test_a_stale_readme_picture_is_found(tmp_path):
 def test_the_readme_has_their_minutes():
     found = list(whole.readme_map(NOTEBOOKS, ROOT / "README.md"))
     assert not found, "\n".join(found)
+
+
+def test_links_say_the_titles_of_what_they_lead_to():
+    pages = ROOT / "README.md", ROOT / "notebooks" / "teaching.md"
+    assert list(whole.named_by_titles(NOTEBOOKS, *pages)) == []
 
 
 def test_every_notebook_has_the_names_that_docstrings_say_it_has():

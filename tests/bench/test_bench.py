@@ -1,4 +1,4 @@
-"""The bench: what it counts and reports, and that notebook 12 says what is stored."""
+"""The bench: what it counts and reports, and that notebook 13 says what is stored."""
 
 import json
 import re
@@ -136,7 +136,7 @@ def test_every_time_in_the_text_of_notebook_12_is_stored():
     bandwidth = copy["moved"] / copy["ms"] / 1e6
     whole, floor, compiled = ms["formula, whole"], ms["one pass"], ms["compiled"]
     steps = [s["ms"] for s in CPU["steps"]]
-    text = text_of("12_fast_kernels.ipynb")
+    text = text_of("13_fast_kernels.ipynb")
     for words in (
         f"a factor of {whole / floor:.0f}:",
         f"37 bytes predict {37 * 2**25 / bandwidth / 1e6:.0f} ms, and {whole:.0f} ms were",

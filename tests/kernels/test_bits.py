@@ -385,7 +385,7 @@ def test_refusals_are_the_same_compiled():
 @pytest.mark.skipif(
     not torch.__version__.startswith("2.13.")
     or not torch.backends.cpu.get_cpu_capability().startswith("AVX"),
-    reason="what notebook 12 says of torch 2.13 and its loops for AVX",
+    reason="what notebook 13 says of torch 2.13 and its loops for AVX",
 )
 def test_torch_2_13_compiles_a_cat_that_is_cut_back_wrong():
     def fill_divide_cut(a, s):

@@ -179,7 +179,7 @@ RIGHT = [
     ("10.1", lambda p: math.exp(-np.log(p.numpy()).mean())),
     ("10.1", lambda p: 2 ** -p.log2().mean()),
     ("10.3", lambda d, less, a, b: np.argmax(((a - b) / (less - d)).numpy())),
-    ("12.2", lambda n, a, b, k, g: n * (k * a + b) / g / 1e6),
+    ("13.2", lambda n, a, b, k, g: n * (k * a + b) / g / 1e6),
 ]  # fmt: skip
 
 
@@ -383,7 +383,7 @@ def test_the_shrunk_input_is_one_of_the_question():
         ("8.2", [39.92, 39.9, 39.921875], [40, 39.8]),
         ("10.2", [(524_288, 167_936)], [(524_288.4, 167_936), (524_287.6, 167_936)]),
         ("11.2", [(0.025, 16), (Fraction(1, 40), 16)], [(0.03, 16), (0.025, 17)]),
-        ("12.1", [(3, 12)], [(3, 12.4), (3, 11.6)]),
+        ("13.1", [(3, 12)], [(3, 12.4), (3, 11.6)]),
     ],
 )
 def test_the_tolerance_is_that_of_the_question(id, passes, fails):

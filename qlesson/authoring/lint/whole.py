@@ -7,6 +7,7 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 from qlesson.authoring import refresh
+from qlesson.authoring.lint.reading import markdown
 from qlesson.authoring.lint.sizes import minutes
 from qlesson.teach import lessons
 
@@ -30,6 +31,28 @@ def readme_picture(notebooks: Iterable[NotebookNode], readme: Path) -> Iterator[
             not picture.exists() or picture.read_bytes() != refresh.first_picture(nb)
         ):
             yield "readme.png is not the first picture of notebook 00: make refresh N=00"
+
+
+def named_by_titles(notebooks: Iterable[NotebookNode], *pages: Path) -> Iterator[str]:
+    """A link to a notebook whose words begin with a number says its number, or number and title.
+
+    pages   Markdown files that link notebooks too. The first notebook, the contents, links all.
+    """
+    notebooks = list(notebooks)
+    titles = {
+        nb.path.name: nb.cells[0].source.split("\n")[0].removeprefix("# ") for nb in notebooks
+    }
+    texts = {nb.path.stem: "\n".join(c.source for c in markdown(nb)) for nb in notebooks}
+    texts |= {page.name: page.read_text(encoding="utf-8") for page in pages if page.exists()}
+    link = r"\[(\d[^\]]*)\]\((?:notebooks/)?([^)#/]+\.ipynb)(?:#[^)]*)?\)"
+    for where, text in texts.items():
+        for words, target in re.findall(link, text):
+            title = titles.get(target, "no notebook of this folder")
+            if words not in (title[:2], title):
+                yield f"{where}: the link [{words}] leads to {target}, which is {title}"
+    for name, title in list(titles.items())[1:]:
+        if f"[{title}]({name})" not in texts[notebooks[0].path.stem]:
+            yield f"{notebooks[0].path.stem}: its map lacks [{title}]({name})"
 
 
 def lessons_without_a_notebook(notebooks: Iterable[NotebookNode]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The live figure of notebook 12: which roof is the lower one."""
+"""The live figure of notebook 13: which roof is the lower one."""
 
 from functools import cache, partial
 

@@ -1,4 +1,4 @@
-"""The pictures of notebook 12: what they draw is what was counted and stored."""
+"""The pictures of notebook 13: what they draw is what was counted and stored."""
 
 import pytest
 from looks import assert_looks

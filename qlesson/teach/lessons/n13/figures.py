@@ -1,4 +1,4 @@
-"""The pictures of notebook 12: bytes that move, and the time they take."""
+"""The pictures of notebook 13: bytes that move, and the time they take."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from qlesson.teach.figures import drawing as draw
 
 
 def traffic(rows: Sequence[tuple[str, float, float]], floor: tuple[float, float]) -> Figure:
-    """The bytes that every operation reads and writes, one below the other   (notebook 12).
+    """The bytes that every operation reads and writes, one below the other   (notebook 13).
 
     rows   (operation, bytes read, bytes written) for each value, as they run
     floor  (bytes read, bytes written) by a single pass that does it all
@@ -34,7 +34,7 @@ def traffic(rows: Sequence[tuple[str, float, float]], floor: tuple[float, float]
 
 
 def times(ms: Mapping[str, float], floor: float) -> Figure:
-    """How long each contestant takes, on a logarithmic axis   (notebook 12).
+    """How long each contestant takes, on a logarithmic axis   (notebook 13).
 
     ms     {contestant: milliseconds}
     floor  the time of one pass over the same bytes, drawn as a line
@@ -55,7 +55,7 @@ def times(ms: Mapping[str, float], floor: float) -> Figure:
 
 
 def pieces(sizes: Sequence[int], ms: Sequence[float], floor: float) -> Figure:
-    """The time of the formula on so many values at a time   (notebook 12).
+    """The time of the formula on so many values at a time   (notebook 13).
 
     sizes  values in a piece; ms  the time for the whole tensor; floor  the time of one pass
     """
@@ -75,7 +75,7 @@ def pieces(sizes: Sequence[int], ms: Sequence[float], floor: float) -> Figure:
 def roofline(
     points: Mapping[str, tuple[float, float]], gb_per_s: float, arithmetic: float | None = None
 ) -> Figure:
-    """Values per second against bytes per value, under the roof of memory   (notebook 12).
+    """Values per second against bytes per value, under the roof of memory   (notebook 13).
 
     points      {name: (bytes moved for each value, values per second)}
     gb_per_s    the bandwidth of memory: the roof is gb_per_s / bytes

@@ -1,4 +1,4 @@
-"""What the live figure of notebook 12 says, computed here in another way."""
+"""What the live figure of notebook 13 says, computed here in another way."""
 
 import re
 
@@ -24,7 +24,7 @@ APART = {
     "bandwidth, arithmetic", [(25, 8), (3000, 8), (3000, 1000), (5, 1), (40, 8)]
 )
 def test_the_sentences_are_true(work, dtype, bandwidth, arithmetic, capsys):
-    play("12", work=work, dtype=dtype, bandwidth=bandwidth, arithmetic=arithmetic)
+    play("13", work=work, dtype=dtype, bandwidth=bandwidth, arithmetic=arithmetic)
     first, *ways, last = capsys.readouterr().out.splitlines()
     assert first.endswith(f"arithmetic {arithmetic}.")
     moved = APART[work, dtype], {"float32": 5, "float16": 3}[dtype]
@@ -42,7 +42,7 @@ def test_the_sentences_are_true(work, dtype, bandwidth, arithmetic, capsys):
 
 
 def test_the_points_lie_on_the_lower_roof():
-    figure = play("12")
+    figure = play("13")
     figure.controls["bandwidth"].value = 100
     figure.controls["arithmetic"].value = 10
     memory, arithmetic, apart, fused = figure.figure.axes[0].lines

@@ -1,9 +1,9 @@
-"""The exercises of notebook 12, fast kernels."""
+"""The exercises of notebook 13, fast kernels."""
 
 from qlesson.teach.exercises import exercise, right, wrong
 
 
-@exercise("12.1", "Bytes of the way back", "predict a number", difficulty=1, minutes=4)
+@exercise("13.1", "Bytes of the way back", "predict a number", difficulty=1, minutes=4)
 class BytesBack:
     """
     Dequantizing int8 codes to bfloat16, with one scale for the whole tensor, in a single pass. How
@@ -31,7 +31,7 @@ class BytesBack:
     ]
 
 
-@exercise("12.2", "Find the floor", "write code", difficulty=2, minutes=7)
+@exercise("13.2", "Find the floor", "write code", difficulty=2, minutes=7)
 class Floor:
     """
     Write `my_floor(values, bytes_in, bytes_out, readings, gb_per_s)`: the fewest milliseconds in
@@ -95,7 +95,7 @@ class Floor:
         return 1000 * values * (readings * bytes_in + bytes_out) * gb_per_s / 1e9
 
 
-@exercise("12.3", "Spot the extra pass", "choice", difficulty=2, minutes=4)
+@exercise("13.3", "Spot the extra pass", "choice", difficulty=2, minutes=4)
 class ExtraPass:
     """
     Four calls, each one compiled into as few passes as it allows. `r` is a float32 tensor. Which
