@@ -1,32 +1,70 @@
 """What the live figure of notebook 06 says is true: another bit or smaller groups."""
 
+import pytest
 import torch
 
 import qlesson as ql
+from qlesson.teach import randn
+
+HALF = torch.float16
 
 
-def test_the_winner_flips(said):
-    w = torch.randn(64, 1024, generator=torch.Generator().manual_seed(0))
-    winners = {}
-    for times in range(1, 13):
-        o = w.clone()
-        o[:, ::128] *= times
-        text, _ = said("06", times=times)
-        db = {}
-        for bits, granularity, name in (
-            (5, ql.PerAxis(0), "one scale per row"),
-            (4, ql.PerGroup(32), "groups of 32"),
-            (3, ql.PerGroup(16), "groups of 16"),
-        ):
-            x = ql.quantize(o, ql.Scheme(bits, "symmetric", granularity))
-            db[f"{bits} bits, {name}"] = ql.sqnr(o, x.dequantize()).item()
-            assert (
-                f"{bits} bits, {name}: {x.bits_per_value:.2f} bits per value, "
-                f"{db[f'{bits} bits, {name}']:.2f} dB." in text
-            )
-        winners[times] = max(db, key=db.get)
-        assert f"Best at this price: {winners[times]}." in text
-    assert winners[1] == "5 bits, one scale per row"
-    assert winners[10] == "4 bits, groups of 32"
-    flips = sum(winners[t] != winners[t + 1] for t in range(1, 12))
-    assert flips == 1
+def weights(times):
+    w = randn(64, 1024, generator=torch.Generator().manual_seed(0))
+    w[:, ::128] *= times
+    return w
+
+
+def priced(w, bits, granularity, scale_dtype):
+    x = ql.quantize(w, ql.Scheme(bits, "symmetric", granularity, scale_dtype=scale_dtype))
+    return x.bits_per_value, ql.sqnr(w, x.dequantize()).item()
+
+
+def rows_at(w, price, scale_dtype):
+    """SQNR on the straight line between the two numbers of bits around the price."""
+    points = [priced(w, bits, ql.PerAxis(0), scale_dtype) for bits in range(2, 8)]
+    for (a, low), (b, high) in zip(points, points[1:], strict=False):
+        if a <= price <= b:
+            return low + (high - low) * (price - a) / (b - a)
+    raise AssertionError(price)
+
+
+def sentence(way, price, db, rows):
+    side = "above" if db > rows else "below"
+    return (
+        f"4 bits, {way}: {price:.2f} bits per value, {db:.2f} dB, {abs(db - rows):.1f} dB {side} "
+        "the line of the rows."
+    )
+
+
+@pytest.mark.parametrize("scales, scale_dtype", [("float16", HALF), ("float32", torch.float32)])
+@pytest.mark.parametrize("times", [1, 2, 3, 10])
+def test_groups_against_the_line_of_the_rows(said, times, scales, scale_dtype):
+    w = weights(times)
+    text, _ = said("06", times=times, scales=scales)
+    price, db = priced(w, 4, ql.PerAxis(0), scale_dtype)
+    assert f"4 bits, one scale per row: {price:.2f} bits per value, {db:.2f} dB." in text
+    for size in (32, 16):
+        price, db = priced(w, 4, ql.PerGroup(size), scale_dtype)
+        assert sentence(f"groups of {size}", price, db, rows_at(w, price, scale_dtype)) in text
+
+
+@pytest.mark.parametrize("times", [1, 8])
+def test_scales_of_eight_bits(said, times):
+    """The same with the two levels written out: code = round(s / S), S a float16 per row."""
+    w = weights(times)
+    text, _ = said("06", times=times, scales="8 bits")
+    for size in (32, 16):
+        scale = w.view(64, -1, size).abs().amax(2) / 7
+        step = (scale.amax(1, keepdim=True) / 255).half().float()
+        scale = (step * (scale / step).round().clamp(max=255)).unsqueeze(2)
+        codes = (w.view(64, -1, size) / scale).round().clamp(-7, 7)
+        db = ql.sqnr(w, (codes * scale).view_as(w)).item()
+        price = 4 + 8 / size + (16 + 8) / 1024
+        assert sentence(f"groups of {size}", price, db, rows_at(w, price, HALF)) in text
+
+
+def test_the_factor_at_which_groups_of_16_cross_the_line(said):
+    last = [said("06", times=times)[0].splitlines()[-1] for times in range(1, 13)]
+    assert all("groups of 16" in line for line in last)
+    assert ["above" in line for line in last] == [False, False] + [True] * 10

@@ -89,32 +89,43 @@ class PerRow:
         return torch.round(r / s)
 
 
-@exercise("6.2", "What a scale costs", "predict a number", difficulty=1, minutes=4)
-class Price:
+@exercise("6.2", "What does this file cost?", "predict a number", difficulty=2, minutes=6)
+class FileCost:
     """
-    You store weights with 4 bits in groups of 64, and each group has a float32 scale. How many
-    bits does one value cost in symmetric mode? And in asymmetric mode, where each group also has a
-    zero point of 4 bits?
+    A file holds a layer of 512 x 128 weights in three tensors:
+
+    - `up.codes`, uint8, shape (512, 64)
+    - `up.scale`, float16, shape (512, 4)
+    - `up.zero_point`, uint8, shape (512, 2)
+
+    The codes are packed, and the zero points too: each takes as many bits as a code. How many
+    weights share a scale? And how many bits does one weight cost, everything counted?
     """
 
     hints = (
-        "Count the bits of one whole group, then divide by its 64 values.",
-        "A symmetric group holds 64 codes of 4 bits, and one scale of 32 bits.",
-        "288 / 64 in symmetric mode; asymmetric mode adds 4 bits to the group.",
+        "All three tensors have a row for each row of weights. Look at one row: 128 weights.",
+        "A row has 4 scales. In bytes it has 64 of codes, 4 * 2 of scales and 2 of zero points.",
+        "128 / 4 weights share a scale, and 74 bytes of 8 bits are shared by 128 weights.",
     )
-    why = """A symmetric group takes 64 * 4 + 32 = 288 bits, 4.5 for each value. The zero point adds
-        4 bits to the group, 0.0625 to each value: 4.5625."""
-    stub = "my_symmetric, my_asymmetric = ..., ..."
-    right = (4.5, 4.5625)
-    within = (0.001, 0.001)
+    why = """A row of 128 weights has 4 scales: groups of 32. It takes 64 + 8 + 2 = 74 bytes, and
+        74 * 8 / 128 = 4.625 bits for each weight: 4 for the code, 0.5 for the scale, 0.125 for the
+        zero point. The formula says the same: 4 + (16 + 4) / 32."""
+    stub = "my_group, my_bits = ..., ..."
+    right = (32, 4.625)
+    within = (0, 0.001)
     wrong = [
-        ((4, ...), "The scale is not free. Its 32 bits are shared by the 64 values of a group."),
-        ((36, ...), "64 values share the scale: divide its bits by the size of the group."),
-        ((4.0625, ...), "A float32 scale takes 32 bits, not 4."),
-        ((4.25, ...), "That is a 16-bit scale. A float32 has 32 bits."),
-        ((..., 4.5), "The zero point of each group needs bits too."),
-        ((..., 5), "The zero point is a code: it takes 4 bits, not 32."),
-        ((..., 8.5), "One zero point serves the whole group: divide its 4 bits by 64."),
+        ((64, ...), "64 is the number of bytes in a row of codes. The row has 128 weights."),
+        ((16, ...), "Two codes lie in a byte: the 64 bytes of a row hold 128 weights, not 64."),
+        ((128, ...), "That would be one scale per row. The scale tensor has 4 in a row."),
+        ((4, ...), "4 is the number of scales in a row. Each is shared by 128 / 4 weights."),
+        ((..., 4), "That is the code alone. Scales and zero points are in the file too."),
+        ((..., 4.5), "The zero points are missing: 2 bytes in each row."),
+        ((..., 4.125), "The scales are missing: 4 in each row, with 16 bits each."),
+        ((..., 5.125), "A float16 scale takes 16 bits, not 32."),
+        ((..., 4.75), "Two zero points lie in a byte: a row has 4 of them in 2 bytes."),
+        ((..., 8.625), "Two codes lie in a byte: a row of 128 weights has 64 bytes of codes."),
+        ((..., 0.578125), "That is in bytes. A byte has 8 bits."),
+        ((..., 9.25), "Divide by the 128 weights of a row; its codes have only 64 bytes."),
     ]
 
 

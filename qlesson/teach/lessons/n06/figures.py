@@ -65,23 +65,13 @@ def _scale_numbers(
 
 def error_by_price(
     curves: Mapping[str, tuple[draw.Values, draw.Values, Sequence[object]]],
-    equal_price: draw.Scalar | None = None,
 ) -> Figure:
     """SQNR against what a value costs   (notebook 06).
 
-    curves       {label: (bits per value, SQNR in dB, names of the points)}
-    equal_price  bits per value at which to compare, a vertical line
+    curves  {label: (bits per value, SQNR in dB, names of the points)}
     """
     fig, ax = draw.figure(3.8)
     points = draw.named_curves(ax, curves)
-    if equal_price is not None:
-        ax.axvline(
-            draw.number(equal_price),
-            color=draw.GRID,
-            lw=1.4,
-            ls=(0, (2, 2)),
-            label=f"{draw.short(equal_price)} bits per value",
-        )
     ax.set_xlabel("bits per value")
     ax.set_ylabel("SQNR (dB)")
     ax.margins(0.08, 0.12)

@@ -1,7 +1,9 @@
 """The live figure of notebook 06: another bit, or smaller groups?"""
 
+from collections.abc import Sequence
 from functools import cache
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -9,13 +11,14 @@ from torch import Tensor
 import qlesson as ql
 from qlesson.teach import figures
 from qlesson.teach.draws import randn
-from qlesson.teach.widgets import Shown, Slider, declare
+from qlesson.teach.widgets import Choice, Shown, Slider, declare
 
-_WAYS = {
-    "one scale per row": ql.PerAxis(0),
-    "groups of 32": ql.PerGroup(32),
-    "groups of 16": ql.PerGroup(16),
-}
+_BITS = range(2, 8)
+_ROW = "one scale per row"
+_WAYS = {_ROW: ql.PerAxis(0), "groups of 32": ql.PerGroup(32), "groups of 16": ql.PerGroup(16)}
+_SCALES = {"float16": torch.float16, "float32": torch.float32, "8 bits": None}
+# Scales of 8 bits are codes themselves, with a float16 scale and a zero point for those of a row.
+_OF_SCALES = ql.Scheme(8, granularity=ql.PerAxis(0), signed=False, scale_dtype=torch.float16)
 
 
 @cache
@@ -24,33 +27,51 @@ def _normals() -> Tensor:
 
 
 @cache
-def _price_and_sqnr(times: int, bits: int, way: str) -> tuple[float, float]:
+def _price_and_sqnr(times: int, bits: int, way: str, scales: str) -> tuple[float, float]:
     w = _normals().clone()
     w[:, ::128] *= times
-    x = ql.quantize(w, ql.Scheme(bits, "symmetric", _WAYS[way]))
+    if scales == "8 bits" and way != _ROW:
+        return _with_coded_scales(w, ql.Scheme(bits, "symmetric", _WAYS[way]))
+    scale_dtype = _SCALES[scales] or torch.float16
+    x = ql.quantize(w, ql.Scheme(bits, "symmetric", _WAYS[way], scale_dtype=scale_dtype))
     return x.bits_per_value, ql.sqnr(w, x.dequantize()).item()
+
+
+def _with_coded_scales(w: Tensor, scheme: ql.Scheme) -> tuple[float, float]:
+    """Codes from the scales that come back: bits per value, all that is stored, and SQNR."""
+    scale, zero_point = ql.choose_qparams(w, scheme)
+    coded = ql.quantize(scale, _OF_SCALES)
+    w_hat = ql.fake_quantize(w, scheme, ql.QParams(coded.dequantize(), zero_point))
+    price = scheme.bits + coded.bits_per_value * coded.q.numel() / w.numel()
+    return price, ql.sqnr(w, w_hat).item()
+
+
+def _curve(times: int, way: str, scales: str) -> tuple[Sequence[float], Sequence[float]]:
+    price, db = zip(*(_price_and_sqnr(times, b, way, scales) for b in _BITS), strict=True)
+    return price, db
 
 
 @declare(
     "SQNR against bits per value, for a scale per row and for two sizes of groups.",
     times=Slider("8 columns times", 1, 12, 1, 1),
-    price=Slider("bits per value", 4, 6, 1, 5),
+    scales=Choice("scales", tuple(_SCALES), "float16"),
 )
-def _equal_price(times: int, price: int) -> Shown:
-    offers = zip((price, price - 1, price - 2), _WAYS, strict=True)
-    bought = {(bits, way): _price_and_sqnr(times, bits, way) for bits, way in offers}
-    best_bits, best_way = max(bought, key=lambda offer: bought[offer][1])
+def _bits_or_groups(times: int, scales: str) -> Shown:
     larger = f", 8 of the columns {times} times as large" if times > 1 else ""
-    sentences = [f"64 x 1024 normal weights{larger}."]
-    for (bits, way), (cost, db) in bought.items():
-        sentences.append(f"{bits} bits, {way}: {cost:.2f} bits per value, {db:.2f} dB.")
-    sentences.append(f"Best at this price: {best_bits} bits, {best_way}.")
+    kind = f"of {scales}" if scales == "8 bits" else f"in {scales}"
+    sentences = [f"64 x 1024 normal weights{larger}; scales {kind}."]
+    rows = _curve(times, _ROW, scales)
+    for way in _WAYS:
+        price, db = _price_and_sqnr(times, 4, way, scales)
+        sentence = f"4 bits, {way}: {price:.2f} bits per value, {db:.2f} dB"
+        if way != _ROW:
+            more = db - float(np.interp(price, *rows))
+            side = "above" if more > 0 else "below"
+            sentence += f", {abs(more):.1f} dB {side} the line of the rows"
+        sentences.append(f"{sentence}.")
 
     def draw() -> Figure:
-        curves = {}
-        for way in _WAYS:
-            points = [_price_and_sqnr(times, bits, way) for bits in (2, 3, 4, 5, 6)]
-            curves[way] = (*zip(*points, strict=True), ["2", "3", "4", "5", "6"])
-        return figures.error_by_price(curves, equal_price=price)
+        curves = {way: (*_curve(times, way, scales), list(_BITS)) for way in _WAYS}
+        return figures.error_by_price(curves)
 
     return sentences, draw
