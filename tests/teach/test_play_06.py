@@ -49,7 +49,7 @@ def test_groups_against_the_line_of_the_rows(said, times, scales, scale_dtype):
         assert sentence(f"groups of {size}", price, db, rows_at(w, price, scale_dtype)) in text
 
 
-@pytest.mark.parametrize("times", [1, 8])
+@pytest.mark.parametrize("times", [1, 5])  # at 5 the second digit tells them from exact ones
 def test_scales_of_eight_bits(said, times):
     """The same with the two levels written out: code = round(s / S), S a float16 per row."""
     w = weights(times)
