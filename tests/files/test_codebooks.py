@@ -87,7 +87,7 @@ def test_nf4_blocks_take_the_nearest_value():
         torch.testing.assert_close(back, nearest, rtol=1e-5, atol=1e-6)
 
 
-# What the gguf package (0.17) writes of these 32 values: a float16, then the halves of 16 bytes.
+# What the gguf package (0.19) writes of these 32 values: a float16, then the halves of 16 bytes.
 # 1.6 and -1.6 are the largest: the first gives the sign, and the other is clipped.
 Q4_0_VALUES = [
     0.1, 0.953125, -1.484375, 1.6, -0.09375, 0.046875, 0.40625, -0.671875, 1.484375, -1.6,
