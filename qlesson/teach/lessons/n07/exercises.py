@@ -144,11 +144,11 @@ class WhoseRange:
         "0.0375 * 127 = 4.76. Which rules can end there, and which end elsewhere?",
         "The average starts at 4, then moves a tenth of the way to 10, to 6 and to 5.",
     )
-    why = """The range ends at 0.0375 * 127 = 4.76. Min-max ends at 10, and that of the last batch at
-        5, a scale of 0.0394. The moving average goes 4, 4.6, 4.74, 4.766: that fits. A percentile
-        or a search may stop anywhere inside the largest value, so they cannot be excluded. A
-        dynamic range is found at each input, and no file has it. A scale can refute a rule; it
-        cannot prove one: authors should say which."""
+    why = """The range ends at 0.0375 * 127 = 4.76. Min-max ends at 10, and that of the last batch
+        at 5, a scale of 0.0394. The moving average goes 4, 4.6, 4.74, 4.766: that fits. A
+        percentile or a search may stop anywhere inside the largest value, so they cannot be
+        excluded. A dynamic range is found at each input, and no file has it. A scale can refute a
+        rule; it cannot prove one: authors should say which."""
     stub = "my_letters = ..."
     right = "BDE"
     wrong = [
