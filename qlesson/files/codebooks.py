@@ -1,9 +1,11 @@
-"""Where the formula ends: 4-bit values that are not evenly spaced (notebook 08).
+"""Where the formula ends: 4-bit values as files store them, even and uneven (notebook 08).
 
 A codebook lists the values that can come back, before the scale. The formula of `affine` has the
-book -8, -7 ... 7; a 4-bit float and NF4 have others. Each function here takes r to the values that
-come back, with one scale for each block of neighbours on the last axis. NaN, infinity, an empty r
-and a last axis that is not made of whole blocks raise ValueError.
+book -8, -7 ... 7; a 4-bit float and NF4 have others. `mxfp4`, `nvfp4`, `nf4_blocks` and `q4_0` take
+r to the values that come back, in float32, with one scale for each block of neighbours on the last
+axis. NaN, infinity, an empty r and a last axis that is not made of whole blocks raise ValueError.
+
+The nearest value of a book is found in float64, and scale * value is rounded once, to float32.
 """
 
 import torch
@@ -14,6 +16,7 @@ from qlesson.affine import two_to
 
 E4M3_MAX = 448.0  # the largest torch.float8_e4m3fn
 E2M1_MAX = 6.0
+HALF_MAX = 65504.0  # the largest torch.float16
 
 
 def e2m1() -> Tensor:
@@ -29,8 +32,10 @@ def e2m1() -> Tensor:
 def nf4() -> Tensor:
     """The 16 values of NormalFloat: quantiles of the normal distribution, the largest scaled to 1.
 
-    Eight steps of equal probability above 0, seven below, and 0 itself. Dettmers et al. 2023
-    (QLoRA), arXiv:2305.14314.
+    Eight steps of equal probability above 0, seven below, and 0 itself, each half from the median
+    to a quantile just short of 1. The 16 values share normal numbers out unevenly: which of them is
+    nearest depends on the middles between values, and on the largest of the block, which comes
+    back as 1 or -1. Dettmers et al. 2023 (QLoRA), arXiv:2305.14314.
     """
     last = 1 - (1 / 32 + 1 / 30) / 2  # the authors' offset: at 1 the quantile is infinite
     above = torch.special.ndtri(torch.linspace(0.5, last, 9, dtype=torch.float64))
@@ -67,15 +72,14 @@ def _nearest(r: Tensor, book: Tensor) -> Tensor:
 
 @torch.no_grad()
 def mxfp4(r: Tensor) -> Tensor:
-    """MXFP4: blocks of 32 share a power of two; 4 + 8 / 32 = 4.25 bits per value.
+    """MXFP4: blocks of 32 share a power of two, E8M0; 4 + 8 / 32 = 4.25 bits per value.
 
     scale = 2^(floor(log2 max|r|) - 2): the exponent of the largest value becomes that of 4 and 6.
     What is then above 6 is clipped. OCP Microscaling Formats (MX) specification 1.0.
     """
     blocks = _blocks(r, 32)
     exponent = torch.frexp(blocks.abs().amax(-1, keepdim=True)).exponent - 1
-    scale = two_to((exponent - 2).clamp(-127, 127).long()).float()
-    return (scale * _signed_e2m1(blocks / scale)).flatten(-2)
+    return _in_e2m1(blocks, two_to((exponent - 2).clamp(-127, 127).long()))
 
 
 @torch.no_grad()
@@ -86,42 +90,76 @@ def nvfp4(r: Tensor) -> Tensor:
     NVIDIA 2025, *Pretraining Large Language Models with NVFP4*, arXiv:2509.25149.
     """
     blocks = _blocks(r, 16)
-    largest = blocks.abs().amax(-1, keepdim=True) / E2M1_MAX
+    largest = blocks.abs().amax(-1, keepdim=True).float() / E2M1_MAX
     whole = largest.amax() / largest.new_tensor(E4M3_MAX)
     whole = whole.clamp(min=2.0**-120)  # times the smallest E4M3 it is still a normal float32
     smallest = torch.finfo(torch.float8_e4m3fn).tiny
-    scale = (largest / whole).clamp(min=smallest).to(torch.float8_e4m3fn).float() * whole
-    return (scale * _signed_e2m1(blocks / scale)).flatten(-2)
+    scale = (largest / whole).clamp(min=smallest).to(torch.float8_e4m3fn)
+    return _in_e2m1(blocks, scale.double() * whole)
 
 
 @torch.no_grad()
 def nf4_blocks(r: Tensor) -> Tensor:
     """NF4: blocks of 64 share a float32 scale max|r|; 4 + 32 / 64 = 4.5 bits per value.
 
-    QLoRA quantizes these scales once more; that is left out here.
+    As bitsandbytes stores it by default. QLoRA quantizes these scales once more, to 8 bits in
+    blocks of 256: 4 + 8 / 64 + 32 / (64 * 256) = 4.127 bits. That is left out here.
     """
     blocks = _blocks(r, 64)
-    scale = blocks.abs().amax(-1, keepdim=True)
+    scale = blocks.abs().amax(-1, keepdim=True).float().double()
     scale = torch.where(scale > 0, scale, 1)
-    return (scale * _nearest(blocks / scale, nf4())).flatten(-2)
+    return _rounded(scale * _nearest(blocks / scale, nf4()))
+
+
+@torch.no_grad()
+def q4_0(r: Tensor) -> Tensor:
+    """Q4_0, ggml's even grid: blocks of 32 share a float16 scale d; 4 + 16 / 32 = 4.5 bits.
+
+    d     = (the value of largest magnitude, with its sign) / -8, in float32
+    q     = clip(floor(r / d + 8.5), 0, 15), with that d
+    r_hat = (d rounded to float16) * (q - 8)
+
+    So the largest gets code 0 and comes back as -8 d, whatever its sign, and all 16 codes are used;
+    a value as large on the other side is clipped to 7 d. As in ggml, r / d is r * (1 / d), rounded
+    to float32 three times. Of two values as large, the first gives the sign.
+
+    Raises ValueError where d is too large for a float16, which ggml stores as infinity.
+    """
+    blocks = _blocks(r, 32).float()
+    at = blocks.abs().argmax(-1, keepdim=True)
+    d = blocks.gather(-1, at) / -8
+    stored = d.half().float()
+    if not checks.all_finite(stored):
+        raise ValueError(
+            f"r holds values up to {blocks.abs().max().item():g}, and Q4_0 stores an eighth of the "
+            f"largest in float16, which ends at {HALF_MAX:g}: divide r first."
+        )
+    zero = stored == 0  # where 1 / d may be infinite
+    inverse = torch.where(zero, 0, torch.ones_like(d) / torch.where(zero, 1, d))
+    return (stored * ((blocks * inverse + 8.5).floor().clamp(0, 15) - 8)).flatten(-2)
 
 
 def _blocks(r: Tensor, size: int) -> Tensor:
-    """r as float32 [..., blocks, size]. Raises ValueError where it has no such blocks."""
+    """r as float64 [..., blocks, size]. Raises ValueError where it has no such blocks."""
     r = checks.numbers("r", r)
     if r.ndim == 0 or r.shape[-1] % size:
         raise ValueError(
             f"r has shape {tuple(r.shape)}, but its last axis must be made of whole blocks of "
             f"{size} values: fill it up with zeros."
         )
-    r = r.float()
-    if not checks.all_finite(r):
+    if not checks.all_finite(r.float()):
         raise ValueError(
             "r holds NaN or values that are infinite in float32: remove or replace them first, "
             "for example with torch.nan_to_num(r)."
         )
-    return r.unflatten(-1, (-1, size))
+    return r.double().unflatten(-1, (-1, size))
 
 
-def _signed_e2m1(x: Tensor) -> Tensor:
-    return torch.copysign(_nearest(x.abs(), e2m1()), x)
+def _in_e2m1(blocks: Tensor, scale: Tensor) -> Tensor:
+    """The nearest of scale * E2M1; the scale is float64, and so is its product, exactly."""
+    x = blocks / scale
+    return _rounded(scale * torch.copysign(_nearest(x.abs(), e2m1()), x))
+
+
+def _rounded(blocks: Tensor) -> Tensor:
+    return blocks.float().flatten(-2)

@@ -1,8 +1,5 @@
 """The exercises of notebook 07, choosing the range."""
 
-import math
-
-import torch
 from torch import tensor
 
 from qlesson.teach.exercises import exercise, right, wrong
@@ -126,98 +123,45 @@ class Clips:
     ]
 
 
-@exercise("7.3", "Bins that get lost", "repair a bug", difficulty=2, minutes=8)
-class LostBins:
+@exercise("7.3", "Whose range is it?", "choice", difficulty=2, minutes=5)
+class WhoseRange:
     """
-    This function shares the bins of a histogram out among `levels` levels, neighbours together,
-    and returns the count of each level. With 8 bins and 4 levels it is right. With 10 bins and 4
-    levels some counts are lost. Why? Repair it so that bin `b` of `n` goes to the level
-    `b * levels / n`, rounded down; `counts` has at least as many bins as there are levels.
+    A file of a model says that the inputs of one layer have 8 bits, symmetric, and the scale
+    0.0375. You have the author's four calibration batches. The largest magnitudes in them are 4,
+    10, 6 and 5, in this order. Which of these rules can the author have used? Give all their
+    letters, as in `"AE"`. No code is needed.
+
+    - **A** min-max over the four batches
+    - **B** a moving average that starts with the first batch, of weight 0.1
+    - **C** min-max of the last batch
+    - **D** a percentile of all values
+    - **E** a search for the least squared error
+    - **F** a dynamic range
     """
 
     hints = (
-        "Add up what comes in and what goes out, with 10 bins and 4 levels.",
-        "10 // 4 is 2, and 4 levels of 2 bins hold 8 bins. The last two belong nowhere.",
-        "Give each bin its level, then add: merged[int(b * levels / n)] += counts[b].",
+        "With 8 bits, symmetric, the last code is 127. Which value does it stand for?",
+        "0.0375 * 127 = 4.76. Which rules can end there, and which end elsewhere?",
+        "The average starts at 4, then moves a tenth of the way to 10, to 6 and to 5.",
     )
-    why = """The size of a level is rounded down, so the last bins belong to no level. Asking each
-        bin for its level instead loses none, and no level gets more than one bin more than
-        another. Calibrators in use lose none either, but some put all the bins that are left over
-        into the last level."""
-    stub = """
-        def merge(counts, levels):
-            size = len(counts) // levels
-            merged = []
-            for k in range(levels):
-                merged.append(counts[k * size : (k + 1) * size].sum())
-            return torch.stack(merged)
-    """
-
-    @right
-    def merge(counts, levels):
-        merged = torch.zeros(levels)
-        for b, count in enumerate(counts):
-            merged[int(b * levels / len(counts))] += count
-        return merged
-
-    def spec(counts, levels):
-        if len(counts) < levels:
-            raise ValueError("the question has at least as many bins as levels")
-        merged = [0.0] * levels
-        for b, count in enumerate(counts):
-            merged[math.floor(b * levels / len(counts) + 1e-9)] += count
-        return merged
-
-    def cases(rng):
-        yield tensor([1.0, 2.0]), 2
-        yield tensor([1.0, 2.0, 4.0, 8.0]), 2
-        yield tensor([1.0, 2.0, 4.0]), 2
-        yield tensor([1.0, 2.0, 4.0, 8.0, 16.0]), 2
-        yield tensor([1.0, 2.0, 4.0, 8.0, 16.0]), 3
-        yield tensor([float(2**k) for k in range(10)]), 4
-        yield tensor([3.0]), 1
-        for _ in range(20):
-            levels = rng.randint(1, 5)
-            n = rng.randint(levels, 4 * levels)
-            yield tensor([float(rng.randint(0, 50)) for _ in range(n)]), levels
-        yield tensor([float(rng.randint(0, 50)) for _ in range(300)]), 128
-        yield torch.zeros(5), 2
-
-    @wrong("The counts of the last bins are still lost: the sum of the levels is too small.")
-    def as_it_was(counts, levels):
-        size = len(counts) // levels
-        return torch.stack([counts[k * size : (k + 1) * size].sum() for k in range(levels)])
-
-    @wrong("Nothing is lost, but the last level takes all the bins that are left over.")
-    def rest_to_the_last(counts, levels):
-        size = len(counts) // levels
-        merged = [counts[k * size : (k + 1) * size].sum() for k in range(levels)]
-        merged[-1] = merged[-1] + counts[levels * size :].sum()
-        return torch.stack(merged)
-
-    @wrong("The size is rounded up here, so the last level gets too few bins, or none.")
-    def rounded_up(counts, levels):
-        size = -(-len(counts) // levels)
-        return torch.stack([counts[k * size : (k + 1) * size].sum() for k in range(levels)])
-
-    @wrong("This gives bin b to level b % levels: neighbours must stay together.")
-    def dealt_out(counts, levels):
-        merged = torch.zeros(levels)
-        for b, count in enumerate(counts):
-            merged[b % levels] += count
-        return merged
-
-    @wrong("These are means. A level holds the sum of its bins.")
-    def means(counts, levels):
-        merged, bins = torch.zeros(levels), torch.zeros(levels)
-        for b, count in enumerate(counts):
-            merged[int(b * levels / len(counts))] += count
-            bins[int(b * levels / len(counts))] += 1
-        return merged / bins
-
-    @wrong("The level is rounded to the nearest, so the first level gets too few bins.")
-    def rounded(counts, levels):
-        merged = torch.zeros(levels)
-        for b, count in enumerate(counts):
-            merged[min(round(b * levels / len(counts)), levels - 1)] += count
-        return merged
+    why = """The range ends at 0.0375 * 127 = 4.76. Min-max ends at 10, and that of the last batch
+        at 5, a scale of 0.0394. The moving average goes 4, 4.6, 4.74, 4.766: that fits. A
+        percentile or a search may stop anywhere inside the largest value, so they cannot be
+        excluded. A dynamic range is found at each input, and no file has it. A scale can refute a
+        rule; it cannot prove one: authors should say which."""
+    stub = "my_letters = ..."
+    right = "BDE"
+    wrong = [
+        ("B", "It fits. But a rule that clips may stop at any value inside the largest one."),
+        ("BD", "A search clips as well, and may stop at any value inside the largest one."),
+        ("BE", "A percentile clips as well: which value it ends at depends on all the others."),
+        ("DE", "Work the average out: it starts at 4 and moves a tenth of the way each time."),
+        ("D", "A percentile may end there. So may one more rule that clips. And the average?"),
+        ("E", "A search may end there. So may one more rule that clips. And the average?"),
+        ("A", "Min-max ends at 10, which would be a scale of 10 / 127 = 0.0787."),
+        ("C", "The last batch ends at 5, which would be a scale of 5 / 127 = 0.0394."),
+        ("F", "A dynamic range is found at each input, while the model runs: no file has it."),
+        ("ABDE", "A is one too many: it ends at the 10 of the second batch, not at 4.76."),
+        ("BCDE", "C is one too many: it ends at 5, and 0.0375 * 127 is 4.76."),
+        ("BDEF", "F is one too many: what is found while the model runs is in no file."),
+    ]

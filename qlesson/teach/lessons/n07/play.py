@@ -7,7 +7,7 @@ from torch import Tensor
 
 import qlesson as ql
 from qlesson.qtensor import qparams_from_range
-from qlesson.ranges import entropy, min_max, mse_search, percentile
+from qlesson.ranges import min_max, mse_search, percentile
 from qlesson.teach import figures
 from qlesson.teach.draws import randn
 from qlesson.teach.widgets import Shown, Slider, declare
@@ -27,7 +27,6 @@ def _ranges_and_sqnr(bits: int, distance: int) -> dict[str, tuple[Tensor, Tensor
     ranges = {
         "min-max": min_max(r, scheme),
         "percentile 99.9": percentile(r, scheme, 99.9),
-        "entropy": entropy(r, scheme),
         "MSE search": mse_search(r, scheme),
     }
     quality = {}

@@ -76,34 +76,39 @@ class Unpack:
         return torch.stack([data & 7, data >> 4 & 7], dim=1).flatten().to(torch.int8)
 
 
-@exercise("8.2", "Seventy billion", "predict a number", difficulty=1, minutes=4)
-class SeventyBillion:
+@exercise("8.2", "What a file costs", "predict a number", difficulty=2, minutes=5)
+class WhatAFileCosts:
     """
-    A model has 70 billion weights. You store them packed, with 4 bits in groups of 64, asymmetric:
-    each group has a float32 scale and a packed zero point of 4 bits. How many gigabytes are that?
-    (1 GB is a billion bytes.)
+    A layer has 4096 x 4096 weights. In a file you find three tensors for it: the codes, int32
+    [512, 4096]; the scales, float16 [32, 4096]; and the zero points, int32 [32, 512]. How many
+    bits does one weight cost, with all that is stored? And how many gigabytes would 70 billion
+    weights take at that price? (1 GB is a billion bytes.)
     """
 
     hints = (
-        "How many bits does one group of 64 weights take, with its scale and its zero point?",
-        "64 * 4 + 32 + 4 = 292 bits for 64 weights.",
-        "292 / 64 = 4.5625 bits for each weight; eight bits are a byte.",
+        "Count the bits of each tensor: its numbers, times 32 or times 16.",
+        "The codes take 512 * 4096 * 32 bits, and there are 4096 * 4096 weights: 4 bits each.",
+        "Scales add 32 * 4096 * 16 bits and zero points 32 * 512 * 32 bits, for all weights.",
     )
-    why = """A group takes 64 * 4 + 32 + 4 = 292 bits, which is 4.5625 bits for each weight. 70
-        billion of them are 39.9 GB. The scales cost 4.4 GB of it, the zero points 0.5 GB."""
-    stub = "my_gb = ..."
-    right = 39.92
-    within = 0.05
+    why = """The codes take 4 bits for each weight, eight of them in an int32. The scales, one for
+        128 weights, add 16 / 128 = 0.125, and the zero points, packed as well, 4 / 128 = 0.03125:
+        4.15625 bits. 70 billion of these are 36.4 GB. GPTQ's files look like this. Shapes and
+        dtypes say the price, whatever the name of the file says."""
+    stub = "my_bits, my_gb = ..., ..."
+    right = (4.15625, 36.37)
+    within = [0.001, 0.05]
     wrong = [
-        (35, "That is the codes alone. Each group also has a scale and a zero point."),
-        (39.375, "The zero points are missing: 4 bits for each group."),
-        (40.46875, "The zero point is packed as well: 4 bits, not 8."),
-        (43.75, "A zero point takes 4 bits, as each code does, not 32."),
-        (70, "That is a byte for each code. Packed, two codes share a byte."),
-        (74.921875, "Your scales are counted, but each code takes 4 bits, not 8."),
-        (319.375, "Those are gigabits. Eight bits are a byte."),
-        (280, "Those are gigabits, and of the codes alone."),
-        (37.18, "Those are GiB, of 2**30 bytes. Here 1 GB is a billion bytes."),
+        ((4, ...), "That is the codes alone. Scales and zero points are stored too."),
+        ((4.125, ...), "The zero points are missing: 32 * 512 numbers of 32 bits."),
+        ((4.03125, ...), "The scales are missing: 32 * 4096 numbers of 16 bits."),
+        ((4.28125, ...), "The scales are float16, of 16 bits, not 32."),
+        ((4.375, ...), "An int32 holds eight zero points: 32 * 512 numbers of 32 bits are stored."),
+        ((4.1875, ...), "The zero points are packed like the codes: 4 bits each, not 8."),
+        ((32, ...), "The codes have 512 rows and the weights 4096: an int32 holds eight codes."),
+        ((0.51953125, ...), "Those are bytes. A byte has eight bits."),
+        ((4.15625, 35), "That is the codes alone. Take your bits per weight."),
+        ((4.15625, 290.94), "Those are gigabits. Eight bits are a byte."),
+        ((4.15625, 33.87), "Those are GiB, of 2**30 bytes. Here 1 GB is a billion bytes."),
     ]
 
 
