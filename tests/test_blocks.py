@@ -300,6 +300,14 @@ def test_the_codes_are_the_nearest_for_what_is_stored(bits, dtype):
     torch.testing.assert_close(taken, off.amin(-1), rtol=0, atol=1e-12)
 
 
+def test_the_codes_are_decided_in_float64():
+    r, scale, minimum = drawn(1024, 256), torch.full((1024, 1), 0.03), torch.full((1024, 1), -3.7)
+    exact = (r.double() - minimum.double()) / scale.double()
+    wanted = exact.round().clamp(0, 255)
+    assert torch.equal(quantize_blocks(r, scale, minimum, 8, 256).q.double(), wanted)
+    assert not torch.equal(((r - minimum) / scale).round().clamp(0, 255).double(), wanted)
+
+
 def test_codes_of_scales_that_are_no_steps():
     r = torch.tensor([[-1.0, 1.0, 2.0]]).repeat(5, 1)
     scale = torch.tensor([[0.0], [-1.0], [INF], [NAN], [1.0]])

@@ -966,7 +966,7 @@ def test_a_bias_is_one_float_for_each_output():
             QuantizedLinear(w, bias, PER_TOKEN)
     with pytest.raises(TypeError, match="bias must be a torch tensor, got float"):
         QuantizedLinear(w, 1.0)
-    with pytest.raises(TypeError, match="weight must be a QTensor, got Tensor: use ql.quantize"):
+    with pytest.raises(TypeError, match="weight must be a QTensor or Blocks, got Tensor: use ql"):
         QuantizedLinear(drawn(3, 4))
     for kind in (QuantizedLinear, QuantizedEmbedding):
         with pytest.raises(ValueError, match="weight must be a matrix"):
