@@ -110,6 +110,33 @@ def dequantize_affine(q: Value, scale: Value, zero_point: Value) -> Tensor:
 
 
 @torch.no_grad()
+def quantize_blocks(r: Value, scale: Value, minimum: Value, quant_max: Value) -> Tensor:
+    """q = clip(round((r - minimum) / scale), 0, quant_max), in float64.
+
+    0 / 0 is the code 0. r, scale, minimum: tensors that broadcast, or numbers. Returns uint8.
+    """
+    like = _as_float(r).double()
+    q = torch.round((like - _as_float(minimum, like)) / _as_float(scale, like))
+    return clip(q.nan_to_num(0, torch.inf, -torch.inf), 0, quant_max).to(torch.uint8)
+
+
+@torch.no_grad()
+def dequantize_blocks(q: Value, scale: Value, minimum: Value) -> Tensor:
+    """r_hat = scale * q + minimum, the product rounded, then the sum.
+
+    q, scale, minimum: tensors that broadcast, or numbers. Returns float32, or float64 where the
+    scale or the minimum is float64, in units of r.
+    """
+    device = q.device if isinstance(q, Tensor) else None
+    scale = _as_float(scale, _widest(scale, minimum)).to(device)
+    q, minimum = _as_float(q, scale), _as_float(minimum, scale)
+    if torch.compiler.is_compiling() and scale.dtype == torch.float32:
+        # A compiler for GPUs fuses a product and a sum, and rounds once: a cast keeps them apart.
+        return (scale.double() * q.double()).float() + minimum
+    return scale * q + minimum
+
+
+@torch.no_grad()
 def safe_qparams(
     r_min: Tensor,
     r_max: Tensor,

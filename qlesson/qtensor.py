@@ -5,7 +5,7 @@ r -> range -> (scale, zero_point) -> q -> r_hat, for every granularity. The form
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from qlesson.granularity import Granularity
 from qlesson.scheme import Scheme, qparams_of
 
 FindRange = Callable[[Tensor, Scheme], tuple[Tensor, Tensor]]
+Parts = Mapping[str, Any]  # of a QTensor or of Blocks, by name
 
 
 class ZeroPointClipped(UserWarning):
@@ -41,19 +42,25 @@ def choose_qparams(
     Raises ValueError for NaN, infinity, an empty tensor, an axis out of range or a range too
     wide for the dtype; TypeError for anything but a strided float tensor.
     """
-    r = _checked(r, scheme)
-    if find_range is not None:
-        return qparams_from_range(*_found_range(find_range, r, scheme), scheme)
-    r_min, r_max = kernels.min_max(r, scheme.granularity)
-    if not checks.all_finite(r_min, r_max):
-        checks.refuse_non_finite("r", r)
-    return _qparams_from_range(r_min, r_max, scheme)
+    return _qparams_from_range(*_ends(_checked(r, scheme), scheme, find_range), scheme)
 
 
 def quantize_by(find_range: FindRange | None, r: Tensor, scheme: Scheme) -> "QTensor":
     """r quantized in the range that find_range gives, as `choose_qparams` says."""
     qparams = None if find_range is None else choose_qparams(r, scheme, find_range)
     return quantize(r, scheme, qparams)
+
+
+def _ends(r: Tensor, scheme: Scheme, find_range: FindRange | None) -> tuple[Tensor, Tensor]:
+    """The finite ends of each block's range, for an r that was checked but for its values."""
+    if find_range is not None:
+        found = _found_range(find_range, r, scheme)
+        checks.ends(*found)
+        return found
+    r_min, r_max = kernels.min_max(r, scheme.granularity)
+    if not checks.all_finite(r_min, r_max):
+        checks.refuse_non_finite("r", r)
+    return r_min, r_max
 
 
 def _found_range(find_range: FindRange, r: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
@@ -86,14 +93,21 @@ def _qparams_from_range(r_min: Tensor, r_max: Tensor, scheme: Scheme) -> QParams
     """The same, of ends that were checked."""
     r_min, r_max = _at_least_float32(r_min), _at_least_float32(r_max)
     scale, zero_point = qparams_of(r_min, r_max, scheme)
-    if not checks.all_finite(_at_least_float32(scale.amax()) * scheme.reach):
+    _refuse_too_wide(r_min, r_max, scheme, scale)
+    if scheme.mapping == "asymmetric" and not scheme.include_zero:
+        _warn_if_clipped(r_min, r_max, scale, zero_point, scheme)
+    return QParams(scale, zero_point.to(scheme.dtype))
+
+
+def _refuse_too_wide(
+    r_min: Tensor, r_max: Tensor, scheme: Scheme, scale: Tensor, *more: Tensor
+) -> None:
+    """Raises ValueError where the values of some codes, or more that is stored, are infinite."""
+    if not checks.all_finite(_at_least_float32(scale.amax()) * scheme.reach, *more):
         raise ValueError(
             f"r reaches from {r_min.min().item():g} to {r_max.max().item():g}: that range is too "
             f"wide for {_name(scale.dtype)}. Scale r down, or {_wider(scheme)}."
         )
-    if scheme.mapping == "asymmetric" and not scheme.include_zero:
-        _warn_if_clipped(r_min, r_max, scale, zero_point, scheme)
-    return QParams(scale, zero_point.to(scheme.dtype))
 
 
 @torch.no_grad()
@@ -241,8 +255,13 @@ class QTensor:
             kept = {"q": self.q, "scale": self.scale, "zero_point": self.zero_point}
             checks.out(out, self.shape, dtype, self.device, kept)
         r_hat = torch.empty_like(self.q, dtype=dtype) if out is None else out
-        held = (self.q, self.scale, self.zero_point)
-        return kernels.run(kernels.dequantize, (), *held, self.scheme.granularity, r_hat)
+        return self._fill(vars(self), self.scheme.granularity, r_hat)
+
+    @staticmethod
+    def _fill(parts: Parts, granularity: Granularity, r_hat: Tensor) -> Tensor:
+        """The formula, on parts by name: a layer that holds them as its own calls it too."""
+        held = parts["q"], parts["scale"], parts["zero_point"]
+        return kernels.run(kernels.dequantize, (), *held, granularity, r_hat)
 
 
 def fake_quantize(r: Tensor, scheme: Scheme = Scheme(), qparams: QParams | None = None) -> Tensor:

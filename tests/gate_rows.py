@@ -15,8 +15,9 @@ from torch import nn
 import qlesson as ql
 from qlesson import methods, observers, ranges
 from qlesson import nn as qnn
+from qlesson.blocks import Blocks
 from qlesson.evaluate import Comparison
-from qlesson.files.packing import PackedTensor, pack
+from qlesson.files.packing import PackedBlocks, PackedTensor, pack
 from qlesson.models import minilm, tinygpt
 from qlesson.nn.integer import FixedPoint
 
@@ -57,10 +58,14 @@ FORMULA = dict(says="every argument of a formula")
 A, B, W, X = drawn(4, 8), drawn(4, 8, seed=1), drawn(4, 8, seed=2), drawn(16, 8, seed=3)
 EIGHT, FOUR = ql.Scheme(8), ql.Scheme(4)
 ROWS_OF_8 = ql.Scheme(8, "symmetric", ql.PerAxis(0))
+IN_GROUPS = ql.Scheme(4, granularity=ql.PerGroup(4))
 STEP, ZERO = torch.tensor(0.1), torch.tensor(3, dtype=torch.int8)
 PAIR = ql.QParams(STEP, ZERO)
 Q = ql.quantize(W, ROWS_OF_8)
 INT8 = torch.randint(-8, 8, (4, 8), generator=torch.Generator().manual_seed(0)).to(torch.int8)
+UINT8 = (INT8 + 8).to(torch.uint8)
+STEPS = torch.linspace(-0.1, 0.2, 8).view(4, 2)
+BLOCKS = Blocks(UINT8, STEPS, STEPS + 1, 4, 4)
 SUM = torch.tensor([[3, 5]], dtype=torch.int32)
 PICTURE, WINDOW = INT8.view(1, 2, 4, 4), INT8.view(4, 2, 2, 2)
 CONFIG = tinygpt.Config(context=8, layers=1, width=32, heads=1, dropout=0.0)
@@ -110,6 +115,8 @@ FLOATS_GO_THROUGH = dict(
     nan=THROUGH, infinite=THROUGH, below=THROUGH, gradient=SAME, subclass=EQUAL
 )
 SAME_SHAPE = dict(longer=REFUSED, deeper=REFUSED, scalar=REFUSED)
+# Blocks take scales as a file has them, and every number of the right kind is one.
+ANY_STEP = dict(negative=THROUGH, zero=THROUGH, nan=THROUGH, infinite=THROUGH)
 MATRIX = dict(deeper=REFUSED, scalar=REFUSED)
 NONE_IS_GOOD = dict(none=SOUND)
 TOKENS = FLOATS_GO_THROUGH | dict(scalar=REFUSED, deeper=SOUND, empty=SOUND)
@@ -147,6 +154,13 @@ ROWS = {
     ),
     "affine.dequantize_affine": row(
         q=formula(A, **FORMULA), scale=formula(STEP, **FORMULA), zero_point=formula(STEP, **FORMULA)
+    ),
+    "affine.dequantize_blocks": row(
+        q=formula(A, **FORMULA), scale=formula(STEP, **FORMULA), minimum=formula(STEP, **FORMULA)
+    ),
+    "affine.quantize_blocks": row(
+        r=formula(A, **FORMULA), scale=formula(STEP, **FORMULA), minimum=formula(STEP, **FORMULA),
+        quant_max=formula_end(15, **FORMULA),
     ),
     **{f"affine.{name}": "a step of the formulas, on what they have made" for name in
        ("clip", "computing", "narrowed", "rounded", "safe_qparams", "stored", "too_small", "two_to",
@@ -221,6 +235,21 @@ ROWS = {
     "qtensor.QTensor.to": row(on=lambda: Q, device=device("cpu", meta=SOUND)),
     "qtensor.QTensor.dequantize": row(
         on=lambda: Q, dtype=dtype(torch.float32), out=out(torch.empty(4, 8))),
+    # --- blocks ---
+    "blocks.Blocks": row(
+        q=codes(UINT8, says="scale", as_uint8=SAME, as_int8=REFUSED, beyond=REFUSED),
+        scale=scale(STEPS, **ANY_STEP), minimum=scale(STEPS, **ANY_STEP, none=SOUND),
+        bits=whole(4), group_size=whole(4)),
+    "blocks.block_size": BELOW,
+    "blocks.choose_steps": row(
+        r=real(W), scheme=scheme(IN_GROUPS), find_range=function(ranges.mse_search, none=SOUND)),
+    "blocks.Blocks.to": row(on=lambda: BLOCKS, device=device("cpu", meta=SOUND)),
+    "blocks.Blocks.dequantize": row(
+        on=lambda: BLOCKS, dtype=dtype(torch.float32), out=out(torch.empty(4, 8))),
+    "blocks.code_ends": BELOW,
+    "blocks.quantize_blocks": row(
+        r=real(W, says=("q", "scale")), scale=scale(STEPS, **ANY_STEP),
+        minimum=scale(STEPS, **ANY_STEP), bits=whole(4), group_size=whole(4)),
     # --- layers ---
     "nn.integer.FixedPoint": RECORD,
     "nn.integer.FourTerms": RECORD,
@@ -280,7 +309,9 @@ ROWS = {
         on=lambda: integer(), q=codes(INT8, as_int8=SAME, empty=SOUND, beyond=REFUSED, **MATRIX)),
     "nn.weight.QuantizedWeight": row(weight=qtensor(Q), dtype=dtype(torch.float32)),
     "nn.weight.QuantizedWeight.values": row(
-        on=lambda: qnn.weight.QuantizedWeight(Q), dtype=dtype(torch.float32)),
+        on=(lambda: qnn.weight.QuantizedWeight(Q), lambda: qnn.weight.QuantizedWeight(BLOCKS)),
+        dtype=dtype(torch.float32)),
+    "nn.weight.QuantizedWeight.rows": "a step of QuantizedEmbedding, which has checked the rows",
     **{f"report.{name}": RECORD for name in ("Report", "Row", "Stayed")},
     **{f"report.{name}": "takes rows, or parts of them: prints what the package has made"
        for name in ("by", "columns", "naming", "sum_of_bytes")},
@@ -328,11 +359,19 @@ ROWS = {
         scheme=scheme(FOUR), order=one_of("low_first")),
     "files.packing.PackedTensor.pack": row(
         on=lambda: PackedTensor, x=qtensor(Q), order=one_of("low_first")),
+    "files.packing.PackedBlocks": row(
+        data=codes(pack(UINT8, 4), as_uint8=SAME, **SAME_SHAPE), shape=shape((4, 8)),
+        scale=scale(STEPS, **ANY_STEP), minimum=scale(STEPS, **ANY_STEP, none=SOUND),
+        bits=whole(4), group_size=whole(4), signed=one_of(False), order=one_of("low_first")),
+    "files.packing.PackedBlocks.pack": row(
+        on=lambda: PackedBlocks, x=qtensor(BLOCKS), order=one_of("low_first")),
+    "files.packing.packed": row(x=qtensor(BLOCKS)),
     "files.checkpoint.load": row(
         path=path(InFolder("quantized.safetensors"), says="source"), packed=anything(False),
         device=device("cpu")),
     "files.checkpoint.save": row(
-        path=new_path(InFolder("out.safetensors")), tensors=named({"w": Q, "b": X})),
+        path=new_path(InFolder("out.safetensors")),
+        tensors=named({"w": Q, "b": X, "blocks": BLOCKS})),
     "files.checkpoint.convert.Conversion": RECORD,
     "files.checkpoint.convert.table": "takes the rows that the two others give",
     "files.checkpoint.convert.quantize_file": row(

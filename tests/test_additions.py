@@ -118,7 +118,7 @@ def test_a_granularity_in_layers_models_methods_and_packing(granularity):
     assert len(report) == 1 and model[0].codes.scheme == scheme
     assert torch.equal(packing.PackedTensor.pack(x).unpack().q, x.q)
     plain = methods.output_error(weight, x.dequantize(), inputs)
-    for method in (methods.round_to_nearest, methods.hqq, methods.awq):
+    for method in (methods.round_to_nearest, methods.awq):
         result = method(weight, inputs, scheme)
         assert result.weight.scheme == scheme
         assert methods.output_error(weight, result.float_weight(), inputs) < 1.1 * plain
@@ -126,6 +126,7 @@ def test_a_granularity_in_layers_models_methods_and_packing(granularity):
         lambda: QuantizedLinear(x, activations=ql.Scheme(8)),
         lambda: QuantizedEmbedding(x),
         lambda: methods.gptq(weight, inputs, scheme),
+        lambda: methods.hqq(weight, inputs, scheme),
     ):
         with pytest.raises(ValueError, match=r"ql\.PerGroup\(size\)|or PerGroup\(size\)"):
             refused()

@@ -18,7 +18,7 @@ FLOORS = (
     ("affine", "checks", "error", "granularity", "plan", "report"),
     ("scheme",),
     ("device", "ranges", "observers", "kernels"),
-    ("qtensor",),
+    ("qtensor", "blocks"),
     ("nn", "files"),
     ("methods", "evaluate"),
     ("models",),

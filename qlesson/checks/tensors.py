@@ -44,7 +44,7 @@ def real(name: str, x: Any) -> None:
 def float_tensor(name: str, r: Any) -> Tensor:
     """A strided float tensor with values in it; without gradient, and of no subclass."""
     if is_quantized(r):
-        raise TypeError(f"{name} is a QTensor already: call {name}.dequantize() first.")
+        raise TypeError(f"{name} is a {type(r).__name__} already: call {name}.dequantize() first.")
     tensor(name, r)
     strided(name, r)
     if r.dtype not in FLOATS:
@@ -228,8 +228,8 @@ def holds(condition: Any) -> bool:
 
 
 def is_quantized(x: Any) -> bool:
-    """Whether x is a QTensor, or what stands for one: codes that know how to become values."""
-    return hasattr(x, "dequantize") and hasattr(x, "scheme")
+    """Whether x is a QTensor, Blocks, or what stands for one: codes that become values."""
+    return hasattr(x, "dequantize") and hasattr(x, "bits_per_value") and not isinstance(x, type)
 
 
 def float_dtype(name: str, dtype: Any) -> None:

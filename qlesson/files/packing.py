@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qlesson import checks
+from qlesson.blocks import Blocks, _check_steps, code_ends
 from qlesson.granularity import Shape
 from qlesson.qtensor import QTensor
 from qlesson.scheme import Scheme
@@ -249,6 +250,73 @@ class PackedTensor:
         return self.data.nbytes + self.scale.nbytes + zero_point
 
 
+@dataclass(frozen=True, eq=False)
+class PackedBlocks:
+    """Blocks as they are stored: every code in its own bits, scale and minimum as they are.
+
+    data        uint8, the codes as `pack` gives them
+    shape       the shape of the codes
+    scale       float [..., ceil(n / group_size)]
+    minimum     like the scale, or None, as in Blocks
+    bits        2 to 8
+    group_size  neighbours in a block
+    signed      whether the codes are int8; else uint8
+    order       the order of the codes in data
+    """
+
+    data: Tensor
+    shape: torch.Size
+    scale: Tensor
+    minimum: Tensor | None
+    bits: int
+    group_size: int
+    signed: bool = False
+    order: str = "low_first"
+
+    def __post_init__(self) -> None:
+        checks.one_of("signed", self.signed, (True, False))
+        object.__setattr__(self, "shape", _checked_shape(self.shape))
+        object.__setattr__(self, "bits", checks.whole("bits", self.bits, 2, 8))
+        group_size = checks.whole("group_size", self.group_size, low=1)
+        object.__setattr__(self, "group_size", group_size)
+        _check_bits(self.bits, self.order)
+        _check_data("data", self.data, self.bits, self.shape)
+        _check_steps(self.shape, self.data.device, self.scale, self.minimum, group_size)
+
+    @classmethod
+    def pack(cls, x: Blocks, order: str = "low_first") -> "PackedBlocks":
+        """x with its codes packed."""
+        checks.of_type("x", x, Blocks, "blocks.quantize_blocks makes them")
+        if type(x) is not Blocks:
+            raise TypeError(
+                f"x is a {type(x).__name__}, which holds more than Blocks: store it in its own "
+                "format, or x.dequantize()."
+            )
+        signed = x.q.dtype.is_signed
+        data = pack(x.q, x.bits, order)
+        return cls(data, x.shape, x.scale, x.minimum, x.bits, x.group_size, signed, order)
+
+    def unpack(self) -> Blocks:
+        """The Blocks that were packed, exactly."""
+        q = unpack(self.data, self.bits, self.shape, signed=self.signed, order=self.order)
+        return Blocks(q, self.scale, self.minimum, self.bits, self.group_size)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors held: packed codes, scales, and minima if any."""
+        minimum = 0 if self.minimum is None else self.minimum.nbytes
+        return self.data.nbytes + self.scale.nbytes + minimum
+
+
+Packed = PackedTensor | PackedBlocks
+
+
+def packed(x: QTensor | Blocks) -> Packed:
+    """A QTensor or Blocks, packed."""
+    checks.of_type("x", x, (QTensor, Blocks), "use ql.quantize(r)")
+    return PackedBlocks.pack(x) if isinstance(x, Blocks) else PackedTensor.pack(x)
+
+
 def _check_bits(bits: int, order: str) -> None:
     checks.bits("bits", bits)
     checks.one_of("order", order, ORDERS)
@@ -274,8 +342,8 @@ def _checked_shape(shape: Any) -> torch.Size:
 def _check_codes(q: Tensor, bits: int) -> None:
     dtypes = (torch.int16,) if bits == 16 else (torch.int8, torch.uint8)
     checks.codes("q", q, *dtypes)
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if q.dtype.is_signed else (0, 2**bits - 1)
-    checks.code_values("q", q, low, high, "pass the bits that q was quantized with")
+    ends = code_ends(bits, q.dtype.is_signed)
+    checks.code_values("q", q, *ends, "pass the bits that q was quantized with")
 
 
 def _check_data(name: str, data: Tensor, bits: int, shape: Shape) -> None:

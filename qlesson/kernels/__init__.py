@@ -17,12 +17,22 @@ from torch import Tensor
 from qlesson.granularity import Granularity
 from qlesson.kernels import loops
 from qlesson.kernels.compilers import Constants, Formula, _bare, _compiled
-from qlesson.kernels.loops import dequantize, quantize
+from qlesson.kernels.loops import dequantize, dequantize_blocks, quantize, quantize_blocks
 from qlesson.kernels.modes import ROW, _compiles, _or_eagerly, use_kernels
 from qlesson.kernels.pieces import COMPILED_PIECE, COPIED_PIECE, EAGER_PIECE, _eager_piece, cut
 from qlesson.scheme import Scheme
 
-__all__ = ["choose_and_quantize", "dequantize", "min_max", "quantize", "run", "use_kernels"]
+__all__ = [
+    "choose_and_quantize",
+    "dequantize",
+    "dequantize_blocks",
+    "in_pieces",
+    "min_max",
+    "quantize",
+    "quantize_blocks",
+    "run",
+    "use_kernels",
+]
 
 
 # --- a formula with given scale and zero point, both in the granularity's scale shape ---

@@ -128,7 +128,8 @@ def _by_triton(formula: Formula, constants: Constants, kinds: Kinds) -> Formula 
     In the stored trials torch.compile reached 0.2 to 0.7 of the floor where shapes may change,
     and kernels of this kind 0.86 to 1.01.
     """
-    if kinds[-1][1] != 2 or formula is loops.min_max:
+    written = (loops.quantize, loops.dequantize, loops.choose_and_quantize)
+    if kinds[-1][1] != 2 or formula not in written:
         return None
     try:
         from qlesson.kernels import loops_triton

@@ -6,6 +6,7 @@ The loops by hand, loops.cpp and loops_triton.py, do the same.
 import torch
 from torch import Tensor
 
+from qlesson import affine
 from qlesson.affine import computing, dequantize_affine, narrowed, quantize_affine, safe_qparams
 
 
@@ -26,6 +27,20 @@ def quantize(
 
 def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor, out: Tensor) -> tuple[()]:
     out.copy_(narrowed(dequantize_affine(q, scale, zero_point), out.dtype))
+    return ()
+
+
+def dequantize_blocks(q: Tensor, scale: Tensor, minimum: Tensor, out: Tensor) -> tuple[()]:
+    r_hat = affine.dequantize_blocks(q, scale, minimum)
+    # An infinite scale or minimum is what the file says, and no value that does not fit.
+    out.copy_(torch.where(torch.isinf(r_hat), r_hat, narrowed(r_hat, out.dtype)))
+    return ()
+
+
+def quantize_blocks(
+    r: Tensor, scale: Tensor, minimum: Tensor, out: Tensor, quant_max: int
+) -> tuple[()]:
+    out.copy_(affine.quantize_blocks(r, scale, minimum, quant_max))
     return ()
 
 

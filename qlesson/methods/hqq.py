@@ -1,29 +1,29 @@
-"""HQQ, half-quadratic quantization (Badri and Shaji 2023, mobiusml.github.io/hqq_blog): a better
-scale from the weights alone, without inputs   (notebook 11).
+"""HQQ, half-quadratic quantization: a better zero point from the weights alone   (notebook 11).
 
-Squares let the few largest errors decide. HQQ lowers sum |W - W_hat|^p with p = 0.7, which
-forgives them: it splits off the errors E to forgive, and alternates, for each block,
+Badri and Shaji 2023, mobiusml.github.io/hqq_blog, and their code, github.com/mobiusml/hqq,
+`optimize_weights_proximal_v2`. The scale s stays that of the range. The zero point z, a real
+number, is to lower sum |W - W_hat|^p with p = 0.7: with E the errors that are forgiven,
 
-    E = shrink(W - W_hat),   s = sum (W - E)(q - z) / sum (q - z)^2
+    E = shrink(W - W_hat),   z = mean of q - (W - E) / s over each block
 
-where s is the least squares fit of W - E = s (q - z). The authors solve for z instead, which they
-keep as a real number; here z is a code. They measure E in units of W, we in steps.
+alternate until the mean of |W - W_hat| over the matrix falls no more. Here minimum = -s z is
+fitted, as the mean of (W - E) - s q. E has the units of W: at beta = 10 no error below 0.17 is
+forgiven, and where none is, the fit is that of least squares.
+
+Departures. W_hat is what comes back from scale and minimum as they are stored, and all is computed
+in float64, theirs in float32 or float16. Their last fit of 20 is kept untried, ours if its mean is
+less. Their least range (1e-4) and largest 1 / s (2e4) are left out. What their package runs by
+default is older than v2: its beta does not grow, and the fit behind the best one is kept.
 """
 
 import torch
 from torch import Tensor
 
-from qlesson import checks
-from qlesson.affine import (
-    QParams,
-    computing,
-    dequantize_affine,
-    quantize_affine,
-    stored,
-    too_small,
-)
+from qlesson import blocks, checks
+from qlesson.affine import dequantize_blocks, quantize_blocks, rounded
+from qlesson.granularity import PerGroup
 from qlesson.methods.result import Result, _checked_weight
-from qlesson.qtensor import FindRange, choose_qparams, quantize
+from qlesson.qtensor import FindRange
 from qlesson.scheme import Scheme
 
 P, BETA, GROWTH, STEPS = 0.7, 10.0, 1.01, 20  # the authors' values
@@ -40,28 +40,25 @@ def shrink(x: Tensor, beta: float) -> Tensor:
 def hqq(
     weight: Tensor, inputs: Tensor | None, scheme: Scheme, find_range: FindRange | None = None
 ) -> Result:
-    """Quantize W [out, in], each block with the scale of least sum |W - W_hat|^p that is met.
+    """Quantize W [out, in] to Blocks with the minimum of least mean |W - W_hat| that is met.
 
-    The first is that of rounding to nearest, so no sum is larger than its. inputs are not used.
-
-    find_range  where the first scale comes from, as in `ql.choose_qparams`
+    The first is that of `blocks.choose_steps`, whose rounding so has no smaller mean; `scheme` and
+    find_range are as there: PerAxis(0) or PerGroup(size), asymmetric. inputs are not used.
     """
     weight = _checked_weight(weight, inputs)
-    qparams = choose_qparams(weight, scheme, find_range)
-    w, there = scheme.granularity.rows(weight.to(computing(weight.dtype)))
-    scale, zero_point = (x.reshape(-1, 1) for x in qparams)
-    rounding = scheme.quant_min, scheme.quant_max, w.dtype, scheme.rounding
-    best, least = scale, torch.full_like(scale, torch.inf, dtype=torch.float64)
+    scale, minimum = blocks.choose_steps(weight, scheme, find_range)
+    size = blocks.block_size(scheme, weight.shape)
+    w, there = PerGroup(size).rows(weight.double())
+    s, m = (x.reshape(-1, 1).double() for x in (scale, minimum))
+    least = torch.inf
     for step in range(STEPS + 1):
-        q = quantize_affine(w, scale, zero_point, *rounding)
-        error = w.double() - dequantize_affine(q, scale, zero_point)
-        cost = (there * error.abs().pow(P)).sum(1, keepdim=True)
-        best, least = torch.where(cost < least, scale, best), torch.minimum(cost, least)
-        s, q = scale.double(), (q - zero_point).double()
-        kept = w - s * shrink(error / s, BETA * GROWTH**step)
-        fitted = (there * kept * q).sum(1, keepdim=True) / (there * q * q).sum(1, keepdim=True)
-        fitted = stored(fitted, scale.dtype)
-        usable = ~too_small(fitted) & torch.isfinite(fitted)  # a block of zeros has none: 0 / 0
-        scale = torch.where(usable, fitted, scale)
-    chosen = QParams(best.reshape(qparams.scale.shape), qparams.zero_point)
-    return Result(quantize(weight, scheme, chosen))
+        q = quantize_blocks(w, s, m, scheme.reach)
+        off = w - dequantize_blocks(q, s, m)
+        mean = (there * off.abs()).sum().item() / weight.numel()
+        if not mean < least:
+            break
+        least, minimum = mean, m.reshape(scale.shape).to(scale.dtype)
+        kept = w - shrink(off, BETA * GROWTH**step)
+        m = (there * (kept - s * q)).sum(1, keepdim=True) / there.sum(1, keepdim=True)
+        m = rounded(m, scale.dtype).double()
+    return Result(blocks.quantize_blocks(weight, scale, minimum, scheme.bits, size))

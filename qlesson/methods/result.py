@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from qlesson import checks
+from qlesson.blocks import Blocks
 from qlesson.qtensor import FindRange, QTensor, quantize_by
 from qlesson.scheme import Scheme
 
@@ -15,12 +16,12 @@ class Result(NamedTuple):
 
     For any invertible M: x W^T = (x M) (W M^-T)^T. A method chooses M, and quantizes W M^-T.
 
-    weight  QTensor [out, in] of W M^-T
+    weight  QTensor [out, in] of W M^-T, or Blocks
     factor  M: None for the identity, [in] for a diagonal (one factor for each input channel), or
             [in, in]
     """
 
-    weight: QTensor
+    weight: QTensor | Blocks
     factor: Tensor | None = None
 
     def prepare(self, x: Tensor) -> Tensor:

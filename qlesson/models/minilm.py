@@ -28,7 +28,6 @@ from qlesson import checks
 from qlesson.device import best_device
 from qlesson.models.tinygpt import heldout_text
 from qlesson.nn import quantize_model, state
-from qlesson.qtensor import QTensor
 from qlesson.scheme import Scheme
 
 WIDTH, LAYERS, HEADS, WORDS, PLACES, LONGEST = 384, 6, 12, 30_522, 512, 256
@@ -186,7 +185,7 @@ def agreement(a: Tensor, b: Tensor, queries: int, k: int = 10) -> tuple[float, f
 def megabytes(model: nn.Module) -> float:
     """What a model's weights take, in 10^6 bytes: codes packed, with scales and zero points."""
     tensors = state(model).values()
-    return sum(x.packed_nbytes if isinstance(x, QTensor) else x.nbytes for x in tensors) / 1e6
+    return sum(x.nbytes if isinstance(x, Tensor) else x.packed_nbytes for x in tensors) / 1e6
 
 
 def compare(path: str | Path | None, schemes: Mapping[str, tuple[Scheme, Scheme | None]]) -> str:

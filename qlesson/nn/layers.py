@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from qlesson import checks
 from qlesson.affine import QParams, computing, rounded
+from qlesson.blocks import Blocks
 from qlesson.granularity import Granularity, PerAxis, PerGroup, PerTensor
 from qlesson.nn.integer import four_terms, int8_codes, safe_length
-from qlesson.nn.weight import QuantizedWeight, _Layer, _values
+from qlesson.nn.weight import QuantizedWeight, _Layer
 from qlesson.qtensor import QTensor, quantize
 from qlesson.scheme import Scheme
 
@@ -26,7 +27,7 @@ from qlesson.scheme import Scheme
 class QuantizedLinear(_Layer):
     """y = x W_hat^T + b, with x in float (weight-only) or quantized as well (notebook 09).
 
-    weight       QTensor [outputs, inputs]
+    weight       QTensor or Blocks [outputs, inputs]; Blocks are weight-only
     bias         float [outputs], or None
     activations  None: weight-only. A Scheme of at most 8 bits: quantize the input, PerTensor(), or
                  PerAxis(0) for one scale per token: x is seen as [tokens, inputs]. The weight's
@@ -43,7 +44,7 @@ class QuantizedLinear(_Layer):
 
     def __init__(
         self,
-        weight: QTensor | QuantizedWeight,
+        weight: QTensor | Blocks | QuantizedWeight,
         bias: Tensor | None = None,
         activations: Scheme | None = None,
         qparams: QParams | None = None,
@@ -206,7 +207,9 @@ def _check_scales_leave_the_sum(weight: Granularity, inputs: Granularity, static
 
 
 class QuantizedEmbedding(_Layer):
-    """W_hat[input]: only the rows asked for are dequantized. weight is a QTensor [rows, width].
+    """W_hat[input]: only the rows asked for are dequantized.
+
+    weight       QTensor or Blocks [rows, width]
 
     input        row numbers in int64 or int32, from 0, as nn.Embedding takes them
     padding_idx  kept for who asks: it matters for gradients alone, and codes have none
@@ -216,7 +219,7 @@ class QuantizedEmbedding(_Layer):
 
     def __init__(
         self,
-        weight: QTensor | QuantizedWeight,
+        weight: QTensor | Blocks | QuantizedWeight,
         bias: Tensor | None = None,
         padding_idx: int | None = None,
     ) -> None:
@@ -225,7 +228,7 @@ class QuantizedEmbedding(_Layer):
         if padding_idx is not None:
             checks.whole("padding_idx", padding_idx, -len(self.codes.q), len(self.codes.q) - 1)
         self.padding_idx = padding_idx
-        granularity = self.codes.scheme.granularity
+        granularity = self.codes.granularity
         by_row = type(granularity) is PerGroup and granularity.axis in (1, -1)
         if not (by_row or type(granularity) in (PerTensor, PerAxis)):
             raise ValueError(
@@ -244,16 +247,10 @@ class QuantizedEmbedding(_Layer):
     def forward(self, input: Tensor) -> Tensor:
         checks.ids("input", input, self.num_embeddings)
         checks.same_device("input", input, "the layer", self.codes.q)
-        q, scale, zero_point, scheme = (
-            getattr(self.codes, n) for n in ("q", "scale", "zero_point", "scheme")
-        )
-        shape, dtype = (*input.shape, self.embedding_dim), self.codes.like.dtype
+        shape = (*input.shape, self.embedding_dim)
         if input.numel() == 0:
-            return scale.new_empty(shape, dtype=dtype)
-        rows = input.flatten()
-        if scheme.granularity not in (PerTensor(), PerAxis(1), PerAxis(-1)):
-            scale, zero_point = (p.index_select(0, rows) for p in (scale, zero_point))
-        return _values(q.index_select(0, rows), scale, zero_point, scheme, dtype).view(shape)
+            return self.codes.like.new_empty(shape)
+        return self.codes.rows(input.flatten()).view(shape)
 
 
 CONV_SETTINGS = (
@@ -273,7 +270,7 @@ class QuantizedConv(_Layer):
     def __init__(
         self,
         conv: nn.Conv1d | nn.Conv2d | nn.Conv3d,
-        weight: QTensor | QuantizedWeight,
+        weight: QTensor | Blocks | QuantizedWeight,
         bias: Tensor | None = None,
     ) -> None:
         super().__init__(weight, bias)

@@ -297,7 +297,7 @@ def _row(
         0 if shared else weight.nbytes,
         after,
         float(sqnr(weight, new.weight)),
-        new.codes.scheme.bits,
+        new.codes.bits,
         _note(new, first, activations),
     )
 

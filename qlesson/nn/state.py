@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from qlesson import checks
 from qlesson.affine import QParams
+from qlesson.blocks import Blocks
 from qlesson.nn.model import (
     Model,
     Swappable,
@@ -25,26 +26,26 @@ from qlesson.scheme import Scheme
 
 
 class _Packed(Protocol):
-    """What becomes a QTensor, such as a PackedTensor."""
+    """What becomes a QTensor or Blocks, such as a PackedTensor."""
 
     @property
     def shape(self) -> torch.Size: ...
 
-    def unpack(self) -> QTensor: ...
+    def unpack(self) -> QTensor | Blocks: ...
 
 
-Saved = Mapping[str, Tensor | QTensor | _Packed]
+Saved = Mapping[str, Tensor | QTensor | Blocks | _Packed]
 
 
-def state(qmodel: nn.Module) -> dict[str, QTensor | Tensor]:
+def state(qmodel: nn.Module) -> dict[str, QTensor | Blocks | Tensor]:
     """All that the model holds, by the names of the float model: to be saved (notebook 09).
 
-    The weights of swapped layers are QTensors, a shared one once, under its first name.
+    The weights of swapped layers are QTensors or Blocks, a shared one once, under its first name.
     """
     checks.model("qmodel", qmodel)
     weights = {n: m for n, m in qmodel.named_modules() if isinstance(m, QuantizedWeight)}
-    tensors: dict[str, QTensor | Tensor] = {
-        _join(name.rpartition(".")[0], "weight"): codes.qtensor for name, codes in weights.items()
+    tensors: dict[str, QTensor | Blocks | Tensor] = {
+        _join(name.rpartition(".")[0], "weight"): codes.held for name, codes in weights.items()
     }
     kept = qmodel.state_dict()
     for name, x in [*qmodel.named_parameters(), *qmodel.named_buffers()]:
@@ -80,7 +81,7 @@ def load_state(model: Model, tensors: Saved, activations: Scheme | None = None) 
     return qmodel
 
 
-def _in_float(tensors: Saved, expected: dict[str, QTensor | Tensor]) -> dict[str, Tensor]:
+def _in_float(tensors: Saved, expected: dict[str, QTensor | Blocks | Tensor]) -> dict[str, Tensor]:
     """Those of the tensors that are the codes of no layer, if all are what is expected."""
     missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     if missing or unknown:
@@ -92,7 +93,7 @@ def _in_float(tensors: Saved, expected: dict[str, QTensor | Tensor]) -> dict[str
     return {name: _as_held(name, tensors[name], x) for name, x in held.items()}
 
 
-def _as_held(name: str, x: Tensor | QTensor | _Packed, held: Tensor) -> Tensor:
+def _as_held(name: str, x: Tensor | QTensor | Blocks | _Packed, held: Tensor) -> Tensor:
     """x as the model's tensor of this name can take it."""
     if tuple(x.shape) != tuple(held.shape):
         raise ValueError(
@@ -123,18 +124,18 @@ def _codes_of(layers: Mapping[str, Swappable], tensors: Saved) -> dict[int, Quan
     return codes
 
 
-def _unpacked(x: QTensor | _Packed) -> QTensor:
-    return x if isinstance(x, QTensor) else x.unpack()
+def _unpacked(x: QTensor | Blocks | _Packed) -> QTensor | Blocks:
+    return x if isinstance(x, QTensor | Blocks) else x.unpack()
 
 
 def _check_kinds(tensors: Saved) -> None:
-    """Tensors, and what becomes a QTensor: a PackedTensor is known by what it can do."""
+    """Tensors, codes, and what becomes codes: a PackedTensor is known by what it can do."""
     checks.dictionary("tensors", tensors, "{name: tensor}")
     for name, x in tensors.items():
-        if not isinstance(x, Tensor | QTensor) and not hasattr(x, "unpack"):
+        if not isinstance(x, Tensor | QTensor | Blocks) and not hasattr(x, "unpack"):
             raise TypeError(
-                f"tensors[{name!r}] must be a tensor or a QTensor, got {checks.shown(x)}: use "
-                "state(qmodel)."
+                f"tensors[{name!r}] must be a tensor, a QTensor or Blocks, got {checks.shown(x)}: "
+                "use state(qmodel)."
             )
 
 

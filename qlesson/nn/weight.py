@@ -6,9 +6,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from qlesson import checks, kernels
+from qlesson import checks
 from qlesson.affine import computing
-from qlesson.qtensor import QTensor
+from qlesson.blocks import Blocks, code_ends
+from qlesson.granularity import PerAxis, PerTensor
+from qlesson.qtensor import Parts, QTensor
 from qlesson.scheme import Scheme
 
 
@@ -61,7 +63,9 @@ class _KeepsScale(nn.Module):
             checks.stored_as(x, self._scheme_of(name))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        scales = {name: self.get_buffer(name) for name in self._buffers if name.endswith("scale")}
+        kept = ("scale", "minimum")
+        held = {name: x for name, x in self._buffers.items() if name.endswith(kept)}
+        scales = {name: x for name, x in held.items() if x is not None}
         super()._apply(fn, recurse)
         for name, scale in scales.items():
             moved = self.get_buffer(name)
@@ -71,47 +75,98 @@ class _KeepsScale(nn.Module):
 
 
 class QuantizedWeight(_KeepsScale):
-    """A QTensor as a module: it moves with the model, and tied layers share one."""
+    """A QTensor or Blocks as a module: it moves with the model, and tied layers share one.
+
+    Its buffers have the names of the parts: q, scale, and zero_point or minimum.
+    """
 
     q: Tensor
     scale: Tensor
     zero_point: Tensor
     like: Tensor
 
-    def __init__(self, weight: QTensor, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, weight: QTensor | Blocks, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        checks.of_type("weight", weight, QTensor, "use ql.quantize(weight, scheme)")
+        kinds = (QTensor, Blocks)
+        checks.of_type("weight", weight, kinds, "use ql.quantize(weight, scheme)")
         if dtype is not None:
             checks.float_dtype("dtype", dtype)
-        self.scheme = weight.scheme
-        self.register_buffer("q", weight.q)
-        self.register_buffer("scale", weight.scale)
-        self.register_buffer("zero_point", weight.zero_point)
+        self.kind = type(weight)
+        self.has_scheme = isinstance(weight, QTensor)
+        owner: Any = weight.scheme if isinstance(weight, QTensor) else weight
+        self.granularity, self.bits = owner.granularity, owner.bits
+        self.settings = {name: x for name, x in vars(weight).items() if not _is_part(x)}
+        for name, x in vars(weight).items():
+            if _is_part(x):
+                self.register_buffer(name, x)
         # Holds nothing; its dtype follows model.half() and is that of the values given out.
         like = weight.scale.new_empty(0, dtype=dtype or computing(weight.scale.dtype))
         self.register_buffer("like", like, persistent=False)
 
     @property
-    def qtensor(self) -> QTensor:
-        """The codes with their scale, zero point and scheme."""
-        return QTensor._trusted(self.q, self.scale, self.zero_point, self.scheme)
+    def scheme(self) -> Scheme:
+        """Of a QTensor's codes. Raises ValueError for Blocks, which have none."""
+        if not self.has_scheme:
+            raise ValueError(
+                f"The weight is {self.kind.__name__}, with a float minimum, and an integer product "
+                "needs zero points that are codes: use activations=None, or quantize the weight "
+                "with ql.quantize."
+            )
+        return self.settings["scheme"]
+
+    @property
+    def held(self) -> QTensor | Blocks:
+        """The codes with all that gives them meaning, as they came in."""
+        parts: dict[str, Any] = self._parts() | self.settings
+        return self.kind._trusted(**parts)
 
     def values(self, dtype: torch.dtype | None = None) -> Tensor:
-        """W_hat = scale * (q - zero_point), in the model's dtype unless another is asked for."""
+        """W_hat as `dequantize` gives it, in the model's dtype unless another is asked for."""
+        return self._values(self._parts(), dtype)
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """W_hat[rows] for row numbers [n] that were checked: only these are dequantized."""
+        shared = self.granularity in (PerTensor(), PerAxis(1), PerAxis(-1))
+        parts = {
+            name: x if x is None or (shared and name != "q") else x.index_select(0, rows)
+            for name, x in self._parts().items()
+        }
+        return self._values(parts, None)
+
+    def _parts(self) -> dict[str, Tensor | None]:
+        return {name: x for name, x in self._buffers.items() if name != "like"}
+
+    def _values(self, parts: Parts, dtype: torch.dtype | None) -> Tensor:
+        """As `dequantize`, without the object, which torch.compile cannot follow everywhere."""
         dtype = self.like.dtype if dtype is None else dtype
         checks.float_dtype("dtype", dtype)
-        return _values(self.q, self.scale, self.zero_point, self.scheme, dtype)
+        r_hat = torch.empty_like(parts["q"], dtype=dtype)
+        return self.kind._fill(parts, self.granularity, r_hat)
 
     def _scheme_of(self, name: str) -> Scheme:
         return self.scheme
 
+    def _check_buffer(self, name: str, full_name: str, x: Tensor, dtype: torch.dtype) -> None:
+        if self.has_scheme:
+            return super()._check_buffer(name, full_name, x, dtype)
+        remedy = "save the weight as it is"
+        if name == "q":
+            checks.codes(full_name, x, dtype, remedy=remedy)
+            ends = code_ends(self.bits, dtype.is_signed)
+            checks.code_values(full_name, x, *ends, remedy)
+        elif x.dtype != dtype:  # of any value, but not rounded
+            raise TypeError(f"{full_name} is in {x.dtype}, and is stored in {dtype}: {remedy}.")
 
-def _values(
-    q: Tensor, scale: Tensor, zero_point: Tensor, scheme: Scheme, dtype: torch.dtype
-) -> Tensor:
-    """As `QTensor.dequantize`, whose objects torch.compile cannot follow everywhere."""
-    r_hat = torch.empty_like(q, dtype=dtype)
-    return kernels.run(kernels.dequantize, (), q, scale, zero_point, scheme.granularity, r_hat)
+    @property
+    def described(self) -> str:
+        """In a line: shape, bits, mapping and granularity."""
+        kind = self.scheme.mapping if self.has_scheme else self.kind.__name__
+        return f"{list(self.q.shape)}, {self.bits} bits, {kind}, {self.granularity}"
+
+
+def _is_part(x: Any) -> bool:
+    """Whether it becomes a buffer: a tensor, or the place of one that may be missing."""
+    return x is None or isinstance(x, Tensor)
 
 
 class _Layer(_KeepsScale):
@@ -119,7 +174,7 @@ class _Layer(_KeepsScale):
 
     bias: nn.Parameter | None
 
-    def __init__(self, weight: QTensor | QuantizedWeight, bias: Tensor | None) -> None:
+    def __init__(self, weight: QTensor | Blocks | QuantizedWeight, bias: Tensor | None) -> None:
         super().__init__()
         self.codes = weight if isinstance(weight, QuantizedWeight) else QuantizedWeight(weight)
         if bias is not None:
@@ -140,6 +195,4 @@ class _Layer(_KeepsScale):
         return self.codes.values()
 
     def extra_repr(self) -> str:
-        scheme = self.codes.scheme
-        words = f"{list(self.codes.q.shape)}, {scheme.bits} bits, {scheme.mapping}"
-        return f"{words}, {scheme.granularity}"
+        return self.codes.described

@@ -95,7 +95,7 @@ def test_w8a8_is_exact(granularity, mapping_w, bits, mapping_x, signed, ranges, 
     assert torch.equal(new.quantize_input(x).q, x_codes.q)
 
     x_part = x_codes.q.long() - x_codes.zero_point.long()
-    w = new.codes.qtensor
+    w = new.codes.held
     size = getattr(granularity, "group_size", 30)
     z_w, s_w = (p.reshape(1, 1) if p.ndim == 0 else p for p in (w.zero_point, w.scale))
     y = layer.bias.double()
@@ -396,7 +396,7 @@ def test_the_exported_layer_gives_the_same_codes(scheme, signed, bias, tmp_path)
 def test_onnx_adds_up_the_same_accumulator():
     """MatMulInteger of onnxruntime is the sum of the four terms."""
     x, static, new = integer_only(ql.Scheme(7), bias=False)
-    q, w = static.quantize_input(x), static.codes.qtensor
+    q, w = static.quantize_input(x), static.codes.held
     node = onnx.helper.make_node("MatMulInteger", ["x", "w", "z_x", "z_w"], ["y"])
     values = {"x": q.q, "w": w.q.t().contiguous(), "z_x": q.zero_point, "z_w": w.zero_point}
     make = onnx.helper.make_tensor_value_info
@@ -966,7 +966,7 @@ def test_a_bias_is_one_float_for_each_output():
             QuantizedLinear(w, bias, PER_TOKEN)
     with pytest.raises(TypeError, match="bias must be a torch tensor, got float"):
         QuantizedLinear(w, 1.0)
-    with pytest.raises(TypeError, match="weight must be a QTensor, got Tensor: use ql.quantize"):
+    with pytest.raises(TypeError, match="weight must be a QTensor or Blocks, got Tensor: use ql"):
         QuantizedLinear(drawn(3, 4))
     for kind in (QuantizedLinear, QuantizedEmbedding):
         with pytest.raises(ValueError, match="weight must be a matrix"):

@@ -17,41 +17,47 @@ import torch
 from torch import Tensor
 
 from qlesson import checks
+from qlesson.blocks import Blocks
 from qlesson.files.checkpoint.convert import dequantize_file, quantize_file, table
 from qlesson.files.checkpoint.format import (
     STORED,
     Description,
     Entry,
     _bytes,
-    _describe,
-    _open_all,
+    _describe_packed,
     _parts,
     _writing,
 )
-from qlesson.files.packing import PackedTensor
+from qlesson.files.checkpoint.shards import _open_all
+from qlesson.files.packing import Packed, PackedBlocks, PackedTensor, packed
 from qlesson.qtensor import QTensor
-from qlesson.report import Row
+from qlesson.report import Row, naming
+
+Saved = QTensor | Blocks | Packed | Tensor
 
 __all__ = ["Row", "dequantize_file", "load", "quantize_file", "save", "table"]
 
 
-def save(path: str | Path, tensors: Mapping[str, QTensor | PackedTensor | Tensor]) -> None:
+def save(path: str | Path, tensors: Mapping[str, Saved]) -> None:
     """Write the tensors to one safetensors file, quantized ones packed and with their scheme.
+
+    Blocks are packed too, with scale and minimum as they are; a subclass of Blocks is refused.
 
     Tensors that share memory are written once for each name. Raises TypeError for anything else in
     the dictionary, and ValueError for a name or a scheme that a file cannot hold, and for two names
     that would be stored under one.
     """
     path = checks.new_file("path", path)
-    checks.dictionary("tensors", tensors, "{name: QTensor, PackedTensor or tensor}")
+    checks.dictionary("tensors", tensors, "{name: QTensor, Blocks or tensor}")
     stored: list[tuple[str, Tensor]] = []
     quantized: dict[str, Description] = {}
     for name, x in tensors.items():
         _check_name(name)
-        if isinstance(x, QTensor):
-            x = PackedTensor.pack(x)
-        if isinstance(x, PackedTensor):
-            quantized[name] = _describe(x.scheme, x.shape, x.order)
+        if isinstance(x, QTensor | Blocks):
+            with naming(name):
+                x = packed(x)
+        if isinstance(x, PackedTensor | PackedBlocks):
+            quantized[name] = _describe_packed(x)
             stored += _parts(name, x)
         else:
             stored.append((name, x))
@@ -84,8 +90,8 @@ def _check_storable(name: str, x: Any) -> None:
         else:
             return
     raise TypeError(
-        f"{name} is a {kind}: a file holds QTensors, PackedTensors and strided tensors of the "
-        "dtypes of safetensors, with values."
+        f"{name} is a {kind}: a file holds QTensors and Blocks, packed or not, and strided tensors "
+        "of the dtypes of safetensors, with values."
     )
 
 
@@ -97,18 +103,18 @@ def _stored_shape(x: Tensor) -> tuple[int, ...]:
 
 def load(
     path: str | Path, *, packed: bool = False, device: torch.device | str | None = None
-) -> dict[str, QTensor | PackedTensor | Tensor]:
-    """What `save` or `quantize_file` wrote: {name: QTensor or Tensor}.
+) -> dict[str, Saved]:
+    """What `save` or `quantize_file` wrote: {name: QTensor, Blocks or Tensor}.
 
     path    the file, the index of a sharded checkpoint, or the folder that holds one of these
-    packed  give PackedTensors in place of QTensors
+    packed  give PackedTensors and PackedBlocks in place of QTensors and Blocks
     device  where the tensors go; None is the CPU
 
     A tensor of a dtype that torch lacks comes as its bytes, in uint8, with a warning. Raises
     ValueError for a file that is damaged or that this module did not write.
     """
     device = None if device is None else checks.device("device", device)
-    tensors: dict[str, QTensor | PackedTensor | Tensor] = {}
+    tensors: dict[str, Saved] = {}
     for file in _open_all(path):
         if not file.is_ours:
             raise ValueError(

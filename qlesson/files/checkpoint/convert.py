@@ -24,13 +24,11 @@ from qlesson.files.checkpoint.format import (
     _bytes,
     _describe,
     _File,
-    _index_of,
     _new_folder,
-    _open_all,
     _parts,
-    _read_index,
     _writing,
 )
+from qlesson.files.checkpoint.shards import _index_of, _open_all, _read_index
 from qlesson.files.packing import PackedTensor, packed_size
 from qlesson.plan import Patterns, make_plan
 from qlesson.qtensor import quantize

@@ -2,9 +2,13 @@
 
 A safetensors file is 8 bytes with the length of a header, the header in JSON, and the bytes of the
 tensors (https://github.com/huggingface/safetensors, "Format"). A quantized tensor `w` is stored as
-`w.codes`, packed, `w.scale`, and in asymmetric mode `w.zero_point`, packed; its
-scheme is in the header's metadata under "qlesson". There are also checksums of every tensor and of
-the header, so that a file with one changed byte is refused.
+`w.codes`, packed, `w.scale`, and in asymmetric mode `w.zero_point`, packed; Blocks have `w.minimum`
+in its place, if any. The scheme, or the bits and the size of the blocks, is in the header's
+metadata under "qlesson". There are also checksums of every tensor and of the header, so that a file
+with one changed byte is refused.
+
+The version of a file is the first that can hold what is in it: 2 for Blocks and for schemes with a
+scale_dtype, else 1.
 
 A file is written under a temporary name beside its own and renamed when it is whole.
 """
@@ -28,13 +32,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from qlesson import checks
-from qlesson.files.packing import PackedTensor, in_a_row
+from qlesson.files.packing import Packed, PackedBlocks, PackedTensor, in_a_row
 from qlesson.granularity import PerAxis, PerGroup, PerTensor, Shape
 from qlesson.scheme import Scheme
 
-VERSION = 1
+VERSION = 2  # the newest; a file has the first that can hold it
 KEY = "qlesson"  # in the header's metadata
-INDEX = ".safetensors.index.json"  # the end of the name of a sharded checkpoint's index
 CRC_AT = rb"\"header_crc32\": \""  # the header's own checksum comes behind it
 NO_CRC = "0" * 8
 NAMES = {
@@ -115,10 +118,10 @@ class _File:
             raise self._damaged("its qlesson metadata cannot be read") from None
         if not right:
             raise self._damaged("its header is not the one that was written")
-        if version != VERSION:
+        if version not in range(1, VERSION + 1):
             raise ValueError(
                 f"{self.path} has version {version!r} of the format, and this qlesson reads "
-                f"version {VERSION}: install the qlesson that wrote it."
+                f"versions 1 to {VERSION}: install the qlesson that wrote it."
             )
         return noted
 
@@ -154,8 +157,12 @@ class _File:
 
     def part_names(self, name: str) -> list[str]:
         """The stored parts of a quantized tensor."""
-        asymmetric = self.quantized[name]["scheme"]["mapping"] == "asymmetric"
-        parts = ("codes", "scale", "zero_point") if asymmetric else ("codes", "scale")
+        description = self.quantized[name]
+        parts = ["codes", "scale"]
+        if "blocks" in description:
+            parts += ["minimum"] if description["blocks"]["minimum"] else []
+        elif description["scheme"]["mapping"] == "asymmetric":
+            parts += ["zero_point"]
         return [f"{name}.{part}" for part in parts]
 
     def plain_names(self) -> list[str]:
@@ -163,75 +170,16 @@ class _File:
         parts = {part for name in self.quantized for part in self.part_names(name)}
         return [name for name in self.entries if name not in parts]
 
-    def packed(self, name: str, device: torch.device | None) -> PackedTensor:
+    def packed(self, name: str, device: torch.device | None) -> Packed:
         """One quantized tensor."""
         description = self.quantized[name]
-        data, scale, *zero_points = (self.tensor(part, device) for part in self.part_names(name))
-        return PackedTensor(
-            data,
-            description["shape"],
-            scale,
-            zero_points[0] if zero_points else None,
-            _scheme_of(description),
-            description["order"],
-        )
-
-
-def _index_of(source: str | Path) -> Path | None:
-    """The index of a sharded checkpoint, or None for a single file."""
-    source = _named(source)
-    return source if source.name.endswith(INDEX) else None
-
-
-def _named(source: str | Path) -> Path:
-    """The file or the index that the source names; of a folder, the one that it holds."""
-    source = checks.path("source", source)
-    if not source.is_dir():
-        return source
-    indices, single = sorted(source.glob("*" + INDEX)), sorted(source.glob("*.safetensors"))
-    named = indices or single
-    if len(named) != 1:
-        raise ValueError(
-            f"{source} is a folder with {len(indices)} files *{INDEX} and {len(single)} files "
-            "*.safetensors: name the one to read."
-        )
-    return named[0]
-
-
-def _open_all(source: str | Path) -> list[_File]:
-    """The file, or all shards that the index names, if together they hold what it says."""
-    index = _index_of(source)
-    if index is None:
-        return [_File(_named(source))]
-    weight_map = _read_index(index)["weight_map"]
-    shards = sorted(set(weight_map.values()))
-    elsewhere = [name for name in shards if Path(name).name != name]
-    if elsewhere:
-        raise ValueError(f"{index} names {elsewhere[0]!r}: the shards lie beside their index.")
-    files = [_File(index.parent / name) for name in shards]
-    held = [(name, file.path.name) for file in files for name in file.entries]
-    wrong = sorted(set(held) ^ set(weight_map.items()))
-    if wrong:
-        name, shard = wrong[0]
-        raise ValueError(f"{index} and its shards differ: {name} in {shard} is only in one.")
-    return files
-
-
-def _read_index(index: Path) -> dict[str, Any]:
-    """What the index holds: its weight_map, {stored name: shard}, and often metadata."""
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-        shards = content["weight_map"].values()
-        right = shards and all(isinstance(name, str) for name in shards)
-        right = right and isinstance(content.get("metadata") or {}, dict)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        right = False
-    if not right:
-        raise ValueError(
-            f"{index} is no index of a sharded checkpoint: it needs a weight_map of names to "
-            "shards, and its metadata, if any, is a JSON object."
-        )
-    return content
+        data, scale, *third = (self.tensor(part, device) for part in self.part_names(name))
+        held = data, description["shape"], scale, third[0] if third else None
+        if "blocks" in description:
+            noted = description["blocks"]
+            how = noted["bits"], noted["group_size"], noted["signed"], description["order"]
+            return PackedBlocks(*held, *how)
+        return PackedTensor(*held, _scheme_of(description), description["order"])
 
 
 def _temporary(path: Path) -> Path:
@@ -292,7 +240,7 @@ def _refuse_repeats(names: list[str]) -> None:
     if twice:
         raise ValueError(
             f"{twice[0]} would be stored twice, since a quantized tensor w is stored as w.codes, "
-            "w.scale and w.zero_point: rename one of the two, or skip w."
+            "w.scale and w.zero_point or w.minimum: rename one of the two, or skip w."
         )
 
 
@@ -320,7 +268,7 @@ def _header(
     if others or quantized is not None:
         header["__metadata__"] = dict(others)
     if quantized is not None:
-        info = {"header_crc32": NO_CRC, "version": VERSION}
+        info = {"header_crc32": NO_CRC, "version": _version_of(quantized)}
         info |= {"quantized": quantized, "crc32": crc32}
         header["__metadata__"][KEY] = json.dumps(info)
     begin = 0
@@ -333,6 +281,12 @@ def _header(
     if quantized is not None:
         text = _with_crc(text, _crc_of_header(text))
     return len(text).to_bytes(8, "little") + text
+
+
+def _version_of(quantized: dict[str, Description]) -> int:
+    """An older qlesson meets a sentence, where it could not read what is here."""
+    newer = ("blocks" in x or "scale_dtype" in x["scheme"] for x in quantized.values())
+    return 2 if any(newer) else 1
 
 
 def _with_crc(text: bytes, crc: str) -> bytes:
@@ -360,10 +314,21 @@ def _bytes(x: Tensor) -> memoryview:
     return in_a_row(x).view(torch.uint8).numpy().data
 
 
-def _parts(name: str, x: PackedTensor) -> list[tuple[str, Tensor]]:
-    """The tensors of a PackedTensor under their stored names."""
-    parts = [(f"{name}.codes", x.data), (f"{name}.scale", x.scale)]
-    return parts if x.zero_point is None else [*parts, (f"{name}.zero_point", x.zero_point)]
+def _parts(name: str, x: Packed) -> list[tuple[str, Tensor]]:
+    """The packed tensors under their stored names."""
+    parts = {"codes": x.data, "scale": x.scale}
+    third = "zero_point" if isinstance(x, PackedTensor) else "minimum"
+    found = parts | {third: getattr(x, third)}
+    return [(f"{name}.{part}", t) for part, t in found.items() if t is not None]
+
+
+def _describe_packed(x: Packed) -> Description:
+    """What the header says about codes that are packed already."""
+    if isinstance(x, PackedTensor):
+        return _describe(x.scheme, x.shape, x.order)
+    blocks = {"bits": x.bits, "group_size": x.group_size, "signed": x.signed}
+    blocks["minimum"] = x.minimum is not None
+    return {"shape": list(x.shape), "dtype": None, "order": x.order, "blocks": blocks}
 
 
 def _describe(scheme: Scheme, shape: Shape, order: str, dtype: str | None = None) -> Description:

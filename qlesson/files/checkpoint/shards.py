@@ -1,0 +1,67 @@
+"""A checkpoint in one file, or in shards beside an index."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from qlesson import checks
+from qlesson.files.checkpoint.format import _File
+
+INDEX = ".safetensors.index.json"  # the end of the name of a sharded checkpoint's index
+
+
+def _index_of(source: str | Path) -> Path | None:
+    """The index of a sharded checkpoint, or None for a single file."""
+    source = _named(source)
+    return source if source.name.endswith(INDEX) else None
+
+
+def _named(source: str | Path) -> Path:
+    """The file or the index that the source names; of a folder, the one that it holds."""
+    source = checks.path("source", source)
+    if not source.is_dir():
+        return source
+    indices, single = sorted(source.glob("*" + INDEX)), sorted(source.glob("*.safetensors"))
+    named = indices or single
+    if len(named) != 1:
+        raise ValueError(
+            f"{source} is a folder with {len(indices)} files *{INDEX} and {len(single)} files "
+            "*.safetensors: name the one to read."
+        )
+    return named[0]
+
+
+def _open_all(source: str | Path) -> list[_File]:
+    """The file, or all shards that the index names, if together they hold what it says."""
+    index = _index_of(source)
+    if index is None:
+        return [_File(_named(source))]
+    weight_map = _read_index(index)["weight_map"]
+    shards = sorted(set(weight_map.values()))
+    elsewhere = [name for name in shards if Path(name).name != name]
+    if elsewhere:
+        raise ValueError(f"{index} names {elsewhere[0]!r}: the shards lie beside their index.")
+    files = [_File(index.parent / name) for name in shards]
+    held = [(name, file.path.name) for file in files for name in file.entries]
+    wrong = sorted(set(held) ^ set(weight_map.items()))
+    if wrong:
+        name, shard = wrong[0]
+        raise ValueError(f"{index} and its shards differ: {name} in {shard} is only in one.")
+    return files
+
+
+def _read_index(index: Path) -> dict[str, Any]:
+    """What the index holds: its weight_map, {stored name: shard}, and often metadata."""
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        shards = content["weight_map"].values()
+        right = shards and all(isinstance(name, str) for name in shards)
+        right = right and isinstance(content.get("metadata") or {}, dict)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        right = False
+    if not right:
+        raise ValueError(
+            f"{index} is no index of a sharded checkpoint: it needs a weight_map of names to "
+            "shards, and its metadata, if any, is a JSON object."
+        )
+    return content
