@@ -54,7 +54,7 @@ class Inputs:
 
             with suppress(_AllMet):
                 record(self.model, [batch], take, layers)
-        return {name: one.rows for name, one in kept.items() if one.rows.numel()}
+        return {name: kept.pop(name).rows() for name in list(kept) if len(kept[name].drawn)}
 
     def order(self, names: Sequence[str]) -> list[str]:
         """The names in the order in which the layers first run; then those that never do. Their
@@ -90,15 +90,18 @@ class _Rows:
     def __init__(self) -> None:
         self.generator = torch.Generator().manual_seed(0)
         self.drawn = torch.empty(0, dtype=torch.int64)
-        self.rows = torch.empty(0)
+        self.parts: list[Tensor] = []
 
     def take(self, x: Tensor) -> None:
         new = torch.randint(2**62, (len(x),), generator=self.generator)
         self.drawn = torch.cat([self.drawn, new])
-        self.rows = torch.cat([self.rows, x.float()]) if len(self.rows) else x.float()
+        self.parts.append(x.float())
         if len(self.drawn) > ROWS:
             stay = self.drawn.argsort()[:ROWS].sort().values
-            self.drawn, self.rows = self.drawn[stay], self.rows[stay.to(x.device)]
+            self.drawn, self.parts = self.drawn[stay], [self.rows()[stay.to(x.device)]]
+
+    def rows(self) -> Tensor:
+        return torch.cat(self.parts)
 
 
 def in_groups(widths: Mapping[str, int]) -> list[list[str]]:
