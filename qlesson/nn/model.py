@@ -171,7 +171,8 @@ def _with_inputs(
     if met is None:
         yield from ((name, None) for name in plan)
         return
-    widths = {n: 0 if n in why else layers[n].weight.flatten(1).shape[1] for n in plan}
+    linear = {n: x for n, x in layers.items() if isinstance(x, nn.Linear) and n not in why}
+    widths = {n: linear[n].in_features if n in linear else 0 for n in plan}
     groups = [[name] for name in met.order(list(plan))] if sequential else in_groups(widths)
     for group in groups:
         found = met.of(name for name in group if name not in why)

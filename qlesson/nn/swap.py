@@ -1,5 +1,4 @@
-"""Which layers of a model can be swapped, and how one is: without effects on the model (notebook
-09)."""
+"""Which layers of a model can be swapped, and how one is: without effects on the model."""
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
