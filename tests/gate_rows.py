@@ -33,7 +33,7 @@ one_of, text, patterns, path, new_path = map(
 function = kind("function")
 device, model, qtensor, thing = map(kind, ("device", "model", "qtensor", "thing"))
 dictionary, named, shape, out = map(kind, ("dictionary", "named", "shape", "out"))
-anything = kind("anything")
+anything, things = kind("anything"), kind("things")
 
 
 class Row(NamedTuple):
@@ -77,11 +77,13 @@ COMPARISON = Comparison(1.0, 1.1, 0.1, 0.02, 5.0, 0.1, 0.9)
 CONV = nn.Conv1d(2, 4, 3)
 QCONV = ql.quantize(CONV.weight.detach().flatten(1), ROWS_OF_8)
 MODEL = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4)).eval()
+FACTORED = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 4)).eval()
+FACTORED[1] = qnn.QuantizedLinear(Q, None, factor=A[0].abs() + 0.1)
 PARAGRAPH = "A sentence that is long enough to be split in two parts. " * 2
 
 
-def linear(activations=EIGHT, given=PAIR):
-    return qnn.QuantizedLinear(Q, None, activations, given)
+def linear(activations=EIGHT, given=PAIR, factor=None):
+    return qnn.QuantizedLinear(Q, None, activations, given, factor)
 
 
 def integer(inputs=FOUR):
@@ -279,9 +281,11 @@ ROWS = {
     "nn.integer.safe_length": row(x_scheme=scheme(EIGHT), w_scheme=scheme(EIGHT)),
     "nn.layers.QuantizedLinear": row(
         weight=qtensor(Q), bias=real(drawn(4), none=SOUND, **SAME_SHAPE, nan=REFUSED),
-        activations=scheme(EIGHT, none=REFUSED), qparams=qparams(PAIR)),
+        activations=scheme(EIGHT, none=REFUSED), qparams=qparams(PAIR),
+        factor=real(A[0].abs() + 0.1, none=SOUND, **SAME_SHAPE)),
     "nn.layers.QuantizedLinear.forward": row(
-        on=(lambda: linear(None, None),), input=real(X, **TOKENS, longer=SOUND)),
+        on=(lambda: linear(None, None), lambda: linear(None, None, qnn.Rotation(8, 4))),
+        input=real(X, **TOKENS, longer=SOUND)),
     "nn.layers.QuantizedLinear.quantize_input": row(
         on=(lambda: linear(), lambda: linear(EIGHT, None)), r=real(X, **MATRIX)),
     "nn.layers.QuantizedLinear.product": row(
@@ -322,9 +326,31 @@ ROWS = {
         model=model(MODEL), scheme=scheme(ROWS_OF_8, says="'bits'"),
         skip=patterns("1"), activations=scheme(EIGHT),
         qparams=dictionary({"0": PAIR}, none=SOUND),
-        find_range=function(ranges.mse_search, none=SOUND)),
-    **{f"nn.model.{name}": "a step of quantize_model and its kin, which have checked the model"
+        find_range=function(ranges.mse_search, none=SOUND),
+        method=function(methods.gptq, says=("method", "inputs")), inputs=things([X]),
+        sequential=anything(True)),
+    "nn.model.Made": "what a method has to give: quantize_model checks it",
+    **{f"nn.swap.{name}": "a step of quantize_model and its kin, which have checked the model"
        for name in ("naming_layer", "swappable", "with_weights")},
+    **{f"nn.inputs.{name}": "a step of quantize_model and its kin, which have checked the model"
+       for name in ("Inputs", "Inputs.of", "Inputs.order", "Inputs.replace", "in_float64",
+                    "in_groups")},
+    "nn.factor.Rotation": row(width=whole(8), block=whole(4), seed=whole(0, zero=SAME)),
+    "nn.factor.Rotation.of_width": row(
+        on=lambda: qnn.Rotation, width=whole(12), seed=whole(0, zero=SAME)),
+    "nn.factor.Rotation.signs": row(
+        on=lambda: qnn.Rotation(8, 4), device=device("cpu", meta=SOUND)),
+    "nn.factor.Rotation.apply": row(
+        on=lambda: qnn.Rotation(8, 4), x=real(X, **TOKENS, longer=SOUND)),
+    "nn.factor.Rotation.inverse": row(
+        on=lambda: qnn.Rotation(8, 4), x=real(X, **TOKENS, longer=SOUND)),
+    **{f"nn.factor.{name}": "a step of a layer with a factor, which has checked it"
+       for name in ("checked_factor", "factor_as_saved", "hadamard_product", "multiplied",
+                    "untouched")},
+    "nn.fold.fold": row(
+        qmodel=model(FACTORED), before=one_of("0"), layers=one_of("1"), inputs=things([X])),
+    **{f"nn.record.{name}": "a step of those that run a model on batches"
+       for name in ("all_batches", "arguments")},
     "nn.record.record": row(
         call=lambda f, batches, **more: f(batches=[batches], **more),
         model=model(MODEL), batches=anything(X), take=anything(lambda name, x: None),
@@ -391,23 +417,22 @@ ROWS = {
     "methods.hqq.hqq": row(**NO_INPUTS),
     "methods.hqq.shrink": row(
         x=numbers(A, **FLOATS_GO_THROUGH), beta=number(10.0)),
-    "methods.gptq.gptq": row(**WITH_SCHEME, damping=number(0.01, negative=SOUND)),
+    "methods.gptq.gptq": row(
+        **WITH_SCHEME, damping=number(0.01, negative=SOUND), order=one_of("activation")),
     "methods.gptq.inverse_factor": row(
         inputs=numbers(X, **MATRIX), damping=number(0.01, negative=SOUND)),
     "methods.awq.awq": row(
         call=lambda f, alphas, **more: f(**more, alphas=[alphas]),
-        **WITH_SCHEME, alphas=number(0.5, says="alpha")),
+        **WITH_SCHEME, alphas=number(0.5, says="alpha"), clip=anything(True)),
+    "methods.clip.clipped": row(**WITH_SCHEME),
     "methods.awq.awq_scales": row(inputs=numbers(X, **MATRIX), alpha=number(0.5)),
     "methods.smoothquant.smoothquant": row(**WITH_SCHEME, alpha=number(0.5)),
     "methods.smoothquant.smoothing_scales": row(**LAYER, alpha=number(0.5)),
     "methods.rotation.hadamard": row(n=whole(8)),
     "methods.rotation.random_rotation": row(n=whole(8), seed=whole(0, zero=SAME)),
-    "methods.rotation.rotate": row(**WITH_SCHEME, seed=whole(0, zero=SAME)),
-    "methods.model.layer_inputs": row(
+    "methods.rotation.rotate": row(**NO_INPUTS, seed=whole(0, zero=SAME)),
+    "methods.inputs.layer_inputs": row(
         call=lambda f, model, args: f(model, args), model=model(MODEL), args=anything(X)),
-    "methods.model.with_method": row(
-        model=model(MODEL), inputs=dictionary({"0": X}), method=anything(methods.round_to_nearest),
-        scheme=scheme(FOUR)),
     # --- evaluation ---
     "evaluate.paired.Comparison": RECORD, "evaluate.choices.Accuracy": RECORD,
     **{f"evaluate.running.{name}": "a step of compare and its kin, which have checked the model"

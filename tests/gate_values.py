@@ -336,6 +336,14 @@ KINDS = {
         "number_as_value": (lambda x: dict.fromkeys(x, 3), REFUSED),
         "none_as_value": (lambda x: dict.fromkeys(x), REFUSED),
     },
+    # a list of batches
+    "things": {
+        "none": (lambda x: None, REFUSED),
+        "number": (lambda x: 3, REFUSED),
+        "word": (lambda x: "ab", REFUSED),
+        "tensor": (lambda x: x[0], REFUSED),
+        "empty": (lambda x: [], REFUSED),
+    },
     "shape": {
         "none": (lambda x: None, REFUSED),
         "negative": (lambda x: (-2, *x[1:]), REFUSED),

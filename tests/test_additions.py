@@ -144,12 +144,13 @@ def halved(weight, inputs, scheme):
 def test_a_method_stands_where_the_courses_own_stand():
     model = torch.nn.Sequential(torch.nn.Linear(48, 32), torch.nn.ReLU(), torch.nn.Linear(32, 8))
     scheme = ql.Scheme(8, "symmetric", ql.PerAxis(0))
-    inputs = methods.layer_inputs(model, drawn(64, 48))
-    by = {
-        m: methods.with_method(model, inputs, m, scheme) for m in (halved, methods.round_to_nearest)
-    }
-    ours, theirs = (m(drawn(5, 48)) for m in by.values())
-    torch.testing.assert_close(ours, theirs)  # a power of two changes no code
+    ours, theirs = (
+        quantize_model(model, scheme, method=m, inputs=[drawn(64, 48)])[0]
+        for m in (halved, methods.round_to_nearest)
+    )
+    assert torch.equal(ours[0].factor, torch.full((48,), 2.0))
+    assert torch.equal(ours[0].codes.q, theirs[0].codes.q)  # a power of two changes no code
+    torch.testing.assert_close(ours(drawn(5, 48)), theirs(drawn(5, 48)))
 
 
 # --- a kernel: a formula between a reading and a store --------------------------------------------

@@ -1,13 +1,14 @@
 """Better than rounding: how to quantize a layer so that its output errs less (notebook 11).
 
 Each method is a function of (weight [out, in], inputs [samples, in], scheme) and gives a `Result`:
-the quantized weight, and what the layer's inputs are to be multiplied by.
+the quantized weight, and what the layer's inputs are to be multiplied by. `quantize_model(model,
+scheme, method=gptq, inputs=batches)` makes quantized layers of the results.
 """
 
 from qlesson.methods.awq import awq
 from qlesson.methods.gptq import gptq
 from qlesson.methods.hqq import hqq
-from qlesson.methods.model import layer_inputs, with_method
+from qlesson.methods.inputs import layer_inputs
 from qlesson.methods.result import Result, output_error, round_to_nearest
 from qlesson.methods.rotation import rotate
 from qlesson.methods.smoothquant import smoothquant
@@ -22,5 +23,4 @@ __all__ = [
     "rotate",
     "round_to_nearest",
     "smoothquant",
-    "with_method",
 ]

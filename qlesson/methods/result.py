@@ -7,6 +7,7 @@ from torch import Tensor
 
 from qlesson import checks
 from qlesson.blocks import Blocks
+from qlesson.nn.factor import Factor, multiplied, untouched
 from qlesson.qtensor import FindRange, QTensor, quantize_by
 from qlesson.scheme import Scheme
 
@@ -17,27 +18,22 @@ class Result(NamedTuple):
     For any invertible M: x W^T = (x M) (W M^-T)^T. A method chooses M, and quantizes W M^-T.
 
     weight  QTensor [out, in] of W M^-T, or Blocks
-    factor  M: None for the identity, [in] for a diagonal (one factor for each input channel), or
-            [in, in]
+    factor  M: None for the identity, [in] for a diagonal (one factor for each input channel), or a
+            `qlesson.nn.Rotation`
     """
 
     weight: QTensor | Blocks
-    factor: Tensor | None = None
+    factor: Factor | None = None
 
     def prepare(self, x: Tensor) -> Tensor:
         """x M: the inputs [..., in] that the quantized weight expects."""
         checks.layer_input("x", x, self.weight.device)
         checks.last_axis("x", x, self.weight.shape[1])
-        if self.factor is None:
-            return x
-        return x * self.factor if self.factor.ndim == 1 else x @ self.factor
+        return multiplied(x, self.factor)
 
     def float_weight(self) -> Tensor:
         """W_hat [out, in] with x W_hat^T = prepare(x) weight^T: it takes untouched inputs."""
-        w = self.weight.dequantize()
-        if self.factor is not None and self.factor.ndim == 2:
-            return w @ self.factor.to(w).T
-        return self.prepare(w)
+        return untouched(self.weight.dequantize(), self.factor)
 
 
 def round_to_nearest(

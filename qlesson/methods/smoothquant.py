@@ -5,7 +5,10 @@ Dividing input channel j by s_j and multiplying column j of the weight by s_j ch
     x W^T = (x / s) (W * s)^T
 
 An input channel with outliers gets a large s_j. Then the inputs are easy to quantize, and the
-weight is a little harder (notebook 11).
+weight is a little harder (section 4, and notebook 11).
+
+The authors fold 1 / s into the norm before, so that layers behind one norm share it; here each
+layer has its own. `qlesson.nn.fold` moves a factor into the norm, where one layer follows.
 """
 
 import torch

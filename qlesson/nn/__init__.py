@@ -1,5 +1,7 @@
 """Quantized layers, and the layers of any model swapped for them (notebook 09)."""
 
+from qlesson.nn.factor import Rotation
+from qlesson.nn.fold import fold
 from qlesson.nn.integer_linear import IntegerLinear
 from qlesson.nn.layers import QuantizedConv, QuantizedEmbedding, QuantizedLinear
 from qlesson.nn.model import quantize_model
@@ -12,7 +14,9 @@ __all__ = [
     "QuantizedConv",
     "QuantizedEmbedding",
     "QuantizedLinear",
+    "Rotation",
     "calibrate",
+    "fold",
     "load_state",
     "quantize_model",
     "record",

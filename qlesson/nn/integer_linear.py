@@ -45,6 +45,11 @@ class IntegerLinear(_KeepsScale):
                 "layer must be static (activations and qparams given), and its weight have one "
                 "scale per tensor or per row: sums of groups could not be added as integers."
             )
+        if layer.factor is not None:
+            raise ValueError(
+                "layer multiplies its float input by a factor, and here codes come in: fold the "
+                "factor into the layer before (qlesson.nn.fold), or quantize without one."
+            )
         checks.scheme("output", output)
         if output.granularity != PerTensor():
             raise ValueError(

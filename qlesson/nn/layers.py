@@ -18,13 +18,14 @@ from qlesson import checks
 from qlesson.affine import QParams, computing, rounded
 from qlesson.blocks import Blocks
 from qlesson.granularity import Granularity, PerAxis, PerGroup, PerTensor
+from qlesson.nn.factor import Factor, _Factored
 from qlesson.nn.integer import four_terms, int8_codes, safe_length
 from qlesson.nn.weight import QuantizedWeight, _Layer
 from qlesson.qtensor import QTensor, quantize
 from qlesson.scheme import Scheme
 
 
-class QuantizedLinear(_Layer):
+class QuantizedLinear(_Factored):
     """y = x W_hat^T + b, with x in float (weight-only) or quantized as well (notebook 09).
 
     weight       QTensor or Blocks [outputs, inputs]; Blocks are weight-only
@@ -33,6 +34,8 @@ class QuantizedLinear(_Layer):
                  PerAxis(0) for one scale per token: x is seen as [tokens, inputs]. The weight's
                  granularity is then PerTensor(), PerAxis(0) or PerGroup(size).
     qparams      None: from each input (dynamic). Given, one scale and zero point: static.
+    factor       M, [inputs] or a `Rotation`: x is multiplied by it first, and then quantized; so
+                 codes are those of W M^-T, and qparams those of x M. `.weight` is for x itself.
 
     The product of codes is exact, so it is the same on every device; it has no gradient. With
     activations y has x's dtype, under torch.autocast too: there is no float product to cast.
@@ -48,9 +51,11 @@ class QuantizedLinear(_Layer):
         bias: Tensor | None = None,
         activations: Scheme | None = None,
         qparams: QParams | None = None,
+        factor: Factor | None = None,
     ) -> None:
         super().__init__(weight, bias)
         _check_matrix(self.codes)
+        self._take_factor(factor)
         self.activations = activations
         self.static = qparams is not None
         if activations is None:
@@ -84,7 +89,8 @@ class QuantizedLinear(_Layer):
     def extra_repr(self) -> str:
         how = "static" if self.static else "dynamic"
         inputs = f", inputs {self.activations.bits} bits, {how}" if self.activations else ""
-        return super().extra_repr() + inputs
+        factor = "" if self.factor is None else f", inputs times {self.rotation or 'a factor'}"
+        return super().extra_repr() + inputs + factor
 
     def _scheme_of(self, name: str) -> Scheme:
         return self._input_scheme
@@ -95,7 +101,7 @@ class QuantizedLinear(_Layer):
         checks.last_axis("input", x, self.in_features)
         if self.activations is None:
             bias = None if self.bias is None else rounded(self.bias, x.dtype)
-            return F.linear(x, self.codes.values(x.dtype), bias)
+            return F.linear(self._multiplied(x), self.codes.values(x.dtype), bias)
         if x.numel() == 0:
             return x.new_empty(*x.shape[:-1], self.out_features)
         y = self.product(self.quantize_input(x.reshape(-1, x.shape[-1])))
@@ -105,10 +111,11 @@ class QuantizedLinear(_Layer):
 
     @torch.no_grad()
     def quantize_input(self, r: Tensor) -> QTensor:
-        """r [tokens, inputs] as codes, with the range of this r or the one given before."""
+        """The layer's input r [tokens, inputs], times the factor, as codes: with the range of this
+        r or the one given before."""
         scheme = self._input_scheme
         qparams = QParams(self.input_scale, self.input_zero_point) if self.static else None
-        x = quantize(r, scheme, qparams)
+        x = quantize(r if self.factor is None else self.prepare(r), scheme, qparams)
         checks.matrix("r", x.q, "[tokens, inputs]")
         checks.last_axis("r", x.q, self.in_features)
         return x

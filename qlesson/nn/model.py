@@ -6,30 +6,51 @@
 Which layers, which scheme for each, and what became of it.
 """
 
-import copy
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar, get_args
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from qlesson import checks
-from qlesson.affine import QParams, rounded
+from qlesson.affine import QParams
 from qlesson.error import sqnr
-from qlesson.nn.layers import QuantizedConv, QuantizedEmbedding, QuantizedLinear
+from qlesson.nn.factor import Factor
+from qlesson.nn.inputs import Inputs, in_groups
+from qlesson.nn.layers import QuantizedLinear
+from qlesson.nn.record import Batch, all_batches
+from qlesson.nn.swap import (
+    Model,
+    Swappable,
+    _key,
+    _names,
+    _read,
+    _read_directly,
+    _refuse,
+    _swapped,
+    _with_layers,
+    naming_layer,
+    swappable,
+)
 from qlesson.nn.weight import QuantizedWeight, _Layer
 from qlesson.plan import Patterns, make_plan
-from qlesson.qtensor import FindRange, quantize_by
+from qlesson.qtensor import FindRange, QTensor, quantize_by
 from qlesson.report import Report, Row, Stayed, naming
 from qlesson.scheme import Scheme
 
-# A copy has the class of the model; but of a model that is itself a layer, that of the new layer.
-Model = TypeVar("Model", bound=nn.Module)
-Swappable = nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv2d | nn.Conv3d
-SWAPPED: tuple[type[nn.Module], ...] = get_args(Swappable)
+
+class Made(Protocol):
+    """What a method gives for a layer, such as `qlesson.methods.Result`."""
+
+    @property
+    def weight(self) -> QTensor: ...
+    @property
+    def factor(self) -> Factor | None: ...
+
+
+Method = Callable[..., Made]  # f(weight [out, in], inputs [samples, in], scheme, find_range=None)
 
 
 def quantize_model(
@@ -39,6 +60,9 @@ def quantize_model(
     activations: Scheme | None = None,
     qparams: Mapping[str, QParams] | None = None,
     find_range: FindRange | None = None,
+    method: Method | None = None,
+    inputs: Iterable[Batch] | None = None,
+    sequential: bool = False,
 ) -> tuple[Model, Report]:
     """A copy of the model with quantized layers, and a Report of what that did (notebook 09).
 
@@ -50,6 +74,14 @@ def quantize_model(
     activations  None: weight-only. A Scheme: linear layers quantize their inputs too.
     qparams      {layer name: QParams} from `calibrate`: static instead of dynamic ranges
     find_range   where the ranges of the weights come from, as in `ql.choose_qparams`
+    method       None: every weight goes to its nearest code. A function (weight, inputs, scheme,
+                 find_range=None) that gives codes and a factor, such as `qlesson.methods.gptq`,
+                 decides for each nn.Linear; an embedding, a convolution and a weight that layers
+                 share are rounded, as their notes in the report say.
+    inputs       batches of the model, as `calibrate` takes them, for a method that looks at what a
+                 layer meets: up to ROWS rows of it, drawn with a seed (`qlesson.nn.inputs`)
+    sequential   each layer meets what comes out of the layers before it as they now are, quantized;
+                 False: what the float model gives it
 
     Swapped are nn.Linear, nn.Embedding and nn.Conv1d to 3d (these weight-only), wherever the model
     refers to them, but no subclass with a forward of its own. A weight that layers share is
@@ -61,78 +93,96 @@ def quantize_model(
     in_proj_weight is no layer and stays float.
 
     The original stays as it is. Memory: the new model beside it, without a second float copy of
-    the swapped weights, and for one layer at a time about its size and 10 MB.
+    the swapped weights, and for one layer at a time about its size and 10 MB; with inputs a float64
+    copy of the model, which runs on them, and 64 MB of recorded rows, or one block of the model.
     Raises ValueError, with the layer's name, for one that cannot be swapped, and for a pattern
     that fits nothing.
     """
     layers = swappable(model)
     _check_qparams(layers, activations, qparams)
+    met = _inputs_of(model, method, inputs, sequential)
     plan = make_plan(layers, scheme, skip, _names(model))
+    remedies = {name: f"To leave this layer as it is: skip={name!r}." for name in plan}
+    for name, remedy in remedies.items():
+        with naming_layer(name, remedy):
+            _refuse(layers[name])
+    why = {} if method is None else _why_rounded(model, {name: layers[name] for name in plan})
+    order = _with_inputs(plan, layers, why, met, sequential)
     made: dict[str, _Layer] = {}
-    codes_of: dict[int, tuple[str, QuantizedWeight]] = {}  # and whose they were first
-    rows: list[Row] = []
-    for name in tqdm(plan, "quantize", disable=None):
-        layer = layers[name]
-        with naming_layer(name, f"To leave this layer as it is: skip={name!r}."):
-            _refuse(layer)
+    codes_of: dict[int, tuple[str, QuantizedWeight, Factor | None]] = {}  # and whose they were
+    rows: dict[str, Row] = {}
+    for name, x in tqdm(order, "quantize", len(plan), disable=None):
+        layer, by = layers[name], None if name in why else method
+        with naming_layer(name, remedies[name]):
             weight, bias = _read(layer)
-            first, codes = codes_of.get(_key(layer)) or (
-                None,
-                _coded(weight, plan[name], find_range),
-            )
-            made[name] = _swapped(model, name, layer, codes, bias, activations, qparams)
-            rows.append(_row(name, weight, made[name], first, activations))
-            codes_of.setdefault(_key(layer), (name, codes))
+            if _key(layer) not in codes_of:
+                coded = _codes_and_factor(weight, x, plan[name], find_range, by)
+                codes_of[_key(layer)] = name, *coded
+            first, codes, factor = codes_of[_key(layer)]
+            new = _swapped(model, name, layer, codes, bias, activations, qparams, factor)
+            note = _note(new, None if first == name else first, activations, why.get(name))
+            rows[name], made[name] = _row(name, weight, new, first != name, note), new
+        if met is not None and sequential:
+            met.replace(name, new)
     qmodel = _with_layers(model, {layers[name]: new for name, new in made.items()})
-    report = Report(rows, _nbytes(model), _nbytes(qmodel), _stayed(model, qmodel, layers))
+    in_order = [rows[name] for name in plan]
+    report = Report(in_order, _nbytes(model), _nbytes(qmodel), _stayed(model, qmodel, layers))
     if not rows:
         _warn_of_nothing(report)
     return qmodel, report
 
 
-@torch.no_grad()
-def with_weights(model: Model, names: Iterable[str], new: Callable[[str, Tensor], Tensor]) -> Model:
-    """A copy of the model, still in float, in which each layer named has the weight that
-    new(name, weight) gives, rounded to its dtype.
+def _inputs_of(
+    model: nn.Module, method: Method | None, inputs: Iterable[Batch] | None, sequential: bool
+) -> Inputs | None:
+    if method is not None:
+        checks.function("method", method, "(weight, inputs, scheme), such as methods.gptq")
+    if inputs is None:
+        if sequential:
+            raise ValueError("sequential=True is given without inputs: pass batches of the model.")
+        return None
+    if method is None:
+        raise ValueError("inputs are given without a method: pass one, such as methods.gptq.")
+    return Inputs(model, all_batches("inputs", inputs))
 
-    Raises ValueError, with the layer's name, where a parametrization computes the weight.
-    """
-    model = copy.deepcopy(model)
-    for name in names:
-        layer: Any = model.get_submodule(name)
-        with naming_layer(name):
-            if nn.utils.parametrize.is_parametrized(layer, "weight"):
+
+def _why_rounded(model: nn.Module, layers: Mapping[str, Swappable]) -> dict[str, str]:
+    """{name: reason} of the layers that are rounded, whatever the method."""
+    users = Counter(map(_key, layers.values()))
+    why = {}
+    for name, layer in layers.items():
+        if not isinstance(layer, nn.Linear):
+            why[name] = "rounded: the method is for nn.Linear"
+        elif users[_key(layer)] > 1:
+            why[name] = "rounded: layers share the weight"
+        elif _read_directly(model, layer):
+            why[name] = "rounded: nn.MultiheadAttention reads the weight itself"
+    return why
+
+
+def _with_inputs(
+    plan: Mapping[str, Scheme],
+    layers: Mapping[str, Swappable],
+    why: Mapping[str, str],
+    met: Inputs | None,
+    sequential: bool,
+) -> Iterator[tuple[str, Tensor | None]]:
+    """The layers in the order in which they are quantized, each with what it met."""
+    if met is None:
+        yield from ((name, None) for name in plan)
+        return
+    linear = {n: x for n, x in layers.items() if isinstance(x, nn.Linear) and n not in why}
+    widths = {n: linear[n].in_features if n in linear else 0 for n in plan}
+    groups = [[name] for name in met.order(list(plan))] if sequential else in_groups(widths)
+    for group in groups:
+        found = met.of(name for name in group if name not in why)
+        for name in group:
+            if name not in why and name not in found:
                 raise ValueError(
-                    "a parametrization computes its weight, and would compute it anew: call "
-                    "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') first."
+                    f"Layer {name!r} did not run on any of the inputs: pass inputs that reach it, "
+                    f"or leave it as it is with skip={name!r}."
                 )
-            weight = layer.weight.detach()
-            weight.copy_(rounded(new(name, weight), weight.dtype))
-    return model
-
-
-def swappable(model: nn.Module) -> dict[str, Swappable]:
-    """{first name: layer} of what can be swapped; the model itself has the name ""."""
-    checks.model("model", model)
-    if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
-        raise TypeError(
-            "model is traced or scripted by torch.jit, which has put its layers into a program of "
-            "its own: quantize the model before."
-        )
-    forwards = {kind.forward for kind in SWAPPED}
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, Swappable) and type(module).forward in forwards
-    }
-
-
-def _names(model: nn.Module) -> dict[str, list[str]]:
-    """{first name: every name} of each module: one that is used twice has two."""
-    names: dict[nn.Module, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        names.setdefault(module, []).append(name)
-    return {same[0]: same for same in names.values()}
+            yield name, found.pop(name, None)
 
 
 def _check_qparams(
@@ -149,95 +199,32 @@ def _check_qparams(
         raise ValueError(f"qparams name {unknown}, which are no layers that could be quantized.")
 
 
-def _read(layer: Swappable) -> tuple[Tensor, Tensor | None]:
-    """A layer's weight and bias, without effects on the layer.
-
-    A parametrization computes them at every reading, and may change its state and draw random
-    numbers in that: so a copy of the layer is read.
-    """
-    if nn.utils.parametrize.is_parametrized(layer):
-        devices = {x.device for x in layer.parameters() if x.is_cuda}
-        with torch.random.fork_rng(devices):
-            layer = copy.deepcopy(layer)
-            return layer.weight.detach(), getattr(layer, "bias", None)
-    return layer.weight.detach(), getattr(layer, "bias", None)
-
-
-def _coded(weight: Tensor, scheme: Scheme, find_range: FindRange | None) -> QuantizedWeight:
+def _codes_and_factor(
+    weight: Tensor,
+    x: Tensor | None,
+    scheme: Scheme,
+    find_range: FindRange | None,
+    method: Method | None,
+) -> tuple[QuantizedWeight, Factor | None]:
     """The codes of a layer's weight, seen as a matrix [outputs, everything else]."""
-    return QuantizedWeight(quantize_by(find_range, weight.flatten(1), scheme), weight.dtype)
-
-
-def _refuse(layer: Swappable) -> None:
-    """Raises ValueError for a layer that cannot be swapped."""
-    weight = layer._parameters.get("weight")
-    if weight is not None and nn.parameter.is_lazy(weight):
-        raise ValueError("its weight does not exist yet: run the model once first.")
-    forward = layer._forward_hooks, layer._forward_pre_hooks
-    backward = layer._backward_hooks, layer._backward_pre_hooks
-    if any(forward) or any(backward) or "forward" in vars(layer):
-        raise ValueError("it has hooks, which a new layer would lose: remove them first.")
-    if getattr(layer, "max_norm", None) is not None:
-        raise ValueError("its max_norm changes the weight at every use, which codes cannot follow.")
-
-
-def _swapped(
-    model: nn.Module,
-    name: str,
-    layer: Swappable,
-    codes: QuantizedWeight,
-    bias: Tensor | None,
-    activations: Scheme | None,
-    qparams: Mapping[str, QParams] | None,
-) -> _Layer:
-    """The quantized layer in the place of `layer`, in the same mode."""
-    new: _Layer
-    if isinstance(bias, Tensor):
-        bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
-    if isinstance(layer, nn.Embedding):
-        new = QuantizedEmbedding(codes, padding_idx=layer.padding_idx)
-    elif not isinstance(layer, nn.Linear):
-        new = QuantizedConv(layer, codes, bias)
-    elif activations is None or _read_directly(model, layer):
-        new = QuantizedLinear(codes, bias)
-    else:
-        if qparams is not None and name not in qparams:
-            raise ValueError("qparams have no range for it: run it in `calibrate`.")
-        new = QuantizedLinear(codes, bias, activations, None if qparams is None else qparams[name])
-    return new.train(layer.training)
-
-
-def _read_directly(model: nn.Module, layer: nn.Linear) -> bool:
-    """nn.MultiheadAttention uses the weight of its out_proj without calling that layer."""
-    users = (m for m in model.modules() if isinstance(m, nn.MultiheadAttention))
-    return any(layer is user.out_proj for user in users)
-
-
-def _with_layers(model: Model, made: Mapping[Swappable, _Layer]) -> Model:
-    """A deep copy of the model in which the new layers take the places of the old.
-
-    The copy starts with the new layers as already copied, so the old ones never are.
-    """
-    qmodel = copy.deepcopy(model, {id(old): new for old, new in made.items()})
-    if any(getattr(new, "activations", None) for new in made.values()):
-        for module in qmodel.modules():
-            # torch's fast paths read the weights of layers that they do not call
-            if isinstance(module, nn.TransformerEncoderLayer):
-                module.activation_relu_or_gelu = 0
-            if isinstance(module, nn.TransformerEncoder):
-                module.use_nested_tensor = False
-    return qmodel
-
-
-def naming_layer(name: str, remedy: str = "") -> AbstractContextManager[None]:
-    """An error inside names the layer; the model itself has no name."""
-    return naming(f"Layer {name!r}", remedy) if name else nullcontext()
-
-
-def _key(layer: Swappable) -> int:
-    """What layers that share a weight have in common."""
-    weight = layer._parameters.get("weight")
-    return id(layer if weight is None else weight)
+    if method is None:
+        nearest = quantize_by(find_range, weight.flatten(1), scheme)
+        return QuantizedWeight(nearest, weight.dtype), None
+    how = {} if find_range is None else {"find_range": find_range}
+    with naming("method", "" if x is not None else "If it needs inputs, pass inputs=batches."):
+        found = method(weight, x, scheme, **how)
+    if not hasattr(found, "weight") or not hasattr(found, "factor"):
+        raise TypeError(
+            f"method must give a Result, with weight and factor, got {checks.shown(found)}: see "
+            "qlesson.methods.Result."
+        )
+    codes = QuantizedWeight(found.weight, weight.dtype)
+    if codes.q.shape != weight.shape:
+        raise ValueError(
+            f"method must give codes of the weight's shape {tuple(weight.shape)}, got "
+            f"{tuple(codes.q.shape)}."
+        )
+    return codes, found.factor
 
 
 def _stayed(model: nn.Module, qmodel: nn.Module, layers: Mapping[str, Swappable]) -> list[Stayed]:
@@ -285,11 +272,8 @@ def _warn_of_nothing(report: Report) -> None:
     )
 
 
-def _row(
-    name: str, weight: Tensor, new: _Layer, first: str | None, activations: Scheme | None
-) -> Row:
+def _row(name: str, weight: Tensor, new: _Layer, shared: bool, note: str) -> Row:
     """The bytes and the error of one layer; a weight that is shared counts where it is first."""
-    shared = first is not None
     after = sum(b.nbytes for b in new.buffers() if not shared or b not in set(new.codes.buffers()))
     return Row(
         name or "(the model)",
@@ -298,15 +282,22 @@ def _row(
         after,
         float(sqnr(weight, new.weight)),
         new.codes.bits,
-        _note(new, first, activations),
+        note,
     )
 
 
-def _note(new: _Layer, first: str | None, activations: Scheme | None) -> str:
+def _note(
+    new: _Layer, first: str | None, activations: Scheme | None, rounded_why: str | None
+) -> str:
     notes = [f"shares the codes of {first}"] if first is not None else []
-    if isinstance(new, QuantizedLinear) and new.activations is not activations:
-        notes.append("inputs stay float")
-    return ", ".join(notes)
+    if isinstance(new, QuantizedLinear):
+        if new.activations is not activations:
+            notes.append("inputs stay float")
+        if new.rotation is not None:
+            notes.append(f"inputs rotated in blocks of {new.rotation.block}")
+        elif new.factor is not None:
+            notes.append("inputs times a factor")
+    return ", ".join(notes + ([rounded_why] if rounded_why else []))
 
 
 def _nbytes(model: nn.Module) -> int:

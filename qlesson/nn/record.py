@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from qlesson import checks
 from qlesson.affine import QParams
 from qlesson.granularity import PerTensor
-from qlesson.nn.model import swappable
+from qlesson.nn.layers import QuantizedLinear
+from qlesson.nn.swap import swappable
+from qlesson.nn.weight import _KeepsScale
 from qlesson.observers import MinMaxObserver, Observer
 from qlesson.qtensor import qparams_from_range
 from qlesson.scheme import Scheme
@@ -30,8 +32,9 @@ def record(
     take     a function of (layer name, input [samples, in]); what it does not keep is gone
     layers   {name: layer} to listen to; None is every nn.Linear
 
-    The model runs in the mode it is in, with copies of its buffers: what a run changes in them is
-    forgotten. Raises ValueError, with the layer's name, where an input holds NaN or infinity.
+    The model runs in the mode it is in, with copies of the buffers that a run could change: what it
+    changes is forgotten. Codes and scales are none of them. Raises ValueError, with the layer's
+    name, where an input holds NaN or infinity.
     """
     checks.model("model", model)
     if layers is None:
@@ -47,17 +50,31 @@ def record(
         return hook
 
     hooks = [m.register_forward_pre_hook(listening(n), with_kwargs=True) for n, m in layers.items()]
-    buffers = {name: x.clone() for name, x in model.named_buffers()}
+    fixed = {n for n, m in model.named_modules() if isinstance(m, _KeepsScale)}
+    buffers = {n: x.clone() for n, x in model.named_buffers() if n.rpartition(".")[0] not in fixed}
     try:
         for batch in batches:
-            args, kwargs = _arguments(batch)
+            args, kwargs = arguments(batch)
             torch.func.functional_call(model, buffers, args, kwargs)
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def all_batches(name: str, batches: Any) -> list[Batch]:
+    """Batches that are run more than once."""
+    if isinstance(batches, Tensor | str | Mapping) or not isinstance(batches, Iterable):
+        raise TypeError(
+            f"{name} must be a list of batches, got {checks.shown(batches)}: for one batch pass "
+            "[batch]."
+        )
+    if not (held := list(batches)):
+        raise ValueError(f"{name} must hold at least one batch, and is empty: pass [batch].")
+    return held
+
+
+def arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a model is called with for this batch."""
     if isinstance(batch, dict):
         return (), batch
     return (batch,) if isinstance(batch, Tensor) else tuple(batch), {}
@@ -70,6 +87,9 @@ def calibrate(
     observer: Callable[[Scheme], Observer] = MinMaxObserver,
 ) -> dict[str, QParams]:
     """Scale and zero point of each linear layer's input, from the range over all batches.
+
+    Of a quantized layer with a factor it is the range of the input times the factor, as the layer
+    quantizes it: calibrate what `quantize_model` gives for the same method and inputs.
 
     batches      inputs of the model: tensors, tuples of arguments, or dicts of named ones. The
                  model runs on each as it is: call model.eval() first.
@@ -92,5 +112,11 @@ def calibrate(
         watching[name].observe(x)
 
     linear = {name: m for name, m in swappable(model).items() if isinstance(m, nn.Linear)}
-    record(model, batches, lambda name, x: watch(name, x) if x.numel() else None, linear)
+    swapped = {name: m for name, m in model.named_modules() if isinstance(m, QuantizedLinear)}
+
+    def take(name: str, x: Tensor) -> None:
+        if x.numel():
+            watch(name, swapped[name].prepare(x) if name in swapped else x)
+
+    record(model, batches, take, {**linear, **swapped})
     return {name: qparams_from_range(*one.range(), activations) for name, one in watching.items()}

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from qlesson import checks
 from qlesson.affine import QParams
 from qlesson.blocks import Blocks
-from qlesson.nn.model import (
+from qlesson.nn.factor import factor_as_saved
+from qlesson.nn.swap import (
     Model,
     Swappable,
     _key,
@@ -40,7 +41,9 @@ Saved = Mapping[str, Tensor | QTensor | Blocks | _Packed]
 def state(qmodel: nn.Module) -> dict[str, QTensor | Blocks | Tensor]:
     """All that the model holds, by the names of the float model: to be saved (notebook 09).
 
-    The weights of swapped layers are QTensors or Blocks, a shared one once, under its first name.
+    The weights of swapped layers are QTensors or Blocks, a shared one once, under its first name. A
+    layer's factor is `<name>.input_factor`: floats [in], or int64, a rotation's width, block and
+    seed.
     """
     checks.model("qmodel", qmodel)
     weights = {n: m for n, m in qmodel.named_modules() if isinstance(m, QuantizedWeight)}
@@ -74,8 +77,10 @@ def load_state(model: Model, tensors: Saved, activations: Scheme | None = None) 
             qparams = _static_qparams(name, tensors, activations)
             with naming_layer(name):
                 _refuse(layer)
-                bias = _read(layer)[1]
-                made[layer] = _swapped(model, name, layer, codes, bias, activations, qparams)
+                given = tensors.get(_join(name, "input_factor"))
+                factor = None if given is None else factor_as_saved(given)
+                settings = activations, qparams, factor
+                made[layer] = _swapped(model, name, layer, codes, _read(layer)[1], *settings)
     qmodel = _with_layers(model, made)
     qmodel.load_state_dict(_in_float(tensors, state(qmodel)), strict=False)
     return qmodel

@@ -15,7 +15,7 @@ from qlesson.scheme import Scheme
 
 
 class _KeepsScale(nn.Module):
-    """`model.half()` and `.to(dtype)` leave scales as they are: a scale is never rounded.
+    """`model.half()` and `.to(dtype)` leave scales and factors as they are: none is ever rounded.
 
     And `load_state_dict` casts no codes, and takes no scale and no zero point that is none.
     """
@@ -63,14 +63,13 @@ class _KeepsScale(nn.Module):
             checks.stored_as(x, self._scheme_of(name))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        kept = ("scale", "minimum")
-        held = {name: x for name, x in self._buffers.items() if name.endswith(kept)}
-        scales = {name: x for name, x in held.items() if x is not None}
+        exact = ("scale", "minimum", "factor")
+        kept = {n: x for n, x in self._buffers.items() if x is not None and n.endswith(exact)}
         super()._apply(fn, recurse)
-        for name, scale in scales.items():
+        for name, held in kept.items():
             moved = self.get_buffer(name)
-            if moved.dtype != scale.dtype:
-                self._buffers[name] = scale.to(moved.device)
+            if moved.dtype != held.dtype:
+                self._buffers[name] = held.to(moved.device)
         return self
 
 

@@ -1,6 +1,5 @@
 """SmoothQuant, AWQ, GPTQ, HQQ and rotation: known answers, guarantees, and what is refused."""
 
-import copy
 import inspect
 import itertools
 from pathlib import Path
@@ -12,11 +11,14 @@ import qlesson as ql
 from qlesson import methods
 from qlesson.blocks import Blocks, choose_steps, quantize_blocks
 from qlesson.methods import Result, output_error, round_to_nearest
-from qlesson.methods.awq import awq, awq_scales
+from qlesson.methods.awq import ALPHAS, awq, awq_scales
+from qlesson.methods.clip import LIMITS, clipped
 from qlesson.methods.gptq import gptq, inverse_factor
 from qlesson.methods.hqq import P, hqq, shrink
 from qlesson.methods.rotation import hadamard, random_rotation, rotate
 from qlesson.methods.smoothquant import smoothing_scales, smoothquant
+from qlesson.nn import Rotation, quantize_model
+from qlesson.nn.factor import multiplied
 
 
 def takes_a_layer(f):
@@ -63,6 +65,7 @@ def test_a_result_is_a_quantized_weight_and_a_factor_for_the_inputs(method, gran
         return  # it has no such codes: its own tests
     result = method(weight, inputs, scheme)
     assert isinstance(result, Result) and result.weight.shape == weight.shape
+    assert result.factor is None or isinstance(result.factor, (torch.Tensor, Rotation))
     assert isinstance(result.weight, Blocks) or result.weight.scheme == scheme
     outputs = result.prepare(inputs) @ result.weight.dequantize().T
     torch.testing.assert_close(inputs @ result.float_weight().T, outputs, rtol=1e-4, atol=1e-3)
@@ -72,12 +75,12 @@ def test_a_result_is_a_quantized_weight_and_a_factor_for_the_inputs(method, gran
 
 
 @pytest.mark.parametrize(
-    "factor", [None, torch.tensor([2.0, 4.0]), torch.tensor([[0.0, 1], [2, 3]])]
+    "factor", [None, torch.tensor([2.0, 4.0]), Rotation(2, 2, 3), Rotation(2, 1)]
 )
 def test_prepare_and_float_weight_are_two_sides_of_one_product(factor):
     q = ql.quantize(torch.tensor([[1.0, 2.0], [-3.0, 4.0]]), ql.Scheme(8))
     result, x = Result(q, factor), torch.tensor([[1.0, 10.0], [100.0, 0.5]])
-    plain = torch.eye(2) if factor is None else factor.diag() if factor.ndim == 1 else factor
+    plain = torch.eye(2) if factor is None else multiplied(torch.eye(2), factor)
     torch.testing.assert_close(result.prepare(x), x @ plain)
     torch.testing.assert_close(x @ result.float_weight().T, x @ plain @ q.dequantize().T)
     torch.testing.assert_close(result.prepare(x[None]), (x @ plain)[None])
@@ -212,9 +215,10 @@ def test_alpha_lies_between_0_and_1(alpha):
 
 
 def test_awq_scales_by_hand():
-    inputs = torch.tensor([[4.0, -1.0, 0.0], [-2.0, -5.0, 0.0]])  # mean sizes 3, 3, 0; their mean 2
-    torch.testing.assert_close(awq_scales(inputs, 1), torch.tensor([1.5, 1.5, 1e-4]))
-    torch.testing.assert_close(awq_scales(inputs, 0.5), torch.tensor([1.5**0.5, 1.5**0.5, 0.01]))
+    inputs = torch.tensor([[4.0, -1.0, 0.0], [-4.0, -15.0, 0.0]])  # mean sizes 4, 8, 0
+    middle = (8 * 1e-4) ** 0.5
+    torch.testing.assert_close(awq_scales(inputs, 1), torch.tensor([4.0, 8, 1e-4]) / middle)
+    torch.testing.assert_close(awq_scales(inputs[:, :2], 0.5), torch.tensor([0.5**0.25, 2**0.25]))
     assert torch.equal(awq_scales(inputs, 0), torch.ones(3))
     assert torch.isfinite(awq_scales(0 * inputs, 1)).all()
 
@@ -227,21 +231,22 @@ def test_awq_is_never_worse_than_rounding_on_its_calibration_inputs(granularity,
     for seed, outliers in itertools.product(range(4), (True, False)):
         weight, inputs = layer(seed, outliers=outliers)
         plain = error_of(round_to_nearest(weight, inputs, scheme), weight, inputs)
-        assert error_of(awq(weight, inputs, scheme), weight, inputs) <= plain
+        assert error_of(awq(weight, inputs, scheme, clip=False), weight, inputs) <= plain
 
 
 def test_awq_takes_the_best_alpha_of_those_offered():
     weight, inputs = layer()
     scheme = ql.Scheme(3, granularity=ROW)
     alone = {
-        a: error_of(awq(weight, inputs, scheme, alphas=[a]), weight, inputs) for a in (0, 0.5, 1)
+        a: error_of(awq(weight, inputs, scheme, alphas=[a], clip=False), weight, inputs)
+        for a in (0, 0.5, 1)
     }
     assert len(set(alone.values())) == 3
-    assert error_of(awq(weight, inputs, scheme, alphas=[0, 0.5, 1]), weight, inputs) == min(
-        alone.values()
-    )
+    best = awq(weight, inputs, scheme, alphas=[0, 0.5, 1], clip=False)
+    assert error_of(best, weight, inputs) == min(alone.values())
     plain = round_to_nearest(weight, inputs, scheme)
-    assert torch.equal(awq(weight, inputs, scheme, alphas=[0]).weight.q, plain.weight.q)
+    assert torch.equal(awq(weight, inputs, scheme, alphas=[0], clip=False).weight.q, plain.weight.q)
+    assert ALPHAS == tuple(i / 20 for i in range(20))  # the authors' grid
 
 
 def test_awq_protects_the_column_that_meets_large_inputs():
@@ -254,6 +259,54 @@ def test_awq_protects_the_column_that_meets_large_inputs():
     assert error_of(result, weight, inputs) < 0.5 * error_of(plain, weight, inputs)
 
 
+def slow_clip(weight, inputs, scheme, block):
+    """One block by itself: its weights clipped at ten limits, and the others exact."""
+    found, least = None, float("inf")
+    for i in range(10):
+        most = weight[block].abs().max() * ((20 - i) / 20)
+        x = ql.quantize(weight[block].clamp(-most, most), ql.Scheme(scheme.bits, scheme.mapping))
+        d = torch.zeros_like(weight)
+        d[block] = weight[block] - x.dequantize()
+        error = (inputs.double() @ d.double().T).square().sum()
+        if error < least:
+            found, least = x.dequantize(), error
+    return found
+
+
+BLOCKS = {  # a granularity, and its blocks in a weight [6, 16]
+    ql.PerTensor(): [(slice(None), slice(None))],
+    ROW: [(slice(i, i + 1), slice(None)) for i in range(6)],
+    ql.PerAxis(1): [(slice(None), slice(j, j + 1)) for j in range(16)],
+    RAGGED: [(slice(i, i + 1), slice(j, j + 5)) for i in range(6) for j in range(0, 16, 5)],
+    ql.PerGroup(4, 0): [(slice(i, i + 4), slice(j, j + 1)) for i in (0, 4) for j in range(16)],
+}
+
+
+@pytest.mark.parametrize("granularity", BLOCKS, ids=str)
+@each_mapping
+def test_every_block_is_clipped_where_its_share_of_the_output_errs_least(granularity, mapping):
+    weight, inputs = layer()
+    scheme = ql.Scheme(3, mapping, granularity)
+    got = clipped(weight, inputs, scheme).dequantize()
+    for block in BLOCKS[granularity]:
+        assert torch.equal(got[block], slow_clip(weight, inputs, scheme, block))
+    assert LIMITS == tuple((20 - i) / 20 for i in range(10))
+    assert granularity == ql.PerAxis(1) or not torch.equal(
+        got, ql.quantize(weight, scheme).dequantize()
+    )
+
+
+def test_awq_clips_what_it_has_scaled():
+    weight, inputs = layer()
+    scheme = ql.Scheme(3, granularity=ROW)
+    result, plain = awq(weight, inputs, scheme), awq(weight, inputs, scheme, clip=False)
+    s = 1 / plain.factor
+    assert torch.equal(result.factor, plain.factor)
+    wanted = clipped(weight * s, inputs / s, scheme)
+    torch.testing.assert_close(result.weight.dequantize(), wanted.dequantize())
+    assert error_of(result, weight, inputs) < error_of(plain, weight, inputs)
+
+
 def test_awq_needs_an_alpha():
     with pytest.raises(ValueError, match="alphas is empty"):
         awq(*layer(), ql.Scheme(4), alphas=[])
@@ -262,15 +315,30 @@ def test_awq_needs_an_alpha():
 # GPTQ
 
 
-def slow_gptq(weight, inputs, scheme, damping):
-    """Column by column; after each, the open columns are solved for anew, from the start."""
+def slow_gptq(weight, inputs, scheme, damping, turn=None):
+    """Column by column; after each, the open columns are solved for anew, from the start.
+
+    In another order, with the scales of the untouched groups of W."""
+    if turn is not None:
+        size = getattr(scheme.granularity, "group_size", weight.shape[1])
+        scales = [ql.choose_qparams(part, scheme) for part in weight.split(size, 1)]
+        moved = slow_gptq_in_order(
+            weight[:, turn], inputs[:, turn], scheme, damping, [scales[j // size] for j in turn]
+        )
+        return moved[:, torch.tensor(turn).argsort()]
+    return slow_gptq_in_order(weight, inputs, scheme, damping)
+
+
+def slow_gptq_in_order(weight, inputs, scheme, damping, scales=None):
     w, x = weight.double(), inputs.double()
     h = x.T @ x
     h += damping * h.diagonal().mean() * torch.eye(len(h), dtype=torch.float64)
     size = getattr(scheme.granularity, "group_size", w.shape[1])
     now, back = w.clone(), torch.zeros_like(w)
     for j in range(w.shape[1]):
-        if j % size == 0:
+        if scales is not None:
+            qparams = scales[j]
+        elif j % size == 0:
             qparams = ql.choose_qparams(now[:, j : j + size].float(), scheme)
         q = ql.quantize_affine(
             now[:, j : j + 1], *qparams, scheme.quant_min, scheme.quant_max, torch.int8
@@ -376,6 +444,31 @@ def test_fewer_samples_than_inputs_need_damping():
     for bad in (0 * inputs, inputs):
         with pytest.raises(ValueError, match="has no inverse: give more inputs.*or more damping"):
             gptq(weight, bad, ql.Scheme(3), damping=-1e-3)
+
+
+@each_granularity
+@each_mapping
+def test_the_order_by_activation_is_gptq_of_the_columns_in_that_order(granularity, mapping):
+    """The layer with its columns sorted by hand, each with the scale that its own group has in W,
+    has the same codes; they are stored where they were."""
+    weight, inputs = layer()
+    scheme = ql.Scheme(3, mapping, granularity)
+    turn = sorted(range(16), key=lambda j: -inputs[:, j].double().square().sum())
+    assert turn[0] == 3 and turn != list(range(16))
+    w_hat = slow_gptq(weight, inputs, scheme, 0.01, turn)
+    result = gptq(weight, inputs, scheme, order="activation")
+    torch.testing.assert_close(result.float_weight().double(), w_hat)
+    plain = ql.choose_qparams(weight, scheme)
+    assert torch.equal(result.weight.scale, plain.scale)
+    assert not torch.equal(result.weight.q, gptq(weight, inputs, scheme).weight.q)
+
+
+def test_columns_in_their_order_by_activation_stay_where_they_are():
+    weight, inputs = layer(outliers=False)
+    inputs = inputs * torch.arange(16, 0, -1)
+    scheme = ql.Scheme(3, granularity=ROW)
+    plain = gptq(weight, inputs, scheme)
+    assert torch.equal(gptq(weight, inputs, scheme, order="activation").weight.q, plain.weight.q)
 
 
 @pytest.mark.parametrize("granularity", [ql.PerAxis(1), ql.PerGroup(2, axis=0)])
@@ -559,10 +652,22 @@ def test_other_sizes_are_refused(n):
         hadamard(n)
 
 
-def test_the_remedy_works():
-    weight, inputs = layer(columns=12)
-    weight, inputs = (torch.nn.functional.pad(x, (0, 4)) for x in (weight, inputs))
+def test_an_odd_width_is_refused_and_the_remedy_works():
+    weight, inputs = layer(columns=15)
+    with pytest.raises(ValueError, match="width must be even, got 15.*up with columns of zeros"):
+        rotate(weight, inputs, ql.Scheme(8))
+    weight, inputs = (torch.nn.functional.pad(x, (0, 1)) for x in (weight, inputs))
     assert error_of(rotate(weight, inputs, ql.Scheme(8)), weight, inputs) < 0.1
+
+
+@pytest.mark.parametrize("width,block", [(12, 4), (192, 64), (576, 64), (64, 64), (6, 2)])
+def test_a_width_is_rotated_in_the_largest_blocks_that_fit(width, block):
+    weight, inputs = layer(columns=width)
+    result = rotate(weight, inputs, ql.Scheme(8, granularity=ROW), seed=5)
+    assert result.factor == Rotation(width, block, 5)
+    assert error_of(result, weight, inputs) < 0.01 * error_of(
+        Result(ql.quantize(0 * weight)), weight, inputs
+    )
 
 
 def test_a_rotation_keeps_outputs_and_lengths():
@@ -571,7 +676,7 @@ def test_a_rotation_keeps_outputs_and_lengths():
     torch.testing.assert_close(m @ m.T, torch.eye(16, dtype=m.dtype))
     torch.testing.assert_close((inputs @ m) @ (weight @ m).T, inputs @ weight.T)
     result = rotate(weight, inputs, ql.Scheme(16))
-    torch.testing.assert_close(result.factor, m)
+    torch.testing.assert_close(result.factor.apply(torch.eye(16, dtype=m.dtype)), m)
     torch.testing.assert_close(result.float_weight(), weight, rtol=0, atol=1e-3)
 
 
@@ -646,51 +751,30 @@ def test_layer_inputs_of_models_that_take_floats(dtype):
     assert torch.equal(found["layer"], x.float())
 
 
-def test_with_method_refuses_a_weight_that_is_computed():
-    model = torch.nn.Sequential(
-        torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(4, 4))
-    )
-    before = copy.deepcopy(model.state_dict())
-    inputs = methods.layer_inputs(model, torch.randn(2, 4))
-    with pytest.raises(ValueError, match="Layer '0': a parametrization computes its weight"):
-        methods.with_method(model, inputs, methods.round_to_nearest, ql.Scheme(2))
-    assert all(torch.equal(x, before[n]) for n, x in model.state_dict().items())
-
-
-def test_with_method_replaces_the_weights_of_a_copy():
-    torch.manual_seed(0)
-    model, x = TwoLayers(), torch.randn(50, 8)
-    before, scheme = model.second.weight.clone(), ql.Scheme(4, granularity=ROW)
-    inputs = methods.layer_inputs(model, x.double())
-    small = methods.with_method(model, {"second": inputs["second"]}, rotate, scheme)
-    result = rotate(before, inputs["second"], scheme)
-    assert torch.equal(small.second.weight, result.float_weight())
-    assert torch.equal(small.first.weight, model.first.weight)
-    assert torch.equal(model.second.weight, before)
-    assert small.second.weight.requires_grad and small.training == model.training
-    with pytest.raises(ValueError, match=r"no torch.nn.Linear named \['norm'\]"):
-        methods.with_method(model, {"norm": x}, rotate, scheme)
+def test_layer_inputs_need_a_layer():
     with pytest.raises(ValueError, match="met no torch.nn.Linear"):
-        methods.layer_inputs(torch.nn.LayerNorm(8), x.double())
+        methods.layer_inputs(torch.nn.LayerNorm(8), torch.randn(2, 8))
 
 
 def test_the_gpt_at_8_bits_loses_nothing():
     from qlesson.models import tinygpt
 
     gpt = tinygpt.load("cpu")
-    inputs = methods.layer_inputs(gpt, tinygpt.encode(tinygpt.calibration_text()[:64])[None])
+    ids = tinygpt.encode(tinygpt.calibration_text()[:64])[None]
+    inputs = methods.layer_inputs(gpt, ids)
     assert {*inputs} == {*tinygpt.weight_matrices(gpt)} - {"token_embedding"}
-    small = methods.with_method(gpt, inputs, gptq, ql.Scheme(8, granularity=ROW))
+    scheme = ql.Scheme(8, granularity=ROW)
+    small, _ = quantize_model(gpt, scheme, skip="*embedding", method=gptq, inputs=[ids])
     assert tinygpt.perplexity(small, n=512) == pytest.approx(tinygpt.perplexity(gpt, n=512), 0.01)
 
 
 # The files
 
 
-@pytest.mark.parametrize("name", ["smoothquant", "awq", "gptq", "hqq", "rotation"])
+@pytest.mark.parametrize("name", ["smoothquant", "awq", "clip", "gptq", "hqq", "rotation"])
 def test_a_method_can_be_read_in_one_sitting(name):
     text = (Path(methods.__file__).parent / f"{name}.py").read_text()
-    assert len(text.splitlines()) <= 75  # a tall screen
+    assert len(text.splitlines()) <= 90  # a tall screen
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA to compare with the CPU")

@@ -33,7 +33,7 @@ from qlesson.nn import (
     state,
     to_onnx_qdq,
 )
-from qlesson.nn.model import SWAPPED, _key, swappable
+from qlesson.nn.swap import SWAPPED, _key, swappable
 from qlesson.nn.weight import QuantizedWeight
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]

@@ -5,7 +5,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from qlesson import checks
-from qlesson.nn.model import Model, with_weights
+from qlesson.nn.swap import Model, with_weights
 from qlesson.plan import make_plan
 from qlesson.qtensor import fake_quantize, quantize
 from qlesson.scheme import Scheme

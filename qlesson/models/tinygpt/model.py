@@ -21,7 +21,7 @@ from qlesson import checks
 from qlesson.device import best_device
 from qlesson.models.cache import KVCache
 from qlesson.models.tinygpt.text import FOLDER, VOCABULARY, decode, encode
-from qlesson.nn.model import Model
+from qlesson.nn.swap import Model
 
 NewCache = Callable[[], KVCache | None]
 
