@@ -44,6 +44,7 @@ SECONDS = {
     "tests/kernels/test_kernels.py": 40,
     "tests/browser/test_decks.py": 35,
     "notebooks/11_better_than_rounding.ipynb": 31,
+    "notebooks/12_training_through_rounding.ipynb": 30,
     "tests/authoring/test_new_notebook.py": 29,
     "notebooks/10_quantized_language_model.ipynb": 28,
     "tests/test_running.py": 27,

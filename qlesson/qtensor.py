@@ -268,7 +268,7 @@ def fake_quantize(r: Tensor, scheme: Scheme = Scheme(), qparams: QParams | None 
     """The value of quantize(r).dequantize(r.dtype), with gradients to train through.
 
     That of r is 1 where the code before clipping lies in the range, else 0: the straight-through
-    estimator of Bengio et al. 2013, arXiv:1308.3432 (notebook 11).
+    estimator of Bengio et al. 2013, arXiv:1308.3432 (notebook 12).
 
     That of a given scale, if it requires one, is q - z - r / s where the code lies in the range,
     else q - z, summed over the values that share the scale: the estimator of Esser et al. 2020,

@@ -5,7 +5,6 @@ import pytest
 import torch
 from drawn import close, line, words
 
-import qlesson as ql
 from qlesson.teach import figures
 
 _G = torch.Generator().manual_seed(0)
@@ -21,7 +20,6 @@ CASES = {
     ],
     "column_errors": [SIZES, {"rounding": SIZES / 50, "AWQ": SIZES / 40}],
     "channels": [{"as they are": INPUTS, "rotated": INPUTS.flip(1) / 2}],
-    "straight_through": [ql.Scheme(2), 1.0, -1, -3.0, 4.0],
     "smoothing": [
         [0.0, 0.5, 1.0],
         {"inputs": [0.25, 0.02, 0.009], "weights": [0.003, 0.004, 0.06], "both": [0.2, 0.03, 0.07]},
@@ -71,21 +69,6 @@ def test_channels_are_the_largest_magnitudes():
         ratio = float(ax.get_title("left").removeprefix(f"{name}: largest / median = "))
         wanted = largest.max() / np.median(largest.numpy())
         assert ratio == pytest.approx(wanted.item(), rel=0.005)
-
-
-def test_straight_through_draws_the_values_and_the_gradient_of_fake_quantize():
-    left, right = draw("straight_through").axes
-    r, r_hat = line(left, "r_hat")
-    q = ql.quantize_affine(torch.as_tensor(r), 1.0, -1, -2, 1)
-    close(r_hat, ql.dequantize_affine(q, 1.0, -1))
-    _, zero = line(right, "slope of the staircase: 0")
-    assert not zero.any()
-    r, slope = line(right, "straight through")
-    inside = (torch.as_tensor(r).float() - 1).round().clamp(-2, 1) == (
-        torch.as_tensor(r) - 1
-    ).round()
-    close(slope, inside.double())
-    assert set(slope) == {0.0, 1.0}
 
 
 def test_smoothing_marks_the_smallest_sum_and_the_chosen_alpha():

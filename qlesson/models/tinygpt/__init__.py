@@ -8,6 +8,7 @@ tinygpt.perplexity(tinygpt.quantized(model, ql.Scheme(bits=4)))
 """
 
 from qlesson.models.cache import PER_CHANNEL, PER_TOKEN, KVCache
+from qlesson.models.tinygpt.codes import load_trained
 from qlesson.models.tinygpt.matrices import quantized, weight_matrices
 from qlesson.models.tinygpt.measure import Cached, perplexity
 from qlesson.models.tinygpt.model import GPT, Config, in_float64, load
@@ -43,6 +44,7 @@ __all__ = [
     "heldout_text",
     "in_float64",
     "load",
+    "load_trained",
     "model_bytes",
     "packed_bytes",
     "perplexity",

@@ -3,12 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
-from qlesson.affine import QParams
-from qlesson.qtensor import fake_quantize
-from qlesson.scheme import Scheme
 from qlesson.teach.figures import drawing as draw
 from qlesson.teach.show import ASIDE
 
@@ -93,38 +89,6 @@ def channels(rows: Mapping[str, draw.Values]) -> Figure:
         draw.title(ax, f"{name}: largest / median = {ratio}")
     np.ravel(axes)[-1].set_xlabel("input channel")
     fig.supylabel("largest |input|", fontsize=10)
-    return fig
-
-
-def straight_through(
-    scheme: Scheme,
-    scale: draw.Scalar,
-    zero_point: draw.Scalar,
-    r_min: draw.Scalar,
-    r_max: draw.Scalar,
-) -> Figure:
-    """Rounding as training sees it: the values of a staircase, the slope of a line  (notebook 11).
-
-    What is drawn is fake_quantize and the gradient that torch finds for it.
-    """
-    r = draw.evenly(draw.number(r_min), draw.number(r_max), 801).requires_grad_()
-    qparams = QParams(draw.tensor(scale), torch.tensor(round(draw.number(zero_point))))
-    r_hat = fake_quantize(r, scheme, qparams)
-    (slope,) = torch.autograd.grad(r_hat.sum(), r)
-    fig, (left, right) = draw.figure(2.9, cols=2)
-    x = draw.array(r)
-    left.plot(x, x, color=draw.GRID, lw=1, ls="--", label="r")
-    left.plot(x, draw.array(r_hat), color=draw.CODE, lw=1.6, label="r_hat")
-    left.set_xlabel("r")
-    left.legend(frameon=False, loc="upper left")
-    draw.title(left, "what goes forward: the staircase")
-    right.plot(x, np.zeros_like(x), color=draw.CODE, lw=1.6, label="slope of the staircase: 0")
-    right.plot(x, draw.array(slope), color=draw.REAL, lw=2, ls="--", label="straight through")
-    right.set_ylim(-0.15, 1.65)
-    right.set_yticks([0, 1])
-    right.set_xlabel("r")
-    right.legend(frameon=False, loc="upper left")
-    draw.title(right, "what comes back: the slope")
     return fig
 
 

@@ -1,0 +1,53 @@
+"""The live figure of notebook 12: where does a learned step come to rest?"""
+
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+import qlesson as ql
+from qlesson.teach import figures
+from qlesson.teach.draws import randn
+from qlesson.teach.widgets import Shown, Slider, declare
+
+_STEPS = tuple(i / 50 for i in range(5, 101))
+
+
+@cache
+def _normals() -> Tensor:
+    return randn(1000, generator=torch.Generator().manual_seed(0)).double()
+
+
+@cache
+def _pulls(bits: int, step: float) -> tuple[float, float, float]:
+    """The mean squared error, and its gradient by the step: of values inside, of clipped ones."""
+    r, scheme = _normals(), ql.Scheme(bits, "symmetric")
+    s = torch.tensor(step, dtype=torch.float64, requires_grad=True)
+    r_hat = ql.fake_quantize(r, scheme, ql.QParams(s, torch.tensor(0, dtype=torch.int8)))
+    clipped = (r / s).round().abs() > scheme.quant_max
+    error = (r_hat - r).square() / len(r)
+    parts = error[~clipped].sum(), error[clipped].sum()
+    inside, outside = (torch.autograd.grad(p, s, retain_graph=True)[0].item() for p in parts)
+    return error.sum().item(), inside, outside
+
+
+@declare(
+    "The error of 1,000 normal values for every step, and the two pulls on the chosen step.",
+    bits=Slider("bits", 2, 4, 1, 3),
+    s=Slider("step s", 0.1, 2.0, 0.02, 1.4),
+)
+def _step(bits: int, s: float) -> Shown:
+    chosen = min(range(len(_STEPS)), key=lambda i: abs(_STEPS[i] - s))
+    every = [_pulls(bits, step) for step in _STEPS]
+    losses = [loss for loss, _, _ in every]
+    loss, inside, clipped = every[chosen]
+    rest = next(i for i, (_, a, b) in enumerate(every) if a + b > 0)
+    best = losses.index(min(losses))
+    way = "falls" if inside + clipped > 0 else "grows"
+    sentences = [
+        f"{bits} bits, step {_STEPS[chosen]:.2f}: MSE {loss:.4f}. Pulls: inside {-inside:+.4f}, "
+        f"clipped {0.0 - clipped:+.4f}. The step {way}.",
+        f"The pulls balance between {_STEPS[rest - 1]:.2f} and {_STEPS[rest]:.2f}; the least MSE, "
+        f"{losses[best]:.4f}, is at {_STEPS[best]:.2f}.",
+    ]
+    return sentences, partial(figures.pulls, _STEPS, losses, chosen, inside, clipped)

@@ -1,0 +1,34 @@
+"""What the live figure of notebook 12 says is true: where a learned step comes to rest."""
+
+import pytest
+import torch
+
+from qlesson.teach import randn
+
+
+def pulls(r, bits, s):
+    """MSE, and the pulls on the step, from the formula of each value."""
+    last = 2 ** (bits - 1) - 1
+    free = (r / s).round()
+    off = s * free.clamp(-last, last) - r
+    inside = free.abs() <= last
+    slopes = torch.where(inside, free - r / s, free.clamp(-last, last))
+    part = -2 * off * slopes / len(r)
+    return off.square().mean().item(), part[inside].sum().item(), part[~inside].sum().item()
+
+
+@pytest.mark.parametrize("bits, rest, best", [(2, 1.16, 1.30), (3, 0.68, 0.72), (4, 0.40, 0.42)])
+def test_where_the_pulls_balance_and_the_error_is_least(said, bits, rest, best):
+    r = randn(1000, generator=torch.Generator().manual_seed(0)).double()
+    every = {i / 50: pulls(r, bits, i / 50) for i in range(5, 101)}
+    for s in (0.1, rest, best, 1.0, 2.0):
+        text, _ = said("12", bits=bits, s=s)
+        loss, inside, clipped = every[s]
+        assert f"step {s:.2f}: MSE {loss:.4f}." in text
+        assert f"inside {inside:+.4f}, clipped {clipped + 0.0:+.4f}." in text
+        assert ("The step falls." if inside + clipped < 0 else "The step grows.") in text
+        assert f"The pulls balance between {rest:.2f} and {rest + 0.02:.2f};" in text
+        assert f"the least MSE, {every[best][0]:.4f}, is at {best:.2f}." in text
+    assert min(every, key=lambda s: every[s][0]) == best
+    assert every[rest][1] + every[rest][2] > 0 > sum(every[round(rest + 0.02, 2)][1:])
+    assert all(inside < 0 <= clipped for _, inside, clipped in every.values())
