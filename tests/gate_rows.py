@@ -494,7 +494,7 @@ ROWS = {
         device=device("cpu"), path=path(str(tinygpt.text.FOLDER / "weights.safetensors"))),
     "models.tinygpt.measure.Cached": row(model=model(GPT), new_cache=anything(tinygpt.KVCache)),
     "models.tinygpt.codes.load_trained": row(
-        bits=one_of(2), steps_of=one_of("learned"), device=device("cpu")),
+        bits=whole(2), steps_of=one_of("learned"), device=device("cpu")),
     "models.tinygpt.measure.perplexity": row(
         model=model(GPT), text=text("a text for it", none=SOUND), n=whole(8),
         new_cache=anything(None)),

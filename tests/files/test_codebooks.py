@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import qlesson as ql
-from qlesson import ranges
 from qlesson.files import codebooks
 from qlesson.files.packing import unpack
 from qlesson.models import tinygpt
@@ -206,20 +205,14 @@ def test_each_scale_belongs_to_its_own_block(name):
     assert before.shape == (8, size) and differs == [i == 5 for i in range(8)]
 
 
-def test_what_helps_asymmetric_int4_against_the_books():
-    """Notebook 08: a zero point brings 0.9 dB, and 16 codes in place of 15 bring 0.6 dB."""
+def test_what_the_sixteenth_code_is_worth():
+    """Notebook 08: at the same price and blocks, Q4_0 has 1.1 dB more than codes from -7 to 7."""
     w = tinygpt.weight_matrices(tinygpt.load("cpu"))["blocks.0.mlp.up"]
-    groups = ql.PerGroup(64)
-    symmetric, asymmetric = (ql.Scheme(4, m, groups) for m in ("symmetric", "asymmetric"))
-    r_min, r_max = ranges.min_max(w, asymmetric)
-    wider = ql.qtensor.qparams_from_range(r_min, r_max + (r_max - r_min) / 14, asymmetric)
-    fifteen = ql.quantize(w, asymmetric, wider)
-    assert fifteen.q.max() == 6 and fifteen.q.min() == -8
-    db = [
-        ql.sqnr(w, w_hat.dequantize()).item()
-        for w_hat in (ql.quantize(w, symmetric), fifteen, ql.quantize(w, asymmetric))
-    ]
-    assert [db[1] - db[0], db[2] - db[1]] == pytest.approx([0.9, 0.6], abs=0.05)
+    symmetric = ql.Scheme(4, "symmetric", ql.PerGroup(32), scale_dtype=torch.float16)
+    x = ql.quantize(w, symmetric)
+    assert x.bits_per_value == 4.5
+    gain = ql.sqnr(w, codebooks.q4_0(w)) - ql.sqnr(w, x.dequantize())
+    assert gain.item() == pytest.approx(1.1, abs=0.05)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

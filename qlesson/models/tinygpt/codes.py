@@ -25,7 +25,7 @@ def load_trained(
 
     All else (embeddings, biases, norms) is the float model's. trained.md says how they were made.
     """
-    checks.one_of("bits", bits, BITS)
+    checks.whole("bits", bits, *BITS)
     checks.one_of("steps_of", steps_of, STEPS_OF)
     return _with_codes(load(device), checkpoint.load(_file(bits, steps_of)))
 

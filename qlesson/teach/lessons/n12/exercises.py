@@ -118,10 +118,7 @@ class ThreeSlopes:
         ((1, ..., ...), "That is q, the slope while the code stays. LSQ subtracts r / s from it."),
         ((..., -1, ...), "That is the code q, and its slope while it stays. Subtract r / s, -0.6."),
         ((0.1, ..., ...), "That is r_hat - r, in units of r. In steps of 0.5 it is twice as much."),
-        (
-            (..., -0.2, ...),
-            "That is r_hat - r, in units of r. In steps of 0.5 it is twice as much.",
-        ),
+        ((..., -0.2, ...), "-0.5 - (-0.3) is r_hat - r, in units of r. The slope counts in steps."),
         ((..., ..., 4), "-3 is clipped. There r_hat = -2 s, and r is not in it."),
         ((..., ..., 0), "0 is the slope by r. By s, the last value -2 s moves with every s."),
         ((..., ..., -1), "r_hat is -1 there: s times the code. The slope is the code."),

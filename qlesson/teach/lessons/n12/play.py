@@ -34,7 +34,7 @@ def _pulls(bits: int, step: float) -> tuple[float, float, float]:
 @declare(
     "The error of 1,000 normal values for every step, and the two pulls on the chosen step.",
     bits=Slider("bits", 2, 4, 1, 3),
-    s=Slider("step s", 0.1, 2.0, 0.02, 1.4),
+    s=Slider("step s", 0.1, 2.0, 0.02, 0.6),
 )
 def _step(bits: int, s: float) -> Shown:
     chosen = min(range(len(_STEPS)), key=lambda i: abs(_STEPS[i] - s))
