@@ -22,7 +22,7 @@ WHEEL = $(RUN) -m pip --disable-pip-version-check wheel -q -c .venv/pins.txt -w 
 BACKEND = '$(shell sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml)'
 NEWS = @jupyterlab/apputils-extension:announcements  # asks each newcomer about news, and the network for them
 
-.PHONY: help lab test test-fast test-machines env fresh bench wheelhouse refresh lint slides clean
+.PHONY: help lab test test-fast test-machines env fresh bench wheelhouse refresh lint slides handouts clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -57,7 +57,7 @@ wheelhouse: .venv/pins.txt ## fill build/wheelhouse, from which WHEELS=build/whe
 	@echo "Fetching $(TORCH)$(if $(TORCH_INDEX), from $(TORCH_INDEX))"
 	@$(WHEEL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --no-deps '$(TORCH)'
 	@echo "Fetching JupyterLab, matplotlib and what they need"
-	@$(WHEEL) build/wheelhouse/torch-*.whl $(BACKEND) .
+	@$(WHEEL) build/wheelhouse/torch-*.whl $(BACKEND) '.[slides]'
 	@du -sh build/wheelhouse
 
 refresh: .venv/test ## authors: run the notebooks and store their outputs (N=05: that one alone)
@@ -66,8 +66,11 @@ refresh: .venv/test ## authors: run the notebooks and store their outputs (N=05:
 lint: .venv/test ## authors: check the code, its types and the rules of the notebooks
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy && $(RUN) -m qlesson.authoring lint
 
-slides: .venv/test ## authors: write a deck of slides for each notebook into build/slides (N=05: that one alone)
+slides: .venv/slides ## write a deck of slides for each notebook into build/slides (N=05: that one alone)
 	@$(RUN) -m qlesson.authoring slides $(N)
+
+handouts: .venv/slides ## write the sheets to print for a room, build/handouts.html
+	@$(RUN) -m qlesson.authoring handouts
 
 clean: ## remove .venv; your notebooks stay
 	rm -rf .venv
@@ -94,7 +97,11 @@ clean: ## remove .venv; your notebooks stay
 	@$(RUN) -m jupyter labextension disable --level=sys_prefix $(NEWS) 2> /dev/null
 	@touch $@
 
-.venv/test: .venv/lab
+.venv/slides: .venv/lab
+	@$(PIP) -q -e '.[slides]'
+	@touch $@
+
+.venv/test: .venv/slides
 	@echo "4. Installing the test tools"
 	@$(PIP) -q -e '.[test]'
 	@touch $@
