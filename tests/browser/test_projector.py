@@ -22,8 +22,8 @@ RUN = """async () => {
   await jupyterapp.commands.execute('notebook:run-cell')
 }"""
 
-# From the top of the uppermost to the bottom of the lowest, in pixels of the page.
-BOXES = """figure => [...figure.querySelectorAll('img, [role=slider], select, input, button')]
+# Tops and bottoms of the controls and the picture, in pixels of the page.
+BOXES = """figure => [...figure.querySelectorAll('img, [role=slider], select, input')]
   .filter(e => e.checkVisibility()).map(e => e.getBoundingClientRect())
   .map(r => [r.top, r.bottom])"""
 
@@ -49,7 +49,7 @@ def menus():
     text = (ROOT / "notebooks" / "teaching.md").read_text(encoding="utf-8")
     room = text.split("\n## Room\n")[1].split("\n## ")[0]
     paths = [path.split(", ") for path in re.findall(r"\*\*([^*]+)\*\*", room)]
-    assert len(paths) == 3
+    assert len(paths) == 4
     return [*paths, paths[-1]]  # the last of them twice
 
 
@@ -64,12 +64,14 @@ def test_a_picture_and_its_controls_are_in_view_together(projected):
     projected.evaluate(RUN)
     figure = projected.locator(".jp-NotebookPanel .qlesson-play")
     figure.locator("img.widget-image").wait_for()
-    figure.scroll_into_view_if_needed()
+    figure.evaluate("figure => figure.closest('.jp-Cell').scrollIntoView()")
     boxes = figure.evaluate(BOXES)
     top, bottom = min(t for t, _ in boxes), max(b for _, b in boxes)
-    print(boxes)
     screenshot(projected, "projector")
-    assert 0 <= top and bottom <= ROOM["height"]
+    assert len(boxes) == 3 and bottom - top <= FITS
+    words = figure.locator("[aria-live=polite]").bounding_box()
+    assert 0 <= top and words["y"] + words["height"] <= ROOM["height"]
+    assert figure.bounding_box()["width"] > 0.85 * ROOM["width"]
 
 
 def test_nothing_is_asked_of_another_server(projected, server):
