@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from qlesson.affine import dequantize_affine, quantize_affine
 from qlesson.error import mse
@@ -130,7 +131,6 @@ def guess(
     draw.own_ticks(top.yaxis, [1, 0], ["r", "r_hat"])
     top.tick_params(axis="y", length=0)
     top.spines["left"].set_visible(False)
-    top.set_xlabel("r  (shaded: the range that has codes)")
     squared = mse(*(torch.from_numpy(x) for x in (t.r, t.r_hat)))
     draw.title(
         top,
@@ -138,7 +138,8 @@ def guess(
     )
     _error_stems(below, t)
     kinds = (("o", draw.ERROR, "rounded"), ("X", draw.CLIPPED, "clipped"))
-    draw.legend_above(fig, [draw.dot(*kind) for kind in kinds])
+    shaded = Patch(fc=draw.INSIDE, label="the range that has codes")
+    draw.legend_above(fig, [shaded, *(draw.dot(*kind) for kind in kinds)])
     return fig
 
 
@@ -165,6 +166,6 @@ def _error_stems(ax: Axes, trip: draw.Trip) -> None:
                 va="bottom" if e >= 0 else "top",
             )
         draw.own_ticks(ax.xaxis, x, [draw.short(v) for v in r])
-    ax.margins(y=0.45)
+    ax.margins(y=0.6)
     ax.set_xlabel("r, each value" if len(r) <= 12 else "values, in order of r")
     ax.set_ylabel("error r_hat − r")
