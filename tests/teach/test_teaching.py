@@ -13,6 +13,7 @@ import torch
 import yaml
 
 import qlesson as ql
+from qlesson.authoring.lint import github
 from qlesson.qtensor import qparams_from_range
 from qlesson.teach.exercises import exercises
 from qlesson.teach.room import at_bits
@@ -247,6 +248,13 @@ def test_the_lines_for_learners():
     name = re.findall(r"^name: (.*)$", (ROOT / "environment.yml").read_text(), flags=re.M)[0]
     assert set(re.findall(r"conda run .*?-n (\S+)", section)) == {name}
     assert "conda env create -f environment.yml" in windows
+
+
+def test_github_shows_its_formulas():
+    """In a Markdown file a backslash before punctuation is gone before the formula is read."""
+    for text in (TEXT, MINUTES):
+        assert list(github.github_breaks(re.sub(r"`[^`]*`", "", text))) == []
+        assert not re.search(r"\\[!-/:-@]", "".join(re.findall(r"\$([^$\n]+)\$", text)))
 
 
 def test_what_the_kit_names_is_there():
