@@ -98,7 +98,7 @@ def test_what_the_model_says_in_06():
     rows, groups, _, z = SIX.compared("3 bits: rows, groups of 32 ")
     assert round(-z) == 16
     assert [groups, rows] == SIX.said(r"perplexity ([\d.]+) where the rows have ([\d.]+)\.")
-    assert SIX.said(r"00 had ([\d.]+) with 3 bits") == ZERO.line(" 3 bits:")
+    assert SIX.said(r"00 had ([\d.]+) with 3 bits") == ZERO.line(" 3 bits:  ")
     assert SIX.compared("4 bits in 16s, 5 bits in rows")[-1] < -2
 
 
