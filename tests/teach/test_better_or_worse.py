@@ -30,12 +30,12 @@ class Page:
         return [float(x) for x in re.findall(r"[-+]?\d+\.\d+", line)]
 
     def compared(self, start):
-        """Perplexity, difference and its standard errors, from a line that ends in a verdict."""
-        perplexity, difference, error = self.line(start)
-        return perplexity, difference, difference / error
+        """Perplexities, difference and its standard errors, from a line that ends in a verdict."""
+        *perplexities, difference, error = self.line(start)
+        return *perplexities, difference, difference / error
 
 
-SIX, NINE = Page("06"), Page("09")
+ZERO, SIX, NINE = Page("00"), Page("06"), Page("09")
 
 
 def test_block_length_and_structure():
@@ -43,8 +43,11 @@ def test_block_length_and_structure():
     columns, columns_shuffled = SIX.line("columns            512 values")
     pieces, pieces_shuffled = SIX.line("columns in pieces  128 values")
     (all_of_it,) = SIX.said(r"Rows lie ([\d.]+) dB above columns")
-    (length,) = SIX.said(r"and ([\d.]+) dB remain")
-    (structure,) = SIX.said(r"only ([\d.]+) dB are left in `W`")
+    length, *of_length = SIX.said(r"and ([\d.]+) dB remain \(([\d.]+) against ([\d.]+)\)")
+    structure, *of_structure = SIX.said(
+        r"only ([\d.]+) dB are left in `W` \(([\d.]+) against ([\d.]+)\)"
+    )
+    assert of_length == [rows_shuffled, columns_shuffled] and of_structure == [rows, pieces]
     assert rows - columns == pytest.approx(all_of_it, abs=0.011)
     assert rows_shuffled - columns_shuffled == pytest.approx(length, abs=0.011)
     assert rows - pieces == pytest.approx(structure, abs=0.011)
@@ -76,8 +79,12 @@ PURCHASES = (
 
 
 def test_decibels_per_bit():
-    """Seven times a bit, a bit, a bit, less, a third."""
+    """Seven times a bit, a bit, almost a bit, less, a third."""
     row, bit, of_64, of_32, of_16 = (SIX.line(line)[2] for line in PURCHASES)
+    said = SIX.said(
+        r"almost as much as a bit \(([\d.]+) against ([\d.]+)\), groups of 32 less \(([\d.]+)"
+    )
+    assert said == [of_64, bit, of_32] and of_64 < bit
     assert 6 < bit < 7 and row / bit == pytest.approx(7, abs=0.1)
     assert of_64 == pytest.approx(bit, abs=0.5)
     assert of_32 < bit - 2 and of_16 / bit == pytest.approx(1 / 3, abs=0.03)
@@ -87,16 +94,18 @@ def test_decibels_per_bit():
 
 def test_what_the_model_says_in_06():
     assert all(SIX.compared(name)[2] > 2 for name in ("tensor  ", "row  ", "groups of 32  "))
-    assert abs(SIX.compared("4 bits: rows, groups of 32 ")[2]) < 2
-    groups, _, z = SIX.compared("3 bits: rows, groups of 32 ")
-    assert round(-z) == 16 and [groups] == SIX.said(r"perplexity ([\d.]+) where the rows")
-    assert SIX.compared("groups of 16 at 4 bits, rows at 5")[2] < -2
+    assert abs(SIX.compared("4 bits: rows, groups of 32 ")[-1]) < 2
+    rows, groups, _, z = SIX.compared("3 bits: rows, groups of 32 ")
+    assert round(-z) == 16
+    assert [groups, rows] == SIX.said(r"perplexity ([\d.]+) where the rows have ([\d.]+)\.")
+    assert SIX.said(r"00 had ([\d.]+) with 3 bits") == ZERO.line(" 3 bits:  ")
+    assert SIX.compared("4 bits in 16s, 5 bits in rows")[-1] < -2
 
 
-def test_T_is_lucky_and_an_average_is_not():
-    errors = [SIX.line(f"per {name:6s}  T") for name in ("tensor", "row", "column")]
-    assert all(of_T > errors[0][0] for of_T, *_ in errors[1:])
-    assert all(mean / error < -15 for _, mean, error in errors[1:])
+def test_three_scales_leave_smaller_errors_than_one_on_average():
+    for name in ("row   ", "column"):
+        mean, error = SIX.line(f"difference to per {name}")
+        assert mean / error < -15
 
 
 def test_what_the_models_of_09_lose():

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+import nbformat
 import pytest
 import torch
 import yaml
@@ -143,6 +144,30 @@ def test_every_notebook_has_its_part():
     assert drawn == NUMBERS[1:]
     for number in NUMBERS:
         assert re.search(rf"^\| .*\b{number}\b.* \| \d+ \|", TEXT, flags=re.M), number
+
+
+def words_of(number):
+    (path,) = NOTEBOOKS.glob(f"{number}_*.ipynb")
+    cells = nbformat.read(path, as_version=4).cells
+    return "\n".join(c.source for c in cells if c.cell_type == "markdown")
+
+
+def titles_of(number):
+    return re.findall(r"^##+ (.+)$", words_of(number), flags=re.M)
+
+
+@pytest.mark.parametrize("start", ["If you came to quantize a model at work", "Half an hour"])
+def test_a_route_is_the_same_everywhere_and_stops_at_what_is_there(start):
+    pages = (README, TEXT, words_of("00"))
+    unlinked = "\n".join(re.sub(r"\[(\d\d)\]\([^)]*\)", r"\1", page) for page in pages)
+    first, *others = re.findall(rf"^\*\*{start}.*$", unlinked, flags=re.M)
+    assert others == [first, first]
+    stops = re.findall(r'(\d\d) up to "([^"]+)"', first)
+    assert len(stops) > 1 and all(title in titles_of(number) for number, title in stops)
+    for number in re.findall(r"(\d\d) up to its bet", first):
+        assert any("Predict" in title for title in titles_of(number))
+    if start == "Half an hour":
+        assert sum(map(int, re.findall(r"\((\d+)(?: minutes)?\)", first))) == 30
 
 
 def test_vote_07_clipping_pays_with_few_bits():
