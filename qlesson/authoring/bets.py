@@ -16,8 +16,6 @@ SPACE = (
 )
 MARK = "space-"  # with this the id of a space begins
 AFTER_A_BET = 8  # cells between a bet and the next heading, at most, which custom.css hides
-# Notebooks in which the bets are still to be made so. When none is left, this line goes.
-NOT_YET = ("11",)
 
 
 def is_bet(cell: NotebookNode) -> bool:
