@@ -5,6 +5,7 @@ the facts it draws, in words and rounded numbers.
 """
 
 import base64
+import html
 import inspect
 import io
 import textwrap
@@ -34,7 +35,7 @@ MOST_LETTERS = 320
 
 
 def show(fig: Figure, alt: str) -> None:
-    """Display a figure as one bundle: its PNG, and its alt text with the facts it draws.
+    """Display a figure, its PNG with the facts it draws, and below it its sentence.
 
     fig  a matplotlib Figure
     alt  one sentence that says what the figure shows, for who cannot see it
@@ -51,6 +52,7 @@ def show(fig: Figure, alt: str) -> None:
         in_notebook = False
     if in_notebook:
         display(bundle, metadata=metadata, raw=True)
+        display(caption(alt), raw=True)
     else:
         print(bundle["text/plain"])
 
@@ -67,6 +69,15 @@ def mimebundle(fig: Figure, alt: str) -> tuple[dict[str, str], dict[str, dict[st
     image = base64.b64encode(png(fig)).decode("ascii")
     text = "\n".join([textwrap.fill(alt, 99), *facts(fig)])
     return {"image/png": image, "text/plain": text}, {"image/png": {"alt": alt}}
+
+
+def caption(sentence: str) -> dict[str, str]:
+    """The data of an output below a picture, for pages that do not read the picture's alt text.
+
+    JupyterLab and GitHub do not. It is HTML, which needs no more than its own marks escaped.
+    """
+    words = html.escape(sentence, quote=False)
+    return {"text/html": f"<p><em>{words}</em></p>", "text/plain": sentence}
 
 
 def png(fig: Figure) -> bytes:

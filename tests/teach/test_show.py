@@ -192,7 +192,7 @@ def test_the_bundle_holds_the_picture_the_alt_text_and_the_facts():
     assert metadata == {"image/png": {"alt": "Two points."}}
 
 
-def test_in_a_notebook_one_bundle_is_displayed():
+def test_in_a_notebook_the_sentence_stands_below_the_picture():
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.utils.capture import capture_output
 
@@ -200,12 +200,19 @@ def test_in_a_notebook_one_bundle_is_displayed():
     try:
         with capture_output() as captured:
             assert show(plot([1, 2], [3, 5]), "Two points.") is None
+            assert show(plot([1, 2], [3, 5]), 'a < b & "c"') is None
     finally:
         InteractiveShell.clear_instance()
-    (output,) = captured.outputs
+    output, below, _, escaped = captured.outputs
     assert set(output.data) == {"image/png", "text/plain"}
     assert output.data["text/plain"].startswith("Two points.\naxes 1")
     assert output.metadata == {"image/png": {"alt": "Two points."}}
+    assert below.data == {
+        "text/html": "<p><em>Two points.</em></p>",
+        "text/plain": "Two points.",
+    }
+    assert escaped.data["text/html"] == '<p><em>a &lt; b &amp; "c"</em></p>'
+    assert escaped.data["text/plain"] == 'a < b & "c"'
     assert not captured.stdout
 
 
