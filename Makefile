@@ -57,7 +57,7 @@ wheelhouse: .venv/pins.txt ## fill build/wheelhouse, from which WHEELS=build/whe
 	@echo "Fetching $(TORCH)$(if $(TORCH_INDEX), from $(TORCH_INDEX))"
 	@$(WHEEL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --no-deps '$(TORCH)'
 	@echo "Fetching JupyterLab, matplotlib and what they need"
-	@$(WHEEL) build/wheelhouse/torch-*.whl $(BACKEND) .
+	@$(WHEEL) build/wheelhouse/torch-*.whl $(BACKEND) '.[slides]'
 	@du -sh build/wheelhouse
 
 refresh: .venv/test ## authors: run the notebooks and store their outputs (N=05: that one alone)
@@ -66,7 +66,7 @@ refresh: .venv/test ## authors: run the notebooks and store their outputs (N=05:
 lint: .venv/test ## authors: check the code, its types and the rules of the notebooks
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy && $(RUN) -m qlesson.authoring lint
 
-slides: .venv/test ## authors: write a deck of slides for each notebook into build/slides (N=05: that one alone)
+slides: .venv/slides ## write a deck of slides for each notebook into build/slides (N=05: that one alone)
 	@$(RUN) -m qlesson.authoring slides $(N)
 
 clean: ## remove .venv; your notebooks stay
@@ -92,6 +92,10 @@ clean: ## remove .venv; your notebooks stay
 	@echo "3. Installing JupyterLab, matplotlib and what they need"
 	@$(PIP) -q -e .
 	@$(RUN) -m jupyter labextension disable --level=sys_prefix $(NEWS) 2> /dev/null
+	@touch $@
+
+.venv/slides: .venv/lab
+	@$(PIP) -q -e '.[slides]'
 	@touch $@
 
 .venv/test: .venv/lab

@@ -118,7 +118,8 @@ def test_a_wheelhouse_is_filled_and_installed_from(tmp_path):
     torch, rest = re.findall(r" pip .*wheel .*-w build/wheelhouse (.*)", made)
     assert torch.split() == [*"--index-url https://example.org/cpu --no-deps".split(), torch_pin()]
     # That torch, whatever else an index offers; what builds qlesson; qlesson with all it needs.
-    assert rest.split() == ["build/wheelhouse/torch-*.whl", *(f"'{r}'" for r in backend), "."]
+    quoted = [f"'{r}'" for r in (*backend, ".[slides]")]
+    assert rest.split() == ["build/wheelhouse/torch-*.whl", *quoted]
     assert "index" not in run("make", "-n", "-B", "wheelhouse").stdout
 
     (tmp_path / "torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl").touch()
@@ -299,7 +300,8 @@ def test_the_wheel_carries_the_data(tmp_path):
 
 def requirements():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return project["dependencies"] + project["optional-dependencies"]["test"]
+    extras = project["optional-dependencies"]
+    return project["dependencies"] + extras["slides"] + extras["test"]
 
 
 def name_of(requirement):
@@ -311,7 +313,7 @@ def test_every_dependency_is_pinned_once():
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)  # no +cpu, no index
     pinned = [name_of(line) for line in lines]
     assert len(set(pinned)) == len(pinned)
-    assert {name_of(r) for r in requirements()} <= set(pinned)
+    assert {name_of(r) for r in requirements()} - {"qlesson"} <= set(pinned)
 
 
 # --- conda and Binder ---
