@@ -79,9 +79,9 @@ def quantize_affine(
 ) -> Tensor:
     """q = clip(round(r / scale + zero_point), quant_min, quant_max)   (notebook 01).
 
+    round is half to even. The clip comes before the cast: a cast alone wraps around.
     `rounding="outside"` computes round(r / scale) + zero_point, the order of ONNX
     QuantizeLinear; torchao and torch.fake_quantize round outside too, and multiply by 1/scale.
-    round is half to even. The clip comes before the cast: a cast alone wraps around.
 
     r, scale, zero_point: tensors that broadcast, or numbers.
     Returns codes of the given integer dtype, in r's broadcast shape.

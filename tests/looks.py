@@ -67,14 +67,16 @@ def assert_looks(make, stored=True):
     assert not re.search(r"[-−]0(\.0*)?(?![.\d])", "\n".join(said)), said
     box = fig.get_tightbbox(canvas.get_renderer())
     assert min(box.x0, box.y0) >= -0.01, f"something leaves the canvas: {box}"
+    if fig.get_layout_engine():
+        assert min(box.x0, box.y0, 7 - box.x1, height / 100 - box.y1) > 0.04, "no margin"
     assert box.x1 <= 7.01 and box.y1 <= height / 100 + 0.01, f"something leaves the canvas: {box}"
-    _assert_words_read(fig)
+    assert_words_read(fig)
     for ax in fig.axes:
         assert not any(ax.spines[s].get_visible() and ax.axison for s in ("top", "right"))
         _assert_colours_read(ax)
 
 
-def _assert_words_read(fig):
+def assert_words_read(fig):
     texts = [t for t in drawn_texts(fig) if t.get_text().strip()]
     assert all(contrast(t.get_color()) >= 4.5 and t.get_fontsize() >= 6.5 for t in texts)
     boxes = [t.get_window_extent() for t in texts]

@@ -71,6 +71,7 @@ class Rotation:
 
     def _check(self, x: Tensor) -> None:
         checks.layer_input("x", x)
+        checks.on_a_device("x", x)
         checks.known("x", x)
         checks.last_axis("x", x, self.width)
 

@@ -4,6 +4,7 @@ nbval compares text, never pixels: a sine turned into a cosine would pass. So a 
 the facts it draws, in words and rounded numbers.
 """
 
+import ast
 import base64
 import html
 import inspect
@@ -57,11 +58,47 @@ def show(fig: Figure, alt: str) -> None:
         print(bundle["text/plain"])
 
 
-def show_source(fn: Any) -> None:
-    """Print a function, method or class exactly as the package has it, decorators and all."""
+def show_source(fn: Any, annotations: bool = False) -> None:
+    """Print a function, method or class as the package has it, decorators and all.
+
+    annotations  whether to print the types in its signatures, which a formula is read without
+    """
     if isinstance(fn, property):
         fn = fn.fget
-    print(textwrap.dedent(inspect.getsource(inspect.unwrap(fn))).rstrip())
+    source = textwrap.dedent(inspect.getsource(inspect.unwrap(fn))).rstrip()
+    print(source if annotations else without_annotations(source))
+
+
+def without_annotations(source: str) -> str:
+    """Code whose functions have no types in their signatures; a comment there keeps its own."""
+    lines = source.split("\n")
+    functions = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef)]
+    for node in sorted(functions, key=lambda n: -n.lineno):
+        start, end = node.lineno - 1, node.body[0].lineno - 1
+        own_line = not lines[end][: node.body[0].col_offset].strip()
+        if not own_line or start == end or "#" in "".join(lines[start:end]):
+            continue
+        blank = lines[start][: node.col_offset]
+        a = node.args
+        positional = [*a.posonlyargs, *a.args]
+        given = [None] * (len(positional) - len(a.defaults)) + list(a.defaults)
+        words = [_parameter(source, *both) for both in zip(positional, given, strict=True)]
+        if a.posonlyargs:
+            words.insert(len(a.posonlyargs), "/")
+        words += [f"*{a.vararg.arg if a.vararg else ''}"] if a.vararg or a.kwonlyargs else []
+        named = zip(a.kwonlyargs, a.kw_defaults, strict=True)
+        words += [_parameter(source, *both) for both in named]
+        words += [f"**{a.kwarg.arg}"] if a.kwarg else []
+        head, inside = f"{blank}def {node.name}(", ", ".join(words)
+        short = [f"{head}{inside}):"]
+        long = [head, f"{blank}    {inside}", f"{blank}):"]
+        lines[start:end] = short if len(short[0]) <= 79 else long
+    return "\n".join(lines)
+
+
+def _parameter(source: str, parameter: ast.arg, default: ast.expr | None) -> str:
+    words = ast.get_source_segment(source, default) if default else None
+    return f"{parameter.arg}={words}" if words else parameter.arg
 
 
 def mimebundle(fig: Figure, alt: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:

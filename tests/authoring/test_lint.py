@@ -5,7 +5,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from qlesson.authoring import __main__, bets, lint, refresh
-from qlesson.authoring.lint import cells, reading, repeats, sizes, tags, whole
+from qlesson.authoring.lint import cells, reading, repeats, shape, sizes, tags, whole
 from qlesson.teach import lessons
 from qlesson.teach.show import caption
 
@@ -192,7 +192,7 @@ SPOILED = {
     "wrong number": (replace("# 01 A title", "# 02 A title"), "begins with"),
     "two titles": (text("# Another"), "more than one heading of the first level"),
     "no objectives": (replace("**You will be able to**", "You learn"), "able to"),
-    "two objectives": (replace("- do that\n", ""), "three points"),
+    "no points": (replace("\n- do", "\ndo"), "not followed by points"),
     "no needs": (replace("**Needs:** Python.", ""), "**Needs:**"),
     "no next": (replace("[next](02_next.ipynb)", ""), "lacks [next](02_next.ipynb)"),
     "no previous": (replace("[previous]", "[before]"), "lacks [previous](00_start_here.ipynb)"),
@@ -269,7 +269,7 @@ def test_reasons_are_heard(folder, monkeypatch):
     assert found(nb, folder) == []
 
 
-def test_a_sentence_may_stand_in_one_notebook_only(folder, monkeypatch):
+def test_a_sentence_that_repeats_is_advice_and_no_problem(folder, capsys):
     same = "The **scale** is the width\nof one step, in the units of r."
     for name in ("01_title", "02_next"):
         nb = good()
@@ -278,14 +278,24 @@ def test_a_sentence_may_stand_in_one_notebook_only(folder, monkeypatch):
         save(nb, folder, name)
     notebooks = [lint.read(folder / f"{n}.ipynb") for n in ("01_title", "02_next")]
     (line,) = repeats.repeated_sentences(notebooks)
-    sentence = "the scale is the width of one step in the units of r"
-    assert sentence in line
-    monkeypatch.setitem(repeats.MAY_REPEAT, sentence, "a definition")
-    assert list(repeats.repeated_sentences(notebooks)) == []
+    assert "the scale is the width of one step in the units of r" in line
+    lint.main(folder, folder.parent / "README.md")
+    said = capsys.readouterr().out
+    assert f"advice: {line}" in said
+    assert not [
+        p for p in lint.problems(folder, folder.parent / "README.md") if "the scale is" in p
+    ]
+
+
+def test_two_points_are_advised_against_and_no_problem(folder):
+    nb = good()
+    replace("- do that\n", "")(nb)
+    assert found(nb, folder) == []
+    assert "2 points" in list(shape.other_counts([lint.read(folder / "01_title.ipynb")]))[0]
 
 
 @pytest.mark.parametrize("words, repeated", [(7, False), (8, True), (9, True)])
-def test_a_sentence_that_may_not_repeat_has_eight_words(folder, words, repeated):
+def test_a_sentence_counts_from_eight_words(folder, words, repeated):
     """Counted in both notebooks, markup aside: seven words may stand twice, eight may not."""
     same = " ".join(["**Scales**", "of", "rows", "cost", "[more](#Play)", "bits", "than", "one",
                      "scale"][:words])  # fmt: skip

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from qlesson.authoring import lint
-from qlesson.authoring.lint import cells, repeats, tags, whole
+from qlesson.authoring.lint import cells, tags, whole
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = lint.load(ROOT / "notebooks")
@@ -18,10 +18,6 @@ def test_the_numbers_run_from_00_without_a_gap():
 @pytest.mark.parametrize("nb", NOTEBOOKS, ids=lambda nb: nb.path.stem)
 def test_keeps_the_rules(nb):
     assert not (found := lint.notebook_problems(nb)), "\n".join(found)
-
-
-def test_no_sentence_stands_in_two_notebooks():
-    assert not (found := list(repeats.repeated_sentences(NOTEBOOKS))), "\n".join(found)
 
 
 def test_the_readme_shows_their_first_picture():
@@ -53,8 +49,7 @@ def test_every_lesson_has_a_notebook():
 
 
 def test_every_exception_is_needed():
-    """A reason stands only for a cell, a file or a sentence that still is there."""
+    """A reason stands only for a cell or a file that still is there."""
     assert set(cells.NOT_COMPARED) <= {(nb.path.stem, c.id) for nb in NOTEBOOKS for c in nb.cells}
-    assert set(repeats.MAY_REPEAT) <= {s for nb in NOTEBOOKS for s in repeats.sentences(nb)}
     assert set(cells.MAX_KB_OF) <= {nb.path.stem for nb in NOTEBOOKS}
     assert all(kb <= 500 for kb in cells.MAX_KB_OF.values())

@@ -1,47 +1,53 @@
 """The figures of notebook 00 draw what they say: memory, matrices and grey pictures."""
 
-import numpy as np
 import pytest
 import torch
-from drawn import FOUR, GRANULARITIES, NORMAL, T, close, line, minus, words
+from drawn import close, line, words
+from matplotlib.patches import Rectangle
 
 import qlesson as ql
 from qlesson.teach import figures
+from qlesson.teach.show import facts
 
 PICTURE = figures.grey_picture(32)
+ROWS = {
+    "float32": ("0" + "10000110" + "0" * 23, "s" + 8 * "e" + 23 * "d", "128"),
+    "4 bits": ("0111", "dddd", "7 steps"),
+}
 CASES = {
+    "bit_rows": [ROWS],
     "memory": [
         {"7B": 7e9, "70B": 7e10},
         [32, 16, 8, 4],
         {"phone": 8.0, "laptop": 16.0, "GPU": 24.0},
     ],
-    "heatmaps": [{"T": T, "few": FOUR[None, :2]}],
     "pictures": [{f"{b} bits": ql.fake_quantize(PICTURE, ql.Scheme(b)) for b in (8, 4, 2)}],
 }
 # More data for the checks of the looks: crowded, narrow, empty, one-sided.
 EXTRA = {
     "memory": [[{"7B": 7e9, "13B": 13e9, "70B": 7e10}, [16, 8], {"phone": 8, "GPU": 80}]],
-    "heatmaps": [
-        [
-            {
-                n: T - ql.fake_quantize(T, ql.Scheme(granularity=g))
-                for n, g in GRANULARITIES.items()
-            },
-            "{:.2f}",
-            "r_hat − r",
-            True,
-            True,
-        ],
-        [{f"no. {k}": 99 * NORMAL[9 * k : 9 * k + 9].view(3, 3) for k in range(7)}, "{:.2f}", "r"],
-        [{"a": NORMAL[:48].view(6, 8), "b": NORMAL[48:96].view(6, 8)}, "{:.1f}", "", False],
-        [{"zeros": torch.zeros(2, 2)}, "{:.0f}", "", True, True],
-    ],
     "pictures": [[{"one": PICTURE}], [{str(k): PICTURE for k in range(5)}]],
 }
 
 
 def draw(name, data=None):
     return getattr(figures, name)(*(CASES[name] if data is None else data))
+
+
+def test_bit_rows():
+    fig = draw("bit_rows")
+    (ax,) = fig.axes
+    boxes = [p for p in ax.patches if isinstance(p, Rectangle)]
+    digits = [word for word in words(ax) if word in ("0", "1")]
+    assert digits == [*ROWS["float32"][0], *"0111"]
+    colors = [b.get_facecolor() for b in boxes]
+    assert len(boxes) == 36 and len(set(colors)) == 3
+    assert len({*colors[1:9]}) == 1 and colors[9] == colors[35] != colors[1] != colors[0]
+    assert {"128", "7 steps"} <= set(words(ax))
+    assert [t.get_text() for t in fig.legends[0].get_texts()] == ["sign", "exponent", "digits"]
+    assert "exponent 10000110" in "".join(facts(fig))
+    changed = {**ROWS, "4 bits": ("0110", "dddd", "7 steps")}
+    assert facts(figures.bit_rows(changed)) != facts(fig)
 
 
 def test_memory():
@@ -55,28 +61,8 @@ def test_memory():
     for name, size in (("phone", 8), ("laptop", 16), ("GPU", 24)):
         close({*line(ax, name)[0]}.pop(), size)
         assert f"{name}\n{size} GB" in words(ax)
-    assert ax.get_xscale() == "log" and ax.get_xlim()[0] == 1
+    assert ax.get_xscale() == "linear" and ax.get_xlim()[0] == 0
     assert [t.get_text() for t in ax.get_yticklabels()][0] == "7B, 32 bits"
-
-
-def test_heatmaps():
-    fig = figures.heatmaps({"T": T, "tiny": T * 0 - 0.01}, unit="r")
-    assert fig.get_supxlabel() == "r"
-    left, right = fig.axes
-    close(left.images[0].get_array(), T)
-    assert left.images[0].get_clim() == right.images[0].get_clim()
-    assert words(left) == [minus(f"{v:.1f}") for v in T.flatten().tolist()]
-    assert words(right) == ["0.0"] * 9, "minus zero is zero"
-    for t, (i, j) in zip(left.texts, np.ndindex(3, 3), strict=True):
-        assert t.get_position() == (j, i)
-
-
-def test_heatmaps_alone_and_diverging():
-    fig = figures.heatmaps({"T": T, "half": T / 2}, shared=False)
-    limits = [ax.images[0].get_clim() for ax in fig.axes]
-    close(limits, [[-184, 728.6], [-92, 364.3]])
-    fig = figures.heatmaps({"T": T}, diverging=True)
-    close(fig.axes[0].images[0].get_clim(), [-728.6, 728.6])
 
 
 def test_pictures():

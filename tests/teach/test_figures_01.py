@@ -10,7 +10,6 @@ from qlesson.teach import figures
 
 CASES = {
     "number_to_code": [T.flatten(), 3.5, -70, -128, 127],
-    "round_half_even": [],
     "clip_or_wrap": [3.5, -70, -128, 127],
     "guess": [T.flatten(), 3.5, -70, -128, 127],
 }
@@ -38,17 +37,16 @@ def test_number_to_code():
     close(bent[0].get_xdata(), [728.6, 728.6, 689.5])
 
 
-def test_round_half_even():
-    ax = draw("round_half_even").axes[0]
-    x, y = line(ax, "tie")
-    close(x, [-2.5, -1.5, -0.5, 0.5, 1.5, 2.5])
-    close(y, [-2, -2, 0, 0, 2, 2])
-    close(line(ax, "not here")[1], [-3, -1, -1, 1, 1, 3])
-    for stair in (c for c in ax.collections if c.get_label() == "round(x)"):
-        (((a, n), (b, _)),) = stair.get_segments()
-        middle = torch.linspace(a, b, 12)[1:-1]
-        assert (torch.round(middle) == n).all()
-    assert "2.5 → 2" in words(ax) and "−0.5 → 0" in words(ax)
+def test_number_to_code_shows_the_rounding_from_near_by():
+    near = draw("number_to_code").axes[1]
+    close(line(near, "moved by rounding"), [[191.6, 192.5], [1, 0]])
+    close(line(near, "grid")[0], 192.5 + 3.5 * np.arange(-3, 4))
+    (shaded,) = near.patches
+    close(shaded.get_bbox().intervalx, [192.5 - 1.75, 192.5 + 1.75])
+    assert {"191.6", "−15\n192.5", "−14\n196"} <= set(words(near))
+    # One can see it: the line leans by a tenth of the space between two codes, and more.
+    left, right = near.get_xlim()
+    assert 0.9 / (right - left) > 0.02
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from drawn import NORMAL, OUTLIERS, T, close, line, steps, words
+from drawn import NORMAL, OUTLIERS, T, close, line, lines, steps, words
 
 import qlesson as ql
 from qlesson.error import error_shares
@@ -19,6 +19,7 @@ def clipped_to(limit, bits=4):
 
 
 CASES = {
+    "error_band": [0.5, 0, -4, 3, -3.0, 2.5],
     "error_histogram": [OUTLIERS, clipped_to(3).dequantize(), clipped_to(3).scale.item()],
     "clip_sweep": [OUTLIERS, 4, [2.0, 4.0, 7.0, 10.0, 15.0, 20.0], 7.0],
     "sqnr_by_bits": [
@@ -27,6 +28,7 @@ CASES = {
 }
 # More data for the checks of the looks: crowded, narrow, empty, one-sided.
 EXTRA = {
+    "error_band": [[3.5788, -77, -128, 127, -184, 728.6]],
     "error_histogram": [
         [T, T + 0.5, 2.0],
         [NORMAL, NORMAL, 1.0],
@@ -92,3 +94,18 @@ def test_sqnr_by_bits():
     assert words(ax) == ["+7.3", "+6.7", "+6.4"]
     ax = draw("sqnr_by_bits", EXTRA["sqnr_by_bits"][0]).axes[0]
     assert words(ax)[-1] == "+6.0 a bit"
+
+
+def test_error_band_is_the_error_of_fake_quantize():
+    (ax,) = draw("error_band").axes
+    drawn = {}
+    for label in ("rounded", "clipped"):
+        x, y = line(ax, label)
+        there = ~np.isnan(y)
+        r = torch.tensor(x[there], dtype=torch.float32)
+        close(y[there], ql.fake_quantize(r, ql.Scheme(3), ql.QParams(0.5, 0)) - r)
+        drawn[label] = r, np.abs(y[there]).max()
+    assert drawn["rounded"][1] <= 0.25 + 1e-6 < drawn["clipped"][1]
+    assert drawn["clipped"][0].abs().min() >= 1.75 and drawn["rounded"][0].abs().max() <= 2.25
+    assert sum(map(len, (r for r, _ in drawn.values()))) == 1401
+    assert sorted(v for x in lines(ax, "s/2 = 0.25") for v in {*x.get_ydata()}) == [-0.25, 0.25]

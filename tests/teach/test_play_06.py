@@ -30,11 +30,8 @@ def rows_at(w, price, scale_dtype):
 
 
 def sentence(way, price, db, rows):
-    side = "above" if db > rows else "below"
-    return (
-        f"4 bits, {way}: {price:.2f} bits per value, {db:.2f} dB, {abs(db - rows):.1f} dB {side} "
-        "the line of the rows."
-    )
+    more = f"{db - rows:+.1f} from the rows' line."
+    return f"4 bits, {way}: {price:.2f} bits per value, {db:.2f} dB, {more}"
 
 
 @pytest.mark.parametrize("scales, scale_dtype", [("float16", HALF), ("float32", torch.float32)])
@@ -53,7 +50,7 @@ def test_groups_against_the_line_of_the_rows(said, times, scales, scale_dtype):
 def test_scales_of_eight_bits(said, times):
     """The same with the two levels written out: code = round(s / S), S a float16 per row."""
     w = weights(times)
-    text, _ = said("06", times=times, scales="8 bits")
+    text, _ = said("06", times=times, scales="8-bit")
     for size in (32, 16):
         scale = w.view(64, -1, size).abs().amax(2) / 7
         step = (scale.amax(1, keepdim=True) / 255).half().float()
@@ -67,4 +64,4 @@ def test_scales_of_eight_bits(said, times):
 def test_the_factor_at_which_groups_of_16_cross_the_line(said):
     last = [said("06", times=times)[0].splitlines()[-1] for times in range(1, 13)]
     assert all("groups of 16" in line for line in last)
-    assert ["above" in line for line in last] == [False, False] + [True] * 10
+    assert [", +" in line for line in last] == [False, False] + [True] * 10

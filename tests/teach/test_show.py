@@ -1,9 +1,11 @@
 """`show` and `show_source`: what a stored notebook holds of a figure or a function."""
 
+import ast
 import base64
 import inspect
 import io
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,14 @@ from PIL import Image
 import qlesson as ql
 from qlesson import teach
 from qlesson.teach import show, show_source
-from qlesson.teach.show import MOST_LETTERS, MOST_LINES, facts, mimebundle, png
+from qlesson.teach.show import (
+    MOST_LETTERS,
+    MOST_LINES,
+    facts,
+    mimebundle,
+    png,
+    without_annotations,
+)
 
 
 def plot(x, y, **look):
@@ -225,10 +234,62 @@ def test_outside_a_notebook_the_text_is_printed(capsys):
 
 
 def test_a_function_is_printed_as_it_stands_decorator_and_all(capsys):
-    show_source(ql.quantize_affine)
+    show_source(ql.quantize_affine, annotations=True)
     out = capsys.readouterr().out
-    assert out.startswith("@torch.no_grad()\ndef quantize_affine(\n")
+    assert out.startswith("@torch.no_grad()\ndef quantize_affine(\n    r: Value,")
     assert out == inspect.getsource(inspect.unwrap(ql.quantize_affine))
+
+
+def test_a_formula_is_read_without_types(capsys):
+    show_source(ql.symmetric_qparams)
+    out = capsys.readouterr().out
+    assert out.startswith("@torch.no_grad()\ndef symmetric_qparams(r_max, quant_max):\n")
+    whole = inspect.getsource(inspect.unwrap(ql.symmetric_qparams))
+    assert out.split("\n")[2:] == whole.split("\n")[2:]
+
+
+EVERY_KIND = """class A:
+    def f(self, a: int, /, b: str = "x, y", *c: int, d: float = 0.5, e: int, **g: int) -> None:
+        return None
+
+    def long(
+        self, name: dict[str, int], another_long_name: str = "words", one_more_long_name=10_000, x=1
+    ) -> "A":
+        def inside(*, y: int) -> int:
+            return y
+
+    def one_line(self, x: int) -> int: return x
+
+    def f(
+        a: int,  # a reason
+    ) -> None:
+        pass"""
+
+
+def test_nothing_but_the_types_goes():
+    plain = without_annotations(EVERY_KIND)
+    assert '    def f(self, a, /, b="x, y", *c, d=0.5, e, **g):\n        return None' in plain
+    assert (
+        "    def long(\n        self, name, another_long_name=" in plain
+        and "10_000, x=1\n    ):" in plain
+    )
+    assert "        def inside(*, y):\n            return y" in plain
+    assert "a: int,  # a reason" in plain and "def one_line(self, x: int) -> int: return x" in plain
+    lines = "def f(x: int) -> int:\n    return x"
+    assert without_annotations(lines) == "def f(x):\n    return x"
+
+
+def test_what_is_printed_without_types_is_the_same_code():
+    """For every function of the package: parsed, and with the types taken from both."""
+    for file in sorted(Path(ql.__file__).parent.rglob("*.py")):
+        source = file.read_text(encoding="utf-8")
+        before, after = ast.parse(source), ast.parse(without_annotations(source))
+        for node in (n for tree in (before, after) for n in ast.walk(tree)):
+            if isinstance(node, ast.FunctionDef):
+                node.returns = None
+            if isinstance(node, ast.arg):
+                node.annotation = None
+        assert ast.dump(before) == ast.dump(after), file
 
 
 def test_methods_properties_and_classes_are_printed_without_indent(capsys):

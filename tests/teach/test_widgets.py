@@ -2,6 +2,7 @@
 
 import base64
 import html
+import itertools
 import subprocess
 import sys
 
@@ -11,10 +12,12 @@ from drawn import T
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 from IPython.utils.capture import capture_output
+from looks import assert_words_read, drawn_texts
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import qlesson as ql
 from qlesson.teach import play
+from qlesson.teach.figures.drawing import drawing_into
 from qlesson.teach.show import caption, facts
 from qlesson.teach.widgets import Choice, Slider, declarations
 
@@ -106,6 +109,39 @@ def test_the_layout_of_the_first_drawing_has_room_for_all(notebook):
             assert drawn.x0 >= -0.005 and drawn.y0 >= -0.005
             assert drawn.x1 <= wide + 0.005 and drawn.y1 <= high + 0.005
             assert [ax.get_position(original=True).bounds for ax in fig.axes] == places
+
+
+TALL = ("06", "07", "08", "09", "11", "12")  # their pictures are still higher than 300 pixels
+ROW = 34  # pixels that a control takes
+
+
+@pytest.mark.parametrize("notebook", [n for n in NOTEBOOKS if n not in TALL])
+def test_picture_and_controls_fit_a_projector_at_150_percent(notebook):
+    _, high = play(notebook).figure.get_size_inches() * 100
+    assert high <= 300 and high + ROW * len(DECLARATIONS[notebook].controls) <= 440
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_no_word_is_cut_or_covered_at_any_corner_of_the_settings(notebook):
+    fig, declaration = play(notebook).figure, DECLARATIONS[notebook]
+    controls = declaration.controls
+    for corner in itertools.product(*(ends(control) for control in controls.values())):
+        _, draw = declaration.look(**dict(zip(controls, corner, strict=True)))
+        with drawing_into(fig):
+            fig = draw()
+        FigureCanvasAgg(fig).draw()
+        assert_words_read(fig)
+        for words in drawn_texts(fig):
+            box, page = words.get_window_extent(), fig.bbox
+            inside = box.x0 > -1 and box.y0 > -1 and box.x1 < page.x1 + 1 and box.y1 < page.y1 + 1
+            assert inside or not words.get_text().strip(), (corner, words.get_text())
+
+
+def ends(control):
+    if isinstance(control, Choice):
+        return control.options[0], control.options[-1]
+    return (control.low, control.high) if isinstance(control, Slider) else (False, True)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)

@@ -2,7 +2,8 @@
 
 cells.py, github.py, shape.py   rules of one notebook: its cells, what GitHub shows, its parts
 bets.py                         and how its bets keep their answers
-repeats.py, whole.py, tags.py   rules of all of them: repeated sentences, README.md, docstrings
+whole.py, tags.py               rules of all of them: README.md, docstrings
+repeats.py                      advice, which fails nothing: sentences that repeat
 reading.py, sizes.py            what the rules read of a notebook, and how long it is
 """
 
@@ -26,7 +27,6 @@ def problems(folder: Path, readme: Path) -> list[str]:
     notebooks = load(folder)
     found = [p for nb in notebooks for p in notebook_problems(nb)]
     return found + [
-        *repeats.repeated_sentences(notebooks),
         *whole.readme_map(notebooks, readme),
         *whole.readme_picture(notebooks, readme),
         *whole.named_by_titles(notebooks, readme, folder / "teaching.md"),
@@ -38,7 +38,10 @@ def problems(folder: Path, readme: Path) -> list[str]:
 
 
 def main(folder: Path, readme: Path) -> int:
-    print(table(load(folder)))
+    notebooks = load(folder)
+    print(table(notebooks))
+    for line in (*shape.other_counts(notebooks), *repeats.repeated_sentences(notebooks)):
+        print(f"advice: {line}")
     found = problems(folder, readme)
     print("\n".join(found or ["The notebooks keep the rules."]))
     return int(bool(found))

@@ -1,4 +1,7 @@
-"""No sentence of eight words stands in two notebooks: say it once."""
+"""Advice: a sentence of eight words that stands in two notebooks may be said once.
+
+A definition or an instruction that a reader of one of them needs stays in both.
+"""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -8,9 +11,7 @@ from nbformat import NotebookNode
 from qlesson.authoring.bets import is_space
 from qlesson.authoring.lint.reading import headings, prose
 
-LONG = 8  # words: a sentence that long stands in one notebook
-# Sentences that may stand in two notebooks, normalised as `sentences` does: reason.
-MAY_REPEAT: dict[str, str] = {}
+LONG = 8  # words
 
 
 def sentences(nb: NotebookNode) -> Iterator[str]:
@@ -34,5 +35,5 @@ def repeated_sentences(notebooks: Iterable[NotebookNode]) -> Iterator[str]:
     for nb in notebooks:
         for sentence in sorted(set(sentences(nb))):
             other = first.setdefault(sentence, nb.path.stem)
-            if other != nb.path.stem and sentence not in MAY_REPEAT:
+            if other != nb.path.stem:
                 yield f'{nb.path.stem}: "{sentence}" stands in {other} too'

@@ -1,7 +1,7 @@
 """Rules of how a notebook is made: its top, its parts, its exercises, its end."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from nbformat import NotebookNode
 
@@ -28,9 +28,8 @@ def top(nb: NotebookNode) -> Iterator[str]:
         yield f'begins with "{text[:30]}", not with "# {nb.number} Title"'
     if sum(level == 1 for _, level, _ in headings(nb)) > 1:
         yield "has more than one heading of the first level"
-    _, able, after = text.partition("**You will be able to**")
-    if len(re.findall(r"^[-*] ", after.split("**Needs")[0], flags=re.M)) != 3:
-        yield "**You will be able to** is not followed by three points, in the first cell"
+    if not points(nb):
+        yield "**You will be able to** is not followed by points, in the first cell"
     if "**Needs:**" not in text:
         yield "says no **Needs:** in the first cell"
     names = sorted(p.name for p in nb.path.parent.glob("[0-9][0-9]_*.ipynb"))
@@ -40,6 +39,19 @@ def top(nb: NotebookNode) -> Iterator[str]:
     for label, target in wanted.items():
         if target and f"[{label}]({target})" not in text:
             yield f"the first cell lacks [{label}]({target})"
+
+
+def points(nb: NotebookNode) -> int:
+    """How many things the top says that a reader will be able to do."""
+    after = nb.cells[0].source.partition("**You will be able to**")[2]
+    return len(re.findall(r"^[-*] ", after.split("**Needs")[0], flags=re.M))
+
+
+def other_counts(notebooks: Iterable[NotebookNode]) -> Iterator[str]:
+    """Advice: three points are what a reader keeps in mind."""
+    for nb in notebooks:
+        if nb.cells and points(nb) != 3:
+            yield f"{nb.path.stem}: {points(nb)} points under **You will be able to**, not three"
 
 
 @rule

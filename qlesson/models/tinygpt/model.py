@@ -1,6 +1,6 @@
 """The course's own language model: a GPT of 0.84 million weights that reads and writes characters.
 
-Notebooks 00, 06, 10 and 11. Text goes in as one integer per character. In each block a character
+Notebooks 00, 06, and 10 to 12. Text goes in as one integer per character. In each block a character
 collects from those before it (`Attention`), then is transformed by itself (`MLP`). Out comes one
 number per character of the vocabulary, its logit: softmax(logits) is the probability that it comes
 next. The architecture is GPT-2's (Radford et al. 2019); data, training and limits are in card.md.

@@ -13,6 +13,7 @@ from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import (
     FixedFormatter,
@@ -85,6 +86,7 @@ STYLES: tuple[Style, ...] = (  # curves that are told apart by label
     (TOTAL, "v", (0, (5, 1, 1, 1, 1, 1))),
     (GRID, "P", (0, (8, 2))),
 )
+MARGIN = 0.08  # inches of white around a drawing, which shows on a dark page
 SMALL = 9  # points: words inside a drawing; everything else is 10
 WIDE = 2**30  # a code that no value of the course reaches: clipping there clips nothing
 
@@ -158,7 +160,8 @@ def figure(height: float, rows: int = 1, cols: int = 1, **options: Any) -> tuple
     """A figure 7 inches wide and its axes: one, or a list."""
     fig = again.get()
     if fig is None:
-        fig = Figure(figsize=(7, height), dpi=100, layout="constrained")
+        margin = ConstrainedLayoutEngine(w_pad=MARGIN, h_pad=MARGIN)
+        fig = Figure(figsize=(7, height), dpi=100, layout=margin)
         fig.subplots(rows, cols, **options)
         for ax in fig.axes:
             tidy(ax)

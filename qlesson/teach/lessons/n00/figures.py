@@ -1,15 +1,58 @@
-"""The pictures of notebook 00: memory, matrices, and a grey picture."""
+"""The pictures of notebook 00: bits, memory, and a grey picture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
 from qlesson.teach.figures import drawing as draw
 from qlesson.teach.show import ASIDE
+
+FIELDS = {"s": ("sign", draw.ORANGE), "e": ("exponent", draw.YELLOW), "d": ("digits", draw.SKY)}
+
+
+def bit_rows(rows: Mapping[str, tuple[str, str, str]]) -> Figure:
+    """The bits of a number in several formats, each bit coloured by what it says   (notebook 00).
+
+    rows  {format: (its bits, a letter of "sed" for each, what they mean)}
+          s  sign
+          e  exponent, the power of two
+          d  digits
+    """
+    fig, ax = draw.figure(0.7 + 0.5 * len(rows))
+    longest = max(len(bits) for bits, _, _ in rows.values())
+    for y, (bits, kinds, meaning) in enumerate(rows.values()):
+        for x, (bit, kind) in enumerate(zip(bits, kinds, strict=True)):
+            color = draw.lighter(FIELDS[kind][1], 0.6)
+            box = Rectangle((x, -y - 0.35), 1, 0.7, fc=color, ec=draw.GRID, lw=0.6, gid=ASIDE)
+            ax.add_patch(box)
+            words = ax.text(x + 0.5, -y, bit, ha="center", va="center", fontsize=draw.SMALL)
+            words.set_gid(ASIDE)
+        fields = [f"{FIELDS[k][0]} {''.join(same)}" for k, same in _runs(bits, kinds)]
+        ax.plot([0, len(bits)], [-y, -y], color=draw.INK, lw=0, label=", ".join(fields))
+        ax.text(longest + 0.6, -y, meaning, va="center")
+    ax.set_xlim(-0.2, longest + 4.5)
+    ax.set_ylim(0.5 - len(rows), 0.5)
+    draw.own_ticks(ax.yaxis, [-y for y in range(len(rows))], list(rows))
+    draw.bare(ax)
+    shown = {kind for _, kinds, _ in rows.values() for kind in kinds}
+    patches = [
+        Patch(fc=draw.lighter(color, 0.6), ec=draw.GRID, label=name)
+        for kind, (name, color) in FIELDS.items()
+        if kind in shown
+    ]
+    draw.legend_above(fig, patches)
+    return fig
+
+
+def _runs(bits: str, kinds: str) -> Iterator[tuple[str, list[str]]]:
+    """(kind, its bits) of each field."""
+    for kind, pairs in groupby(zip(kinds, bits, strict=True), key=lambda pair: pair[0]):
+        yield kind, [bit for _, bit in pairs]
 
 
 def memory(
@@ -35,9 +78,7 @@ def memory(
         )
         places, sizes = [*places, *at], [*sizes, *gigabytes]
         words += [f"{name}, {draw.short(b)} bits" for b in bits]
-    lowest = 10.0 ** np.floor(np.log10(0.9 * min(sizes)))
-    ax.set_xscale("log")
-    ax.set_xlim(lowest, 2.2 * max(sizes))
+    ax.set_xlim(0, 1.15 * max(sizes))
     ax.set_ylim(min(places) - 0.6, 0.7)
     for name, size in devices.items():
         ax.axvline(draw.number(size), color=draw.CODE, lw=1.4, ls="--", label=name)
@@ -51,63 +92,11 @@ def memory(
             bbox=dict(facecolor="white", edgecolor="none", pad=1),
         )
     names = [(f"{name}\n{draw.short(size)} GB", draw.CODE) for name, size in devices.items()]
-    logs = np.log10([draw.number(size) for size in devices.values()])
-    draw.spread_words(ax, logs, names, 0.7, 1.1, np.log10(ax.get_xlim()), place=lambda x: 10.0**x)
+    marks = [draw.number(size) for size in devices.values()]
+    draw.spread_words(ax, marks, names, 0.7, 1.1, ax.get_xlim())
     draw.own_ticks(ax.yaxis, places, words)
-    ax.xaxis.set_major_formatter(draw.PLAIN)
     ax.set_xlabel("weights (GB = 10⁹ bytes)")
     ax.tick_params(axis="y", length=0)
-    return fig
-
-
-def heatmaps(
-    named: Mapping[str, draw.Values],
-    fmt: str = "{:.1f}",
-    unit: str = "",
-    shared: bool = True,
-    diverging: bool = False,
-) -> Figure:
-    """Matrices as heat maps with their values printed   (notebooks 00, 04, 06, 09).
-
-    named      {title: 2-D tensor}
-    fmt, unit  how a value is printed (a code never has decimals), and what it is measured in
-    shared     one colour scale for all of them
-    diverging  colours on both sides of 0
-    """
-    arrays = {title: np.atleast_2d(draw.array(a)) for title, a in named.items()}
-    across = len(arrays) if len(arrays) <= 4 else -(-len(arrays) // 2)
-    down = -(-len(arrays) // across)
-    tallest = max(a.shape[0] for a in arrays.values())
-    height = float(np.clip(0.4 + down * (0.25 + 0.5 * tallest), 2.2, 4.0))
-    fig, axes = draw.figure(height, rows=down, cols=across)
-    for ax in np.ravel(axes):
-        ax.set_axis_off()
-    everything = np.concatenate([a.ravel() for a in arrays.values()])
-    cmap = LinearSegmentedColormap.from_list(
-        "qlesson",
-        [draw.ORANGE, draw.PALE, draw.SKY]
-        if diverging
-        else [draw.lighter(draw.SKY, 0.12), draw.SKY],
-    )
-    for ax, (title, a) in zip(np.ravel(axes), arrays.items(), strict=False):
-        is_code = not torch.as_tensor(named[title]).is_floating_point()
-        among = everything if shared else a
-        low, high = among.min(), among.max()
-        if diverging:
-            low, high = -np.abs(among).max(), np.abs(among).max()
-        ax.imshow(a, cmap=cmap, vmin=low, vmax=high if high > low else low + 1, aspect="auto")
-        form = "{:.0f}" if is_code else fmt
-        words = {at: draw.no_minus_zero(form.format(v)) for at, v in np.ndenumerate(a)}
-        room = 6.6 * 72 / across / a.shape[1] - 5  # points from cell to cell, less a gap
-        points = min(10, room / 0.64 / max(map(len, words.values())))
-        for (i, j), word in words.items():
-            ax.text(j, i, word, ha="center", va="center", fontsize=points, color=draw.INK)
-        edges_x, edges_y = np.arange(1, a.shape[1]) - 0.5, np.arange(1, a.shape[0]) - 0.5
-        ax.vlines(edges_x, -0.5, a.shape[0] - 0.5, color="white", lw=1.5, gid=ASIDE)
-        ax.hlines(edges_y, -0.5, a.shape[1] - 0.5, color="white", lw=1.5, gid=ASIDE)
-        draw.title(ax, title)
-    if unit:
-        fig.supxlabel(unit, fontsize=10)
     return fig
 
 
@@ -118,7 +107,7 @@ def pictures(named: Mapping[str, draw.Values]) -> Figure:
     """
     pictures = [draw.array(p) for p in named.values()]
     high, wide = np.max([p.shape for p in pictures], axis=0)
-    room = min((700 - 10) // len(pictures) - 10, 360 * wide // high)
+    room = min((700 - 10) // len(pictures) - 10, 260 * wide // high)
     width = room // wide * wide if room >= wide else room  # whole screen pixels for each of ours
     height = width * high // wide
     gap = (700 - width * len(pictures)) // (len(pictures) + 1)

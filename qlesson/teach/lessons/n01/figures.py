@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from qlesson.affine import dequantize_affine, quantize_affine
 from qlesson.error import mse
@@ -14,11 +15,14 @@ from qlesson.teach.show import ASIDE
 def number_to_code(
     values: draw.Values, scale: draw.Scalar, zero_point: draw.Scalar, quant_min: int, quant_max: int
 ) -> Figure:
-    """Every value falls to its code; what is out of range bends to the end code   (notebook 01)."""
+    """Every value goes to a code, and one of them from near by   (notebook 01).
+
+    Below, the first value is seen from so near that the codes beside it stand apart.
+    """
     t = draw.there_and_back(values, scale, zero_point, quant_min, quant_max)
     grid = draw.grid(scale, zero_point, quant_min, quant_max)
     low, high = draw.wider(min(t.r.min(), grid[0]), max(t.r.max(), grid[-1]), 0.03)
-    fig, ax = draw.figure(2.8)
+    fig, (ax, near) = draw.figure(3.9, rows=2, height_ratios=[1.5, 1])
     ax.hlines(1, low, high, color=draw.REAL, lw=1.5, gid=ASIDE)
     ax.hlines(0, grid[0], grid[-1], color=draw.CODE, lw=1.5, label="codes")
     every = 1 if len(grid) <= 70 else 16
@@ -33,48 +37,36 @@ def number_to_code(
     at = np.r_[t.r_hat, grid[0], grid[-1]][where]
     draw.spread_words(ax, at, [(draw.short(q), draw.CODE) for q in codes], 0, -0.18, (low, high))
     ax.set_xlim(low, high)
-    ax.set_ylim(-0.42, 1.42)
-    draw.own_ticks(ax.yaxis, [1, 0], ["r", "code q"])
-    draw.bare(ax)
+    _from_near_by(near, t.r[0], int(t.q[0]), t.r_hat[0], draw.number(scale))
+    for each in (ax, near):
+        each.set_ylim(-0.42, 1.42)
+        draw.own_ticks(each.yaxis, [1, 0], ["r", "code q"])
+        draw.bare(each)
     return fig
 
 
-def round_half_even() -> Figure:
-    """round(x): a tie goes to the even neighbour   (notebook 01)."""
-    fig, ax = draw.figure(3.4)
-    ties = torch.arange(-2.5, 3.0)
-    rounded = torch.round(ties)
-    for n in range(-3, 4):
-        ax.hlines(n, max(n - 0.5, -3), min(n + 0.5, 3), color=draw.CODE, lw=2, label="round(x)")
-    x, y = draw.array(ties), draw.array(rounded)
-    other = 2 * x - y
-    ax.plot(x, other, "o", color=draw.CODE, mfc="white", ms=7, label="not here")
-    ax.plot(x, y, "o", color=draw.CODE, ms=7, label="tie")
-    for a, b in zip(x, y, strict=True):
-        lower = b < a
-        ax.annotate(
-            f"{draw.short(a)} → {draw.short(b)}",
-            (a, b),
-            (10 if lower else -10, 0),
-            textcoords="offset points",
-            ha="left" if lower else "right",
-            va="center",
+def _from_near_by(ax: Axes, r: float, q: int, r_hat: float, scale: float) -> None:
+    """A value between the codes beside it; shaded is all that goes to its own code."""
+    beside = np.arange(-3, 4)
+    ax.axvspan(r_hat - scale / 2, r_hat + scale / 2, color=draw.INSIDE, lw=0)
+    ax.hlines([1, 0], r_hat - 3.4 * scale, r_hat + 3.4 * scale, [draw.REAL, draw.CODE], gid=ASIDE)
+    ax.plot(r_hat + scale * beside, 0 * beside, "|", color=draw.CODE, ms=9, label="grid")
+    ax.plot([r, r_hat], [1, 0], color=draw.INK, lw=1.2, label="moved by rounding")
+    ax.plot(r, 1, "o", color=draw.REAL, ms=5.5, label="r")
+    ax.plot(r_hat, 0, "d", color=draw.CODE, ms=6, label="r_hat")
+    ax.text(r, 1.15, draw.short(r), color=draw.REAL, fontsize=draw.SMALL, ha="center")
+    for i in beside:
+        words = f"{draw.short(int(q + i))}\n{draw.short(r_hat + i * scale)}"
+        ax.text(
+            r_hat + i * scale,
+            -0.15,
+            words,
+            color=draw.CODE,
+            fontsize=draw.SMALL,
+            ha="center",
+            va="top",
         )
-    ax.set_xlim(-4.2, 4.2)
-    ax.set_ylim(-3.4, 3.4)
-    ax.set_xticks(range(-3, 4))
-    ax.set_yticks(range(-3, 4))
-    ax.set_xlabel("x")
-    ax.set_ylabel("round(x)")
-    ax.legend(
-        handles=[
-            draw.dot("o", draw.CODE, "where the tie goes"),
-            draw.dot("o", draw.CODE, "where it does not", mfc="white"),
-        ],
-        frameon=False,
-        loc="upper left",
-    )
-    return fig
+    ax.set_xlim(r_hat - 3.6 * scale, r_hat + 3.6 * scale)
 
 
 def clip_or_wrap(
@@ -128,7 +120,7 @@ def guess(
     """What a guess of scale and zero point does to each value   (notebook 01, Play)."""
     t = draw.there_and_back(values, scale, zero_point, quant_min, quant_max)
     ends = draw.grid(scale, zero_point, quant_min, quant_max)[[0, -1]]
-    fig, (top, below) = draw.figure(3.8, rows=2, height_ratios=[1, 1.5])
+    fig, (top, below) = draw.figure(3.0, rows=2, height_ratios=[1, 1.7])
     top.axvspan(*ends, color=draw.INSIDE, lw=0)
     falls = draw.falls(t.r, 1, t.r_hat, 0)
     draw.segments(top, falls[~t.clipped], draw.GRID)
@@ -139,13 +131,15 @@ def guess(
     draw.own_ticks(top.yaxis, [1, 0], ["r", "r_hat"])
     top.tick_params(axis="y", length=0)
     top.spines["left"].set_visible(False)
-    top.set_xlabel("r  (shaded: the range that has codes)")
     squared = mse(*(torch.from_numpy(x) for x in (t.r, t.r_hat)))
     draw.title(
         top,
         f"s = {draw.short(scale)}    z = {draw.short(zero_point)}    MSE = {draw.short(squared)}",
     )
     _error_stems(below, t)
+    kinds = (("o", draw.ERROR, "rounded"), ("X", draw.CLIPPED, "clipped"))
+    shaded = Patch(fc=draw.INSIDE, label="the range that has codes")
+    draw.legend_above(fig, [shaded, *(draw.dot(*kind) for kind in kinds)])
     return fig
 
 
@@ -172,9 +166,6 @@ def _error_stems(ax: Axes, trip: draw.Trip) -> None:
                 va="bottom" if e >= 0 else "top",
             )
         draw.own_ticks(ax.xaxis, x, [draw.short(v) for v in r])
-    ax.margins(y=0.22)
+    ax.margins(y=0.6)
     ax.set_xlabel("r, each value" if len(r) <= 12 else "values, in order of r")
     ax.set_ylabel("error r_hat − r")
-    if clipped.any():
-        # The lowest values err upwards and the highest downwards, so this corner stays free.
-        ax.legend(frameon=False, ncols=2, loc="lower left")

@@ -1,12 +1,11 @@
-"""The live figure of notebook 01: can you beat the formula?"""
+"""The live figure of notebook 01: how small can you make the error?"""
 
 from functools import partial
 
 import torch
-from torch import Tensor
 
 import qlesson as ql
-from qlesson.error import ErrorShares, error_shares
+from qlesson.error import error_shares
 from qlesson.teach import figures
 from qlesson.teach.widgets import Shown, Slider, declare
 
@@ -19,18 +18,11 @@ _T = torch.tensor([[191.6, -13.5, 728.6], [92.14, 295.5, -184], [0, 684.6, 245.5
     z=Slider("zero point z", -110, -40, 1, -70),
 )
 def _guess(s: float, z: int) -> Shown:
-    formula = ql.choose_qparams(_T)
-    mine = _rounding_and_clipping(s, z)
-    best = _rounding_and_clipping(*formula)
+    q = ql.quantize_affine(_T, s, z, -128, 127)
+    mine = error_shares(_T, ql.dequantize_affine(q, s, z), s)
     low, high = ql.dequantize_affine(torch.tensor([-128, 127]), s, z)
     sentences = [
         f"s = {s:.2f}, z = {z}: the codes reach from {low:.1f} to {high:.1f}.",
         f"MSE {sum(mine):.3f} = rounding {mine.rounding:.3f} + clipping {mine.clipping:.3f}.",
-        f"The formula, s = {formula.scale:.4f}, z = {formula.zero_point}: MSE {sum(best):.3f}.",
     ]
     return sentences, partial(figures.guess, _T, s, z, -128, 127)
-
-
-def _rounding_and_clipping(s: Tensor | float, z: Tensor | int) -> ErrorShares:
-    q = ql.quantize_affine(_T, s, z, -128, 127)
-    return error_shares(_T, ql.dequantize_affine(q, s, z), s)

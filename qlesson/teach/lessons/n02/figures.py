@@ -122,7 +122,7 @@ def pile_up(values: draw.Values, r_min: draw.Scalar, r_max: draw.Scalar, scheme:
     if any(issubclass(w.category, ZeroPointClipped) for w in caught):
         # The formula's zero point: the code of 0 when r_min has the code quant_min.
         free = quantize_affine(-low, scale, lo, -draw.WIDE, draw.WIDE, torch.int32)
-    fig, (top, below) = draw.figure(4.0, rows=2, height_ratios=[1.2, 1])
+    fig, (top, below) = draw.figure(3.0, rows=2, height_ratios=[1.4, 1])
     if scheme.mapping == "symmetric":
         high = torch.maximum(-low, high)
         low = -high

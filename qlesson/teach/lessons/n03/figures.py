@@ -53,7 +53,7 @@ def two_ranges(rows: Mapping[str, tuple[draw.Values, draw.Scalar, draw.Scalar]])
     rows  {label: (values, r_min, r_max)}
     """
     fig, axes = draw.figure(
-        min(4.0, 0.9 + 1.15 * len(rows)), rows=len(rows), sharex=True, sharey=True
+        min(4.0, 0.9 + 1.05 * len(rows)), rows=len(rows), sharex=True, sharey=True
     )
     drawn = [
         (label, draw.array(values).ravel(), draw.number(a), draw.number(b))

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -76,7 +77,7 @@ def clip_sweep(
     total = rounding + clipping
     here = shares_at(draw.number(chosen))
     best = int(total.argmin())
-    fig, ax = draw.figure(3.4)
+    fig, ax = draw.figure(3.0)
     ax.plot(limits, rounding, color=draw.ERROR, ls="--", lw=1.8, label="rounding")
     ax.plot(limits, clipping, color=draw.CLIPPED, ls=":", lw=2.2, label="clipping")
     ax.plot(limits, total, color=draw.TOTAL, lw=2, label="both: the MSE")
@@ -110,6 +111,34 @@ def _shares_at(r: Tensor, scheme: Scheme, limit: float) -> tuple[float, float]:
     r_hat = quantize(r, scheme, qparams).dequantize()
     shares = error_shares(r, r_hat, qparams.scale)
     return draw.number(shares.rounding), draw.number(shares.clipping)
+
+
+def error_band(
+    scale: draw.Scalar,
+    zero_point: draw.Scalar,
+    quant_min: int,
+    quant_max: int,
+    r_min: draw.Scalar,
+    r_max: draw.Scalar,
+) -> Figure:
+    """The error of every value of a range, and half a step on both sides   (notebook 05)."""
+    fig, ax = draw.figure(2.4)
+    low, high, half = draw.number(r_min), draw.number(r_max), draw.number(scale) / 2
+    t = draw.there_and_back(draw.evenly(low, high, 1401), scale, zero_point, quant_min, quant_max)
+    error = t.r_hat - t.r
+    ax.plot(t.r, np.where(t.clipped, np.nan, error), color=draw.ERROR, lw=1.4, label="rounded")
+    if t.clipped.any():
+        clipped = np.where(t.clipped, error, np.nan)
+        ax.plot(t.r, clipped, color=draw.CLIPPED, lw=2, ls="--", label="clipped")
+    for side in (-half, half):
+        ax.axhline(side, color=draw.GRID, lw=1.2, ls="-.", label=f"s/2 = {half:.6g}")
+    ax.set_xlim(low, high)
+    ax.margins(y=0.15)
+    ax.set_xlabel("r")
+    ax.set_ylabel("error r_hat − r")
+    bound = Line2D([], [], color=draw.GRID, ls="-.", label="± s/2")
+    draw.legend_above(fig, [*ax.get_lines()[: 1 + t.clipped.any()], bound])
+    return fig
 
 
 def sqnr_by_bits(

@@ -16,7 +16,7 @@ from qlesson.teach.widgets import Choice, Shown, Slider, declare
 _BITS = range(2, 8)
 _ROW = "one scale per row"
 _WAYS = {_ROW: ql.PerAxis(0), "groups of 32": ql.PerGroup(32), "groups of 16": ql.PerGroup(16)}
-_SCALES = {"float16": torch.float16, "float32": torch.float32, "8 bits": None}
+_SCALES = {"float16": torch.float16, "float32": torch.float32, "8-bit": None}
 # Scales of 8 bits are codes themselves, with a float16 scale and a zero point for those of a row.
 _OF_SCALES = ql.Scheme(8, granularity=ql.PerAxis(0), signed=False, scale_dtype=torch.float16)
 
@@ -30,7 +30,7 @@ def _normals() -> Tensor:
 def _price_and_sqnr(times: int, bits: int, way: str, scales: str) -> tuple[float, float]:
     w = _normals().clone()
     w[:, ::128] *= times
-    if scales == "8 bits" and way != _ROW:
+    if scales == "8-bit" and way != _ROW:
         return _with_coded_scales(w, ql.Scheme(bits, "symmetric", _WAYS[way]))
     scale_dtype = _SCALES[scales] or torch.float16
     x = ql.quantize(w, ql.Scheme(bits, "symmetric", _WAYS[way], scale_dtype=scale_dtype))
@@ -58,16 +58,14 @@ def _curve(times: int, way: str, scales: str) -> tuple[Sequence[float], Sequence
 )
 def _bits_or_groups(times: int, scales: str) -> Shown:
     larger = f", 8 of the columns {times} times as large" if times > 1 else ""
-    kind = f"of {scales}" if scales == "8 bits" else f"in {scales}"
-    sentences = [f"64 x 1024 normal weights{larger}; scales {kind}."]
+    sentences = [f"64 x 1024 normal weights{larger}; {scales} scales."]
     rows = _curve(times, _ROW, scales)
     for way in _WAYS:
         price, db = _price_and_sqnr(times, 4, way, scales)
         sentence = f"4 bits, {way}: {price:.2f} bits per value, {db:.2f} dB"
         if way != _ROW:
             more = db - float(np.interp(price, *rows))
-            side = "above" if more > 0 else "below"
-            sentence += f", {abs(more):.1f} dB {side} the line of the rows"
+            sentence += f", {more:+.1f} from the rows' line"
         sentences.append(f"{sentence}.")
 
     def draw() -> Figure:

@@ -45,8 +45,8 @@ def _step(bits: int, s: float) -> Shown:
     best = losses.index(min(losses))
     way = "falls" if inside + clipped > 0 else "grows"
     sentences = [
-        f"{bits} bits, step {_STEPS[chosen]:.2f}: MSE {loss:.4f}. Pulls: inside {-inside:+.4f}, "
-        f"clipped {0.0 - clipped:+.4f}. The step {way}.",
+        f"{bits} bits, step {_STEPS[chosen]:.2f}: MSE {loss:.4f}. The step {way}.",
+        f"Pulls: inside {-inside:+.4f}, clipped {0.0 - clipped:+.4f}.",
         f"The pulls balance between {_STEPS[rest - 1]:.2f} and {_STEPS[rest]:.2f}; the least MSE, "
         f"{losses[best]:.4f}, is at {_STEPS[best]:.2f}.",
     ]
