@@ -22,7 +22,7 @@ WHEEL = $(RUN) -m pip --disable-pip-version-check wheel -q -c .venv/pins.txt -w 
 BACKEND = '$(shell sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml)'
 NEWS = @jupyterlab/apputils-extension:announcements  # asks each newcomer about news, and the network for them
 
-.PHONY: help lab test test-fast test-machines env fresh bench wheelhouse refresh lint slides clean
+.PHONY: help lab test test-fast test-machines env fresh bench wheelhouse refresh lint slides handouts clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -69,6 +69,9 @@ lint: .venv/test ## authors: check the code, its types and the rules of the note
 slides: .venv/slides ## write a deck of slides for each notebook into build/slides (N=05: that one alone)
 	@$(RUN) -m qlesson.authoring slides $(N)
 
+handouts: .venv/slides ## write the sheets to print for a room, build/handouts.html
+	@$(RUN) -m qlesson.authoring handouts
+
 clean: ## remove .venv; your notebooks stay
 	rm -rf .venv
 
@@ -98,7 +101,7 @@ clean: ## remove .venv; your notebooks stay
 	@$(PIP) -q -e '.[slides]'
 	@touch $@
 
-.venv/test: .venv/lab
+.venv/test: .venv/slides
 	@echo "4. Installing the test tools"
 	@$(PIP) -q -e '.[test]'
 	@touch $@

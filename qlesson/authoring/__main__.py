@@ -1,11 +1,11 @@
-"""`python -m qlesson.authoring refresh|lint|slides`, run at the root of the checkout."""
+"""`python -m qlesson.authoring refresh|lint|slides|handouts`, run at the root of the checkout."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from qlesson.authoring import lint, refresh, slides
+from qlesson.authoring import handouts, lint, refresh, slides
 
 NOTEBOOKS = Path("notebooks")
 
@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("lint", help="check the rules of the notebooks, print their sizes")
     command = commands.add_parser("slides", help="write a deck of each into build/slides")
     command.add_argument("names", nargs="*", help="as in 05; all, if none is named")
+    commands.add_parser("handouts", help="write the sheets to print into build/handouts.html")
     options = parser.parse_args(argv)
     if not NOTEBOOKS.is_dir():
         parser.error("run this at the root of the checkout, where notebooks/ is")
@@ -26,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return refresh.main(NOTEBOOKS, options.names, options.check)
     if options.command == "slides":
         return slides.main(NOTEBOOKS, options.names)
+    if options.command == "handouts":
+        return handouts.main(NOTEBOOKS)
     return lint.main(NOTEBOOKS, Path("README.md"))
 
 

@@ -115,15 +115,20 @@ def progress() -> None:
 
 
 def catch_up(to: str | int) -> None:
-    """Define the answers of the exercises up to this one that are still open here.
+    """Print what to remember of each notebook up to this exercise, and define the open answers.
 
     to  the number of an exercise, "2.2", or of a notebook, 2, for all of its exercises
 
-    What you have written stays as it is. What is filled in counts as shown, not as passed, and
-    solution("2.2") prints its code and its reason.
+    What to remember is read from the notebooks beside this one. What you have written stays as it
+    is. What is filled in counts as shown, not as passed, and solution("2.2") prints its code and
+    its reason.
     """
     here = vars(sys.modules["__main__"])
+    told = set()
     for ex in [exercises()[id] for id in _up_to(to)]:
+        if ex.notebook not in told and (sentence := _last_sentence(ex.notebook)):
+            print(textwrap.fill(f"{ex.notebook}   {sentence}", 79, subsequent_indent=" " * 5))
+        told.add(ex.notebook)
         names = ex.name.strip("()").split(", ")
         values = [copy(ex.right)] if len(names) == 1 else ex.right
         theirs = [here[n] for n in names if n in here and here[n] is not _filled_in.get(n)]
@@ -309,6 +314,16 @@ def _up_to(to: object) -> list[str]:
     if not ends:
         print(f"There is no exercise or notebook {to}. There are: {', '.join(ids)}.")
     return ids[: ids.index(ends[-1]) + 1] if ends else []
+
+
+def _last_sentence(notebook: str) -> str:
+    """The sentence that a notebook of this folder ends with, or nothing."""
+    for path in Path().glob(f"{notebook}_*.ipynb"):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            text = "\n".join("".join(cell["source"]) for cell in cells)
+            return re.findall(r"^\*\*Remember\.\*\* (.+)$", text, flags=re.M)[-1]
+    return ""
 
 
 def _source(fn: Callable) -> str:

@@ -152,6 +152,8 @@ TESTED = {
     "teaching": [
         f"test_a_vote_has_four_answers_one_of_them_right[{N}]",
         "test_every_notebook_has_its_part",
+        f"test_the_minutes_add_up_to_the_block[{N}]",
+        f"test_the_minutes_name_every_section_in_its_order[{N}]",
     ],
 }
 VOTE = f"""
@@ -161,6 +163,14 @@ VOTE = f"""
 - B: **goes.**
 - C: comes back. (It does not.)
 - D: never was. (It was.)
+"""
+PAGE = f"""
+## [{N} Thrown away]({NAME}.ipynb)
+
+| day | section | what to do |
+| --- | --- | --- |
+| 30 | the top; Predict, then run; Play | **Vote {N}** first. Run. |
+| 20 | Exercises | Work: {int(N)}.1, {int(N)}.2. |
 """
 
 
@@ -221,7 +231,7 @@ def test_it_is_found(course):
 
 @pytest.fixture(scope="module")
 def finished(course):
-    """The same with the words about it in README.md, teaching.md, 00 and the one before it."""
+    """The same with the words about it in README.md, 00, the one before it and for teachers."""
     before = run(course, "-m", "qlesson.authoring", "lint", status=1)
     stated = re.search(rf"^{NAME} .* (\d+)$", before, flags=re.M)[1]
     row = re.search(rf"^\|.*{LAST.name}.*$", (course / "README.md").read_text(), flags=re.M)[0]
@@ -232,6 +242,8 @@ def finished(course):
     change(start, line, f'{line}\n    "- [{N} Thrown away]({NAME}.ipynb): nothing\\n",')
     contents = "[contents](00_start_here.ipynb)"
     change(course / "notebooks" / LAST.name, contents, f"{contents} · [next]({NAME}.ipynb)")
+    with (course / "notebooks" / "teaching_minutes.md").open("a") as page:
+        page.write(PAGE)
     teaching = course / "notebooks" / "teaching.md"
     change(teaching, "\n## What to draw\n", f"{VOTE}\n## What to draw\n")
     drawn = re.search(rf"^- {LAST.name[:2]}: .*$", teaching.read_text(), flags=re.M)[0]
@@ -258,7 +270,8 @@ def test_the_tests_find_it(finished):
     """And what pytest runs of the notebook is as refresh stored it."""
     course, _ = finished
     files = [f"notebooks/{NAME}.ipynb", *(f"tests/teach/test_{name}.py" for name in TESTED)]
-    chosen = f"({N} or few_dots or enough or adds_up or its_part) and not passes_in_the_notebook"
+    of_it = f"{N} or few_dots or enough or adds_up or its_part or minutes"
+    chosen = f"({of_it}) and not passes_in_the_notebook"
     said = run(course, "-m", "pytest", *files, "-n0", "-v", "-k", chosen)
     passed = set(re.findall(r"::(\S+) PASSED", said))
     assert {test for tests in TESTED.values() for test in tests} <= passed

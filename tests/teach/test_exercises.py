@@ -422,6 +422,20 @@ def test_catch_up_defines_what_is_missing(kernel, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "2.3  zero_point_of is defined"
 
 
+def test_catch_up_says_what_to_remember(kernel, capsys):
+    """The last sentence of each notebook that is there, and none where it cannot be read."""
+    for path in NOTEBOOKS.glob("0[12]_*.ipynb"):
+        Path(path.name).write_bytes(path.read_bytes())
+    Path("03_not_a_notebook.ipynb").write_text("{")
+    catch_up("3.1")
+    said = capsys.readouterr().out
+    order = "01   Divide by the scale,", "1.1  ", "1.3  ", "02   The scale is the width", "2.1  "
+    assert sorted(order, key=said.index) == list(order)
+    assert "The zero point is the code of 0.0".lower() in " ".join(said.split()).lower()
+    assert "\n03 " not in said and "3.1  my_symmetric is defined" in said
+    assert max(map(len, said.splitlines())) <= 79
+
+
 def test_catch_up_is_no_pass(kernel, capsys):
     Path("mine.ipynb").touch()
     check("1.2", [17, 6, 127])

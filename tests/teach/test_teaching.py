@@ -1,6 +1,8 @@
 """The numbers, links and commands of notebooks/teaching.md."""
 
+import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +15,14 @@ import yaml
 import qlesson as ql
 from qlesson.qtensor import qparams_from_range
 from qlesson.teach.exercises import exercises
+from qlesson.teach.room import at_bits
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 TEXT = (NOTEBOOKS / "teaching.md").read_text(encoding="utf-8")
 NUMBERS = sorted(path.name[:2] for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+MINUTES = (NOTEBOOKS / "teaching_minutes.md").read_text(encoding="utf-8")
 
 
 def rows(heading):
@@ -27,22 +31,94 @@ def rows(heading):
     return section, [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
 
 
-def test_three_hours_are_three_hours():
+def test_half_an_hour_is_the_path_of_the_readme():
+    _, table = rows("Half an hour")
+    said = README.split("In 30 minutes: ")[1].split("\n")[0]
+    assert [int(row[1]) for row in table] == [int(n) for n in re.findall(r"\((\d+)\)", said)]
+    linked = [re.findall(r"\((?:notebooks/)?(\d\d)_", text) for text in (str(table), said)]
+    assert linked == [["00", "01", "02", "05"]] * 2
+    assert sum(int(row[1]) for row in table) == 30
+
+
+def test_three_hours_are_three_hours_and_two_fifths_exercises():
     section, table = rows("Three hours")
-    assert sum(int(row[1]) for row in table) == 180
-    assert "Sum: 180 minutes" in section
+    minutes, worked = (sum(int(row[i]) for row in table) for i in (1, 2))
+    assert f"Sum: {minutes} minutes. Exercises: {worked} minutes." in section
+    assert minutes == 180 and worked >= 0.4 * minutes
 
 
-@pytest.mark.parametrize("day", ["A full day", "A second day"])
+DAYS = ["A full day", "A second day"]
+
+
+@pytest.mark.parametrize("day", DAYS)
 def test_a_day_adds_up_and_is_two_fifths_exercises(day):
     section, table = rows(day)
     minutes, worked = (sum(int(row[i]) for row in table) for i in (1, 2))
     assert f"Teaching time: {minutes} minutes. Exercises: {worked} minutes." in section
     assert worked >= 0.4 * minutes
     assert max(int(row[1]) for row in table) <= 50
-    for name, _, minutes in table:
-        asked = [ex.minutes for ex in exercises().values() if ex.notebook == name]
-        assert sum(asked) <= int(minutes), name
+
+
+# --- minute by minute ---
+
+
+def minute_rows(notebook):
+    """The rows of its table: [minutes of each schedule], the sections named, what to do."""
+    table = MINUTES.split(f"\n## [{notebook} ")[1].split("\n## ")[0]
+    lines = [line for line in table.split("\n") if line.startswith("|")][2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [([int(n) for n in row[:-2]], row[-2].split("; "), row[-1]) for row in cells]
+
+
+def headings(notebook):
+    """Those of its notebook, "the top" being what stands above the first."""
+    (path,) = NOTEBOOKS.glob(f"{notebook}_*.ipynb")
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    return ["the top", *re.findall(r"^## (?!References)(.+)$", text, flags=re.M)]
+
+
+@pytest.mark.parametrize("notebook", NUMBERS)
+def test_the_minutes_name_every_section_in_its_order(notebook):
+    named = [name for _, sections, _ in minute_rows(notebook) for name in sections]
+    assert list(dict.fromkeys(named)) == headings(notebook)
+    assert all(name.startswith("More") or minutes != [0] for minutes, (name, *_), _ in
+               minute_rows(notebook))  # fmt: skip
+
+
+@pytest.mark.parametrize("notebook", NUMBERS)
+def test_the_minutes_have_the_vote_and_the_exercises(notebook):
+    whole = " ".join(what for _, _, what in minute_rows(notebook))
+    assert re.findall(r"\*\*Vote (\d\d)\*\*", whole) == [notebook]
+    asked = {id for id, ex in exercises().items() if ex.notebook == notebook}
+    assert asked <= set(re.findall(r"\d+\.\d", whole))
+
+
+@pytest.mark.parametrize("notebook", NUMBERS)
+def test_the_minutes_add_up_to_the_block(notebook):
+    """Each schedule's minutes, and of these the lines that are the learners' work."""
+    of = minute_rows(notebook)
+    blocks = {name: row for day in DAYS for row in rows(day)[1] for name in row[0].split(" or ")}
+    block = blocks[notebook]
+    assert sums(of, 0) == [int(block[1]), int(block[2])]
+    (stated,) = re.findall(rf"\(notebooks/{notebook}_.*\| (\d+) \|$", README, flags=re.M)
+    assert int(stated) <= int(block[1])
+
+
+def sums(of, column):
+    worked = [minutes[column] for minutes, _, what in of if what.startswith("Work: ")]
+    return [sum(minutes[column] for minutes, _, _ in of), sum(worked)]
+
+
+def test_the_minutes_of_three_hours_add_up_to_the_blocks():
+    for name, minutes, worked, _ in rows("Three hours")[1]:
+        inside = re.findall(r"\[(\d\d)[^]]*\]\(", name)
+        of = [sums(minute_rows(notebook), 1) for notebook in inside]
+        if inside:
+            assert [sum(x) for x in zip(*of, strict=True)] == [int(minutes), int(worked)], name
+
+
+# --- votes, drawings, sheets ---
 
 
 @pytest.mark.parametrize("notebook", NUMBERS)
@@ -53,6 +129,12 @@ def test_a_vote_has_four_answers_one_of_them_right(notebook):
     assert [letter for letter, _ in answers] == list("ABCD")
     assert sum(text.startswith("**") for _, text in answers) == 1
     assert all(text.startswith("**") or text.endswith(")") for _, text in answers)
+
+
+def test_no_letter_wins_most_votes():
+    votes = TEXT.split("## A vote for each notebook")[1].split("\n## ")[0]
+    right = re.findall(r"^- ([A-D]): \*\*", votes, flags=re.M)
+    assert set(right) == set("ABCD") and max(map(right.count, "ABCD")) <= len(right) / 2
 
 
 def test_every_notebook_has_its_part():
@@ -72,8 +154,28 @@ def test_vote_07_clipping_pays_with_few_bits():
         assert bool(ql.mse(r, clipped) < ql.mse(r, ql.fake_quantize(r, scheme))) is pays
 
 
-def test_vote_08_and_09():
-    assert ql.quantize(torch.ones(1000, 1000), ql.Scheme(4)).q.nbytes == 1_000_000
+def test_vote_05_the_best_range_clips_a_little():
+    r = torch.randn(10_000, generator=torch.Generator().manual_seed(0)).clamp(-4, 4)
+    r[:5], r[5:10] = 20.0, -20.0
+    four = ql.Scheme(4, "symmetric")
+    found = {}
+    for limit in (4.0, 7.0, 20.0):
+        ends = torch.tensor(-limit), torch.tensor(limit)
+        found[limit] = ql.mse(r, ql.fake_quantize(r, four, qparams_from_range(*ends, four)))
+    assert min(found, key=found.get) == 7.0
+
+
+def test_votes_06_and_08_the_price_of_scales():
+    def bits(size):
+        way = ql.PerGroup(size)
+        scheme = ql.Scheme(4, "symmetric", way, scale_dtype=torch.float16)
+        return ql.quantize(torch.ones(64, 4096), scheme).bits_per_value
+
+    assert bits(16) == 5
+    assert bits(32) / 32 == pytest.approx(1 / 7, abs=0.003)
+
+
+def test_vote_09_a_product_takes_15_bits():
     product = 128 * 128
     assert product.bit_length() == 15 and 2 * 127 * 127 < 2**15 < 3 * 127 * 127
 
@@ -89,16 +191,34 @@ def numbers(text):
 
 
 def test_the_pencil_sheet():
-    section, _ = rows("Pencil sheet: five numbers, 2 bits")
-    r = torch.tensor(numbers(section.split("Values:")[1].split("\n")[0]))
+    section, table = rows("Pencil sheet")
+    r = torch.tensor(numbers(section.split("Values:")[1].split("\n")[0]), dtype=torch.float64)
     x = ql.quantize(r, ql.Scheme(bits=2))
-    r_hat = x.dequantize()
-    found = numbers(section.split("Answers:")[1])
-    width = float(r.max() - r.min())
-    z = float(-2 - r.min() / x.scale)
-    largest = float(ql.max_abs_error(r, r_hat))
-    expected = [width, 3, float(x.scale), z, float(x.zero_point), *x.q.tolist(), *r_hat.tolist()]
-    assert found == pytest.approx([*expected, largest, float(x.scale) / 2])
+    r_hat, s, z = x.dequantize(), x.scale, x.zero_point
+    asked, answered = table[:5], table[7:]
+    assert [row[1:] for row in asked] == [[""] * 4] * 5
+    expected = torch.stack([r, r / s + z, x.q.double(), r_hat, (r - r_hat).abs()], dim=1)
+    assert [[float(n) for n in row] for row in answered] == [
+        pytest.approx(row) for row in expected.tolist()
+    ]
+    first, then, errors, sixth = (numbers(line) for line in re.findall(
+        r"^[1245]\. (.*)", section.split("**Answers**")[1], flags=re.M))  # fmt: skip
+    assert first == pytest.approx([float(r.max() - r.min()), 3, float(s)])
+    assert then == pytest.approx([float(-2 - r.min() / s), float(z)])
+    assert errors[:3] == pytest.approx([float(ql.max_abs_error(r, r_hat)), float(s) / 2, 0])
+    of_six = ql.dequantize_affine(ql.quantize_affine(6.0, s, z, -2, 1), s, z)
+    assert sixth[:4] == pytest.approx(
+        [6 / float(s) + float(z), 1, float(of_six), 6 - float(of_six)]
+    )
+
+
+def test_rounding_is_practised_on_the_pencil_sheet():
+    """Up, down and below zero, nothing near a tie, and every code is met."""
+    before = [float(row[1]) for row in rows("Pencil sheet")[1][7:]]
+    parts = [abs(x - round(x)) for x in before]
+    assert max(parts) < 0.45 and sum(part > 0 for part in parts) >= 4
+    assert {round(x) for x in before} == {-2, -1, 0, 1}
+    assert {round(x) > x for x in before if x < 0} == {True, False}
 
 
 def test_the_exit_ticket():
@@ -109,6 +229,55 @@ def test_the_exit_ticket():
 def test_the_cast_of_vote_01():
     assert torch.tensor([300]).to(torch.int8).item() == 44
     assert ql.quantize_affine(300.0, 1, 0, -128, 127).item() == 127
+
+
+# --- what learners and teachers type ---
+
+LINES = re.findall(r"^    (.+)$", TEXT, flags=re.M)
+
+
+def test_the_lines_for_learners():
+    """The small torch of the README; what they run is there; PowerShell 5.1 has no `&&`."""
+    section, _ = rows("Before the day")
+    linux, macos, windows = re.findall(r"(?:^    .+\n)+", section, flags=re.M)
+    assert "make env TORCH_INDEX=" + re.findall(r"TORCH_INDEX=(\S+)", README)[0] in linux
+    assert linux.count("\n") == macos.count("\n") == 3 and "make env\n" in macos
+    assert all("-m qlesson.teach.preflight\n" in lines for lines in (linux, macos, windows))
+    assert not re.search("&&|;|/", windows.partition("NAME\n")[2])  # the prompt has no `;`
+    name = re.findall(r"^name: (.*)$", (ROOT / "environment.yml").read_text(), flags=re.M)[0]
+    assert set(re.findall(r"conda run .*?-n (\S+)", section)) == {name}
+    assert "conda env create -f environment.yml" in windows
+
+
+def test_what_the_kit_names_is_there():
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
+    assert set(re.findall(r"`make ([a-z-]+)", TEXT)) <= set(targets)
+    for line in LINES:
+        words = shlex.split(line)
+        assert words[0] != "make" or words[1] in targets
+
+
+def test_the_room_chooses_the_bits(capsys):
+    """What 00 writes and measures, however a number is called; a sentence for what is none."""
+    (path,) = NOTEBOOKS.glob("00_*.ipynb")
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    stored = "".join("".join(o.get("text", "")) for c in cells for o in c.get("outputs", []))
+    at_bits(3, "3 bits", 2.0, " 8", torch.tensor(8), 32)
+    said = capsys.readouterr().out.splitlines()
+    assert [line[:8] for line in said[::2]] == [f"{n:2d} bits:" for n in (3, 3, 2, 8, 8, 32)]
+    assert all(line in stored for line in said[::2])
+    for line, value in zip(said[::2], said[1::2], strict=True):
+        assert re.search(rf"^{line[:8]} +{value.split()[1]}$", stored, flags=re.M)
+    at_bits(16)
+    assert capsys.readouterr().out.splitlines()[1] == said[-1]
+
+
+@pytest.mark.parametrize("called", [1, 0, -3, 2.5, 9, "many", "", None, True, float("nan"), [8]])
+def test_what_is_no_number_of_bits_gets_a_sentence(called, capsys):
+    at_bits(called)
+    assert capsys.readouterr().out == (
+        f"{called}: call out 2 to 8 bits, 16, or 32, which is the model in floats\n"
+    )
 
 
 # --- the room ---

@@ -29,7 +29,7 @@ def problems(folder: Path, readme: Path) -> list[str]:
     return found + [
         *whole.readme_map(notebooks, readme),
         *whole.readme_picture(notebooks, readme),
-        *whole.named_by_titles(notebooks, readme, folder / "teaching.md"),
+        *whole.named_by_titles(notebooks, readme, *sorted(folder.glob("*.md"))),
         *whole.headless_tables(readme, *sorted(folder.glob("*.md"))),
         *whole.lessons_without_a_notebook(notebooks),
         *tags.broken_promises(notebooks),
