@@ -5,7 +5,8 @@ script in slides.html shares them out over slides of 1280 x 720 in the browser t
 measures them there, so nothing overflows, whatever fonts that machine has. Formulas become
 MathML, which browsers draw themselves.
 
-A vote of teaching.md follows the title, and what it says to draw is in the speaker's notes.
+The vote of teaching.md stands where teaching_minutes.md has it. What these say to do and to draw
+is in the speaker's notes.
 
 Left out: cells tagged `more`, the space above a bet, what an exercise prints, links from page to
 page, imports, the code of a picture, and of a docstring all but its first line.
@@ -29,6 +30,7 @@ from qlesson.authoring import teaching
 from qlesson.authoring.bets import is_space
 
 PAGE = Path(__file__).with_name("slides.html")
+HEADING = r"<h([1-3])>(.*?)</h\1>"
 FORMATTER = HtmlFormatter(nowrap=True, style="xcode")
 WHERE = """<p class="where">In JupyterLab: notebook {0}, under Play, <code>play("{0}")</code></p>
 """
@@ -168,27 +170,43 @@ def vote(asked: teaching.Vote) -> str:
     )
 
 
-def blocks(nb: NotebookNode, page: str = "") -> str:
-    """The HTML of a notebook, block after block; `page` is the text of teaching.md."""
+def blocks(nb: NotebookNode, page: str = "", minutes: str = "") -> str:
+    """The HTML of a notebook, block after block; teaching.md and teaching_minutes.md as texts."""
     cells = [c for c in nb.cells if "more" not in c.metadata.get("tags", []) and not is_space(c)]
     parts = [markdown(c.source) if c.cell_type == "markdown" else code(c) for c in cells]
     number = nb.cells[0].source[2:4]
-    if drawn := teaching.drawing(page, number):
-        notes = noted(f"To draw on the board: {drawn}")
-        parts[0] = parts[0].replace("<h1", f"<h1{notes}", 1)
+    made, steps = "".join(parts), teaching.steps(minutes, number)
     if asked := teaching.vote(page, number):
-        begins = [n for n, part in enumerate(parts) if part.startswith("<h2")]
-        parts.insert(begins[0] if begins else 1, vote(asked))
-    return "".join(parts)
+        places = {section_of(found): found.start() for found in re.finditer(HEADING, made)}
+        before = [section for section, what in steps if f"**Vote {number}**" in what]
+        sections = [name for name in (*before, *list(places)[1:]) if name in places]
+        place = places[sections[0]] if sections else len(made)
+        made = made[:place] + vote(asked) + made[place:]
+    if drawn := teaching.drawing(page, number):
+        steps.append(("the top", f"To draw on the board: {drawn}"))
+    return re.sub(HEADING, lambda found: with_notes(found, steps), made)
 
 
-def deck(nb: NotebookNode, page: str = "") -> str:
-    """The text of the HTML file that shows a notebook as slides; `page` as for `blocks`."""
+def section_of(heading: re.Match[str]) -> str:
+    """What teaching_minutes.md calls the section that this heading begins."""
+    title = html.unescape(re.sub(r"<[^>]+>", "", heading[2]))
+    title = re.sub(r"^Exercise .*", "Exercises", re.sub(r"^Play: .*", "Play", title))
+    return "the top" if heading[1] == "1" else title
+
+
+def with_notes(heading: re.Match[str], steps: Iterable[tuple[str, str]]) -> str:
+    words = [what for name, what in steps if name == section_of(heading)]
+    plain = re.sub(r"[*`$]", "", "\n".join(words))
+    return f"<h{heading[1]}{noted(plain) if plain else ''}>{heading[2]}</h{heading[1]}>"
+
+
+def deck(nb: NotebookNode, page: str = "", minutes: str = "") -> str:
+    """The text of the HTML file that shows a notebook as slides; arguments as for `blocks`."""
     title = re.findall(r"\A# (.+)", nb.cells[0].source)[0]
     parts = {
         "TITLE": html.escape(title),
         "COLORS": FORMATTER.get_style_defs("pre"),
-        "BLOCKS": blocks(nb, page),
+        "BLOCKS": blocks(nb, page, minutes),
     }
     frame = PAGE.read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], frame)
@@ -197,11 +215,11 @@ def deck(nb: NotebookNode, page: str = "") -> str:
 def main(folder: Path, names: Iterable[str] = (), to: Path = Path("build/slides")) -> int:
     """Write the decks of the named notebooks, or of all, into the folder `to`; return 0."""
     to.mkdir(parents=True, exist_ok=True)
-    teachers = folder / "teaching.md"
-    page = teachers.read_text(encoding="utf-8") if teachers.exists() else ""
+    teachers = [folder / name for name in ("teaching.md", "teaching_minutes.md")]
+    pages = [path.read_text(encoding="utf-8") for path in teachers]
     for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
         if path.name.startswith(tuple(names) or ""):
-            text = deck(nbformat.read(path, as_version=4), page)
+            text = deck(nbformat.read(path, as_version=4), *pages)
             file = to / f"{path.stem}.html"
             file.write_text(text, encoding="utf-8", newline="\n")
             print(f"{file}: {len(text.encode()) / 1000:.0f} kB")

@@ -1,5 +1,6 @@
 """The slides: made from the notebooks' cells, and shown in a Chromium that has no network."""
 
+import html
 import re
 import subprocess
 import sys
@@ -163,6 +164,59 @@ def test_a_vote_is_two_slides_and_a_drawing_is_in_the_notes():
     assert "<em>Sizes mix.</em>" in answer and re.search(r"<strong>B no, 2 \(two\)..✓", answer)
     assert "Another" not in made and "yes.</strong>" not in made
     assert "Vote" not in slides.blocks(nb)
+
+
+MINUTES = """# Minutes
+
+## [01 A](01_a.ipynb)
+
+| day | 3 hours | section | what to do |
+| --- | --- | --- | --- |
+| 1 | 1 | the top | Say `hello`. |
+| 2 | 1 | B, or "not `B`" | Run. |
+| 3 | 0 | B, or "not `B`" | **Vote 01** after that. |
+| 3 | 0 | Play | In pairs. |
+| 3 | 0 | Exercises | Walk around. |
+
+## [02 B](02_b.ipynb)
+
+| day | section | what to do |
+| --- | --- | --- |
+| 1 | the top | Nothing. |
+"""
+
+
+def test_each_section_has_its_notes_and_the_vote_its_place():
+    sources = (
+        "# 01 A",
+        "## First",
+        '## B, or "not `B`"\n\nX.',
+        "## Play\n\nWhy?",
+        "### Exercise 1.1 C",
+    )
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(s) for s in sources])
+    made = slides.blocks(nb, TEACHING, MINUTES)
+    notes = re.findall(
+        r"<h(\d)(?: data-notes=\"(.*?)\")?>(?:Vote|01 A|First|B|Play|Ex)", made, flags=re.S
+    )
+    assert [level for level, _ in notes] == list("1222223")
+    top, first, question, answer, b, play, exercise = (text for _, text in notes)
+    assert top.startswith("Say hello.\nTo draw on the board: a line") and first == ""
+    assert "Everybody votes" in question and "most hands" in answer
+    assert b == "Run.\nVote 01 after that."
+    assert (play, exercise) == ("In pairs.", "Walk around.")
+    assert teaching.steps(MINUTES, "02") == [("the top", "Nothing.")]
+
+
+def test_the_notes_are_of_sections_that_there_are():
+    minutes = (ROOT / "notebooks" / "teaching_minutes.md").read_text(encoding="utf-8")
+    page = (ROOT / "notebooks" / "teaching.md").read_text(encoding="utf-8")
+    for path in NOTEBOOKS:
+        made = slides.blocks(nbformat.read(path, as_version=4), page, minutes)
+        found = {html.unescape(n) for n in re.findall('data-notes="(.*?)"', made, flags=re.S)}
+        steps = [w for name, w in teaching.steps(minutes, path.name[:2]) if "More" not in name]
+        kept = [w for w in steps if any(re.sub("[*`$]", "", w) in notes for notes in found)]
+        assert len(kept) >= len(steps) - 3 > 0, path  # sections under More are not in the deck
 
 
 def test_each_notebook_has_its_vote_and_its_drawing():

@@ -9,7 +9,8 @@ import pytest
 
 from qlesson.authoring import slides
 
-from .page import NOTEBOOKS, PATIENCE, ROOT, screenshot
+from .page import NOTEBOOKS, PATIENCE, screenshot
+from .test_decks import TEACHING
 from .test_lab import SAVE_AND_CLOSE, cells, open_
 
 AXE = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
@@ -55,9 +56,8 @@ def test_a_notebook_in_jupyterlab_and_its_live_figure(lab, number):
 @pytest.mark.parametrize("number", ["01", "06", "09"])
 def test_a_deck(browser, tmp_path, number):
     (path,) = (p for p in NOTEBOOKS if p.name.startswith(number))
-    teaching = (ROOT / "notebooks" / "teaching.md").read_text(encoding="utf-8")
     file = tmp_path / "deck.html"
-    file.write_text(slides.deck(nbformat.read(path, as_version=4), teaching), encoding="utf-8")
+    file.write_text(slides.deck(nbformat.read(path, as_version=4), *TEACHING), encoding="utf-8")
     page = browser.new_page(viewport={"width": 1280, "height": 720}, offline=True)
     page.set_default_timeout(PATIENCE)
     page.goto(file.as_uri())

@@ -16,7 +16,8 @@ from qlesson.authoring import slides
 from .page import NOTEBOOKS, PATIENCE, ROOT
 
 ROOM = {"width": 1280, "height": 720}
-TEACHING = (ROOT / "notebooks" / "teaching.md").read_text(encoding="utf-8")
+NAMES = "teaching.md", "teaching_minutes.md"
+TEACHING = [(ROOT / "notebooks" / name).read_text(encoding="utf-8") for name in NAMES]
 
 # What does not fit: boxes and letters beyond the slide or into its last line, letters too small.
 BAD = """slide => {
@@ -98,11 +99,12 @@ def problems(page, path, text, screenshots=None):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_every_slide_fits_and_fetches_nothing(page, path, tmp_path):
-    text = slides.deck(nbformat.read(path, as_version=4), TEACHING)
+    text = slides.deck(nbformat.read(path, as_version=4), *TEACHING)
     screenshots = ROOT / "build" / "screenshots" / "slides"
     screenshots.mkdir(parents=True, exist_ok=True)
     assert problems(page, tmp_path / f"{path.stem}.html", text, screenshots) == []
     assert page.locator("section").count() >= 10
+    assert "You will be able to" in page.locator("section").first.text_content()
 
 
 def deck(*cells):
@@ -197,12 +199,13 @@ def test_the_question_stands_above_its_answer(page, tmp_path):
 
 
 def test_the_speaker_has_notes(page, tmp_path):
-    text = slides.deck(nbformat.v4.new_notebook(cells=[markdown("# 02 A title")]), TEACHING)
+    cells = [markdown("# 02 A title")]
+    text = slides.deck(nbformat.v4.new_notebook(cells=cells), *TEACHING)
     assert show(page, tmp_path / "notes.html", text) == 3
     with page.expect_popup() as opened:
         page.keyboard.press("s")
     notes = opened.value
-    assert "two bars" in notes.locator("p").nth(1).inner_text()
+    assert any("two bars" in line for line in notes.locator("p").all_inner_texts())
     assert notes.locator("p").last.inner_text().startswith("Next: Vote: ")
     notes.keyboard.press("ArrowRight")  # a remote moves on, whichever window it speaks to
     page.wait_for_function("location.hash == '#2'")
