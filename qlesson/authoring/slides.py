@@ -14,6 +14,7 @@ page, imports, the code of a picture, and of a docstring all but its first line.
 
 import ast
 import html
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,10 +27,11 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from qlesson.authoring import teaching
+from qlesson.authoring import refresh, teaching
 from qlesson.authoring.bets import is_space
 
 PAGE = Path(__file__).with_name("slides.html")
+FINE = "200"  # dots per inch of pictures that are drawn for a large screen
 HEADING = r"<h([1-3])>(.*?)</h\1>"
 FORMATTER = HtmlFormatter(nowrap=True, style="xcode")
 WHERE = """<p class="where">In JupyterLab: notebook {0}, under Play, <code>play("{0}")</code></p>
@@ -212,14 +214,25 @@ def deck(nb: NotebookNode, page: str = "", minutes: str = "") -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], frame)
 
 
-def main(folder: Path, names: Iterable[str] = (), to: Path = Path("build/slides")) -> int:
-    """Write the decks of the named notebooks, or of all, into the folder `to`; return 0."""
+def main(
+    folder: Path,
+    names: Iterable[str] = (),
+    to: Path = Path("build/slides"),
+    draw: bool = False,
+) -> int:
+    """Write the decks of the named notebooks, or of all, into the folder `to`; return 0.
+
+    draw  run the notebooks first, so that their pictures are drawn for the size of a slide
+    """
+    if draw:
+        os.environ["QLESSON_DPI"] = FINE
     to.mkdir(parents=True, exist_ok=True)
     teachers = [folder / name for name in ("teaching.md", "teaching_minutes.md")]
     pages = [path.read_text(encoding="utf-8") for path in teachers]
     for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
         if path.name.startswith(tuple(names) or ""):
-            text = deck(nbformat.read(path, as_version=4), *pages)
+            stored = refresh.run(path) if draw else path.read_text(encoding="utf-8")
+            text = deck(nbformat.reads(stored, as_version=4), *pages)
             file = to / f"{path.stem}.html"
             file.write_text(text, encoding="utf-8", newline="\n")
             print(f"{file}: {len(text.encode()) / 1000:.0f} kB")

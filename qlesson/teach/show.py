@@ -9,6 +9,7 @@ import base64
 import html
 import inspect
 import io
+import os
 import textwrap
 import zlib
 from collections.abc import Iterable, Iterator
@@ -120,14 +121,16 @@ def caption(sentence: str) -> dict[str, str]:
 def png(fig: Figure) -> bytes:
     """The figure at 100 dots per inch on white; the same figure gives the same bytes.
 
-    It is reduced to 256 colours, which Pillow chooses: less than half of the bytes, and no
+    QLESSON_DPI is another number of dots, where it is set: `make slides DRAW=1` sets it. The
+    picture is reduced to 256 colours, which Pillow chooses: less than half of the bytes, and no
     difference to see.
     """
     drawn, out = io.BytesIO(), io.BytesIO()
-    fig.savefig(drawn, format="png", dpi=100, facecolor="white", edgecolor="white")
+    dpi = int(os.environ.get("QLESSON_DPI", 100))
+    fig.savefig(drawn, format="png", dpi=dpi, facecolor="white", edgecolor="white")
     image = Image.open(drawn).convert("RGB")
     image = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
-    image.save(out, "PNG", optimize=True, dpi=(100, 100))
+    image.save(out, "PNG", optimize=True, dpi=(dpi, dpi))
     return out.getvalue()
 
 

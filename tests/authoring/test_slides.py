@@ -1,6 +1,7 @@
 """The slides: made from the notebooks' cells, and shown in a Chromium that has no network."""
 
 import html
+import os
 import re
 import subprocess
 import sys
@@ -259,3 +260,12 @@ def test_only_the_named_decks_are_written(tmp_path, capsys):
     assert slides.main(ROOT / "notebooks", ["01"], tmp_path) == 0
     assert [p.stem for p in tmp_path.iterdir()] == ["01_linear_formula"]
     assert "01_linear_formula.html" in capsys.readouterr().out
+
+
+def test_pictures_are_drawn_finer_where_that_is_asked_for(tmp_path, monkeypatch):
+    """By a kernel, which has the settings of the process that starts it."""
+    monkeypatch.setenv("QLESSON_DPI", "100")  # so that it is as it was after this test
+    monkeypatch.setattr(slides.refresh, "run", lambda path: seen.append(path) or path.read_text())
+    for draw, dots, seen in ((False, "100", []), (True, "200", [])):
+        slides.main(ROOT / "notebooks", ["01"], tmp_path, draw=draw)
+        assert bool(seen) is draw and os.environ["QLESSON_DPI"] == dots

@@ -168,6 +168,11 @@ def test_the_picture_is_700_pixels_wide_on_white_and_says_nothing_of_its_maker()
     assert set(image.info) == {"dpi"}
 
 
+def test_for_slides_it_has_more_dots(monkeypatch):
+    monkeypatch.setenv("QLESSON_DPI", "200")
+    assert Image.open(io.BytesIO(png(plot([0, 1], [0, 1])))).size == (1400, 600)
+
+
 def test_the_same_figure_gives_the_same_bytes():
     assert png(plot([0, 1], [0, 1])) == png(plot([0, 1], [0, 1]))
     fig = plot([0, 1], [0, 1])
