@@ -67,7 +67,7 @@ lint: .venv/test ## authors: check the code, its types and the rules of the note
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy && $(RUN) -m qlesson.authoring lint
 
 slides: .venv/slides ## write a deck of slides for each notebook into build/slides (N=05: that one alone)
-	@$(RUN) -m qlesson.authoring slides $(N)
+	@$(RUN) -m qlesson.authoring slides $(if $(DRAW),--draw) $(N)
 
 handouts: .venv/slides ## write the sheets to print for a room, build/handouts.html
 	@$(RUN) -m qlesson.authoring handouts

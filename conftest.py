@@ -30,7 +30,7 @@ if CAPABILITY := os.environ.get("ATEN_CPU_CAPABILITY"):
 PATIENCE = 900  # seconds: only what is stuck takes so long, however busy the machine is
 
 # These share one JupyterLab, so they stay on one worker.
-LAB = [f"tests/browser/test_{name}.py" for name in ("lab", "keyboard", "play")]
+LAB = [f"tests/browser/test_{name}.py" for name in ("lab", "keyboard", "play", "axe")]
 
 # The longest, in seconds of one core: they start first, so that no core is idle at the end. The
 # browser and the notebooks among them are what `make test-fast` leaves out, with tests marked slow.

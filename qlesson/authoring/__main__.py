@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("names", nargs="*", help="as in 05; all, if none is named")
     commands.add_parser("lint", help="check the rules of the notebooks, print their sizes")
     command = commands.add_parser("slides", help="write a deck of each into build/slides")
+    command.add_argument("--draw", action="store_true", help="run them, and draw finer pictures")
     command.add_argument("names", nargs="*", help="as in 05; all, if none is named")
     commands.add_parser("handouts", help="write the sheets to print into build/handouts.html")
     options = parser.parse_args(argv)
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command == "refresh":
         return refresh.main(NOTEBOOKS, options.names, options.check)
     if options.command == "slides":
-        return slides.main(NOTEBOOKS, options.names)
+        return slides.main(NOTEBOOKS, options.names, draw=options.draw)
     if options.command == "handouts":
         return handouts.main(NOTEBOOKS)
     return lint.main(NOTEBOOKS, Path("README.md"))

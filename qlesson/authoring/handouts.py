@@ -8,16 +8,11 @@ import re
 from pathlib import Path
 
 from qlesson.authoring.slides import markdown
+from qlesson.authoring.teaching import VOTES, section
 
 PAGE = Path(__file__).with_name("handouts.html")
 SHEETS = "Pencil sheet", "Letters and formulas", "Exit ticket"
-VOTES = "A vote for each notebook"
 ANSWERS = "\n**Answers**\n"
-
-
-def section(text: str, heading: str) -> str:
-    """What stands under that heading of teaching.md."""
-    return re.split(r"^## ", text.partition(f"\n## {heading}\n")[2], flags=re.M)[0].strip()
 
 
 def unanswered(votes: str) -> str:

@@ -5,12 +5,16 @@ script in slides.html shares them out over slides of 1280 x 720 in the browser t
 measures them there, so nothing overflows, whatever fonts that machine has. Formulas become
 MathML, which browsers draw themselves.
 
+The vote of teaching.md stands where teaching_minutes.md has it. What these say to do and to draw
+is in the speaker's notes.
+
 Left out: cells tagged `more`, the space above a bet, what an exercise prints, links from page to
-page, the code of a cell that does nothing but import, and the code of a picture.
+page, imports, the code of a picture, and of a docstring all but its first line.
 """
 
 import ast
 import html
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,10 +27,15 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
+from qlesson.authoring import refresh, teaching
 from qlesson.authoring.bets import is_space
 
 PAGE = Path(__file__).with_name("slides.html")
+FINE = "200"  # dots per inch of pictures that are drawn for a large screen
+HEADING = r"<h([1-3])>(.*?)</h\1>"
 FORMATTER = HtmlFormatter(nowrap=True, style="xcode")
+WHERE = """<p class="where">In JupyterLab: notebook {0}, under Play, <code>play("{0}")</code></p>
+"""
 
 
 class Renderer(IPythonRenderer):
@@ -56,10 +65,19 @@ def spaced(body: str) -> str:
 
 
 def markdown(source: str) -> str:
-    """The HTML of Markdown, without the line that links previous, contents and next."""
+    """The HTML of Markdown, without what helps to use a page: links, and words about cells."""
     source = re.sub(r"^\[(previous|contents)\]\(.*$", "", source, flags=re.M)
+    source = re.sub(r"^(Bet|Write your letter down), run.*$", "", source, flags=re.M)
+    source = re.sub(r"^## Exercises\n\n(?!#).*$", "", source, flags=re.M)
+    source = re.sub(r"^## Play\n\n(.*?\?)", asking, source, flags=re.M | re.S)
     source = source.replace("**Remember.** ", "## Remember\n\n")
     return MarkdownWithMath(renderer=Renderer()).render(source)
+
+
+def asking(play: re.Match[str]) -> str:
+    """The heading of a live figure with the first question below it."""
+    question = re.split(r"(?:(?<=\.)|(?<=\.\)))\s+", play[1])[-1]
+    return f"## Play: {question}\n\n{play[1]}"
 
 
 def python(source: str) -> str:
@@ -72,14 +90,37 @@ def lines_of(text: str, kind: str) -> str:
     return f'<pre class="{kind}">{lines}</pre>\n'
 
 
-def only_imports(source: str) -> bool:
-    return all(isinstance(s, ast.Import | ast.ImportFrom) for s in ast.parse(source).body)
+def shown_code(source: str) -> str:
+    """Code without imports, without what shows pictures or functions, and double blank lines."""
+    lines: list[str | None] = list(source.split("\n"))
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Import | ast.ImportFrom) or shows(statement):
+            first, last = statement.lineno - 1, statement.end_lineno
+            lines[first:last] = [None] * len(lines[first:last])
+    left = "\n".join(line for line in lines if line is not None)
+    return re.sub(r"\n{3,}", "\n\n", left).strip("\n")
+
+
+def shows(statement: ast.stmt) -> bool:
+    """Whether it calls `show` or `show_source`, whose results speak for themselves."""
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    name = call.func if isinstance(call, ast.Call) else None
+    return isinstance(name, ast.Name) and name.id in ("show", "show_source")
+
+
+def short(function: str) -> str:
+    """The source of a function with the first line of its docstring, without the notebooks."""
+    function = re.sub(r" +\(notebooks? [\d, ]+\)\.?", "", function)
+    return re.sub(r'"""([^"\n]+)\n.*?"""', r'"""\1 [...]"""', function, flags=re.S)
 
 
 def outputs(cell: NotebookNode) -> Iterator[str]:
     """The HTML of what a cell prints and draws."""
+    alt = ""
     for output in cell.outputs:
         data = output.get("data", {})
+        if "text/html" in data and alt and alt.startswith(data.get("text/plain", "nothing")):
+            continue  # the sentence below a picture, which has it as its alt text
         if "image/png" in data:
             alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
             image = "".join(data["image/png"].split())
@@ -88,48 +129,110 @@ def outputs(cell: NotebookNode) -> Iterator[str]:
             yield data["text/html"]
         else:
             text = output.get("text") or data.get("text/plain", "")
-            is_code = cell.source.startswith("show_source(")
-            yield lines_of(python(text) if is_code else html.escape(text), "output")
+            has_source = "show_source(" in cell.source
+            shown = python(short(text)) if has_source else html.escape(text)
+            yield lines_of(shown, "output")
 
 
 def code(cell: NotebookNode) -> str:
     """The HTML of a code cell; of an exercise the stub alone."""
-    shown = list(outputs(cell))
-    source = lines_of(python(cell.source), "code")
-    if re.search(r"^check\(", cell.source, flags=re.M):
+    shown, text = list(outputs(cell)), shown_code(cell.source)
+    source = lines_of(python(text), "code") if text else ""
+    if re.search(r"^check\(", text, flags=re.M):
         return source
-    if only_imports(cell.source) or shown and all(part.startswith("<img") for part in shown):
+    if shown and all(part.startswith("<img") for part in shown):
         source = ""
     result = "".join(shown)
+    if live := re.fullmatch(r'play\("(\d\d)"\)', text):
+        result += WHERE.format(live[1])
     if cell.metadata.get("jupyter", {}).get("outputs_hidden"):
         return f'{source}<div class="answer">\n{result}</div>\n'
     return source + result
 
 
-def blocks(nb: NotebookNode) -> str:
-    """The HTML of a notebook, block after block."""
+def noted(words: str) -> str:
+    """An attribute of a heading: notes for its slides, which the speaker alone sees."""
+    return f' data-notes="{html.escape(words)}"'
+
+
+def vote(asked: teaching.Vote) -> str:
+    """A vote as two slides: the question, and the same with the idea behind each answer."""
+    plain, told = [], []
+    for letter, text, idea, right in asked.answers:
+        plain.append(f"- **{letter}** {text}")
+        mark = f"**{letter} {text}\N{NO-BREAK SPACE}✓**" if right else f"{letter} {text} *{idea}*"
+        told.append(f"- {mark}")
+    question = MarkdownWithMath(renderer=Renderer()).render(asked.question)
+    title = question.strip().removeprefix("<p>").removesuffix("</p>")
+    before = noted("Everybody votes, by hand or with a colour, before anything is explained.")
+    after = noted("Talk about the answer that most hands chose.")
+    return (
+        f"<h2{before}>Vote: {title}</h2>\n{markdown(chr(10).join(plain))}"
+        f"<h2{after}>Vote: {title}</h2>\n{markdown(chr(10).join(told))}"
+    )
+
+
+def blocks(nb: NotebookNode, page: str = "", minutes: str = "") -> str:
+    """The HTML of a notebook, block after block; teaching.md and teaching_minutes.md as texts."""
     cells = [c for c in nb.cells if "more" not in c.metadata.get("tags", []) and not is_space(c)]
-    return "".join(markdown(c.source) if c.cell_type == "markdown" else code(c) for c in cells)
+    parts = [markdown(c.source) if c.cell_type == "markdown" else code(c) for c in cells]
+    number = nb.cells[0].source[2:4]
+    made, steps = "".join(parts), teaching.steps(minutes, number)
+    if asked := teaching.vote(page, number):
+        places = {section_of(found): found.start() for found in re.finditer(HEADING, made)}
+        before = [section for section, what in steps if f"**Vote {number}**" in what]
+        sections = [name for name in (*before, *list(places)[1:]) if name in places]
+        place = places[sections[0]] if sections else len(made)
+        made = made[:place] + vote(asked) + made[place:]
+    if drawn := teaching.drawing(page, number):
+        steps.append(("the top", f"To draw on the board: {drawn}"))
+    return re.sub(HEADING, lambda found: with_notes(found, steps), made)
 
 
-def deck(nb: NotebookNode) -> str:
-    """The text of the HTML file that shows a notebook as slides."""
+def section_of(heading: re.Match[str]) -> str:
+    """What teaching_minutes.md calls the section that this heading begins."""
+    title = html.unescape(re.sub(r"<[^>]+>", "", heading[2]))
+    title = re.sub(r"^Exercise .*", "Exercises", re.sub(r"^Play: .*", "Play", title))
+    return "the top" if heading[1] == "1" else title
+
+
+def with_notes(heading: re.Match[str], steps: Iterable[tuple[str, str]]) -> str:
+    words = [what for name, what in steps if name == section_of(heading)]
+    plain = re.sub(r"[*`$]", "", "\n".join(words))
+    return f"<h{heading[1]}{noted(plain) if plain else ''}>{heading[2]}</h{heading[1]}>"
+
+
+def deck(nb: NotebookNode, page: str = "", minutes: str = "") -> str:
+    """The text of the HTML file that shows a notebook as slides; arguments as for `blocks`."""
     title = re.findall(r"\A# (.+)", nb.cells[0].source)[0]
     parts = {
         "TITLE": html.escape(title),
         "COLORS": FORMATTER.get_style_defs("pre"),
-        "BLOCKS": blocks(nb),
+        "BLOCKS": blocks(nb, page, minutes),
     }
-    page = PAGE.read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], page)
+    frame = PAGE.read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], frame)
 
 
-def main(folder: Path, names: Iterable[str] = (), to: Path = Path("build/slides")) -> int:
-    """Write the decks of the named notebooks, or of all, into the folder `to`; return 0."""
+def main(
+    folder: Path,
+    names: Iterable[str] = (),
+    to: Path = Path("build/slides"),
+    draw: bool = False,
+) -> int:
+    """Write the decks of the named notebooks, or of all, into the folder `to`; return 0.
+
+    draw  run the notebooks first, so that their pictures are drawn for the size of a slide
+    """
+    if draw:
+        os.environ["QLESSON_DPI"] = FINE
     to.mkdir(parents=True, exist_ok=True)
+    teachers = [folder / name for name in ("teaching.md", "teaching_minutes.md")]
+    pages = [path.read_text(encoding="utf-8") for path in teachers]
     for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
         if path.name.startswith(tuple(names) or ""):
-            text = deck(nbformat.read(path, as_version=4))
+            stored = refresh.run(path) if draw else path.read_text(encoding="utf-8")
+            text = deck(nbformat.reads(stored, as_version=4), *pages)
             file = to / f"{path.stem}.html"
             file.write_text(text, encoding="utf-8", newline="\n")
             print(f"{file}: {len(text.encode()) / 1000:.0f} kB")

@@ -6,8 +6,10 @@ the facts it draws, in words and rounded numbers.
 
 import ast
 import base64
+import html
 import inspect
 import io
+import os
 import textwrap
 import zlib
 from collections.abc import Iterable, Iterator
@@ -35,7 +37,7 @@ MOST_LETTERS = 320
 
 
 def show(fig: Figure, alt: str) -> None:
-    """Display a figure as one bundle: its PNG, and its alt text with the facts it draws.
+    """Display a figure, its PNG with the facts it draws, and below it its sentence.
 
     fig  a matplotlib Figure
     alt  one sentence that says what the figure shows, for who cannot see it
@@ -52,6 +54,7 @@ def show(fig: Figure, alt: str) -> None:
         in_notebook = False
     if in_notebook:
         display(bundle, metadata=metadata, raw=True)
+        display(caption(alt), raw=True)
     else:
         print(bundle["text/plain"])
 
@@ -106,17 +109,28 @@ def mimebundle(fig: Figure, alt: str) -> tuple[dict[str, str], dict[str, dict[st
     return {"image/png": image, "text/plain": text}, {"image/png": {"alt": alt}}
 
 
+def caption(sentence: str) -> dict[str, str]:
+    """The data of an output below a picture, for pages that do not read the picture's alt text.
+
+    JupyterLab and GitHub do not. It is HTML, which needs no more than its own marks escaped.
+    """
+    words = html.escape(sentence, quote=False)
+    return {"text/html": f"<p><em>{words}</em></p>", "text/plain": sentence}
+
+
 def png(fig: Figure) -> bytes:
     """The figure at 100 dots per inch on white; the same figure gives the same bytes.
 
-    It is reduced to 256 colours, which Pillow chooses: less than half of the bytes, and no
+    QLESSON_DPI is another number of dots, where it is set: `make slides DRAW=1` sets it. The
+    picture is reduced to 256 colours, which Pillow chooses: less than half of the bytes, and no
     difference to see.
     """
     drawn, out = io.BytesIO(), io.BytesIO()
-    fig.savefig(drawn, format="png", dpi=100, facecolor="white", edgecolor="white")
+    dpi = int(os.environ.get("QLESSON_DPI", 100))
+    fig.savefig(drawn, format="png", dpi=dpi, facecolor="white", edgecolor="white")
     image = Image.open(drawn).convert("RGB")
     image = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
-    image.save(out, "PNG", optimize=True, dpi=(100, 100))
+    image.save(out, "PNG", optimize=True, dpi=(dpi, dpi))
     return out.getvalue()
 
 

@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 
 import ipywidgets
 import torch
+from IPython.display import display
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from qlesson.teach import lessons
 from qlesson.teach.figures.drawing import drawing_into
-from qlesson.teach.show import mimebundle
+from qlesson.teach.show import caption, mimebundle
 
 
 def play(notebook: str, **settings: Any) -> "LiveFigure | None":
@@ -191,6 +192,12 @@ class LiveFigure(ipywidgets.VBox):
         alt = " ".join([self.declaration.picture, *self.sentences])
         data, metadata = mimebundle(self.figure, alt)
         return super()._repr_mimebundle_(**kwargs) | data, metadata
+
+    def _ipython_display_(self) -> None:
+        """The picture, and below it its sentence, which holds wherever the controls stand."""
+        data, metadata = self._repr_mimebundle_()
+        display(data, metadata=metadata, raw=True)
+        display(caption(self.declaration.picture), raw=True)
 
 
 # ipywidgets gives a slider's handle no accessible name, a picture no alt text and its text no live

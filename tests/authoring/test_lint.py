@@ -7,6 +7,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from qlesson.authoring import __main__, bets, lint, refresh
 from qlesson.authoring.lint import cells, reading, repeats, shape, sizes, tags, whole
 from qlesson.teach import lessons
+from qlesson.teach.show import caption
 
 TOP = """# 01 A title
 
@@ -36,15 +37,20 @@ def printed(source, text, **metadata):
     return new_code_cell(source, outputs=out, metadata=metadata)
 
 
-def shown(data, source="show(figure)"):
-    return new_code_cell(source, outputs=[new_output("display_data", data=data)])
+def picture(alt="Two bars.", said="Two bars."):
+    """The outputs of `show`: a picture, and its sentence below it."""
+    data = {"image/png": "AAAA", "text/plain": "a line of facts about the picture, " * 3}
+    return [
+        new_output("display_data", data=data, metadata={"image/png": {"alt": alt}}),
+        new_output("display_data", data=caption(said)),
+    ]
 
 
 def good():
     """A small notebook that keeps every rule."""
     found = [
         new_markdown_cell(TOP),
-        shown({"image/png": "AAAA", "text/plain": "a line of facts about the picture, " * 3}),
+        new_code_cell("show(figure)", outputs=picture()),
         new_markdown_cell("## Predict, then run\n\nWhat is $1 + 1$? See [the bet](#Play)."),
         new_markdown_cell(bets.SPACE),
         printed("print(2)", "the sum:\n2\n", jupyter={"outputs_hidden": True}),
@@ -138,6 +144,16 @@ SPOILED = {
     "widget state": (lambda nb: nb.metadata.update(widgets={}), "stores widget state"),
     "widget view": (output("display_data", data={refresh.WIDGET: {}}), "stores a widget view"),
     "svg": (output("display_data", data={"image/svg+xml": "<svg/>"}), "stores an SVG"),
+    "no sentence": (code(outputs=picture()[:1]), "without its sentence"),
+    "no alt text": (code(outputs=picture(alt="")), "without its sentence"),
+    "other sentence": (code(outputs=picture(said="Two dots.")), "without its sentence"),
+    "sentence above": (code(outputs=picture()[::-1]), "without its sentence"),
+    "sentence not shown": (
+        code(outputs=[picture()[0], new_output("stream", text="Two bars.")]),
+        "without its sentence",
+    ),
+    "sentence in the text": (text("Look. *Two* bars."), "stands in the text too"),
+    "no name of a column": (text("| | two |\n| --- | --- |\n| 1 | 2 |"), "an empty cell heads"),
     "no facts": (output("display_data", data={"image/png": "A"}), "without facts"),
     "few facts": (
         output("display_data", data={"image/png": "A", "text/plain": "<Figure size 1 by 1>"}),
@@ -324,6 +340,15 @@ def test_a_link_says_the_title_of_what_it_leads_to(folder):
     assert "no notebook" in found("[02 Gone](02_gone.ipynb)")[0]
     notebooks[0].cells[0].source = "# 00 Start"
     assert "its map lacks [01 Title]" in found("nothing")[0]
+
+
+def test_a_page_names_the_columns_of_its_tables(folder):
+    page = folder / "teaching.md"
+    page.write_text("| a | b |\n| --- | :-: |\n| | 1 |\n| 2 | |\n")  # a cell below may be empty
+    assert list(whole.headless_tables(page, folder / "no such page.md")) == []
+    page.write_text("| a | |\n|---|---|\n| 1 | 2 |\n")
+    (found,) = whole.headless_tables(page)
+    assert found.startswith("teaching.md: an empty cell heads")
 
 
 def test_minutes_count_words_cells_and_exercises(folder):

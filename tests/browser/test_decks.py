@@ -16,6 +16,8 @@ from qlesson.authoring import slides
 from .page import NOTEBOOKS, PATIENCE, ROOT
 
 ROOM = {"width": 1280, "height": 720}
+NAMES = "teaching.md", "teaching_minutes.md"
+TEACHING = [(ROOT / "notebooks" / name).read_text(encoding="utf-8") for name in NAMES]
 
 # What does not fit: boxes and letters beyond the slide or into its last line, letters too small.
 BAD = """slide => {
@@ -41,11 +43,13 @@ BAD = """slide => {
   return bad
 }"""
 
-# All that the blocks say, before and after they are shared out; a divided table repeats its head.
+# All that the blocks say, before and after they are shared out; a divided table repeats its head,
+# and the answer of a bet its question.
 SAID = """([text, blocks]) => {
   const doc = text ? new DOMParser().parseFromString(text, 'text/html') : document.cloneNode(true)
   doc.querySelectorAll('thead').forEach(head => head.remove())
-  const found = [...doc.querySelectorAll(blocks)].filter(b => !b.matches('h1, h2, h3, small'))
+  const found = [...doc.querySelectorAll(blocks)].filter(
+    b => !b.matches('h1, h2, h3, small, .again'))
   return found.map(b => (b.textContent + (b.src || '')).replace(/\\s/g, '')).join('')
 }"""
 
@@ -83,7 +87,6 @@ def problems(page, path, text, screenshots=None):
     for number in range(1, show(page, path, text) + 1):
         bad = page.locator("section.now").evaluate(BAD)
         found += [f"slide {number}: {what}" for what in bad]
-        page.locator(".waiting.now").evaluate_all("s => s.map(e => e.classList.remove('waiting'))")
         if screenshots:
             page.screenshot(path=screenshots / f"{path.stem}-{number:02d}.png")
         page.keyboard.press("ArrowRight")
@@ -96,11 +99,12 @@ def problems(page, path, text, screenshots=None):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_every_slide_fits_and_fetches_nothing(page, path, tmp_path):
-    text = slides.deck(nbformat.read(path, as_version=4))
+    text = slides.deck(nbformat.read(path, as_version=4), *TEACHING)
     screenshots = ROOT / "build" / "screenshots" / "slides"
     screenshots.mkdir(parents=True, exist_ok=True)
     assert problems(page, tmp_path / f"{path.stem}.html", text, screenshots) == []
     assert page.locator("section").count() >= 10
+    assert "You will be able to" in page.locator("section").first.text_content()
 
 
 def deck(*cells):
@@ -117,11 +121,11 @@ def code(source, text, **metadata):
     return nbformat.v4.new_code_cell(source, outputs=outputs, metadata=metadata)
 
 
-def picture(width, height):
+def picture(width, height, alt=""):
     image = io.BytesIO()
     Image.new("RGB", (width, height)).save(image, "PNG")
     data = {"image/png": base64.b64encode(image.getvalue()).decode()}
-    output = nbformat.v4.new_output("display_data", data=data)
+    output = nbformat.v4.new_output("display_data", data=data, metadata={"image/png": {"alt": alt}})
     return nbformat.v4.new_code_cell("show(figure)", outputs=[output])
 
 
@@ -149,23 +153,77 @@ def test_the_test_finds_what_does_not_fit(page, tmp_path):
     assert problems(page, tmp_path / "bad.html", wide) == []  # no block is wider than the slide
 
 
-def test_the_keys_and_the_answer_that_waits(page, tmp_path):
+def said(page):
+    """What each slide says, without its foot."""
+    slides = page.locator("section").evaluate_all("s => s.map(e => e.innerHTML)")
+    return [re.sub(r"<small>.*|<[^>]+>", " ", slide, flags=re.S) for slide in slides]
+
+
+def test_a_picture_keeps_its_sentences_and_names_its_slide(page, tmp_path):
+    text = deck(
+        markdown("## Part\n\n" + "A long beginning. " * 40),
+        code("print(1)", "1"),
+        markdown("The figure shows it. " * 3),
+        picture(700, 400, "All fall to the left. None rises."),
+        markdown("Notice the last. " * 6),
+    )
+    assert problems(page, tmp_path / "picture.html", text) == []
+    (slide,) = [s for s in said(page) if "The figure shows it" in s]
+    assert slide.split()[:5] == "All fall to the left".split() and "Notice the last" in slide
+    (image,) = page.locator("img").all()
+    page.keyboard.press("End")
+    width, height = image.evaluate("i => [i.offsetWidth, i.offsetHeight]")
+    assert 0.62 * 582 - 1 <= height < 582 and width > 700
+
+
+def test_few_words_do_not_stand_alone(page, tmp_path):
+    """Smaller letters make room for them."""
+    lines = "\n".join(f"print({n})" for n in range(16))
+    text = deck(markdown("## Part"), code(lines, "one\ntwo"), markdown("So it is. " * 7))
+    assert show(page, tmp_path / "alone.html", text) == 2
+    assert page.locator("section").last.get_attribute("class") == "tight"
+
+
+def test_the_question_stands_above_its_answer(page, tmp_path):
+    question = "## Predict\n\nWhat is it?\n\n- **A** one\n- **B** two\n\nBet, run, then read on."
+    for length in (3, 17):  # short code stands below the question, and long code with it
+        lines = "\n".join(f"print({n})" for n in range(length))
+        bet = code(lines, "it is:\n1", jupyter={"outputs_hidden": True})
+        text = deck(markdown(question), bet, markdown("It is one. " * 12), markdown("## B\n\nX."))
+        assert problems(page, tmp_path / "bet.html", text) == []
+        _, asked, answered, _ = said(page)
+        assert "What is it?" in asked and "it is:" not in asked and "It is one." not in asked
+        for words in ("What is it?", "two", "it is:", "It is one."):
+            assert words in answered
+        assert ("print" in answered) is (length == 3) and "read on" not in asked + answered
+
+
+def test_the_speaker_has_notes(page, tmp_path):
+    cells = [markdown("# 02 A title")]
+    text = slides.deck(nbformat.v4.new_notebook(cells=cells), *TEACHING)
+    assert show(page, tmp_path / "notes.html", text) == 3
+    with page.expect_popup() as opened:
+        page.keyboard.press("s")
+    notes = opened.value
+    assert any("two bars" in line for line in notes.locator("p").all_inner_texts())
+    assert notes.locator("p").last.inner_text().startswith("Next: Vote: ")
+    notes.keyboard.press("ArrowRight")  # a remote moves on, whichever window it speaks to
+    page.wait_for_function("location.hash == '#2'")
+    assert "Everybody votes" in notes.locator("p").nth(1).inner_text()
+    notes.close()
+
+
+def test_the_keys(page, tmp_path):
     text = deck(
         markdown("## Predict\n\nWhat is it?"),
-        code("print('answer:')", "answer:\n42", jupyter={"outputs_hidden": True}),
-        markdown("It is 42."),
-        markdown("## Then"),
-        markdown("Go on."),
+        markdown("## Then\n\nGo on."),
     )
     assert show(page, tmp_path / "keys.html", text) == 3
-    answer, after = page.get_by_text("42", exact=True), page.get_by_text("It is 42.")
     press = page.keyboard.press
-    press("PageDown")
-    assert here(page) == "2 / 3" and page.get_by_text("What is it?").is_visible()
-    assert page.locator(".now pre.code").is_visible()
-    assert not answer.is_visible() and not after.is_visible()
-    press("Space")
-    assert here(page) == "2 / 3" and answer.is_visible() and after.is_visible()
+    for key, where in [("PageDown", 2), ("Space", 3), ("ArrowRight", 3), ("ArrowLeft", 2)]:
+        press(key)
+        assert here(page) == f"{where} / 3"
+        assert page.evaluate("document.activeElement.matches('.now h1, .now h2')")
     for key, where in [("ArrowDown", 3), ("ArrowRight", 3), ("ArrowLeft", 2), ("PageUp", 1)]:
         press(key)
         assert here(page) == f"{where} / 3"

@@ -168,6 +168,11 @@ def test_the_picture_is_700_pixels_wide_on_white_and_says_nothing_of_its_maker()
     assert set(image.info) == {"dpi"}
 
 
+def test_for_slides_it_has_more_dots(monkeypatch):
+    monkeypatch.setenv("QLESSON_DPI", "200")
+    assert Image.open(io.BytesIO(png(plot([0, 1], [0, 1])))).size == (1400, 600)
+
+
 def test_the_same_figure_gives_the_same_bytes():
     assert png(plot([0, 1], [0, 1])) == png(plot([0, 1], [0, 1]))
     fig = plot([0, 1], [0, 1])
@@ -201,7 +206,7 @@ def test_the_bundle_holds_the_picture_the_alt_text_and_the_facts():
     assert metadata == {"image/png": {"alt": "Two points."}}
 
 
-def test_in_a_notebook_one_bundle_is_displayed():
+def test_in_a_notebook_the_sentence_stands_below_the_picture():
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.utils.capture import capture_output
 
@@ -209,12 +214,19 @@ def test_in_a_notebook_one_bundle_is_displayed():
     try:
         with capture_output() as captured:
             assert show(plot([1, 2], [3, 5]), "Two points.") is None
+            assert show(plot([1, 2], [3, 5]), 'a < b & "c"') is None
     finally:
         InteractiveShell.clear_instance()
-    (output,) = captured.outputs
+    output, below, _, escaped = captured.outputs
     assert set(output.data) == {"image/png", "text/plain"}
     assert output.data["text/plain"].startswith("Two points.\naxes 1")
     assert output.metadata == {"image/png": {"alt": "Two points."}}
+    assert below.data == {
+        "text/html": "<p><em>Two points.</em></p>",
+        "text/plain": "Two points.",
+    }
+    assert escaped.data["text/html"] == '<p><em>a &lt; b &amp; "c"</em></p>'
+    assert escaped.data["text/plain"] == 'a < b & "c"'
     assert not captured.stdout
 
 

@@ -9,13 +9,16 @@ import sys
 import pytest
 import torch
 from drawn import T
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import display
+from IPython.utils.capture import capture_output
 from looks import assert_words_read, drawn_texts
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import qlesson as ql
 from qlesson.teach import play
 from qlesson.teach.figures.drawing import drawing_into
-from qlesson.teach.show import facts
+from qlesson.teach.show import caption, facts
 from qlesson.teach.widgets import Choice, Slider, declarations
 
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -54,6 +57,21 @@ def test_the_bundle_is_a_picture_its_facts_and_a_view(notebook):
     # A second one is the same to the byte: what is stored does not change by running again.
     again, _ = play(notebook)._repr_mimebundle_()
     assert all(again[mime] == data[mime] for mime in ("image/png", "text/plain"))
+
+
+def test_the_sentence_below_a_live_figure_holds_for_every_setting():
+    """It stays while the controls move, so it has no number of theirs."""
+
+    InteractiveShell.instance()
+    try:
+        with capture_output() as captured:
+            display(play("01"))
+    finally:
+        InteractiveShell.clear_instance()
+    picture, below = captured.outputs
+    assert set(picture.data) == {"image/png", "text/plain", VIEW}
+    assert picture.metadata["image/png"]["alt"].startswith(DECLARATIONS["01"].picture + " s = ")
+    assert below.data == caption(DECLARATIONS["01"].picture)
 
 
 @pytest.mark.slow

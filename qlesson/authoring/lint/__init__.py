@@ -30,6 +30,7 @@ def problems(folder: Path, readme: Path) -> list[str]:
         *whole.readme_map(notebooks, readme),
         *whole.readme_picture(notebooks, readme),
         *whole.named_by_titles(notebooks, readme, *sorted(folder.glob("*.md"))),
+        *whole.headless_tables(readme, *sorted(folder.glob("*.md"))),
         *whole.lessons_without_a_notebook(notebooks),
         *tags.broken_promises(notebooks),
         *tags.untagged_figures(),

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator
+from itertools import zip_longest
 
 import nbformat
 from nbformat import NotebookNode
 
 from qlesson.authoring import refresh
-from qlesson.authoring.lint.reading import bundles, code, rule, where
+from qlesson.authoring.lint.reading import bundles, code, markdown, prose, rule, where
 
 MAX_KB = 300
 MAX_KB_OF: dict[str, int] = {}  # name: kB, at most 500, where figures earn it
@@ -55,6 +56,26 @@ def pictures_have_facts(nb: NotebookNode) -> Iterator[str]:
         for data in bundles(cell):
             if "image/png" in data and len(data.get("text/plain", "")) < 60:
                 yield f"{where(cell)} shows a picture without facts in text/plain: use show()"
+
+
+@rule
+def pictures_speak(nb: NotebookNode) -> Iterator[str]:
+    """Below each picture stands its sentence, or the first of its sentences, and nowhere else."""
+    told = {one_line(s) for c in markdown(nb) for s in re.split(r"(?<=[.?!:])\s+", prose(c.source))}
+    for cell in code(nb):
+        for output, below in zip_longest(cell.outputs, cell.outputs[1:]):
+            if "image/png" not in output.get("data", {}):
+                continue
+            alt = output.metadata.get("image/png", {}).get("alt", "")
+            said = below.get("data", {}).get("text/plain", "") if below else ""
+            if not (said and "text/html" in below.data and alt.startswith(said)):
+                yield f"{where(cell)} shows a picture without its sentence below it: use show()"
+            elif one_line(said) in told:
+                yield f"{where(cell)}: the sentence below the picture stands in the text too"
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.lower().split())
 
 
 ADDRESS = re.compile(

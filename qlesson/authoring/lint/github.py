@@ -26,7 +26,7 @@ def github_shows_it(nb: NotebookNode) -> Iterator[str]:
             for tag in re.findall(html, text, flags=re.I):
                 yield f"{where(cell)}: GitHub does not show {tag}"
         if cell.cell_type == "markdown":
-            for found in github_breaks(without_code(cell.source)):
+            for found in (*github_breaks(without_code(cell.source)), *empty_headers(cell.source)):
                 yield f"{where(cell)}: {found}"
 
 
@@ -46,6 +46,13 @@ def github_breaks(text: str) -> Iterator[str]:
             yield f"GitHub shows no formula with a space beside its $: {line[:50]}"
         elif line.lstrip().startswith("|") and any("|" in f for f in formulas):
             yield rf"a | in a formula breaks the table, write \lvert x \rvert: {line[:50]}"
+
+
+def empty_headers(text: str) -> Iterator[str]:
+    """Tables with a column that has no name, which a screen reader could not say."""
+    for head, _ in re.findall(r"^( *\|.+\|) *\n( *\|[ :|-]+\|) *$", text, flags=re.M):
+        if not all(cell.strip() for cell in head.strip().strip("|").split("|")):
+            yield f"an empty cell heads a column of a table: {head.strip()[:50]}"
 
 
 def anchors(path: Path) -> set[str]:

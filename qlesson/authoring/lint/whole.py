@@ -7,6 +7,7 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 from qlesson.authoring import refresh
+from qlesson.authoring.lint.github import empty_headers
 from qlesson.authoring.lint.reading import markdown
 from qlesson.authoring.lint.sizes import minutes
 from qlesson.teach import lessons
@@ -53,6 +54,13 @@ def named_by_titles(notebooks: Iterable[NotebookNode], *pages: Path) -> Iterator
     for name, title in list(titles.items())[1:]:
         if f"[{title}]({name})" not in texts[notebooks[0].path.stem]:
             yield f"{notebooks[0].path.stem}: its map lacks [{title}]({name})"
+
+
+def headless_tables(*pages: Path) -> Iterator[str]:
+    """Each column of a table in these Markdown files has a name."""
+    for page in pages:
+        for found in empty_headers(page.read_text(encoding="utf-8") if page.exists() else ""):
+            yield f"{page.name}: {found}"
 
 
 def lessons_without_a_notebook(notebooks: Iterable[NotebookNode]) -> Iterator[str]:
