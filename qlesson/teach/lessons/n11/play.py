@@ -2,7 +2,6 @@
 
 from fractions import Fraction
 from functools import partial
-from itertools import product
 
 from qlesson.teach import figures
 from qlesson.teach.widgets import Shown, Slider, declare
@@ -28,7 +27,8 @@ def _two(together: float, second: float) -> Shown:
     weights, first = (_FIRST, other), round(_FIRST)
     move = rho * (_FIRST - first)
     rounded, moved = (first, round(other)), (first, round(other + move))
-    every = [moved, rounded, *product(range(-1, 3), repeat=2)]
+    codes = range(-1, 3)
+    every = [moved, rounded, *((a, b) for a in codes for b in codes)]
     best = min(every, key=lambda codes: _output_error(weights, codes, rho))
     of = {"rounded": rounded, "second moved": moved, "best": best}
     errors = {name: float(_output_error(weights, codes, rho)) for name, codes in of.items()}
