@@ -33,15 +33,6 @@ def rows(heading):
     return section, [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
 
 
-def test_half_an_hour_is_the_path_of_the_readme():
-    _, table = rows("Half an hour")
-    said = README.split("In 30 minutes: ")[1].split("\n")[0]
-    assert [int(row[1]) for row in table] == [int(n) for n in re.findall(r"\((\d+)\)", said)]
-    linked = [re.findall(r"\((?:notebooks/)?(\d\d)_", text) for text in (str(table), said)]
-    assert linked == [["00", "01", "02", "05"]] * 2
-    assert sum(int(row[1]) for row in table) == 30
-
-
 def test_three_hours_are_three_hours_and_two_fifths_exercises():
     section, table = rows("Three hours")
     minutes, worked = (sum(int(row[i]) for row in table) for i in (1, 2))
