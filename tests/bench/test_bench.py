@@ -139,6 +139,10 @@ def test_every_time_in_the_text_of_notebook_12_is_stored():
     text = text_of("13_fast_kernels.ipynb")
     for words in (
         f"a factor of {whole / floor:.0f}:",
+        f"The bytes explain {37 / 5:.0f}.",
+        f"the system must find {memory['formula, whole']['fresh_pages']:,} pages",
+        f"{memory['formula, memory reused']['ms']:.0f} of {memory['formula, whole']['ms']:.0f} ms "
+        f"are left, about {memory['formula, memory reused']['ms'] / floor:.0f} passes",
         f"37 bytes predict {37 * 2**25 / bandwidth / 1e6:.0f} ms, and {whole:.0f} ms were",
         f"{memory['formula, memory reused']['ms']:.0f} ms are left of "
         f"{memory['formula, whole']['ms']:.0f}.",
