@@ -21,18 +21,21 @@ LEVELS = {"avx2": "-march=x86-64-v3", "default": "-march=x86-64"}
 
 
 @cache
-def library(source: Path) -> ctypes.CDLL:
+def library(source: Path, **macros: object) -> ctypes.CDLL:
     """The functions of a C++ file, with OpenMP on torch's own threads.
 
     It is compiled again where the source, the compiler, its flags or the processor are others.
 
+    macros  names that the source leaves open, such as TYPE="float"
+
     Raises RuntimeError or OSError where there is no compiler, it fails, or nothing can be kept.
     """
-    kept = _folder() / f"{source.stem}-{_fingerprint(source)}.so"
+    compile_it = [*command(), *(f"-D{name}={value}" for name, value in macros.items())]
+    kept = _folder() / f"{source.stem}-{_fingerprint(source, compile_it)}.so"
     if not kept.exists():
         with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
             made = Path(folder, "made.so")
-            _output(*command(), str(source), "-o", str(made))
+            _output(*compile_it, str(source), "-o", str(made))
             made.replace(kept)  # at once: another process may look for it
     return ctypes.CDLL(str(kept))
 
@@ -65,11 +68,11 @@ def _threads() -> list[str]:
     return ["-fopenmp"]
 
 
-def _fingerprint(source: Path) -> str:
+def _fingerprint(source: Path, compile_it: list[str]) -> str:
     """Of all that the library depends on: what the compiler predefines says its version, and the
     instructions of the processor."""
-    predefined = _output(*command(), "-dM", "-E", "-x", "c++", os.devnull)
-    parts = [source.read_bytes(), " ".join(command()).encode(), predefined]
+    predefined = _output(*compile_it, "-dM", "-E", "-x", "c++", os.devnull)
+    parts = [source.read_bytes(), " ".join(compile_it).encode(), predefined]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 

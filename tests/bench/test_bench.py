@@ -60,7 +60,6 @@ def test_every_contestant_does_the_same_work(work, granularity):
         )
 
 
-@pytest.mark.usefixtures("loops_by_hand")
 def test_each_step_to_the_loop_by_hand_does_the_same_work(monkeypatch):
     calls, jobs = {}, []
     once = lambda found: calls.update(found) or dict.fromkeys(found, (1, 1, 1))  # noqa: E731
