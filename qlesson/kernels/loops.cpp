@@ -265,10 +265,10 @@ struct Choose {
   void operator()(int64_t count, float* r_min, float* r_max, float* s, float* z) const {
 #pragma omp simd
     for (int64_t k = 0; k < count; k++) {
-      r_min[k] = r_min[k] > 0 ? 0 : r_min[k];
-      r_max[k] = r_max[k] < 0 ? 0 : r_max[k];
-      const float size = symmetric ? std::max(-r_min[k], r_max[k]) : r_max[k] - r_min[k];
-      s[k] = size / (symmetric ? high : high - low);
+      const float least = r_min[k] > 0 ? 0 : r_min[k], most = r_max[k] < 0 ? 0 : r_max[k];
+      const float larger = -least > most ? -least : most;
+      s[k] = (symmetric ? larger : most - least) / (symmetric ? high : high - low);
+      r_min[k] = least;
     }
     typed(s_type, [=](auto like) {
       for (int64_t k = 0; k < count; k++) s[k] = to_float(from_float<decltype(like)>(s[k]));
@@ -289,13 +289,17 @@ inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int6
   const int64_t height = std::max<int64_t>(1, TILE / n);
 #pragma omp parallel for
   for (int64_t i = 0; i < m; i += height) {
+    Key lowest[TILE], highest[TILE];
     float r_min[TILE], r_max[TILE], s[TILE], z[TILE];
     const int64_t count = std::min(height, m - i);
     for (int64_t k = 0; k < count; k++) {
       const R* x = r + (i + k) * n;
       const Ends ends = n == 32 ? ends_of(x, 32) : ends_of(x, n);  // what is known is faster
-      as_floats(ends.low, ends.high, r_min[k], r_max[k]);
+      lowest[k] = ends.low;
+      highest[k] = ends.high;
     }
+#pragma omp simd
+    for (int64_t k = 0; k < count; k++) as_floats(lowest[k], highest[k], r_min[k], r_max[k]);
     choose(count, r_min, r_max, s, z);
     write(s, s_out, choose.s_type, i, count);
     for (int64_t k = 0; k < count; k++) z_out[i + k] = static_cast<Q>(static_cast<int32_t>(z[k]));
