@@ -5,7 +5,6 @@ HYPOTHESIS_PROFILE=thorough draws 3000, new ones each time.
 
 import os
 
-import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -19,10 +18,3 @@ unhurried = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("fixed", max_examples=150, derandomize=True, **unhurried)
 settings.register_profile("thorough", max_examples=3000, print_blob=True, **unhurried)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
-
-
-@pytest.fixture
-def loops_by_hand():
-    """For what must run a loop of loops.cpp, which is written for vectors."""
-    if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
-        pytest.skip("loops.cpp needs vector instructions, and torch.compile takes its place")

@@ -178,7 +178,6 @@ def test_a_formula_runs_in_pieces_and_as_a_loop(granularity, monkeypatch):
     assert not kernels.modes._state["broken"]
 
 
-@pytest.mark.usefixtures("loops_by_hand")
 def test_from_quantize_to_the_loop_are_four_calls(monkeypatch):
     """run, _in_loops, the kernel, the loop: with given scales and chosen ones."""
     ways, sizes = [], compilers._sizes

@@ -23,6 +23,7 @@ from qlesson.kernels.pieces import COMPILED_PIECE, COPIED_PIECE, EAGER_PIECE, _e
 from qlesson.scheme import Scheme
 
 __all__ = [
+    "EAGER_PIECE",
     "choose_and_quantize",
     "dequantize",
     "dequantize_blocks",
@@ -219,12 +220,10 @@ def choose_and_quantize(r: Tensor, scheme: Scheme, out: Tensor) -> tuple[Tensor,
     held = r.new_tensor(codes, dtype=torch.float32)
     scale = r.new_empty((len(blocks), 1), dtype=scheme.scale_dtype or torch.float32)
     zero_point = r.new_empty((len(blocks), 1), dtype=scheme.dtype)
-    tensors = (blocks, scale, zero_point, out.view(blocks.shape))
-    at_once = len(blocks) if r.is_cuda else EAGER_PIECE  # so many ranges stay in the cache
+    tensors = blocks, scale, zero_point, out.view(blocks.shape)
     shape = scheme.granularity.scale_shape(r.shape)
     with _or_eagerly():
-        for part in zip(*(t.split(at_once) for t in tensors), strict=True):
-            _loop(loops.choose_and_quantize, constants, held, *part)()
+        _loop(loops.choose_and_quantize, constants, held, *tensors)()
         return scale.view(shape), zero_point.view(shape)
     return None
 

@@ -1,7 +1,6 @@
 """A formula as one loop: by hand, where there is one, else torch.compile's."""
 
 import ctypes
-import importlib
 import math
 import threading
 import types
@@ -15,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qlesson.affine import safe_qparams
-from qlesson.kernels import loops
+from qlesson.kernels import cpp, loops
 
 Formula = Callable[..., Any]  # one of loops.py, or a reader's own
 Constants = tuple[Any, ...]
@@ -69,6 +67,17 @@ def _by_torch(formula: Formula, constants: Constants, device: str) -> Formula:
     return _silent()(run)  # it compiles when it is called
 
 
+# What loops.cpp calls a dtype, in the order of its Type.
+TYPES = {
+    torch.float32: "float",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+    torch.int8: "int8_t",
+    torch.uint8: "uint8_t",
+    torch.int16: "int16_t",
+}
+
+
 def _by_hand(
     formula: Formula, constants: Constants, kinds: Kinds, ahead: int = 2048
 ) -> Formula | None:
@@ -76,50 +85,91 @@ def _by_hand(
 
     ahead  how many bytes before they are needed memory is asked for
     """
-    if formula not in (loops.min_max, loops.quantize, loops.choose_and_quantize):
+    dtypes = [dtype for dtype, _ in kinds]
+    made: dict[Formula, tuple[Callable[..., Formula], torch.dtype, torch.dtype]] = {
+        loops.min_max: (_min_max, dtypes[0], torch.int8),
+        loops.quantize: (_quantize, dtypes[0], dtypes[-1]),
+        loops.dequantize: (_dequantize, dtypes[-1], dtypes[0]),
+        loops.choose_and_quantize: (_choose_and_quantize, dtypes[1 % len(dtypes)], dtypes[-1]),
+    }
+    if formula not in made:
         return None
-    first = kinds[formula is loops.choose_and_quantize]
-    real, code = (str(dtype).removeprefix("torch.") for dtype, _ in (first, kinds[-1]))
-    with _silent():  # what fails here fails torch.compile too, which would name another cause then
-        importlib.import_module("torch._dynamo")
-    library = _library()
-    min_max_loop: Any = getattr(library, f"min_max_{real}", None)
-    quantize_loop: Any = getattr(library, f"quantize_{real}_{code}", None)
-    if not min_max_loop or not (quantize_loop or formula is loops.min_max):
+    make, real, code = made[formula]
+    if real not in TYPES or code not in TYPES:
         return None
+    source = Path(__file__).with_name("loops.cpp")
+    try:
+        library = cpp.library(source, REAL=TYPES[real], CODE=TYPES[code], AHEAD=ahead)
+    except (OSError, RuntimeError):
+        return None  # torch.compile may know better, or says what is missing
+    return make(library, *constants)
 
+
+def _quantize(library: ctypes.CDLL, low: int, high: int, rounding: str) -> Formula:
+    def quantize(r: Tensor, scale: Tensor, zero_point: Tensor, out: Tensor) -> tuple[()]:
+        held = r, _typed(scale), _typed(zero_point), out
+        codes = ctypes.c_float(low), ctypes.c_float(high), rounding == "inside"
+        library.quantize(*map(_address, held), *_sizes(r), *map(_type, held[1:3]), *codes)
+        return ()
+
+    return quantize
+
+
+def _dequantize(library: ctypes.CDLL) -> Formula:
+    def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor, out: Tensor) -> tuple[()]:
+        held = q, _typed(scale), _typed(zero_point), out
+        library.dequantize(*map(_address, held), *_sizes(q), *map(_type, held[1:3]))
+        return ()
+
+    return dequantize
+
+
+def _min_max(library: ctypes.CDLL) -> Formula:
     def min_max(r: Tensor) -> list[Tensor]:
         found = [r.new_empty(r[:, 0].shape, dtype=torch.float32) for _ in range(2)]
-        min_max_loop(*map(_address, [r, *found]), *_sizes(r))
+        library.min_max(*map(_address, [r, *found]), *_sizes(r))
         return [x.to(r.dtype) for x in found]
 
-    def quantize(r: Tensor, scale: Tensor, zero_point: Tensor, out: Tensor) -> tuple[()]:
-        low, high, rounding = constants[:3]
-        held = r, scale.float(), zero_point.float(), out
-        codes = ctypes.c_float(low), ctypes.c_float(high)
-        early = ctypes.c_int64(ahead // r.element_size())
-        quantize_loop(*map(_address, held), *_sizes(r), *codes, rounding == "inside", early)
-        return ()
+    return min_max
+
+
+def _choose_and_quantize(
+    library: ctypes.CDLL,
+    low: int,
+    high: int,
+    rounding: str,
+    mapping: str,
+    include_zero: bool,
+    scale_dtype: torch.dtype | None,
+) -> Formula:
+    """include_zero, or symmetric: the range holds 0. The scale's dtype is that of its tensor."""
 
     def choose_and_quantize(
         codes: Tensor, r: Tensor, scale: Tensor, zero_point: Tensor, out: Tensor
     ) -> tuple[()]:
-        r_min, r_max = (x.float().view(-1, 1) for x in min_max(r))
-        chosen = safe_qparams(r_min, r_max, *codes, *constants[3:])
-        scale.copy_(chosen.scale)
-        zero_point.copy_(chosen.zero_point)
-        return quantize(r, scale, zero_point, out)
+        held = r, scale, zero_point, out
+        ends = ctypes.c_float(low), ctypes.c_float(high)
+        how = rounding == "inside", mapping == "symmetric"
+        library.choose_and_quantize(*map(_address, held), *_sizes(r)[:2], _type(scale), *ends, *how)
+        return ()
 
-    made: dict[Formula, Formula] = {loops.min_max: min_max, loops.quantize: quantize}
-    return made.get(formula, choose_and_quantize)
+    return choose_and_quantize
 
 
-def _sizes(r: Tensor) -> list[ctypes.c_int64]:
-    return [ctypes.c_int64(n) for n in (*r.shape, 1)[:3]]
+def _sizes(x: Tensor) -> list[ctypes.c_int64]:
+    return [ctypes.c_int64(n) for n in (*x.shape, 1)[:3]]
 
 
 def _address(x: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(x.data_ptr())
+
+
+def _typed(x: Tensor) -> Tensor:
+    return x if x.dtype in TYPES else x.float()
+
+
+def _type(x: Tensor) -> int:
+    return list(TYPES).index(x.dtype)
 
 
 def _by_triton(formula: Formula, constants: Constants, kinds: Kinds) -> Formula | None:
@@ -146,22 +196,6 @@ def _by_triton(formula: Formula, constants: Constants, kinds: Kinds) -> Formula 
         return ()
 
     return kernel
-
-
-@cache
-def _library() -> Any:
-    """loops.cpp, compiled and kept on disk by torch.
-
-    None where there is no compiler, a processor without vectors, or another torch.
-    """
-    source = Path(__file__).with_name("loops.cpp").read_text(encoding="utf-8")
-    try:
-        with _silent():
-            from torch._inductor.codecache import CppCodeCache
-
-            return CppCodeCache.load(source)
-    except Exception:
-        return None
 
 
 @contextmanager

@@ -134,7 +134,6 @@ def test_eager_and_compiled_agree_bit_for_bit(device, dtype, kind, layouts, comp
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("loops_by_hand")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_loops_by_hand_agree_over_every_scheme(dtype):
     """Codes of 8 bits or fewer in every layout, chosen and given, with NaN and infinity planted."""

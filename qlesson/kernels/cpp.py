@@ -1,0 +1,100 @@
+"""A file of plain C++ as a library: compiled once for this processor, and kept on disk."""
+
+import ctypes
+import getpass
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+# -ffp-contract=off rounds the product before a sum. The next two let the compiler take vectors:
+# nobody looks at errno, or at the processor's flags for what is no number.
+FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+FLAGS += ["-shared", "-fPIC"]
+# What ATEN_CPU_CAPABILITY asks torch for, asked of the compiler: so an older processor is played.
+LEVELS = {"avx2": "-march=x86-64-v3", "default": "-march=x86-64"}
+
+
+@cache
+def library(source: Path, **macros: object) -> ctypes.CDLL:
+    """The functions of a C++ file, with OpenMP on torch's own threads.
+
+    It is compiled again where the source, the compiler, its flags or the processor are others.
+
+    macros  names that the source leaves open, such as TYPE="float"
+
+    Raises RuntimeError or OSError where there is no compiler, it fails, or nothing can be kept.
+    """
+    compile_it = [*command(), *(f"-D{name}={value}" for name, value in macros.items())]
+    kept = _folder() / f"{source.stem}-{_fingerprint(source, compile_it)}.so"
+    if not kept.exists():
+        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+            made = Path(folder, "made.so")
+            _output(*compile_it, str(source), "-o", str(made))
+            made.replace(kept)  # at once: another process may look for it
+    return ctypes.CDLL(str(kept))
+
+
+def command() -> list[str]:
+    """The compiler and its flags; the source and the output are still to be named."""
+    return [_compiler(), *FLAGS, *_processor(), *_threads()]
+
+
+def _compiler() -> str:
+    names = ["clang++", "g++"] if sys.platform == "darwin" else ["g++", "clang++"]
+    asked = os.environ.get("CXX")
+    found = next(filter(None, map(shutil.which, [asked] if asked else [*names, "c++"])), None)
+    if not found:
+        raise RuntimeError(f"no C++ compiler is named {asked}" if asked else "no C++ compiler")
+    return found
+
+
+def _processor() -> list[str]:
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return ["-mcpu=native"] if platform.machine().lower() in ("aarch64", "arm64") else []
+    asked = os.environ.get("ATEN_CPU_CAPABILITY", "").lower()
+    return [LEVELS.get(asked, "-march=native"), "-mprefer-vector-width=512"]
+
+
+def _threads() -> list[str]:
+    """torch has loaded OpenMP, and what is loaded is taken; Apple's compiler must be told."""
+    if sys.platform == "darwin":
+        return ["-Xclang", "-fopenmp", "-undefined", "dynamic_lookup"]
+    return ["-fopenmp"]
+
+
+def _fingerprint(source: Path, compile_it: list[str]) -> str:
+    """Of all that the library depends on: what the compiler predefines says its version, and the
+    instructions of the processor."""
+    predefined = _output(*compile_it, "-dM", "-E", "-x", "c++", os.devnull)
+    parts = [source.read_bytes(), " ".join(compile_it).encode(), predefined]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def _folder() -> Path:
+    """Where libraries are kept: beside torch.compile's loops where TORCHINDUCTOR_CACHE_DIR says
+    where, else a folder for temporary files that is nobody else's."""
+    asked = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    folder = Path(asked or Path(tempfile.gettempdir(), f"qlesson-{_user()}"))
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+        raise RuntimeError(f"{folder} belongs to somebody else, so no library is loaded from it")
+    return folder
+
+
+def _user() -> int | str:
+    return os.getuid() if hasattr(os, "getuid") else getpass.getuser()
+
+
+def _output(*command: str) -> bytes:
+    made = subprocess.run(command, capture_output=True)
+    if made.returncode:
+        lines = made.stderr.decode(errors="replace").strip().splitlines()
+        named = [line for line in lines if "error" in line] or lines or ["it says nothing"]
+        raise RuntimeError(f"{Path(command[0]).name} fails: {named[0]}")
+    return made.stdout

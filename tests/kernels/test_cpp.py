@@ -1,0 +1,145 @@
+"""A file of C++ becomes a library once, and loops.cpp becomes vectors on every processor."""
+
+import os
+import platform
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from qlesson import kernels
+from qlesson.kernels import cpp
+
+LOOPS = Path(kernels.__file__).with_name("loops.cpp")
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+LEVELS = ["x86-64", "x86-64-v3", "x86-64-v4"] if X86 else [None]  # SSE2, AVX2, AVX-512
+
+
+def is_gcc():
+    said = subprocess.run(
+        [*cpp.command(), "-dM", "-E", "-x", "c++", os.devnull], capture_output=True
+    )
+    return b"__GNUC__" in said.stdout and b"__clang__" not in said.stdout
+
+
+def vectorized(level, real):
+    """How often gcc says of each line of loops.cpp that it is a loop of vectors."""
+    command = [flag for flag in cpp.command() if not (level and flag.startswith("-march"))]
+    command += [f"-march={level}"] if level else []
+    command += [f"-DREAL={real}", "-DCODE=int8_t", "-DAHEAD=2048", "-fopt-info-vec-optimized", "-S"]
+    made = subprocess.run(
+        [*command, str(LOOPS), "-o", os.devnull], capture_output=True, text=True, check=True
+    )
+    found = re.findall(r"loops\.cpp:(\d+):\d+: optimized: loop vectorized", made.stderr)
+    return Counter(map(int, found))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_gcc(), reason="reads what gcc says of its loops")
+@pytest.mark.parametrize("real", ["float", "bfloat16", "float16"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_loop_that_may_be_vectors_is(level, real):
+    found = vectorized(level, real)
+    lines = LOOPS.read_text().splitlines()
+    marked = {i + 2: lines[i + 1] for i, line in enumerate(lines) if "#pragma omp simd" in line}
+    assert len(marked) == 9
+    for number, line in marked.items():
+        # Three run through the loop over a row and two through that over columns, each in blocks
+        # of 32 and of 8; for SSE2 gcc makes straight code of one block of 8.
+        least = 5 if "y[k] = f" in line else 3 if "to[l] = f" in line else 1
+        around = sum(found[n] for n in (number - 1, number, number + 1))
+        assert around >= least, line
+
+
+# --- compiled once ---
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kept"))
+    file = tmp_path / "number.cpp"
+    file.write_text('extern "C" int number() { return NUMBER; }')
+    return file
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """How often the compiler has made a library."""
+    calls, output = [], cpp._output
+
+    def counted(*command):
+        calls.extend(["made"] * ("-o" in command))
+        return output(*command)
+
+    monkeypatch.setattr(cpp, "_output", counted)
+    return calls
+
+
+def load(source, **macros):
+    return cpp.library.__wrapped__(source, **macros)  # as another process does
+
+
+def test_a_file_is_compiled_once(source, compiled):
+    assert cpp.library(source, NUMBER=7) is cpp.library(source, NUMBER=7)
+    assert load(source, NUMBER=7).number() == 7
+    assert len(compiled) == 1
+    assert [p.suffix for p in (source.parent / "kept").iterdir()] == [".so"]
+
+
+def test_what_it_depends_on_compiles_it_again(source, compiled, monkeypatch):
+    assert load(source, NUMBER=7).number() == 7
+    assert load(source, NUMBER=8).number() == 8
+    source.write_text('extern "C" int number() { return -NUMBER; }')
+    assert load(source, NUMBER=8).number() == -8
+    assert len(compiled) == 3
+    monkeypatch.setattr(cpp, "FLAGS", [*cpp.FLAGS, "-DOTHER"])
+    load(source, NUMBER=8)
+    assert len(compiled) == 4
+    if X86:
+        for level in ("avx2", "default"):
+            monkeypatch.setenv("ATEN_CPU_CAPABILITY", level)
+            load(source, NUMBER=8)
+        assert len(compiled) == 6
+
+
+@pytest.mark.skipif(not X86, reason="has other instructions")
+@pytest.mark.parametrize("level, has", [("avx2", "AVX2"), ("default", "SSE2")])
+def test_an_older_processor_is_played(source, level, has, monkeypatch):
+    source.write_text(
+        "#if defined(__AVX512F__)\n#define HAS 512\n#elif defined(__AVX2__)\n#define HAS 2\n"
+        '#else\n#define HAS 0\n#endif\nextern "C" int has() { return HAS; }'
+    )
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", level)
+    assert load(source).has() == {"AVX2": 2, "SSE2": 0}[has]
+
+
+def test_a_product_and_a_sum_are_rounded_apart(source):
+    source.write_text('extern "C" float f(float a, float b, float c) { return a * b + c; }')
+    library = load(source)
+    f, real = library.f, cpp.ctypes.c_float
+    f.argtypes, f.restype = [real] * 3, real
+    assert f(1 + 2**-12, 1 + 2**-12, -1 - 2**-11) == 0  # 2^-24 where it is fused
+
+
+def test_failures_are_named(source, monkeypatch, tmp_path):
+    with pytest.raises(RuntimeError, match=r"fails: .*NUMBER"):
+        load(source)
+    with monkeypatch.context() as patch:
+        patch.setenv("CXX", "no-such-compiler")
+        with pytest.raises(RuntimeError, match=r"no C\+\+ compiler is named no-such-compiler"):
+            load(source, NUMBER=7)
+    with monkeypatch.context() as patch:
+        patch.delenv("CXX", raising=False)
+        patch.setenv("PATH", str(tmp_path))
+        with pytest.raises(RuntimeError, match=r"^no C\+\+ compiler$"):
+            load(source, NUMBER=7)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="no owners here")
+def test_no_library_is_loaded_from_a_folder_of_somebody_else(source, monkeypatch):
+    load(source, NUMBER=7)
+    monkeypatch.setattr(os, "getuid", lambda: os.stat(source).st_uid + 1)
+    with pytest.raises(RuntimeError, match="belongs to somebody else"):
+        load(source, NUMBER=7)
