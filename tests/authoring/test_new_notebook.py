@@ -239,7 +239,7 @@ def finished(course):
     change(course / "README.md", row, row + added)
     start = course / "notebooks" / "00_start_here.ipynb"
     line = re.search(rf"^.*\]\({LAST.name}\):.*$", start.read_text(encoding="utf-8"), flags=re.M)[0]
-    change(start, line, f'{line}\n    "- [{N} Thrown away]({NAME}.ipynb): nothing\\n",')
+    change(start, line, f'    "- [{N} Thrown away]({NAME}.ipynb): nothing\\n",\n{line}')
     contents = "[contents](00_start_here.ipynb)"
     change(course / "notebooks" / LAST.name, contents, f"{contents} · [next]({NAME}.ipynb)")
     with (course / "notebooks" / "teaching_minutes.md").open("a") as page:
