@@ -11,13 +11,11 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
 SPACE = (
-    "*Write your letter down, then run the cell, and the answer appears. "
-    "(On GitHub it stands below an empty screen.)*\n\n" + "<br>" * 40
+    "*Write your letter down, then run the next cell: the answer follows it. "
+    "(Where nothing is folded, as on GitHub, an empty screen comes first.)*\n\n" + "<br>" * 40
 )
 MARK = "space-"  # with this the id of a space begins
 AFTER_A_BET = 8  # cells between a bet and the next heading, at most, which custom.css hides
-# Notebooks in which the bets are still to be made so. When none is left, this line goes.
-NOT_YET = ("11",)
 
 
 def is_bet(cell: NotebookNode) -> bool:

@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-from qlesson.authoring.bets import NOT_YET, spaced
+from qlesson.authoring.bets import spaced
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 METADATA = {
@@ -46,8 +46,7 @@ def keep(mapping: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
 def tidy(nb: NotebookNode) -> NotebookNode:
     """Leave in the notebook what a reader needs, in place, with a space above each bet."""
     nb.metadata = nbformat.from_dict(METADATA)
-    if not (nb.cells and nb.cells[0].source[2:4] in NOT_YET):
-        nb.cells = list(spaced(nb.cells))
+    nb.cells = list(spaced(nb.cells))
     count = 0
     for cell in nb.cells:
         meta = keep(cell.metadata, CELL_METADATA)

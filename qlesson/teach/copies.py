@@ -51,7 +51,9 @@ def wanted(
     work in it.
     """
     sources, worked_in, said = [], [], []
-    for source in sorted(p for p in course.iterdir() if p.suffix in (".ipynb", ".md", ".png")):
+    for source in sorted(
+        p for p in course.iterdir() if p.suffix in (".ipynb", ".md", ".png", ".csv")
+    ):
         copied, was = mine / source.name, mine / ".as_copied" / source.name
         if copied.exists():
             changed = not was.exists() or was.read_bytes() != source.read_bytes()

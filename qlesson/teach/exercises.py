@@ -336,8 +336,8 @@ def _empty(fn: Callable) -> str:
 
 
 def _unwrapped(doc: str) -> str:
-    """A docstring as Markdown: one line per paragraph; the lines of a list stay."""
-    return re.sub(r"(?<!\n)\n(?!\n|- )", " ", inspect.cleandoc(doc))
+    """A docstring as Markdown: one line per paragraph, and one per point of a list."""
+    return re.sub(r"(?<!\n)\n(?!\n|- ) *", " ", inspect.cleandoc(doc))
 
 
 # What is passed

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from qlesson.authoring.bets import MARK, NOT_YET
+from qlesson.authoring.bets import MARK
 from qlesson.teach import copies
 
 from .page import ALL_CELLS, CELLS, NOTEBOOKS, ROOT, playwright, screenshot, wait_for_notebook
@@ -72,10 +72,9 @@ def hidden_of(page, path):
             below = next(c for c in found[found.index(cell) + 1 :] if c["seen"])
             assert below["top"] >= cell["bottom"] + 0.9
     hidden = {c["id"] for c in found if not c["seen"]}
-    if not path.name.startswith(NOT_YET):
-        assert hidden == expected != set()
-        spaces = [c for c in found if c["id"].startswith(MARK)]
-        assert spaces and sum(c["empty"] for c in spaces) == 0
+    assert hidden == expected != set()
+    spaces = [c for c in found if c["id"].startswith(MARK)]
+    assert spaces and sum(c["empty"] for c in spaces) == 0
     return hidden
 
 

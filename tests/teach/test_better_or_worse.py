@@ -1,5 +1,6 @@
-"""Sentences of notebooks 06 and 09 that set one thing above another, beside what stands printed."""
+"""Sentences of 06, 09 and 11 that set one thing above another, beside what stands printed."""
 
+import csv
 import re
 from pathlib import Path
 
@@ -30,12 +31,12 @@ class Page:
         return [float(x) for x in re.findall(r"[-+]?\d+\.\d+", line)]
 
     def compared(self, start):
-        """Perplexity, difference and its standard errors, from a line that ends in a verdict."""
-        perplexity, difference, error = self.line(start)
-        return perplexity, difference, difference / error
+        """Perplexities, difference and its standard errors, from a line that ends in a verdict."""
+        *perplexities, difference, error = self.line(start)
+        return *perplexities, difference, difference / error
 
 
-SIX, NINE = Page("06"), Page("09")
+ZERO, SIX, NINE = Page("00"), Page("06"), Page("09")
 
 
 def test_block_length_and_structure():
@@ -43,8 +44,11 @@ def test_block_length_and_structure():
     columns, columns_shuffled = SIX.line("columns            512 values")
     pieces, pieces_shuffled = SIX.line("columns in pieces  128 values")
     (all_of_it,) = SIX.said(r"Rows lie ([\d.]+) dB above columns")
-    (length,) = SIX.said(r"and ([\d.]+) dB remain")
-    (structure,) = SIX.said(r"only ([\d.]+) dB are left in `W`")
+    length, *of_length = SIX.said(r"and ([\d.]+) dB remain \(([\d.]+) against ([\d.]+)\)")
+    structure, *of_structure = SIX.said(
+        r"only ([\d.]+) dB are left in `W` \(([\d.]+) against ([\d.]+)\)"
+    )
+    assert of_length == [rows_shuffled, columns_shuffled] and of_structure == [rows, pieces]
     assert rows - columns == pytest.approx(all_of_it, abs=0.011)
     assert rows_shuffled - columns_shuffled == pytest.approx(length, abs=0.011)
     assert rows - pieces == pytest.approx(structure, abs=0.011)
@@ -76,8 +80,12 @@ PURCHASES = (
 
 
 def test_decibels_per_bit():
-    """Seven times a bit, a bit, a bit, less, a third."""
+    """Seven times a bit, a bit, almost a bit, less, a third."""
     row, bit, of_64, of_32, of_16 = (SIX.line(line)[2] for line in PURCHASES)
+    said = SIX.said(
+        r"almost as much as a bit \(([\d.]+) against ([\d.]+)\), groups of 32 less \(([\d.]+)"
+    )
+    assert said == [of_64, bit, of_32] and of_64 < bit
     assert 6 < bit < 7 and row / bit == pytest.approx(7, abs=0.1)
     assert of_64 == pytest.approx(bit, abs=0.5)
     assert of_32 < bit - 2 and of_16 / bit == pytest.approx(1 / 3, abs=0.03)
@@ -87,16 +95,18 @@ def test_decibels_per_bit():
 
 def test_what_the_model_says_in_06():
     assert all(SIX.compared(name)[2] > 2 for name in ("tensor  ", "row  ", "groups of 32  "))
-    assert abs(SIX.compared("4 bits: rows, groups of 32 ")[2]) < 2
-    groups, _, z = SIX.compared("3 bits: rows, groups of 32 ")
-    assert round(-z) == 16 and [groups] == SIX.said(r"perplexity ([\d.]+) where the rows")
-    assert SIX.compared("groups of 16 at 4 bits, rows at 5")[2] < -2
+    assert abs(SIX.compared("4 bits: rows, groups of 32 ")[-1]) < 2
+    rows, groups, _, z = SIX.compared("3 bits: rows, groups of 32 ")
+    assert round(-z) == 16
+    assert [groups, rows] == SIX.said(r"perplexity ([\d.]+) where the rows have ([\d.]+)\.")
+    assert SIX.said(r"00 had ([\d.]+) with 3 bits") == ZERO.line(" 3 bits:  ")
+    assert SIX.compared("4 bits in 16s, 5 bits in rows")[-1] < -2
 
 
-def test_T_is_lucky_and_an_average_is_not():
-    errors = [SIX.line(f"per {name:6s}  T") for name in ("tensor", "row", "column")]
-    assert all(of_T > errors[0][0] for of_T, *_ in errors[1:])
-    assert all(mean / error < -15 for _, mean, error in errors[1:])
+def test_three_scales_leave_smaller_errors_than_one_on_average():
+    for name in ("row   ", "column"):
+        mean, error = SIX.line(f"difference to per {name}")
+        assert mean / error < -15
 
 
 def test_what_the_models_of_09_lose():
@@ -115,3 +125,137 @@ def test_real_inputs_against_random_ones_in_09():
     (more,) = NINE.said(r"On real ones it has ([\d.]+) dB more")
     assert random == pytest.approx(weight, abs=0.15)
     assert real - random == pytest.approx(more, abs=0.051)
+
+
+ELEVEN = Page("11")
+RANGES = ("min-max", "searched")
+
+
+def contest():
+    """notebooks/contest.csv: {(bits, method, range): its line, numbers as numbers}."""
+    with open(NOTEBOOKS / "contest.csv", newline="", encoding="utf-8") as file:
+        lines = [{k: v for k, v in line.items() if v} for line in csv.DictReader(file)]
+    numbers = [{k: float(v) for k, v in x.items() if k not in ("method", "range")} for x in lines]
+    keys = [(int(line["bits"]), line["method"], line["range"]) for line in lines]
+    return dict(zip(keys, numbers, strict=True))
+
+
+CONTEST = contest()
+
+
+def z(line, rival):
+    return line[rival] / line[f"{rival}_error"]
+
+
+def test_the_file_of_11_is_what_it_prints():
+    for (bits, method, range_), line in CONTEST.items():
+        if bits == 3:
+            found = ELEVEN.line(f"{method:13s}{range_:9s}    ")
+            assert found[:3] == [line[k] for k in ("perplexity", "float", "float_error")]
+            assert found[3:] == [line[k] for k in ("rounding", "rounding_error") if k in line]
+    assert len(CONTEST) == 36 and "12 of the 12" in ELEVEN.printed
+
+
+def test_weights_and_outputs_of_one_layer_in_11():
+    plain, searched = (ELEVEN.line(f"{r} [") for r in RANGES)
+    assert all(b < 0.8 * a for a, b in zip(plain, searched, strict=True))  # "a fifth or more"
+    table = re.findall(r"^(\w+)((?: +\d+\.\d\d){3})$", ELEVEN.printed, flags=re.M)
+    assert [name for name, _ in table] == ["rounding", "AWQ", "GPTQ"]
+    rounding, awq, gptq = ([float(x) for x in numbers.split()] for _, numbers in table)
+    assert rounding == plain and rounding[0] < awq[0] < gptq[0] and gptq[2] < awq[2] < rounding[2]
+    assert ELEVEN.said(r"AWQ ([\d.]+) and GPTQ ([\d.]+) %, where rounding has ([\d.]+\d)") == [
+        awq[0], gptq[0], rounding[0],
+    ]  # fmt: skip
+    assert ELEVEN.said(r"grows from ([\d.]+) to ([\d.]+) %. Judge") == gptq[1:]
+    assert all(x[2] / rounding[2] == pytest.approx(0.25, abs=0.04) for x in (awq, gptq))
+
+
+def test_who_is_better_in_11_at_3_bits():
+    at = {key[1:]: line for key, line in CONTEST.items() if key[0] == 3}
+    searched = at["rounding", "searched"]
+    assert ELEVEN.said(r"alone takes ([\d.]+) ± ([\d.]+) off.") == [
+        -searched["min_max"], searched["min_max_error"],
+    ]  # fmt: skip
+    for key in (("rotation", "searched"), ("HQQ", "searched"), ("AWQ", "min-max")):
+        assert z(at[key], "rounding") < -2  # "each by about 0.04"
+        assert at[key]["rounding"] == pytest.approx(-0.04, abs=0.0055)
+    assert abs(z(at["rotation", "min-max"], "rounding")) < 2
+    assert z(at["AWQ", "searched"], "min_max") > 2
+    assert all(z(line, "float") > 2 for line in at.values())
+    winner = at["GPTQ in turn", "searched"]
+    assert "best" not in winner and all(z(x, "best") > 2 for x in at.values() if "best" in x)
+    ahead, error, behind, its = ELEVEN.said(
+        r"wins, ([\d.]+) ± ([\d.]+) before GPTQ alone, and ([\d.]+) ± ([\d.]+) behind"
+    )
+    second = at["GPTQ", "searched"]
+    assert [second["best"], second["best_error"]] == [ahead, error]
+    assert [winner["float"], winner["float_error"]] == [behind, its]
+
+
+def test_the_pairs_of_11():
+    def pair(a, b):
+        difference, error = ELEVEN.line(f"{', '.join(a)} - {', '.join(b)}:")
+        return difference / error
+
+    rotation = "rotation", "searched"
+    assert pair(("rotation", "min-max"), ("rounding", "min-max")) < -2
+    assert abs(pair(("HQQ", "searched"), rotation)) < 2
+    assert abs(pair(("AWQ", "min-max"), rotation)) < 2
+    assert pair(("AWQ", "searched"), ("AWQ", "min-max")) > 2
+    assert pair(("GPTQ", "min-max"), rotation) < -2
+    assert pair(("GPTQ in turn", "searched"), ("GPTQ", "searched")) < -2
+
+
+def test_what_the_range_brings_in_11():
+    four = [line["float"] for key, line in CONTEST.items() if key[0] == 4]
+    assert max(four) - min(four) < 0.0305
+    at = {key[1:]: line for key, line in CONTEST.items() if key[0] == 2}
+    rotation, hqq = ELEVEN.said(r"it takes ([\d.]+) and ([\d.]+) nats off")
+    for name, said in (("rotation", rotation), ("HQQ", hqq)):
+        assert -at[name, "searched"]["min_max"] == pytest.approx(said, abs=0.006)
+        assert z(at[name, "min-max"], "rounding") > 2 and z(at[name, "searched"], "rounding") < -2
+    found = ELEVEN.said(r"by ([\d.]+) ± ([\d.]+) even with min-max, and the search takes another ")
+    plain, searched = at["GPTQ", "min-max"], at["GPTQ", "searched"]
+    assert found == [-plain["rounding"], plain["rounding_error"]]
+    assert [-searched["min_max"]] == ELEVEN.said(r"the search takes another ([\d.]+) off")
+    assert [x for x in at if x[1] == "searched" and at[x]["min_max"] > 0] == [("AWQ", "searched")]
+    in_turn = at["GPTQ in turn", "searched"]
+    assert "best" not in searched and abs(z(in_turn, "best")) < 2
+
+
+def test_output_error_is_not_perplexity_in_11():
+    outputs, perplexity = {}, {}
+    for name in ("rounding", "rotation", "GPTQ", "GPTQ in turn"):
+        outputs[name], perplexity[name] = ELEVEN.line(f"{name:13s}outputs")
+        in_file = CONTEST[2, name, "min-max"]["perplexity"]
+        assert perplexity[name] == pytest.approx(in_file, abs=0.006)
+    assert outputs["rotation"] < outputs["rounding"] and outputs["GPTQ in turn"] > outputs["GPTQ"]
+    worse = ELEVEN.line("rotation - rounding:")
+    assert worse == ELEVEN.said(r"and is worse by ([\d.]+) ± ([\d.]+\d)")
+    assert worse[0] > 2 * worse[1]
+    more, less, by, error = ELEVEN.said(
+        r"than GPTQ, ([\d.]+) against ([\d.]+) %, and is better by ([\d.]+) ± ([\d.]+)"
+    )
+    assert [more, less] == [outputs["GPTQ in turn"], outputs["GPTQ"]]
+    assert ELEVEN.line("GPTQ in turn - GPTQ:") == [-by, error]
+
+
+def test_what_stands_under_more_in_11():
+    minimum, its = ELEVEN.line("real minimum - rounding:")
+    hqq, error = ELEVEN.line("HQQ - real minimum:")
+    assert minimum / its < -2 and abs(hqq / error) < 2
+    (furthest,) = ELEVEN.line("furthest from its weight:")
+    assert furthest < 0.17
+    nearer, better = (ELEVEN.line(f"torch.float{n}:") for n in (16, 32))
+    assert nearer[0] < better[0] and nearer[1] > better[1]
+    difference, error = ELEVEN.line("float16 - float32:")
+    assert difference / error > 9
+    smoothed = {a: ELEVEN.line(f"alpha {a:4}:")[0] for a in (0.25, 0.5, 0.6, 0.75, 1)}
+    assert min(smoothed, key=smoothed.get) == 0.6
+
+
+def test_the_order_of_columns_cannot_be_told_apart_in_11():
+    found = re.findall(r"^GPTQ.* z ([-+\d.]+)  cannot be told apart$", ELEVEN.printed, flags=re.M)
+    assert len(found) == 2 and all(abs(float(z)) < 2 for z in found)
+    (ratio,) = ELEVEN.line("the GPT's largest channel / median:")
+    assert 6 < ratio < 7

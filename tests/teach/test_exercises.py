@@ -56,6 +56,7 @@ def test_there_are_enough_of_enough_kinds():
 @each_exercise
 def test_a_block_is_complete(ex):
     assert ex.text and ex.why and ex.title and ex.difficulty in (1, 2, 3) and ex.minutes > 0
+    assert "  " not in ex.text, "a line that goes on was joined with its indentation"
     assert 2 <= len(ex.hints) <= 3
     assert len(ex.wrong) >= 4
     assert len({w.hint for w in ex.wrong}) == len(ex.wrong)

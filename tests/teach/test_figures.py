@@ -96,7 +96,7 @@ def test_looks(name, data):
 
 
 def test_drawing_into_a_figure_leaves_nothing_of_the_one_before():
-    for name in ("guess", "pile_up", "two_ranges", "clip_sweep", "error_by_price"):
+    for name in ("guess", "pile_up", "two_ranges", "clip_sweep", "above_the_rows"):
         old, new = [*EXTRA.get(name, []), CASES[name]][0], CASES[name]
         if name == "two_ranges":
             old = [{k: (r[:50] * 5, a, b) for k, (r, a, b) in new[0].items()}]

@@ -1,6 +1,7 @@
 """The figures of notebook 06 draw what they say: who shares a scale."""
 
 import numpy as np
+import pytest
 from drawn import GRANULARITIES, NORMAL, close, line, words
 
 import qlesson as ql
@@ -13,6 +14,12 @@ CASES = {
         {
             "4 bits": ([4.01, 4.25, 5.5], [11.3, 15.2, 17.9], ["tensor", "row", "8"]),
             "5 bits": ([5.01], [17.1], ["tensor"]),
+        },
+    ],
+    "above_the_rows": [
+        {
+            "one scale per row": ([2.02, 3.02, 4.02], [0.0, 0.0, 0.0], [2, 3, 4]),
+            "groups of 32": ([2.5, 3.5], [-1.5, 0.3], [2, 3]),
         },
     ],
 }
@@ -59,13 +66,14 @@ def test_shared_scales():
         close(large.flatten(), np.array(numbers[n : n + 12]) % 8)
 
 
-def test_error_by_price():
-    (curves,) = CASES["error_by_price"]
-    ax = draw("error_by_price").axes[0]
+@pytest.mark.parametrize("name", ["error_by_price", "above_the_rows"])
+def test_curves_by_price(name):
+    (curves,) = CASES[name]
+    ax = draw(name).axes[0]
     for label, (x, y, _) in curves.items():
         close(line(ax, label), [x, y])
     places = {(t.get_text(), tuple(t.xy)) for t in ax.texts}
-    assert places == {(n, (x, y)) for c in curves.values() for x, y, n in zip(*c, strict=True)}
+    assert places == {(str(n), (x, y)) for c in curves.values() for x, y, n in zip(*c, strict=True)}
 
 
 def test_error_by_price_keeps_its_words_off_the_curves():

@@ -20,10 +20,21 @@ CASES = {
     ],
     "column_errors": [SIZES, {"rounding": SIZES / 50, "AWQ": SIZES / 40}],
     "channels": [{"as they are": INPUTS, "rotated": INPUTS.flip(1) / 2}],
-    "smoothing": [
-        [0.0, 0.5, 1.0],
-        {"inputs": [0.25, 0.02, 0.009], "weights": [0.003, 0.004, 0.06], "both": [0.2, 0.03, 0.07]},
-        1,  # a slider gives the alphas alone; between two of them nothing changes
+    "contest": [
+        {
+            bits: {
+                "min-max": {"rounding": (1.36 * size, 0.04), "GPTQ": (0.84 * size, 0.03)},
+                "searched": {"rounding": (1.07 * size, 0.02), "GPTQ": (0.49 * size, 0.05)},
+            }
+            for bits, size in (("4 bits", 0.5), ("2 bits", 1.0))
+        }
+    ],
+    "two_weights": [
+        [0.4, 0.3],
+        0.9,
+        {"rounded": [0, 0], "second moved": [0, 1], "best": [1, 0]},
+        {"rounded": 0.466, "second moved": 0.146, "best": 0.126},
+        0.66,
     ],
 }
 
@@ -71,13 +82,39 @@ def test_channels_are_the_largest_magnitudes():
         assert ratio == pytest.approx(wanted.item(), rel=0.005)
 
 
-def test_smoothing_marks_the_smallest_sum_and_the_chosen_alpha():
-    fig = draw("smoothing")
-    ax = fig.axes[0]
-    alphas, shares, chosen = CASES["smoothing"]
-    for name, label in (("inputs", "only the inputs quantized"), ("both", "both quantized")):
-        x, y = line(ax, label)
-        close(x, alphas)
-        close(y, shares[name])
-    assert [float(v[0]) for v in line(ax, "smallest: 0.03 % at 0.5")] == [0.5, 0.03]
-    assert [float(v[0]) for v in line(ax, "chosen")] == [chosen, 0.07]
+def test_contest_has_a_mark_with_two_errors_for_each_contestant():
+    fig = draw("contest")
+    panels = CASES["contest"][0]
+    for ax, (title, ranges) in zip(fig.axes, panels.items(), strict=True):
+        assert ax.get_title("left") == title and ax.get_xlim()[0] == 0
+        heights = []
+        for bars, (label, found) in zip(ax.containers, ranges.items(), strict=True):
+            assert bars.get_label() == label
+            marks, _, (errors,) = bars
+            x, y = marks.get_data()
+            close(x, [mean for mean, _ in found.values()])
+            ends = [[path[0, 0], path[1, 0]] for path in errors.get_segments()]
+            close(ends, [[mean - 2 * e, mean + 2 * e] for mean, e in found.values()])
+            assert [round(-v) for v in y] == [0, 1]  # near its name
+            heights.append(y[0])
+        assert heights[0] > heights[1]
+    assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ["rounding", "GPTQ"]
+    assert [t.get_text() for t in fig.legends[0].get_texts()] == ["min-max", "searched"]
+
+
+def test_two_weights_among_their_codes():
+    fig = draw("two_weights")
+    left, right = fig.axes
+    (w1, w2), together, codes, errors, moved = CASES["two_weights"]
+    for name, pair in codes.items():
+        close(np.ravel(line(left, name)), pair)
+        a, b = (x - w for x, w in zip(line(left, f"as far off as {name}"), (w1, w2), strict=True))
+        close(a * a + 2 * together * a * b + b * b, [errors[name]] * 121)
+        # The pair itself lies on its ellipse.
+        d, e = pair[0] - w1, pair[1] - w2
+        assert d * d + 2 * together * d * e + e * e == pytest.approx(errors[name])
+    close(np.ravel(line(left, "weights")), [w1, w2])
+    close(np.ravel(line(left, "move")), [0, 0, w2, moved])
+    close([bar.get_width() for bar in right.patches], list(errors.values()))
+    assert words(right) == ["0.466", "0.146", "0.126"]
+    assert [t.get_text() for t in right.get_yticklabels()] == list(errors)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import qlesson as ql
-from qlesson.teach import randn
+from qlesson.teach import play, randn
 
 HALF = torch.float16
 
@@ -30,8 +30,8 @@ def rows_at(w, price, scale_dtype):
 
 
 def sentence(way, price, db, rows):
-    more = f"{db - rows:+.1f} from the rows' line."
-    return f"4 bits, {way}: {price:.2f} bits per value, {db:.2f} dB, {more}"
+    side = f"{abs(db - rows):.1f} {'above' if db > rows else 'below'} the rows' line."
+    return f"4 bits, {way}: {price:.2f} bits per value, {db:.2f} dB, {side}"
 
 
 @pytest.mark.parametrize("scales, scale_dtype", [("float16", HALF), ("float32", torch.float32)])
@@ -64,4 +64,27 @@ def test_scales_of_eight_bits(said, times):
 def test_the_factor_at_which_groups_of_16_cross_the_line(said):
     last = [said("06", times=times)[0].splitlines()[-1] for times in range(1, 13)]
     assert all("groups of 16" in line for line in last)
-    assert [", +" in line for line in last] == [False, False] + [True] * 10
+    assert [" above " in line for line in last] == [False, False] + [True] * 10
+
+
+def test_which_scales_pay_on_normal_values(said):
+    """With 8 bits both groups, with float32 neither, with float16 groups of 32 alone."""
+    for scales, pays in (("8-bit", [1, 1]), ("float32", [0, 0]), ("float16", [1, 0])):
+        lines = said("06", times=1, scales=scales)[0].splitlines()[-2:]
+        assert [" above the" in line for line in lines] == pays
+
+
+@pytest.mark.parametrize("times", [1, 6])
+def test_the_curves_are_heights_above_the_line_of_the_rows(times):
+    figure = play("06")
+    figure.controls["times"].value = times
+    (ax,) = figure.figure.axes
+    w = weights(times)
+    curves = {line.get_label(): line.get_xydata().tolist() for line in ax.get_lines()}
+    rows = curves.pop("one scale per row")
+    assert [y for _, y in rows] == pytest.approx([0.0] * len(rows))
+    assert list(curves) == ["groups of 32", "groups of 16"]
+    for label, points in curves.items():
+        for bits, point in zip(range(2, 7), points, strict=True):
+            price, db = priced(w, bits, ql.PerGroup(int(label[-2:])), HALF)
+            assert point == pytest.approx([price, db - rows_at(w, price, HALF)], abs=1e-4)

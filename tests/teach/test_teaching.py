@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+import nbformat
 import pytest
 import torch
 import yaml
 
 import qlesson as ql
+from qlesson.authoring.lint import github
 from qlesson.qtensor import qparams_from_range
 from qlesson.teach.exercises import exercises
 from qlesson.teach.room import at_bits
@@ -144,6 +146,30 @@ def test_every_notebook_has_its_part():
         assert re.search(rf"^\| .*\b{number}\b.* \| \d+ \|", TEXT, flags=re.M), number
 
 
+def words_of(number):
+    (path,) = NOTEBOOKS.glob(f"{number}_*.ipynb")
+    cells = nbformat.read(path, as_version=4).cells
+    return "\n".join(c.source for c in cells if c.cell_type == "markdown")
+
+
+def titles_of(number):
+    return re.findall(r"^##+ (.+)$", words_of(number), flags=re.M)
+
+
+@pytest.mark.parametrize("start", ["If you came to quantize a model at work", "Half an hour"])
+def test_a_route_is_the_same_everywhere_and_stops_at_what_is_there(start):
+    pages = (README, TEXT, words_of("00"))
+    unlinked = "\n".join(re.sub(r"\[(\d\d)\]\([^)]*\)", r"\1", page) for page in pages)
+    first, *others = re.findall(rf"^\*\*{start}.*$", unlinked, flags=re.M)
+    assert others == [first, first]
+    stops = re.findall(r'(\d\d) up to "([^"]+)"', first)
+    assert len(stops) > 1 and all(title in titles_of(number) for number, title in stops)
+    for number in re.findall(r"(\d\d) up to its bet", first):
+        assert any("Predict" in title for title in titles_of(number))
+    if start == "Half an hour":
+        assert sum(map(int, re.findall(r"\((\d+)(?: minutes)?\)", first))) == 30
+
+
 def test_vote_07_clipping_pays_with_few_bits():
     r = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
     r[0] = 20.0
@@ -247,6 +273,13 @@ def test_the_lines_for_learners():
     name = re.findall(r"^name: (.*)$", (ROOT / "environment.yml").read_text(), flags=re.M)[0]
     assert set(re.findall(r"conda run .*?-n (\S+)", section)) == {name}
     assert "conda env create -f environment.yml" in windows
+
+
+def test_github_shows_its_formulas():
+    """In a Markdown file a backslash before punctuation is gone before the formula is read."""
+    for text in (TEXT, MINUTES):
+        assert list(github.github_breaks(re.sub(r"`[^`]*`", "", text))) == []
+        assert not re.search(r"\\[!-/:-@]", "".join(re.findall(r"\$([^$\n]+)\$", text)))
 
 
 def test_what_the_kit_names_is_there():

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from nbformat import NotebookNode
 
-from qlesson.authoring.bets import AFTER_A_BET, NOT_YET, is_bet, is_space
+from qlesson.authoring.bets import AFTER_A_BET, is_bet, is_space
 from qlesson.authoring.lint.reading import headings, rule, section, where
 
 TOLD = re.compile(r"\b[Aa]nswer (?:is )?\**[A-E]\b")
@@ -45,8 +45,6 @@ def answers_stay_folded(nb: NotebookNode) -> Iterator[str]:
 @rule
 def answers_are_hidden(nb: NotebookNode) -> Iterator[str]:
     """A Markdown cell without a heading follows a bet; soon a heading ends what is hidden."""
-    if nb.number in NOT_YET:
-        return
     with_title = titles(nb)
     for number, cell in enumerate(nb.cells):
         if not is_bet(cell):

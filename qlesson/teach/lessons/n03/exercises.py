@@ -10,7 +10,8 @@ from qlesson.teach.exercises import SHAPES, each, exercise, flat, right, symmetr
 class SymmetricCodes:
     """
     Write `my_symmetric(r, bits)` that returns the symmetric codes of `r` as `torch.int8`, for 2
-    to 8 bits. Apply it to `T` and to `-T`: the results must differ in sign alone.
+    to 8 bits. Where all values are 0, so are the codes. Apply it to `T` and to `-T`: the results
+    must differ in sign alone.
     """
 
     hints = (

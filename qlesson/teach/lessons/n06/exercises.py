@@ -10,8 +10,8 @@ from qlesson.teach.exercises import SHAPES, each, exercise, right, symmetric_val
 class PerRow:
     """
     Write `per_row(r, bits)`: quantize a matrix in symmetric mode with one scale for each row, and
-    return the values that come back. Run it on `T` and on a matrix of 2 rows and 4 columns, since
-    a square tensor can hide a wrong axis.
+    return the values that come back; a row of zeros must come back as zeros. Run it on `T` and on
+    a matrix of 2 rows and 4 columns, since a square tensor can hide a wrong axis.
     """
 
     hints = (

@@ -11,6 +11,8 @@ from qlesson.granularity import Granularity
 from qlesson.teach.figures import drawing as draw
 from qlesson.teach.show import ASIDE
 
+Priced = tuple[draw.Values, draw.Values, Sequence[object]]  # bits per value, dB, names of points
+
 
 def shared_scales(shape: tuple[int, int], granularities: Mapping[str, Granularity]) -> Figure:
     """Which cells of a matrix share a scale, and the scale tensor's own shape   (notebook 06).
@@ -63,18 +65,28 @@ def _scale_numbers(
     return np.atleast_2d(numbers.numpy()), cells.numpy(), str(tuple(scale_shape))
 
 
-def error_by_price(
-    curves: Mapping[str, tuple[draw.Values, draw.Values, Sequence[object]]],
-) -> Figure:
+def error_by_price(curves: Mapping[str, Priced]) -> Figure:
     """SQNR against what a value costs   (notebook 06).
 
     curves  {label: (bits per value, SQNR in dB, names of the points)}
     """
-    fig, ax = draw.figure(3.8)
+    return _by_price(curves, "SQNR (dB)", 3.8)
+
+
+def above_the_rows(curves: Mapping[str, Priced]) -> Figure:
+    """How far groups lie above the line through the rows, at equal price   (notebook 06, Play).
+
+    curves  {label: (bits per value, dB above that line, names of the points)}
+    """
+    return _by_price(curves, "dB above the rows", 2.9)
+
+
+def _by_price(curves: Mapping[str, Priced], words: str, height: float) -> Figure:
+    fig, ax = draw.figure(height)
     points = draw.named_curves(ax, curves)
     ax.set_xlabel("bits per value")
-    ax.set_ylabel("SQNR (dB)")
-    ax.margins(0.08, 0.12)
+    ax.set_ylabel(words)
+    ax.margins(0.08, 0.12 * 3.8 / height)  # in inches the same, for the names
     draw.legend_above(fig, ax.get_legend_handles_labels()[0])
     draw.name_points(fig, ax, points)
     return fig

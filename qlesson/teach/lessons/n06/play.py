@@ -1,6 +1,5 @@
 """The live figure of notebook 06: another bit, or smaller groups?"""
 
-from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -13,9 +12,11 @@ from qlesson.teach import figures
 from qlesson.teach.draws import randn
 from qlesson.teach.widgets import Choice, Shown, Slider, declare
 
-_BITS = range(2, 8)
+_BITS = range(2, 7)
+_BITS_OF_ROWS = range(2, 9)  # so that the line reaches as far as groups with float32 scales
 _ROW = "one scale per row"
-_WAYS = {_ROW: ql.PerAxis(0), "groups of 32": ql.PerGroup(32), "groups of 16": ql.PerGroup(16)}
+_GROUPS = {"groups of 32": ql.PerGroup(32), "groups of 16": ql.PerGroup(16)}
+_WAYS = {_ROW: ql.PerAxis(0), **_GROUPS}
 _SCALES = {"float16": torch.float16, "float32": torch.float32, "8-bit": None}
 # Scales of 8 bits are codes themselves, with a float16 scale and a zero point for those of a row.
 _OF_SCALES = ql.Scheme(8, granularity=ql.PerAxis(0), signed=False, scale_dtype=torch.float16)
@@ -46,30 +47,36 @@ def _with_coded_scales(w: Tensor, scheme: ql.Scheme) -> tuple[float, float]:
     return price, ql.sqnr(w, w_hat).item()
 
 
-def _curve(times: int, way: str, scales: str) -> tuple[Sequence[float], Sequence[float]]:
-    price, db = zip(*(_price_and_sqnr(times, b, way, scales) for b in _BITS), strict=True)
-    return price, db
+def _price_and_height(times: int, bits: int, way: str, scales: str) -> tuple[float, float]:
+    """Bits per value, and the dB above the line through the rows at that price."""
+    price, db = _price_and_sqnr(times, bits, way, scales)
+    rows = (_price_and_sqnr(times, b, _ROW, scales) for b in _BITS_OF_ROWS)
+    prices, heights = zip(*rows, strict=True)
+    return price, db - float(np.interp(price, prices, heights))
 
 
 @declare(
-    "SQNR against bits per value, for a scale per row and for two sizes of groups.",
+    "Decibels above the line through the rows, against bits per value, for two sizes of groups.",
     times=Slider("8 columns times", 1, 12, 1, 1),
     scales=Choice("scales", tuple(_SCALES), "float16"),
 )
 def _bits_or_groups(times: int, scales: str) -> Shown:
     larger = f", 8 of the columns {times} times as large" if times > 1 else ""
     sentences = [f"64 x 1024 normal weights{larger}; {scales} scales."]
-    rows = _curve(times, _ROW, scales)
     for way in _WAYS:
         price, db = _price_and_sqnr(times, 4, way, scales)
         sentence = f"4 bits, {way}: {price:.2f} bits per value, {db:.2f} dB"
         if way != _ROW:
-            more = db - float(np.interp(price, *rows))
-            sentence += f", {more:+.1f} from the rows' line"
+            _, height = _price_and_height(times, 4, way, scales)
+            side = "above" if height > 0 else "below"
+            sentence += f", {abs(height):.1f} {side} the rows' line"
         sentences.append(f"{sentence}.")
 
     def draw() -> Figure:
-        curves = {way: (*_curve(times, way, scales), list(_BITS)) for way in _WAYS}
-        return figures.error_by_price(curves)
+        curves = {}
+        for way, bits in ((_ROW, _BITS_OF_ROWS), *((way, _BITS) for way in _GROUPS)):
+            points = [_price_and_height(times, b, way, scales) for b in bits]
+            curves[way] = (*zip(*points, strict=True), list(bits))
+        return figures.above_the_rows(curves)
 
     return sentences, draw

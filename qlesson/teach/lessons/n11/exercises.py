@@ -83,34 +83,53 @@ class BetterWeightsLose:
         return yb > ya - 1e-9
 
 
-@exercise("11.2", "A protected column", "predict a number", difficulty=1, minutes=4)
-class Protected:
+@exercise("11.2", "Which one is better?", "choice", difficulty=2, minutes=5)
+class WhichIsBetter:
     """
-    A row of weights is rounded with a step of 0.2. AWQ multiplies one of its columns by 4 before
-    rounding and divides it by 4 after; the step stays 0.2. Nothing is clipped. What is now the
-    largest error that a weight of this column can have, and by what factor does its mean squared
-    error fall, roughly?
+    Five reports on new methods, each at 3 bits and on the same model. Differences are paired, in
+    nats over 64 windows of held-out text, with one standard error; minus means better than
+    rounding. Which one report shows that the method itself is better than rounding? Give its
+    letter. No code is needed.
+
+    - **A** "The range of each row is searched, then our method chooses the codes. Beside min-max
+    rounding: -0.120 ± 0.009."
+    - **B** "A scale for each group of 32. Beside rounding with a scale for each row of 512:
+    -0.090 ± 0.008. Both ranges are searched."
+    - **C** "Of 20 settings of our method we report the one with the lowest loss on these windows.
+    Same ranges, same groups: -0.016 ± 0.007."
+    - **D** "Of 20 settings we took the one with the lowest loss on the calibration text. Same
+    ranges, same groups: -0.021 ± 0.007."
+    - **E** "Same ranges, same groups. On new inputs the output error of every layer is a third
+    lower."
     """
 
     hints = (
-        "Rounding the multiplied weight moves it by at most half a step. What follows?",
-        "Dividing by 4 divides the error by 4 too.",
-        "0.1 / 4, and a square of an error 4 times smaller.",
+        "For each report: what else differs between the method and its rival?",
+        "What was chosen by the text on which it is judged? And what was not measured at all?",
+        "Rounding with the same bits, groups and ranges, settings chosen elsewhere, two errors.",
     )
-    why = """Rounding moves the multiplied weight by at most 0.1, and dividing by 4 leaves 0.025.
-        An error 4 times smaller has a square 16 times smaller: two more bits, for one column."""
-    stub = "my_largest, my_factor = ..., ..."
-    right = (0.025, 16)
-    within = (0.0005, 0.5)
+    why = """D: the rival has the same ranges and groups, nothing was chosen by the text that
+        judges, and the difference is three standard errors. A gives a searched range to its own
+        method alone, B smaller groups, whose scales cost bits. C reports the luckiest of 20 on the
+        windows that judge: among 20 settings that change nothing, one is beyond two errors on the
+        good side in one case of three. E has not asked the model."""
+    stub = "my_letter = ..."
+    right = "D"
     wrong = [
-        ((0.1, ...), "That is the bound without AWQ. The division by 4 comes after rounding."),
-        ((0.05, ...), "Rounding moves a number by half a step, not by a whole one."),
-        ((0.4, ...), "The weight was multiplied before. After rounding it is divided by 4."),
-        ((0.00625, ...), "The error is 4 times smaller, not 16 times: only its square is."),
-        ((..., 4), "The error is 4 times smaller. The question is about its square."),
-        ((..., 2), "That is the root of 4. The square of 1/4 is 1/16."),
-        ((..., 8), "The square of 4 is 16."),
-        ((..., 0.0625), "That is the share that is left. How many times smaller is it?"),
+        ("A", "Its rival has min-max ranges. What would a searched range alone have brought?"),
+        ("B", "A scale for each 32 values is 16 times as many scales: rounding gains by that too."),
+        (
+            "C",
+            "The lowest of 20 on these windows is the luckiest of 20. 0.016 is about two errors.",
+        ),
+        ("E", "Output error of layers is not the loss of the model: nobody has measured that."),
+        ("AD", "One report only. A gives the searched range to its own method alone."),
+        (
+            "BD",
+            "One report only. In B the method has smaller groups, so more bits, than its rival.",
+        ),
+        ("CD", "One report only. C chose its setting by the windows that judge it."),
+        ("DE", "One report only. E measured layers, and not the model."),
     ]
 
 

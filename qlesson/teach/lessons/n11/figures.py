@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from qlesson.teach.figures import drawing as draw
-from qlesson.teach.show import ASIDE
 
 
 def side_by_side(
@@ -92,31 +91,85 @@ def channels(rows: Mapping[str, draw.Values]) -> Figure:
     return fig
 
 
-def smoothing(
-    alphas: draw.Values, shares: Mapping[str, draw.Values], chosen: draw.Scalar
+def contest(
+    panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]],
 ) -> Figure:
-    """Output error against how much of the outliers moves into the weights  (notebook 11, Play).
+    """How much worse than the float model each contestant predicts   (notebook 11).
 
-    alphas  the exponents
-    shares  {"inputs": ..., "weights": ..., "both": ...}: output errors in %, one for each alpha
-    chosen  the alpha set by the slider
+    panels  {title: {range: {method: (difference in nats, its standard error)}}}, the same ranges
+            and methods in each; bars reach two errors to each side
     """
-    fig, ax = draw.figure(3.4)
-    looks = {"inputs": (draw.REAL, "--"), "weights": (draw.CLIPPED, ":"), "both": (draw.TOTAL, "-")}
-    alphas = draw.array(alphas)
-    for name, (color, line) in looks.items():
-        words = "both quantized" if name == "both" else f"only the {name} quantized"
-        ax.plot(alphas, draw.array(shares[name]), color=color, ls=line, lw=2, label=words)
-    both = draw.array(shares["both"])
-    best, here = both.argmin(), np.abs(alphas - draw.number(chosen)).argmin()
-    words = f"smallest: {draw.short(both[best], 3)} % at {draw.short(alphas[best])}"
-    ax.plot(alphas[best], both[best], "*", color=draw.TOTAL, ms=13, label=words)
-    ax.axvline(alphas[here], color=draw.CODE, lw=1.2, gid=ASIDE)
-    ax.plot(alphas[here], both[here], "o", color=draw.CODE, ms=8, label="chosen")
-    ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(draw.PLAIN)
-    ax.set_ylim(0.0008, 0.6)
-    ax.set_xlabel("alpha: 0 leaves the outliers in the inputs, 1 moves all into the weights")
-    ax.set_ylabel("output error (%, log)")
-    ax.legend(frameon=False, loc="upper right", fontsize=draw.SMALL)
+    names = [*next(iter(next(iter(panels.values())).values()))]
+    fig, axes = draw.figure(1.3 + 0.36 * len(names), cols=len(panels), sharey=True)
+    places = -np.arange(len(names), dtype=float)
+    for ax, (title, ranges) in zip(np.ravel(axes), panels.items(), strict=True):
+        for i, (label, found) in enumerate(ranges.items()):
+            color, marker, _ = draw.STYLES[i]
+            y = places + 0.15 - 0.3 * i
+            means, errors = (draw.array(list(x)) for x in zip(*found.values(), strict=True))
+            look = dict(color=color, ecolor=color, fmt=marker, ms=6, capsize=3, lw=1.4)
+            ax.errorbar(means, y, xerr=2 * errors, label=label, **look)
+        ax.set_xlim(left=0)
+        ax.set_ylim(places[-1] - 0.6, 0.6)
+        draw.title(ax, title)
+        ax.tick_params(axis="y", length=0)
+    draw.own_ticks(np.ravel(axes)[0].yaxis, places, names)
+    fig.supxlabel("nats per character above the float model, ± 2 standard errors", fontsize=10)
+    draw.legend_above(fig, np.ravel(axes)[0].get_legend_handles_labels()[0])
     return fig
+
+
+def two_weights(
+    weights: Sequence[float],
+    together: draw.Scalar,
+    codes: Mapping[str, Sequence[int]],
+    errors: Mapping[str, draw.Scalar],
+    moved: draw.Scalar,
+) -> Figure:
+    """Two weights among the pairs of codes, and what pairs lose in the output (notebook 11, Play).
+
+    weights   the two, as real numbers
+    together  the mean product of their two inputs, whose mean squares are 1
+    codes     {choice: its pair of codes}
+    errors    {choice: its output error}
+    moved     where the second weight is before it is rounded, when the first is at its code
+    """
+    fig, (left, right) = draw.figure(3.0, cols=2, width_ratios=[1.15, 1])
+    grid = np.array([(a, b) for a in range(-1, 3) for b in range(-1, 3)])
+    left.plot(*grid.T, ".", color=draw.GRID, ms=5, label="codes")
+    most = max(draw.number(e) for e in errors.values())
+    for (name, pair), (color, marker, line) in zip(codes.items(), draw.STYLES, strict=False):
+        path = _equal_error(weights, draw.number(together), draw.number(errors[name]))
+        left.plot(*path, color=color, ls=line, lw=1.2, label=f"as far off as {name}")
+        look = dict(color=color, mfc="none", mew=1.8, ms=8 + 4 * len(left.lines) // 2)
+        left.plot(*pair, marker, label=name, ls="", **look)
+    start = [codes["second moved"][0], weights[1]]
+    left.plot([start[0]] * 2, [start[1], draw.number(moved)], color=draw.CODE, lw=2, label="move")
+    left.plot(*weights, "x", color=draw.INK, ms=8, mew=2, label="weights")
+    left.set_xlim(-1.4, 2.4)
+    left.set_ylim(-1.2, 2.2)
+    for axis in (left.xaxis, left.yaxis):
+        draw.own_ticks(axis, range(-1, 3), None)
+    left.set_xlabel("first weight")
+    left.set_ylabel("second weight")
+    places = -np.arange(len(errors), dtype=float)
+    values = [draw.number(e) for e in errors.values()]
+    colors = [draw.lighter(color, 0.6) for color, _, _ in draw.STYLES[: len(values)]]
+    right.barh(places, values, height=0.6, color=colors)
+    for y, value in zip(places, values, strict=True):
+        place = dict(textcoords="offset points", va="center", fontsize=draw.SMALL)
+        right.annotate(draw.short(value, 3), (value, y), (4, 0), **place)
+    draw.own_ticks(right.yaxis, places, list(errors))
+    right.set_xlim(0, 1.25 * (most or 1))
+    right.set_xlabel("output error")
+    return fig
+
+
+def _equal_error(weights: Sequence[float], together: float, error: float) -> np.ndarray:
+    """The ellipse of all pairs with this output error, [2, points]: d H d^T = error."""
+    turn = 2 * np.pi * np.arange(121) / 120
+    sum_, difference = np.cos(turn) / (1 + together) ** 0.5, np.sin(turn) / (1 - together) ** 0.5
+    half = np.sqrt(error / 2)
+    return np.stack(
+        [weights[0] + half * (sum_ + difference), weights[1] + half * (sum_ - difference)]
+    )
