@@ -29,7 +29,7 @@ def test_the_sentences_are_true(said, together, second):
     rounded, moved, at, least = wanted(together, second)
     assert f"Weights 0.4 and {second / 10}, inputs together {together / 10:.1f}." in text
     error = output_error(together, second, rounded) / 1000
-    assert f"Rounded: 0 and {rounded[1]}, output error {error:.3f}." in text
+    assert f"Rounded: 0 and {rounded[1]}, error {error:.3f}." in text
     assert f"moves by {0.04 * together:+.2f} to {at / 1000:.2f} and becomes {moved[1]}" in text
     assert f": {output_error(together, second, moved) / 1000:.3f}." in text
     assert text.rstrip().endswith(f", {least / 1000:.3f}.")

@@ -135,6 +135,7 @@ def two_weights(
     moved     where the second weight is before it is rounded, when the first is at its code
     """
     fig, (left, right) = draw.figure(3.0, cols=2, width_ratios=[1.15, 1])
+    weights = [draw.number(w) for w in weights]
     grid = np.array([(a, b) for a in range(-1, 3) for b in range(-1, 3)])
     left.plot(*grid.T, ".", color=draw.GRID, ms=5, label="codes")
     most = max(draw.number(e) for e in errors.values())

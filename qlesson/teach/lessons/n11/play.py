@@ -34,7 +34,7 @@ def _two(together: float, second: float) -> Shown:
     errors = {name: float(_output_error(weights, codes, rho)) for name, codes in of.items()}
     sentences = [
         f"Weights {float(_FIRST):.1f} and {float(other):.1f}, inputs together {float(rho):.1f}. "
-        f"Rounded: {rounded[0]} and {rounded[1]}, output error {errors['rounded']:.3f}.",
+        f"Rounded: {rounded[0]} and {rounded[1]}, error {errors['rounded']:.3f}.",
         f"The first lost {float(_FIRST - first):.1f}: the second moves by {float(move):+.2f} to "
         f"{float(other + move):.2f} and becomes {moved[1]}: {errors['second moved']:.3f}.",
         f"The best of all codes: {best[0]} and {best[1]}, {errors['best']:.3f}.",
