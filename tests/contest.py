@@ -18,7 +18,7 @@ RIVALS = ("float", "rounding", "min_max", "best")
 COLUMNS = ("bits", "method", "range", "bits_per_weight", "perplexity") + tuple(
     column for rival in RIVALS for column in (rival, f"{rival}_error")
 )
-LAST = "\n\nfloor, met = "  # of the cell: what it does at 3 bits
+LAST = "\n\nfloor = "  # of the cell: what it does at 3 bits
 
 
 def cells():
