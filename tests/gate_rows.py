@@ -493,6 +493,9 @@ ROWS = {
     "models.tinygpt.model.load": row(
         device=device("cpu"), path=path(str(tinygpt.text.FOLDER / "weights.safetensors"))),
     "models.tinygpt.measure.Cached": row(model=model(GPT), new_cache=anything(tinygpt.KVCache)),
+    "models.tinygpt.measure.Cached.forward": row(
+        on=lambda: tinygpt.Cached(GPT, tinygpt.KVCache),
+        ids=ids(torch.tensor([[1, 2, 3]]), scalar=REFUSED, deeper=REFUSED)),
     "models.tinygpt.codes.load_trained": row(
         bits=whole(2), steps_of=one_of("learned"), device=device("cpu")),
     "models.tinygpt.measure.perplexity": row(

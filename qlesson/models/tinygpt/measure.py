@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from qlesson import checks
 from qlesson.models.cache import BLOCK
 from qlesson.models.tinygpt.model import GPT, NewCache, in_float64
-from qlesson.models.tinygpt.text import MEASURED, encode, heldout_text
+from qlesson.models.tinygpt.text import MEASURED, VOCABULARY, encode, heldout_text
 
 WINDOWS_AT_ONCE = 16  # bounds the memory that perplexity takes; changes no result in float
 
@@ -71,6 +71,7 @@ class Cached(nn.Module):
         self.model, self.new_cache = model, new_cache
 
     def forward(self, ids: Tensor) -> Tensor:
+        checks.ids("ids", ids, len(VOCABULARY))
         checks.matrix("ids", ids, "[batch, time]")
         cache = self.new_cache()
         return torch.cat([self.model(piece, cache) for piece in ids.split(BLOCK, dim=1)], dim=1)
