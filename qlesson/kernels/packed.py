@@ -1,0 +1,99 @@
+"""Codes as the product reads them: packed, row by row.
+
+A code u from 0 to 2^bits - 1 is stored (a signed one plus 2^(bits-1), as ggml does) in fields of 8,
+4, 2 and 1 bits, the lowest bits first:
+
+    bits    2    3      4    5      6      7          8
+    fields  2    2 + 1  4    4 + 1  4 + 2  4 + 2 + 1  8
+
+A row is cut into blocks of 32 codes. A block holds its fields one after the other; a field of p
+bits takes n = 32 p / 8 bytes, and byte j holds those of the codes j, j + n, j + 2n, ..., from its
+lowest bits on. So one shift and one mask give the fields of neighbours: no code lies across bytes.
+With 4 bits that is the order "halves" of `qlesson.files.packing`, ggml's; with 8 a byte is a code.
+
+A shorter last block is filled up with codes 0 to the next multiple of 8 / p, p its narrowest field
+(2 codes with 4 bits, 8 with 3, none with 8), and laid out likewise. Every row begins with a byte of
+its own, so a row, or some, can be read without the others.
+"""
+
+import torch
+from torch import Tensor
+
+BLOCK = 32  # codes
+CHUNK = 2**20  # codes at a time: bounds the extra memory
+
+
+def fields(bits: int) -> list[tuple[int, int]]:
+    """(bits p, shift) of each field of a code, lowest first."""
+    sizes = [p for p in (8, 4, 2, 1) if bits & p]
+    return [(p, sum(sizes[:i])) for i, p in enumerate(sizes)]
+
+
+def row_nbytes(width: int, bits: int) -> int:
+    """Bytes of a row of `width` codes."""
+    step = 8 // fields(bits)[-1][0]
+    return -(-width // step) * step * bits // 8
+
+
+def pack_rows(q: Tensor, bits: int) -> Tensor:
+    """int8 or uint8 codes [rows, width] as uint8 [rows, bytes]."""
+    packed = q.new_empty(len(q), row_nbytes(q.shape[1], bits), dtype=torch.uint8)
+    for rows in _chunks(q):
+        _pack(q[rows], bits, packed[rows])
+    return packed
+
+
+def unpack_rows(packed: Tensor, bits: int, width: int, signed: bool) -> Tensor:
+    """The codes [rows, width] that `pack_rows` packed: int8 if signed, else uint8."""
+    u = packed.new_zeros(len(packed), -(-width // BLOCK) * BLOCK)
+    if torch.compiler.is_compiling():
+        _unpack(packed, bits, width, u)
+    else:
+        for rows in _chunks(u):
+            _unpack(packed[rows], bits, width, u[rows])
+    u = u[:, :width].contiguous()
+    return (u - 2 ** (bits - 1)).view(torch.int8) if signed else u
+
+
+def _chunks(q: Tensor) -> list[slice]:
+    step = max(1, CHUNK // max(1, q.shape[1]))
+    return [slice(i, i + step) for i in range(0, len(q), step)]
+
+
+def _parts(width: int, bits: int) -> list[tuple[int, int, int]]:
+    """The whole blocks and the last: (first code, blocks, codes of each)."""
+    step, whole = 8 // fields(bits)[-1][0], width // BLOCK
+    parts = [(0, whole, BLOCK), (whole * BLOCK, 1, -(-(width % BLOCK) // step) * step)]
+    return [part for part in parts if part[1] * part[2]]
+
+
+def _pack(q: Tensor, bits: int, packed: Tensor) -> None:
+    u = q.contiguous().view(torch.uint8)
+    if q.dtype == torch.int8:
+        u = u + 2 ** (bits - 1)  # modulo 256
+    filled = u.new_zeros(len(u), -(-u.shape[1] // BLOCK) * BLOCK)
+    filled[:, : u.shape[1]] = u
+    for first, blocks, size in _parts(u.shape[1], bits):
+        codes = filled[:, first : first + blocks * size].unflatten(1, (blocks, size))
+        at, end = first * bits // 8, (first + blocks * size) * bits // 8
+        target = packed[:, at:end].unflatten(1, (blocks, -1))
+        for p, shift in fields(bits):
+            held = ((codes >> shift) & (2**p - 1)).unflatten(2, (8 // p, -1))
+            begin, n = shift * size // 8, p * size // 8
+            part = held[:, :, 0]
+            for i in range(1, 8 // p):
+                part = part | (held[:, :, i] << (p * i))
+            target[:, :, begin : begin + n] = part
+
+
+def _unpack(packed: Tensor, bits: int, width: int, u: Tensor) -> None:
+    for first, blocks, size in _parts(width, bits):
+        at, end = first * bits // 8, (first + blocks * size) * bits // 8
+        data = packed[:, at:end].unflatten(1, (blocks, -1))
+        codes = u[:, first : first + blocks * size].unflatten(1, (blocks, size))
+        for p, shift in fields(bits):
+            begin, n = shift * size // 8, p * size // 8
+            part = data[:, :, begin : begin + n]
+            for i in range(8 // p):
+                field = (part >> (p * i)) & (2**p - 1)
+                codes[:, :, i * n : (i + 1) * n] |= field << shift
