@@ -8,6 +8,7 @@ The integer arithmetic is in `qlesson.nn.integer`, and the formulas, as ever, in
 """
 
 from collections.abc import Callable, Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -211,8 +212,8 @@ class QuantizedEmbedding(_Layer):
         self.padding_idx = padding_idx
         if not self.codes.by_rows:
             raise ValueError(
-                f"{self.codes.granularity} groups several rows, and an embedding reads single ones: use "
-                "ql.PerGroup(size), ql.PerAxis(0) or ql.PerTensor()."
+                f"{self.codes.granularity} groups several rows, and an embedding reads single "
+                "ones: use ql.PerGroup(size), ql.PerAxis(0) or ql.PerTensor()."
             )
 
     @property

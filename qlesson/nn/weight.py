@@ -83,6 +83,7 @@ class QuantizedWeight(_KeepsScale):
     packed: Tensor
     scale: Tensor
     zero_point: Tensor | None
+    minimum: Tensor | None
     like: Tensor
 
     def __init__(self, weight: QTensor | Blocks, dtype: torch.dtype | None = None) -> None:
@@ -153,19 +154,16 @@ class QuantizedWeight(_KeepsScale):
         """W_hat as `dequantize` gives it, in the model's dtype unless another is asked for."""
         return self._values(self._parts(), dtype)
 
-    def rows(self, rows: Tensor | slice, dtype: torch.dtype | None = None) -> Tensor:
-        """W_hat[rows] for a slice, or for row numbers [n] that were checked: only these are
-        unpacked and dequantized."""
-        return self._values(self.parts_of(rows), dtype)
-
-    def parts_of(self, rows: Tensor | slice) -> dict[str, Tensor | None]:
-        """The parts of some rows, by name, their codes unpacked."""
+    def rows(self, rows: Tensor) -> Tensor:
+        """W_hat[rows] for row numbers [n] that were checked: only these are unpacked and
+        dequantized."""
         shared = self.granularity in (PerTensor(), PerAxis(1), PerAxis(-1))
-        parts, packed = self._steps(), _taken(self.packed, rows)
+        parts, packed = self._steps(), self.packed.index_select(0, rows)
         for name, x in parts.items():
             if x is not None and x.shape == self.scale.shape and not shared:
-                parts[name] = _taken(x, rows)
-        return {"q": self._unpacked(packed, (len(packed), self.shape[1])), **parts}
+                parts[name] = x.index_select(0, rows)
+        parts["q"] = self._unpacked(packed, (len(packed), self.shape[1]))
+        return self._values(parts, None)
 
     def _unpacked(self, packed: Tensor, shape: Shape) -> Tensor:
         if self.bits > 8:
@@ -221,10 +219,6 @@ def _is_part(x: Any) -> bool:
 def _matrix(q: Tensor) -> Tensor:
     """The codes as rows along the last axis."""
     return q.reshape(-1, q.shape[-1] if q.ndim else 1)
-
-
-def _taken(x: Tensor, rows: Tensor | slice) -> Tensor:
-    return x[rows] if isinstance(rows, slice) else x.index_select(0, rows)
 
 
 class _Layer(_KeepsScale):
