@@ -127,8 +127,8 @@ def _call(name: str, w: Packed, *rest: Any) -> None:
     n, groups = len(packed), scale.shape[1]
     low = 2 ** (w.bits - 1) if w.signed else 0
     shared = len(scale) == 1 < n
-    sizes = (n, w.width, packed.shape[1], groups, w.group_size, w.bits, low)
-    sizes += (SCALES.index(scale.dtype), kind, shared)
+    form = SCALES.index(scale.dtype), kind, shared
+    sizes = (n, w.width, packed.shape[1], groups, w.group_size, w.bits, low, *form)
     given = [_argument(x) for x in (packed, scale, offset)]
     threads = ctypes.c_int64(torch.get_num_threads())
     getattr(_library(), name)(*given, (ctypes.c_int64 * 10)(*sizes), *map(_argument, rest), threads)

@@ -154,8 +154,8 @@ def _values(w: Packed, dtype: torch.dtype) -> Tensor:
 
 def _int_product(q_x: Tensor, s_x: Tensor, z_x: Tensor, w: Packed) -> Tensor:
     if q_x.device.type == "cpu" and product.runs(s_x, w):
-        m = len(q_x)
-        return product.int_linear(q_x, *(p.flatten().expand(m) for p in (s_x, z_x)), w)
+        scale, zero_point = (p.flatten().expand(len(q_x)) for p in (s_x, z_x))
+        return product.int_linear(q_x, scale, zero_point, w)
     parts = []
     for rows in _slices(len(w.packed), max(1, TILE // w.width)):
         part = w.rows(rows)
