@@ -8,6 +8,7 @@ in `qlesson.nn.product`.
 """
 
 import ctypes
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,5 +141,6 @@ def _argument(x: Any) -> Any:
     return ctypes.c_void_p() if x is None else x
 
 
+@cache  # since asking for the file's path takes longer than a small product
 def _library() -> ctypes.CDLL:
     return library(Path(__file__).with_name("product.cpp"))
