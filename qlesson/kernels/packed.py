@@ -30,7 +30,7 @@ LONG = 256
 # ORDER[i] is the place in the row's block of the i-th code that is packed
 ORDER = torch.arange(LONG).view(8, 8, 4).transpose(0, 1).reshape(-1)
 BACK = ORDER.argsort()
-CHUNK = 2**20  # codes at a time: bounds the extra memory
+CHUNK = 2**17  # codes at a time: bounds the extra memory
 
 
 def fields(bits: int) -> list[tuple[int, int]]:
@@ -55,17 +55,17 @@ def pack_rows(q: Tensor, bits: int) -> Tensor:
 
 def unpack_rows(packed: Tensor, bits: int, width: int, signed: bool) -> Tensor:
     """The codes [rows, width] that `pack_rows` packed: int8 if signed, else uint8."""
-    u = packed.new_zeros(len(packed), filled(width))
-    if torch.compiler.is_compiling():
-        _unpack(packed, bits, width, u)
-    else:
-        for rows in _chunks(u):
-            _unpack(packed[rows], bits, width, u[rows])
-    u = ordered(u, BACK)[:, :width].contiguous()
-    return (u - 2 ** (bits - 1)).view(torch.int8) if signed else u
+    u = packed.new_empty(len(packed), width)
+    for rows in _chunks(u):
+        part = packed.new_zeros(u[rows].shape[0], filled(width))
+        _unpack(packed[rows], bits, width, part)
+        u[rows] = ordered(part, BACK)[:, :width]
+    return u.sub_(2 ** (bits - 1)).view(torch.int8) if signed else u
 
 
 def _chunks(q: Tensor) -> list[slice]:
+    if torch.compiler.is_compiling():
+        return [slice(None)]
     step = max(1, CHUNK // max(1, q.shape[1]))
     return [slice(i, i + step) for i in range(0, len(q), step)]
 
