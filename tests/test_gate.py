@@ -26,7 +26,8 @@ from qlesson.files import checkpoint
 
 PACKAGE = Path(ql.__file__).parent
 OUTSIDE = (
-    "teach", "authoring", "checks", "kernels.compilers", "kernels.loops", "kernels.pieces",
+    "teach", "authoring", "checks", "kernels.compilers", "kernels.cpp", "kernels.loops",
+    "kernels.packed", "kernels.pieces", "kernels.product", "nn.product",
     "bench.measure", "bench.peers", "files.checkpoint.format", "models.tinygpt.train",
 )  # fmt: skip
 PARTLY = {"kernels": set(), "kernels.modes": {"use_kernels"}, "bench.cells": {"Job"}}

@@ -152,14 +152,14 @@ class _Factored(_Layer):
     rotation: Rotation | None = None
 
     def _take_factor(self, factor: Factor | None) -> None:
-        q = self.codes.q
-        held = None if factor is None else checked_factor(factor, q.shape[1], q.device)
+        device = self.codes.device
+        held = None if factor is None else checked_factor(factor, self.codes.shape[1], device)
         if isinstance(held, Rotation):
             self.rotation = held
-            self.register_buffer("signs", held.signs(q.device), persistent=False)
+            self.register_buffer("signs", held.signs(device), persistent=False)
             self.register_load_state_dict_post_hook(_draw_again)
             numbers = [held.width, held.block, held.seed]
-            held = torch.tensor(numbers, dtype=torch.int64, device=q.device)
+            held = torch.tensor(numbers, dtype=torch.int64, device=device)
         self.register_buffer("input_factor", None if held is None else held.clone())
 
     @property
@@ -169,8 +169,8 @@ class _Factored(_Layer):
 
     def prepare(self, x: Tensor) -> Tensor:
         """x M, [..., in]: what the codes are multiplied with, and what is quantized."""
-        checks.layer_input("x", x, self.codes.q.device)
-        checks.last_axis("x", x, self.codes.q.shape[1])
+        checks.layer_input("x", x, self.codes.device)
+        checks.last_axis("x", x, self.codes.shape[1])
         return self._multiplied(x)
 
     def _multiplied(self, x: Tensor) -> Tensor:
@@ -190,7 +190,7 @@ class _Factored(_Layer):
         super()._check_buffer(name, full_name, x, dtype)
         if name == "input_factor":
             given = factor_as_saved(x) if self.rotation is not None else x
-            checked_factor(given, self.codes.q.shape[1], x.device)
+            checked_factor(given, self.codes.shape[1], x.device)
 
 
 def _draw_again(layer: _Factored, _keys: Any) -> None:

@@ -16,6 +16,7 @@ from qlesson.nn.integer import (
     requantize,
 )
 from qlesson.nn.layers import QuantizedLinear
+from qlesson.nn.product import groups
 from qlesson.nn.weight import _KeepsScale
 from qlesson.scheme import Scheme
 
@@ -40,7 +41,7 @@ class IntegerLinear(_KeepsScale):
     def __init__(self, layer: QuantizedLinear, output: Scheme, qparams: QParams) -> None:
         super().__init__()
         checks.of_type("layer", layer, QuantizedLinear, "pass a static one")
-        if not layer.static or len(layer.weight_sums) > 1:
+        if not layer.static or len(groups(layer.codes)) > 1:
             raise ValueError(
                 "layer must be static (activations and qparams given), and its weight have one "
                 "scale per tensor or per row: sums of groups could not be added as integers."
@@ -78,7 +79,7 @@ class IntegerLinear(_KeepsScale):
         checks.codes("q", q, inputs.dtype)
         checks.matrix("q", q, "[rows, inputs]")
         checks.last_axis("q", q, self.layer.in_features)
-        checks.same_device("q", q, "the layer", self.layer.codes.q)
+        checks.same_device("q", q, "the layer", self.layer.codes.packed)
         if not q.is_cuda:  # where reading them would wait
             made = "quantize them with the input's scheme"
             checks.code_values("q", q, inputs.quant_min, inputs.quant_max, made)
@@ -92,7 +93,7 @@ class IntegerLinear(_KeepsScale):
 
     def _weight(self) -> tuple[Tensor, Tensor]:
         codes = self.layer.codes
-        w, z_w = int8_codes(codes.q, codes.zero_point)
+        w, z_w = int8_codes(codes.q, codes.zero_points)
         return w, z_w.flatten()
 
     def _bias_codes(self) -> Tensor:

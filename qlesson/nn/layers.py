@@ -8,7 +8,6 @@ The integer arithmetic is in `qlesson.nn.integer`, and the formulas, as ever, in
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,8 @@ from qlesson.affine import QParams, computing, rounded
 from qlesson.blocks import Blocks
 from qlesson.granularity import Granularity, PerAxis, PerGroup, PerTensor
 from qlesson.nn.factor import Factor, _Factored
-from qlesson.nn.integer import four_terms, int8_codes, safe_length
+from qlesson.nn.integer import int8_codes, safe_length
+from qlesson.nn.product import accumulators, groups, int_linear, linear
 from qlesson.nn.weight import QuantizedWeight, _Layer
 from qlesson.qtensor import QTensor, quantize
 from qlesson.scheme import Scheme
@@ -41,7 +41,6 @@ class QuantizedLinear(_Factored):
     activations y has x's dtype, under torch.autocast too: there is no float product to cast.
     """
 
-    weight_sums: Tensor
     input_scale: Tensor
     input_zero_point: Tensor
 
@@ -63,21 +62,19 @@ class QuantizedLinear(_Factored):
                 raise ValueError("qparams are given without activations: pass their Scheme too.")
             return
         _check_product(self.codes, activations, self.static)
-        self.register_buffer("weight_sums", self._sums(), persistent=False)
-        self.register_load_state_dict_post_hook(_sum_again)
         if self.static:
-            stored = (activations, (), computing(self.codes.scale.dtype), self.codes.q.device)
+            stored = (activations, (), computing(self.codes.scale.dtype), self.codes.device)
             scale, zero_point = checks.qparams(qparams, *stored, move=True)
             self.register_buffer("input_scale", scale.clone())
             self.register_buffer("input_zero_point", zero_point.clone())
 
     @property
     def in_features(self) -> int:
-        return self.codes.q.shape[1]
+        return self.codes.shape[1]
 
     @property
     def out_features(self) -> int:
-        return self.codes.q.shape[0]
+        return self.codes.shape[0]
 
     @property
     def _input_scheme(self) -> Scheme:
@@ -97,11 +94,10 @@ class QuantizedLinear(_Factored):
 
     def forward(self, input: Tensor) -> Tensor:
         x = input  # the name that nn.Linear gives it
-        checks.layer_input("input", x, self.codes.q.device)
+        checks.layer_input("input", x, self.codes.device)
         checks.last_axis("input", x, self.in_features)
         if self.activations is None:
-            bias = None if self.bias is None else rounded(self.bias, x.dtype)
-            return F.linear(self._multiplied(x), self.codes.values(x.dtype), bias)
+            return linear(self._multiplied(x), self.codes, self.bias)
         if x.numel() == 0:
             return x.new_empty(*x.shape[:-1], self.out_features)
         y = self.product(self.quantize_input(x.reshape(-1, x.shape[-1])))
@@ -124,20 +120,19 @@ class QuantizedLinear(_Factored):
     def product(self, x: QTensor) -> Tensor:
         """s_x s_w sum_k (x - z_x)(w - z_w), summed over the groups: float [tokens, outputs]."""
         self._check_input_codes(x)
-        dtype = computing(x.scale.dtype)
-        s_x, s_w = x.scale.to(dtype), _columns(self.codes.scale).to(dtype)
-        accumulators = enumerate(self.accumulators(x))
-        terms = (acc.to(dtype) * (s_x * s_w[:, i]) for i, acc in accumulators)
-        return cast(Tensor, sum(terms))  # there is at least one group
+        return int_linear(x, self.codes)
 
     def accumulators(self, x: QTensor) -> Iterator[Tensor]:
         """One int32 sum [tokens, outputs] per group of columns; without groups there is one."""
         self._check_input_codes(x)
-        q_x, z_x = int8_codes(x.q, x.zero_point)
-        q_w, z_w = int8_codes(self.codes.q, _columns(self.codes.zero_point))
-        for i, columns in enumerate(self._groups()):
-            parts = q_x[:, columns], z_x, q_w[:, columns], z_w[:, i]
-            yield four_terms(*parts, self.weight_sums[i]).total()
+        return accumulators(x, self.codes)
+
+    @property
+    def weight_sums(self) -> Tensor:
+        """The sum of each row, or of each group in it, int32 [groups, outputs]: they depend on no
+        input, and none is held, since whoever reads the codes can add them up."""
+        q, _ = int8_codes(self.codes.q, self.codes.zero_points)
+        return torch.stack([q[:, part].sum(1, dtype=torch.int32) for part in groups(self.codes)])
 
     def _check_input_codes(self, x: QTensor) -> None:
         checks.of_type("x", x, QTensor, "layer.quantize_input(r) makes it")
@@ -149,33 +144,13 @@ class QuantizedLinear(_Factored):
         checks.matrix("x", x.q, "[tokens, inputs]")
         checks.last_axis("x", x.q, self.in_features)
 
-    def _sums(self) -> Tensor:
-        """Known before any input: the sum of each row, or of each group in it, int32."""
-        q, _ = int8_codes(self.codes.q, self.codes.zero_point)
-        return torch.stack([q[:, part].sum(1, dtype=torch.int32) for part in self._groups()])
-
-    def _groups(self) -> list[slice]:
-        """The columns that share a scale in each row."""
-        _, size = self.codes.scheme.granularity.block_shape(self.codes.q.shape)
-        return [slice(i, i + size) for i in range(0, self.in_features, size)]
-
-
-def _sum_again(layer: QuantizedLinear, _keys: Any) -> None:
-    """After load_state_dict, which brought other codes. At module level, to be pickled."""
-    layer.weight_sums = layer._sums()
-
 
 def _check_matrix(weight: QuantizedWeight) -> None:
-    if weight.q.ndim != 2:
+    if len(weight.shape) != 2:
         raise ValueError(
-            f"weight must be a matrix, got codes of shape {tuple(weight.q.shape)}: quantize "
+            f"weight must be a matrix, got codes of shape {tuple(weight.shape)}: quantize "
             "weight.flatten(1)."
         )
-
-
-def _columns(p: Tensor) -> Tensor:
-    """Scales or zero points as [outputs, groups], or [1, 1] where there is one."""
-    return p.reshape(1, 1) if p.ndim == 0 else p
 
 
 def _check_product(weight: QuantizedWeight, activations: Scheme, static: bool) -> None:
@@ -188,10 +163,10 @@ def _check_product(weight: QuantizedWeight, activations: Scheme, static: bool) -
         )
     _check_scales_leave_the_sum(weight.scheme.granularity, activations.granularity, static)
     limit = safe_length(activations, weight.scheme)
-    _, summed = weight.scheme.granularity.block_shape(weight.q.shape)
+    _, summed = weight.scheme.granularity.block_shape(weight.shape)
     if summed > limit:
         raise ValueError(
-            f"{weight.q.shape[1]} inputs could overflow the 32-bit sum, which is safe up to "
+            f"{weight.shape[1]} inputs could overflow the 32-bit sum, which is safe up to "
             f"{limit}: use ql.PerGroup(size), which sums each group by itself, or a symmetric "
             "scheme."
         )
@@ -233,27 +208,25 @@ class QuantizedEmbedding(_Layer):
         super().__init__(weight, bias)
         _check_matrix(self.codes)
         if padding_idx is not None:
-            checks.whole("padding_idx", padding_idx, -len(self.codes.q), len(self.codes.q) - 1)
+            checks.whole("padding_idx", padding_idx, -self.codes.shape[0], self.codes.shape[0] - 1)
         self.padding_idx = padding_idx
-        granularity = self.codes.granularity
-        by_row = type(granularity) is PerGroup and granularity.axis in (1, -1)
-        if not (by_row or type(granularity) in (PerTensor, PerAxis)):
+        if not self.codes.by_rows:
             raise ValueError(
-                f"{granularity} groups several rows, and an embedding reads single ones: use "
-                "ql.PerGroup(size), ql.PerAxis(0) or ql.PerTensor()."
+                f"{self.codes.granularity} groups several rows, and an embedding reads single "
+                "ones: use ql.PerGroup(size), ql.PerAxis(0) or ql.PerTensor()."
             )
 
     @property
     def num_embeddings(self) -> int:
-        return self.codes.q.shape[0]
+        return self.codes.shape[0]
 
     @property
     def embedding_dim(self) -> int:
-        return self.codes.q.shape[1]
+        return self.codes.shape[1]
 
     def forward(self, input: Tensor) -> Tensor:
         checks.ids("input", input, self.num_embeddings)
-        checks.same_device("input", input, "the layer", self.codes.q)
+        checks.same_device("input", input, "the layer", self.codes.packed)
         shape = (*input.shape, self.embedding_dim)
         if input.numel() == 0:
             return self.codes.like.new_empty(shape)
@@ -289,9 +262,12 @@ class QuantizedConv(_Layer):
         self.shape = torch.Size(
             (conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size)
         )
-        if tuple(self.codes.q.flatten(1).shape) != (self.shape[0], self.shape[1:].numel()):
+        if (self.codes.shape[0], self.codes.shape[1:].numel()) != (
+            self.shape[0],
+            self.shape[1:].numel(),
+        ):
             raise ValueError(
-                f"weight has shape {tuple(self.codes.q.shape)}, and conv's is {tuple(self.shape)}: "
+                f"weight has shape {tuple(self.codes.shape)}, and conv's is {tuple(self.shape)}: "
                 "quantize conv.weight.flatten(1)."
             )
         functions: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
@@ -310,7 +286,7 @@ class QuantizedConv(_Layer):
 
     def forward(self, input: Tensor) -> Tensor:
         x = input  # the name that nn.Conv2d gives it
-        checks.layer_input("input", x, self.codes.q.device)
+        checks.layer_input("input", x, self.codes.device)
         axes = len(self.shape)  # [batch, channels, ...], or without the batch
         if x.ndim not in (axes - 1, axes) or x.shape[1 - axes] != self.in_channels:
             raise ValueError(

@@ -219,10 +219,10 @@ def _codes_and_factor(
             "qlesson.methods.Result."
         )
     codes = QuantizedWeight(found.weight, weight.dtype)
-    if codes.q.shape != weight.shape:
+    if codes.shape != weight.shape:
         raise ValueError(
             f"method must give codes of the weight's shape {tuple(weight.shape)}, got "
-            f"{tuple(codes.q.shape)}."
+            f"{tuple(codes.shape)}."
         )
     return codes, found.factor
 

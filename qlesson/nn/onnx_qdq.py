@@ -65,7 +65,7 @@ def _check_same_codes(layer: IntegerLinear) -> None:
 def _constants(layer: IntegerLinear) -> dict[str, Tensor]:
     """What NODES names beside the input and what they make of it."""
     inner, codes = layer.layer, layer.layer.codes
-    w_scale, w_zero_point = codes.scale.float(), codes.zero_point
+    w_scale, w_zero_point = codes.scale.float(), codes.zero_points
     if w_scale.ndim > 0:
         w_scale, w_zero_point = w_scale.flatten(), w_zero_point.flatten()
     return {

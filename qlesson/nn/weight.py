@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from qlesson import checks
 from qlesson.affine import computing
 from qlesson.blocks import Blocks, code_ends
-from qlesson.granularity import PerAxis, PerTensor
+from qlesson.checks import Shape
+from qlesson.granularity import PerAxis, PerGroup, PerTensor
+from qlesson.kernels.packed import pack_rows, unpack_rows
 from qlesson.qtensor import Parts, QTensor
 from qlesson.scheme import Scheme
 
@@ -53,9 +55,6 @@ class _KeepsScale(nn.Module):
         remedy = "save the codes as they are"
         if not dtype.is_floating_point:
             checks.codes(full_name, x, dtype, remedy=remedy)
-        if name == "q":
-            scheme = self._scheme_of(name)
-            checks.code_values(full_name, x, scheme.quant_min, scheme.quant_max, remedy)
         if name.endswith("zero_point"):
             checks.zero_points("zero_point", x, self._scheme_of(name))
         if name.endswith("scale"):
@@ -76,12 +75,15 @@ class _KeepsScale(nn.Module):
 class QuantizedWeight(_KeepsScale):
     """A QTensor or Blocks as a module: it moves with the model, and tied layers share one.
 
-    Its buffers have the names of the parts: q, scale, and zero_point or minimum.
+    Its buffers are `packed`, scale, and zero_point or minimum. Codes of 2 to 8 bits are packed as
+    `qlesson.kernels.packed` says, so 4 bits are 4 bits in memory; codes of 16 are as they were. In
+    a symmetric scheme no zero points are held. `q` and `held` unpack.
     """
 
-    q: Tensor
+    packed: Tensor
     scale: Tensor
-    zero_point: Tensor
+    zero_point: Tensor | None
+    minimum: Tensor | None
     like: Tensor
 
     def __init__(self, weight: QTensor | Blocks, dtype: torch.dtype | None = None) -> None:
@@ -90,14 +92,19 @@ class QuantizedWeight(_KeepsScale):
         checks.of_type("weight", weight, kinds, "use ql.quantize(weight, scheme)")
         if dtype is not None:
             checks.float_dtype("dtype", dtype)
-        self.kind = type(weight)
+        self.kind, self.shape = type(weight), weight.shape
         self.has_scheme = isinstance(weight, QTensor)
         owner: Any = weight.scheme if isinstance(weight, QTensor) else weight
         self.granularity, self.bits = owner.granularity, owner.bits
+        self.signed = weight.q.dtype.is_signed
         self.settings = {name: x for name, x in vars(weight).items() if not _is_part(x)}
-        for name, x in vars(weight).items():
-            if _is_part(x):
-                self.register_buffer(name, x)
+        parts = {name: x for name, x in vars(weight).items() if _is_part(x)}
+        if self.has_scheme and self.scheme.mapping == "symmetric":
+            parts["zero_point"] = None
+        q = parts.pop("q")
+        self.register_buffer("packed", q if self.bits > 8 else pack_rows(_matrix(q), self.bits))
+        for name, x in parts.items():
+            self.register_buffer(name, x)
         # Holds nothing; its dtype follows model.half() and is that of the values given out.
         like = weight.scale.new_empty(0, dtype=dtype or computing(weight.scale.dtype))
         self.register_buffer("like", like, persistent=False)
@@ -114,26 +121,63 @@ class QuantizedWeight(_KeepsScale):
         return self.settings["scheme"]
 
     @property
+    def device(self) -> torch.device:
+        return self.packed.device
+
+    @property
+    def q(self) -> Tensor:
+        """The codes as they came in, unpacked at each use."""
+        return self._unpacked(self.packed, self.shape)
+
+    @property
+    def zero_points(self) -> Tensor:
+        """Of a QTensor's codes, in the scale's shape: zeros where none are held."""
+        if self.zero_point is not None:
+            return self.zero_point
+        return torch.zeros_like(self.scale, dtype=self.scheme.dtype)
+
+    @property
     def held(self) -> QTensor | Blocks:
-        """The codes with all that gives them meaning, as they came in."""
+        """The codes with all that gives them meaning, as they came in: unpacked."""
         parts: dict[str, Any] = self._parts() | self.settings
         return self.kind._trusted(**parts)
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether a row of a matrix has a scale of its own, or scales that all rows share, so that
+        rows have values without the others."""
+        granularity = self.granularity
+        by_row = type(granularity) is PerGroup and granularity.axis in (1, -1)
+        return len(self.shape) == 2 and (by_row or type(granularity) in (PerTensor, PerAxis))
 
     def values(self, dtype: torch.dtype | None = None) -> Tensor:
         """W_hat as `dequantize` gives it, in the model's dtype unless another is asked for."""
         return self._values(self._parts(), dtype)
 
     def rows(self, rows: Tensor) -> Tensor:
-        """W_hat[rows] for row numbers [n] that were checked: only these are dequantized."""
+        """W_hat[rows] for row numbers [n] that were checked: only these are unpacked and
+        dequantized."""
         shared = self.granularity in (PerTensor(), PerAxis(1), PerAxis(-1))
-        parts = {
-            name: x if x is None or (shared and name != "q") else x.index_select(0, rows)
-            for name, x in self._parts().items()
-        }
+        parts, packed = self._steps(), self.packed.index_select(0, rows)
+        for name, x in parts.items():
+            if x is not None and x.shape == self.scale.shape and not shared:
+                parts[name] = x.index_select(0, rows)
+        parts["q"] = self._unpacked(packed, (len(packed), self.shape[1]))
         return self._values(parts, None)
 
+    def _unpacked(self, packed: Tensor, shape: Shape) -> Tensor:
+        if self.bits > 8:
+            return packed
+        width = shape[-1] if shape else 1
+        return unpack_rows(packed, self.bits, width, self.signed).view(shape)
+
+    def _steps(self) -> dict[str, Tensor | None]:
+        """All parts but the codes."""
+        own = {name: x for name, x in self._buffers.items() if name not in ("packed", "like")}
+        return own | ({"zero_point": self.zero_points} if self.has_scheme else {})
+
     def _parts(self) -> dict[str, Tensor | None]:
-        return {name: x for name, x in self._buffers.items() if name != "like"}
+        return {"q": self.q, **self._steps()}
 
     def _values(self, parts: Parts, dtype: torch.dtype | None) -> Tensor:
         """As `dequantize`, without the object, which torch.compile cannot follow everywhere."""
@@ -146,26 +190,35 @@ class QuantizedWeight(_KeepsScale):
         return self.scheme
 
     def _check_buffer(self, name: str, full_name: str, x: Tensor, dtype: torch.dtype) -> None:
-        if self.has_scheme:
-            return super()._check_buffer(name, full_name, x, dtype)
-        remedy = "save the weight as it is"
-        if name == "q":
+        remedy = "save the codes as they are"
+        if name == "packed":
             checks.codes(full_name, x, dtype, remedy=remedy)
-            ends = code_ends(self.bits, dtype.is_signed)
-            checks.code_values(full_name, x, *ends, remedy)
+            if x.shape == self.packed.shape:
+                ends = code_ends(self.bits, self.signed)
+                if self.has_scheme:
+                    ends = self.scheme.quant_min, self.scheme.quant_max
+                checks.code_values(full_name, self._unpacked(x, self.shape), *ends, remedy)
+        elif self.has_scheme:
+            super()._check_buffer(name, full_name, x, dtype)
         elif x.dtype != dtype:  # of any value, but not rounded
+            remedy = "save the weight as it is"
             raise TypeError(f"{full_name} is in {x.dtype}, and is stored in {dtype}: {remedy}.")
 
     @property
     def described(self) -> str:
         """In a line: shape, bits, mapping and granularity."""
         kind = self.scheme.mapping if self.has_scheme else self.kind.__name__
-        return f"{list(self.q.shape)}, {self.bits} bits, {kind}, {self.granularity}"
+        return f"{list(self.shape)}, {self.bits} bits, {kind}, {self.granularity}"
 
 
 def _is_part(x: Any) -> bool:
     """Whether it becomes a buffer: a tensor, or the place of one that may be missing."""
     return x is None or isinstance(x, Tensor)
+
+
+def _matrix(q: Tensor) -> Tensor:
+    """The codes as rows along the last axis."""
+    return q.reshape(-1, q.shape[-1] if q.ndim else 1)
 
 
 class _Layer(_KeepsScale):
@@ -178,9 +231,9 @@ class _Layer(_KeepsScale):
         self.codes = weight if isinstance(weight, QuantizedWeight) else QuantizedWeight(weight)
         if bias is not None:
             checks.tensor("bias", bias)
-            if bias.dtype not in checks.FLOATS or tuple(bias.shape) != (len(self.codes.q),):
+            if bias.dtype not in checks.FLOATS or tuple(bias.shape) != tuple(self.codes.shape[:1]):
                 raise ValueError(
-                    f"bias must hold one float for each of the {len(self.codes.q)} outputs, got "
+                    f"bias must hold one float for each of the {self.codes.shape[0]} outputs, got "
                     f"{bias.dtype} of shape {tuple(bias.shape)}."
                 )
             checks.finite("bias", checks.float_tensor("bias", bias))

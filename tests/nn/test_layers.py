@@ -189,7 +189,7 @@ def test_w8a8_is_the_same_under_autocast():
         assert new(x.bfloat16()).dtype == torch.bfloat16
 
 
-def test_row_sums_stand_ready():
+def test_row_sums_are_those_of_the_codes():
     new = quantized(linear(), ql.Scheme(8, "asymmetric", ql.PerGroup(8)), PER_TOKEN)
     q = new.codes.q.long()
     wanted = torch.stack([q[:, i : i + 8].sum(1) for i in range(0, 30, 8)])
@@ -770,8 +770,8 @@ def test_the_report_counts_every_byte():
     qmodel, report = quantize_model(model, BY_ROW, activations=PER_TOKEN)
     conv, head = report
     assert conv.shape == (8, 3, 3, 3) and conv.bytes_before == 8 * 27 * 4
-    assert conv.bytes_after == 8 * 27 + 8 * 4 + 8  # codes, scales, zero points
-    assert head.bytes_after == 512 * 5 + 5 * 4 + 5 + 5 * 4  # and the sums of the rows
+    assert conv.bytes_after == 8 * 27 + 8 * 4  # codes and scales: symmetric, no zero points
+    assert head.bytes_after == 512 * 5 + 5 * 4
     assert head.sqnr == pytest.approx(
         ql.sqnr(model[4].weight, ql.quantize(model[4].weight, BY_ROW).dequantize()).item()
     )

@@ -1,0 +1,182 @@
+"""Inputs times the codes of a layer, packed as they are: x W_hat^T.
+
+    weight-only      y = sum_g s_g sum_{k in g} x (q - z), or with a minimum m_g in the place of
+                     -s_g z: float sums, within n eps of float64
+    8-bit inputs     y = sum_g float(acc_g) (s_x s_g), g ascending, where acc_g is exact in int32:
+                     the same bits on every path
+
+`qlesson.kernels.product` reads packed codes as they lie. Here stands what decides on it, and what
+runs without it, on some rows of W_hat at a time, so that a whole W_hat is never made. Both are for
+plain QTensors and Blocks in PerTensor(), PerAxis(0) or groups along the inputs. Others (16 bits,
+scales along the other axis, subclasses of Blocks) and inputs that need a gradient take W_hat whole.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qlesson import kernels
+from qlesson.affine import computing, rounded
+from qlesson.blocks import Blocks
+from qlesson.granularity import PerAxis, PerGroup, PerTensor
+from qlesson.kernels import product
+from qlesson.kernels.product import TILE, Packed
+from qlesson.nn.integer import four_terms, int8_codes
+from qlesson.nn.weight import QuantizedWeight
+from qlesson.qtensor import QTensor
+
+
+def linear(x: Tensor, codes: QuantizedWeight, bias: Tensor | None) -> Tensor:
+    """x W_hat^T + b in x's dtype, for float x [..., inputs] on the codes' device."""
+    w, learns = packed_of(codes), x.requires_grad and torch.is_grad_enabled()
+    if w is None or learns:
+        return F.linear(x, codes.values(x.dtype), _rounded(bias, x.dtype))
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    if torch.compiler.is_compiling():
+        y = _linear(x, *w)
+    elif product.runs(x, w):
+        y = product.linear(x.reshape(-1, w.width), w).view(*x.shape[:-1], -1)
+    else:
+        return _in_tiles(x, w, _rounded(bias, x.dtype))
+    return rounded(y if bias is None else y + bias, x.dtype)
+
+
+def int_linear(x: QTensor, codes: QuantizedWeight) -> Tensor:
+    """s_x s_w sum_k (x - z_x)(w - z_w), summed over the groups: float [tokens, outputs]."""
+    w = packed_of(codes)
+    assert w is not None  # the layer has refused the others
+    q_x, z_x = int8_codes(x.q, x.zero_point)
+    inputs = q_x, x.scale.to(computing(x.scale.dtype)).view(-1, 1), z_x.view(-1, 1)
+    if torch.compiler.is_compiling():
+        return _int_linear(*inputs, *w)
+    return _int_product(*inputs, w)
+
+
+def accumulators(x: QTensor, codes: QuantizedWeight) -> Iterator[Tensor]:
+    """One int32 sum [tokens, outputs] per group of columns; without groups there is one."""
+    w = packed_of(codes)
+    assert w is not None
+    return _accumulators(*int8_codes(x.q, x.zero_point), w)
+
+
+def groups(codes: QuantizedWeight) -> list[slice]:
+    """The columns that share a scale in each row."""
+    _, size = codes.granularity.block_shape(codes.shape)
+    return _slices(codes.shape[1], size)
+
+
+def packed_of(codes: QuantizedWeight) -> Packed | None:
+    """The codes as the kernel takes them; None for a weight that is not among those above."""
+    granularity = codes.granularity
+    if codes.bits > 8 or not codes.by_rows or codes.kind not in (QTensor, Blocks):
+        return None
+    if type(granularity) is PerAxis and granularity not in (PerAxis(0), PerAxis(-2)):
+        return None
+    offset = codes.zero_point if codes.has_scheme else codes.minimum
+    scale = codes.scale
+    if type(granularity) is PerTensor:
+        scale = scale.view(1, 1)
+        offset = None if offset is None else offset.view(1, 1)
+    size = granularity.block_shape(codes.shape)[1]
+    return Packed(codes.packed, scale, offset, codes.bits, codes.signed, codes.shape[1], size)
+
+
+# --- as single operations of a graph, which then holds no loop over rows ---
+@torch.library.custom_op("qlesson::linear", mutates_args=())
+def _linear(
+    x: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    offset: Tensor | None,
+    bits: int,
+    signed: bool,
+    width: int,
+    group_size: int,
+) -> Tensor:
+    w = Packed(packed, scale, offset, bits, signed, width, group_size)
+    if product.runs(x, w):
+        return product.linear(x.reshape(-1, width), w).view(*x.shape[:-1], -1)
+    return _in_tiles(x, w, None).to(computing(x.dtype))
+
+
+@_linear.register_fake
+def _(x: Tensor, packed: Tensor, *rest: object) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(packed), dtype=computing(x.dtype))
+
+
+@torch.library.custom_op("qlesson::int_linear", mutates_args=())
+def _int_linear(
+    q_x: Tensor,
+    s_x: Tensor,
+    z_x: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    offset: Tensor | None,
+    bits: int,
+    signed: bool,
+    width: int,
+    group_size: int,
+) -> Tensor:
+    w = Packed(packed, scale, offset, bits, signed, width, group_size)
+    return _int_product(q_x, s_x, z_x, w)
+
+
+@_int_linear.register_fake
+def _(q_x: Tensor, s_x: Tensor, z_x: Tensor, packed: Tensor, *rest: object) -> Tensor:
+    return s_x.new_empty(len(q_x), len(packed))
+
+
+# --- what runs without the kernel ---
+def _in_tiles(x: Tensor, w: Packed, bias: Tensor | None) -> Tensor:
+    parts = [
+        F.linear(x, _values(w.rows(rows), x.dtype), None if bias is None else bias[rows])
+        for rows in _slices(len(w.packed), max(1, TILE // w.width))
+    ]
+    return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+
+def _values(w: Packed, dtype: torch.dtype) -> Tensor:
+    """W_hat, as `dequantize` gives it."""
+    q = w.codes()
+    shape = (len(q), w.scale.shape[1])
+    scale, offset = w.scale.expand(shape), w.offset
+    by_minimum = offset is not None and offset.is_floating_point()
+    formula = kernels.dequantize_blocks if by_minimum else kernels.dequantize
+    if offset is None:
+        offset = torch.zeros_like(scale, dtype=q.dtype)
+    r_hat = torch.empty_like(q, dtype=dtype)
+    steps = scale.contiguous(), offset.expand(shape).contiguous()
+    return kernels.run(formula, (), q, *steps, PerGroup(w.group_size), r_hat)
+
+
+def _int_product(q_x: Tensor, s_x: Tensor, z_x: Tensor, w: Packed) -> Tensor:
+    if q_x.device.type == "cpu" and product.runs(s_x, w):
+        scale, zero_point = (p.flatten().expand(len(q_x)) for p in (s_x, z_x))
+        return product.int_linear(q_x, scale, zero_point, w)
+    parts = []
+    for rows in _slices(len(w.packed), max(1, TILE // w.width)):
+        part = w.rows(rows)
+        s_w, y = part.scale.to(s_x.dtype), torch.zeros((), dtype=s_x.dtype, device=s_x.device)
+        for i, acc in enumerate(_accumulators(q_x, z_x, part)):
+            y = y + acc.to(s_x.dtype) * (s_x * s_w[:, i])
+        parts.append(y)
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+
+def _accumulators(q_x: Tensor, z_x: Tensor, w: Packed) -> Iterator[Tensor]:
+    q = w.codes()
+    offset = torch.zeros_like(w.scale, dtype=q.dtype) if w.offset is None else w.offset
+    q_w, z_w = int8_codes(q, offset)
+    for i, columns in enumerate(_slices(w.width, w.group_size)):
+        yield four_terms(q_x[:, columns], z_x, q_w[:, columns], z_w[:, i]).total()
+
+
+def _slices(n: int, size: int) -> list[slice]:
+    return [slice(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+def _rounded(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if bias is None else rounded(bias, dtype)
