@@ -23,8 +23,9 @@ from qlesson.kernels.packed import BLOCK, unpack_rows
 
 FEW = 8  # inputs
 TILE = 2**20  # values of W_hat at a time
-# "auto" runs eagerly until the layers have read so many bytes of codes. Compiling takes about 2 s,
-# and each byte that the kernel reads in the place of eager saves at least 4 ns on two cores.
+# "auto" runs eagerly until the layers have read so many bytes of codes. Compiling takes about 2 s.
+# On two cores of an AMD EPYC the kernel then saves 3.6 to 4.0 ns a byte at 4 bits, 1.7 at 8, for
+# one input: the 2 s come back after 5e8 bytes, or 1.2e9.
 PAYS_OFF = 2**29
 
 SCALES = (torch.float32, torch.float16, torch.bfloat16)
