@@ -11,7 +11,9 @@ plain QTensors and Blocks in PerTensor(), PerAxis(0) or groups along the inputs.
 scales along the other axis, subclasses of Blocks) and inputs that need a gradient take W_hat whole.
 """
 
+import importlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +23,7 @@ from qlesson import kernels
 from qlesson.affine import computing, rounded
 from qlesson.blocks import Blocks
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
-from qlesson.kernels import product
+from qlesson.kernels import modes, product
 from qlesson.kernels.product import TILE, Packed
 from qlesson.nn.integer import four_terms, int8_codes
 from qlesson.nn.weight import QuantizedWeight
@@ -37,8 +39,8 @@ def linear(x: Tensor, codes: QuantizedWeight, bias: Tensor | None) -> Tensor:
         x = x.to(torch.get_autocast_dtype(x.device.type))
     if torch.compiler.is_compiling():
         y = _linear(x, *w)
-    elif product.runs(x, w):
-        y = product.linear(x.reshape(-1, w.width), w).view(*x.shape[:-1], -1)
+    elif (found := _by_kernel(x.reshape(-1, w.width), w)) is not None:
+        y = found.view(*x.shape[:-1], -1)
     else:
         return _in_tiles(x, w, _rounded(bias, x.dtype))
     return rounded(y if bias is None else y + bias, x.dtype)
@@ -97,9 +99,10 @@ def _linear(
     group_size: int,
 ) -> Tensor:
     w = Packed(packed, scale, offset, bits, signed, width, group_size)
-    if product.runs(x, w):
-        return product.linear(x.reshape(-1, width), w).view(*x.shape[:-1], -1)
-    return _in_tiles(x, w, None).to(computing(x.dtype))
+    y = _by_kernel(x.reshape(-1, width), w)
+    if y is None:
+        return _in_tiles(x, w, None).to(computing(x.dtype))
+    return y.view(*x.shape[:-1], -1)
 
 
 @_linear.register_fake
@@ -129,7 +132,38 @@ def _(q_x: Tensor, s_x: Tensor, z_x: Tensor, packed: Tensor, *rest: object) -> T
     return s_x.new_empty(len(q_x), len(packed))
 
 
-# --- what runs without the kernel ---
+# --- by a kernel: product.cpp's, or for few inputs on a GPU Triton's ---
+def _by_kernel(x: Tensor, w: Packed) -> Tensor | None:
+    """x W_hat^T for x [m, width], or None where no kernel takes it."""
+    if product.runs(x, w):
+        return product.linear(x, w)
+    if (gpu := _triton(w)) and gpu.runs(len(x), x, w):
+        with modes._or_eagerly():
+            return gpu.linear(x, w)
+    return None
+
+
+def _int_by_kernel(q_x: Tensor, s_x: Tensor, z_x: Tensor, w: Packed) -> Tensor | None:
+    scale, zero_point = (p.flatten().expand(len(q_x)) for p in (s_x, z_x))
+    if q_x.device.type == "cpu" and product.runs(s_x, w):
+        return product.int_linear(q_x, scale, zero_point, w)
+    if (gpu := _triton(w)) and gpu.runs(len(q_x), s_x, w):
+        with modes._or_eagerly():
+            return gpu.int_linear(q_x, scale, zero_point, w)
+    return None
+
+
+def _triton(w: Packed) -> Any:
+    """The kernels for the GPU on which the codes lie."""
+    if w.packed.device.type != "cuda":
+        return None
+    try:
+        return importlib.import_module("qlesson.kernels.product_triton")
+    except ImportError:
+        return None
+
+
+# --- what runs without a kernel ---
 def _in_tiles(x: Tensor, w: Packed, bias: Tensor | None) -> Tensor:
     parts = [
         F.linear(x, _values(w.rows(rows), x.dtype), None if bias is None else bias[rows])
@@ -153,9 +187,8 @@ def _values(w: Packed, dtype: torch.dtype) -> Tensor:
 
 
 def _int_product(q_x: Tensor, s_x: Tensor, z_x: Tensor, w: Packed) -> Tensor:
-    if q_x.device.type == "cpu" and product.runs(s_x, w):
-        scale, zero_point = (p.flatten().expand(len(q_x)) for p in (s_x, z_x))
-        return product.int_linear(q_x, scale, zero_point, w)
+    if (found := _int_by_kernel(q_x, s_x, z_x, w)) is not None:
+        return found
     parts = []
     for rows in _slices(len(w.packed), max(1, TILE // w.width)):
         part = w.rows(rows)
