@@ -31,6 +31,7 @@ OUTSIDE = (
     "bench.measure", "bench.peers", "files.checkpoint.format", "models.tinygpt.train",
 )  # fmt: skip
 PARTLY = {"kernels": set(), "kernels.modes": {"use_kernels"}, "bench.cells": {"Job"}}
+PARTLY |= {"bench.product": {"Matrix"}}
 SENTENCES = (ValueError, TypeError, IndexError, FileNotFoundError)
 
 

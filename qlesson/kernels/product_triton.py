@@ -48,13 +48,19 @@ def _codes(packed, i, size, BITS: tl.constexpr):
 
 
 @triton.jit
+def _sums(x, q):
+    """sum_k x q of each part [M, ROWS, J], of x [M, A, J, W] and q [ROWS, A, J, W]."""
+    return tl.sum(tl.sum(x[:, None] * q[None], 4), 2)
+
+
+@triton.jit
 def _block(
     w, x, row, first, size,
     M: tl.constexpr, BITS: tl.constexpr, LOW: tl.constexpr, KIND: tl.constexpr, GROUP: tl.constexpr,
     A: tl.constexpr, J: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
     """One block: for each of its parts the sum of x (q - z) [M, ROWS, J], that of x [M, J], and
-    where scale and offset lie [ROWS, J]."""
+    the place of its scale and offset [ROWS, J]."""
     packed, row_bytes, _, offset, per_row, x_row = w
     part = tl.arange(0, J)
     i = (
@@ -69,17 +75,15 @@ def _block(
         q -= tl.load(offset + home).to(tl.int32)[:, None, :, None]
     m = tl.arange(0, M)[:, None, None, None]
     inputs = tl.load(x + m * x_row + first + i)
-    sums = tl.sum(tl.sum(inputs[:, None] * q[None], 4), 2)
-    return sums, tl.sum(tl.sum(inputs, 3), 1), home
+    return _sums(inputs, q), tl.sum(tl.sum(inputs, 3), 1), home
 
 
 @triton.jit
-def _add_floats(y, sums, x_sums, home, w, KIND: tl.constexpr):
-    """y [M, ROWS] and what one block adds to it."""
-    _, _, scale, offset, _, _ = w
-    y += tl.sum(sums * tl.load(scale + home).to(tl.float32)[None], 2)
-    if KIND == 2:
-        y += tl.sum(x_sums[:, None] * tl.load(offset + home).to(tl.float32)[None], 2)
+def _add_floats(y, sums, x_sums, scale, minimum, MINIMA: tl.constexpr):
+    """y [M, ROWS] and what one block adds: its sums times the scales of its parts."""
+    y += tl.sum(sums * tl.load(scale).to(tl.float32)[None], 2)
+    if MINIMA:
+        y += tl.sum(x_sums[:, None] * tl.load(minimum).to(tl.float32)[None], 2)
     return y
 
 
@@ -116,15 +120,15 @@ def _linear(
     row, there = _rows(n, ROWS)
     out = tl.zeros([M, ROWS], tl.float32)
     for b in range(width // 256):
-        found = _block(w, x, row, 256 * b, 256, M, BITS, LOW, KIND, GROUP, 8, 8, 4)
-        out = _add_floats(out, found[0], found[1], found[2], w, KIND)
+        sums, x_sums, home = _block(w, x, row, 256 * b, 256, M, BITS, LOW, KIND, GROUP, 8, 8, 4)
+        out = _add_floats(out, sums, x_sums, scale + home, offset + home, KIND == 2)
     for b in range(width // 256 * 8, width // 32):
-        found = _block(w, x, row, 32 * b, 32, M, BITS, LOW, KIND, GROUP, 1, 1, 32)
-        out = _add_floats(out, found[0], found[1], found[2], w, KIND)
+        sums, x_sums, home = _block(w, x, row, 32 * b, 32, M, BITS, LOW, KIND, GROUP, 1, 1, 32)
+        out = _add_floats(out, sums, x_sums, scale + home, offset + home, KIND == 2)
     if LAST:
         first = width // 32 * 32
-        found = _block(w, x, row, first, LAST, M, BITS, LOW, KIND, GROUP, 1, 1, 32)
-        out = _add_floats(out, found[0], found[1], found[2], w, KIND)
+        sums, x_sums, home = _block(w, x, row, first, LAST, M, BITS, LOW, KIND, GROUP, 1, 1, 32)
+        out = _add_floats(out, sums, x_sums, scale + home, offset + home, KIND == 2)
     i = tl.arange(0, M)[:, None]
     tl.store(y + i * n + row[None, :], out, there[None, :] & (i < m))
 
