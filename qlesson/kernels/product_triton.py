@@ -24,8 +24,9 @@ from torch import Tensor
 from qlesson.kernels import modes
 from qlesson.kernels.compilers import _lies_in_memory
 from qlesson.kernels.packed import BLOCK, fields, filled, ordered
-from qlesson.kernels.product import FEW, SCALES, Packed
+from qlesson.kernels.product import SCALES, Packed
 
+FEW = 8  # inputs
 ROWS = 16  # times inputs, to a program: its tile then fits into registers
 
 
