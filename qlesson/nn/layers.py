@@ -232,7 +232,6 @@ class QuantizedEmbedding(_Layer):
             return self.codes.like.new_empty(shape)
         return rows(input.flatten(), self.codes).view(shape)
 
-
     def project(self, input: Tensor) -> Tensor:
         """input W_hat^T: what a tied head computes, float [..., width] -> [..., rows]."""
         checks.layer_input("input", input, self.codes.device)

@@ -3,6 +3,7 @@
 ATEN_CPU_CAPABILITY=avx2 (or default) runs all of it as an older processor does.
 """
 
+import copy
 import os
 import re
 import subprocess
@@ -25,7 +26,6 @@ from qlesson.nn import (
     weight,
 )
 from qlesson.nn import product as layer_product
-from qlesson.nn.product import packed_of
 
 BITS = range(2, 9)
 EPS = torch.finfo(torch.float32).eps
@@ -35,6 +35,7 @@ LAYOUTS = [
     (256, ql.PerGroup(32)),
     (811, ql.PerGroup(64)),
     (776, ql.PerGroup(32)),
+    (1100, ql.PerGroup(96)),
     (96, ql.PerGroup(24)),
     (100, ql.PerGroup(32)),
     (5, ql.PerGroup(2)),
@@ -210,6 +211,27 @@ def test_a_gradient_goes_through():
     with ql.use_kernels("compiled"):
         QuantizedLinear(w)(x).sum().backward()
     torch.testing.assert_close(x.grad, w.dequantize().sum(0).expand(2, 64))
+    bias = torch.nn.Parameter(drawn(ROWS))
+    with ql.use_kernels("compiled"):
+        QuantizedLinear(w, bias)(drawn(2, 64)).sum().backward()
+    assert torch.equal(bias.grad, torch.full((ROWS,), 2.0))
+
+
+def test_a_layer_sees_its_buffers_change():
+    """The kernel is told once where they are."""
+    w, other = codes_of(64, ql.PerGroup(32), 4), codes_of(64, ql.PerGroup(32), 4, rows=2 * ROWS)
+    other = ql.QTensor(*(t[ROWS:] for t in (other.q, other.scale, other.zero_point)), other.scheme)
+    layer, x = QuantizedLinear(w, drawn(ROWS, seed=1)), drawn(1, 64)
+    first, second = (compiled(QuantizedLinear(codes, layer.bias), x) for codes in (w, other))
+    assert torch.equal(compiled(layer, x), first) and not torch.equal(first, second)
+    twin = copy.deepcopy(layer)
+    layer.load_state_dict(QuantizedLinear(other, layer.bias).state_dict())
+    assert torch.equal(compiled(layer, x), second)
+    assert torch.equal(compiled(twin, x), first)
+    assert torch.equal(compiled(layer.share_memory(), x), second)
+    twin.codes.packed = QuantizedLinear(other).codes.packed
+    twin.codes.scale = other.scale
+    assert torch.equal(compiled(twin, x), second)
 
 
 # --- 8-bit inputs ---
