@@ -24,7 +24,8 @@ LEVELS = {"avx2": "-march=x86-64-v3", "default": "-march=x86-64"}
 def library(source: Path, **macros: object) -> ctypes.CDLL:
     """The functions of a C++ file, with OpenMP on torch's own threads.
 
-    It is compiled again where the source, a header beside it, the compiler, its flags or the processor are others.
+    It is compiled again where the source, a header beside it, the compiler, its flags or the
+    processor are others.
 
     macros  names that the source leaves open, such as TYPE="float"
 
