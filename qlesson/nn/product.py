@@ -39,7 +39,7 @@ def linear(x: Tensor, codes: QuantizedWeight, bias: Tensor | None) -> Tensor:
     """x W_hat^T + b in x's dtype, for float x [..., inputs] on the codes' device."""
     grad = torch.is_grad_enabled()
     ready = _prepared(codes)
-    w = ready or packed_of(codes)
+    w = packed_of(codes) if ready is None else ready.of
     if w is None or (grad and x.requires_grad):
         return F.linear(x, codes.values(x.dtype), _rounded(bias, x.dtype))
     if torch.is_autocast_enabled(x.device.type):
@@ -51,7 +51,7 @@ def linear(x: Tensor, codes: QuantizedWeight, bias: Tensor | None) -> Tensor:
     elif torch.compiler.is_compiling():
         y = _linear(x, *w)
     else:
-        return _in_tiles(x, packed_of(codes), _rounded(bias, x.dtype))
+        return _in_tiles(x, w, _rounded(bias, x.dtype))
     y = y if bias is None else y + bias
     return y if y.dtype == x.dtype else rounded(y, x.dtype)
 
@@ -127,7 +127,8 @@ def _prepared(codes: QuantizedWeight) -> Prepared | None:
     """The same for the kernel, found once; again when a buffer is another, or lies elsewhere."""
     if torch.compiler.is_compiling():
         return None
-    parts, packed = codes._buffers, codes._buffers["packed"]
+    parts: dict[str, Any] = codes._buffers
+    packed = parts["packed"]
     held = _held.get(codes)
     if held is None or not all(map(is_, held[0], parts.values())) or held[1] != packed.data_ptr():
         w = packed_of(codes)
