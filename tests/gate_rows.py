@@ -406,6 +406,8 @@ ROWS = {
     "files.checkpoint.convert.dequantize_file": row(
         source=path(InFolder("quantized.safetensors")),
         target=new_path(InFolder("out.safetensors")), device=device("cpu")),
+    "files.formats.open": row(path=path(InFolder("empty.gguf"))),
+    "files.formats.gguf.GGUF": "`open` makes it",
     # --- methods ---
     "methods.result.Result": RECORD,
     "methods.result.Result.prepare": row(
