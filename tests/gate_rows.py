@@ -408,6 +408,8 @@ ROWS = {
         target=new_path(InFolder("out.safetensors")), device=device("cpu")),
     "files.formats.open": row(path=path(InFolder("empty.gguf"))),
     "files.formats.gguf.GGUF": "`open` makes it",
+    **{f"files.formats.kinds.{name}": "a file that `open` has checked makes it"
+       for name in ("BookBlocks", "SuperBlocks")},
     # --- methods ---
     "methods.result.Result": RECORD,
     "methods.result.Result.prepare": row(
