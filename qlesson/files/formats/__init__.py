@@ -12,6 +12,7 @@ from pathlib import Path
 
 from qlesson import checks
 from qlesson.files.formats import gguf, safetensors
+from qlesson.files.formats.layout import MAGIC
 from qlesson.files.formats.opened import Opened, Stored
 
 __all__ = ["Opened", "Stored", "gguf", "open"]
@@ -34,5 +35,5 @@ def open(path: str | Path) -> Opened:
     if path.is_dir():
         return safetensors.Safetensors(path)
     with builtins.open(checks.file("path", path), "rb") as file:
-        is_gguf = file.read(len(gguf.MAGIC)) == gguf.MAGIC
+        is_gguf = file.read(len(MAGIC)) == MAGIC
     return gguf.GGUF(path) if is_gguf else safetensors.Safetensors(path)
