@@ -57,7 +57,7 @@ wheelhouse: .venv/pins.txt ## fill build/wheelhouse, from which WHEELS=build/whe
 	@echo "Fetching $(TORCH)$(if $(TORCH_INDEX), from $(TORCH_INDEX))"
 	@$(WHEEL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --no-deps '$(TORCH)'
 	@echo "Fetching JupyterLab, matplotlib and what they need"
-	@$(WHEEL) build/wheelhouse/torch-*.whl $(BACKEND) '.[slides]'
+	@$(WHEEL) build/wheelhouse/torch-*.whl $(BACKEND) '.[lab,slides]'
 	@du -sh build/wheelhouse
 
 refresh: .venv/test ## authors: run the notebooks and store their outputs (N=05: that one alone)
@@ -93,7 +93,7 @@ clean: ## remove .venv; your notebooks stay
 	@echo "2. Installing $(TORCH)$(if $(TORCH_INDEX), from $(TORCH_INDEX))"
 	@[ -t 1 ] || quiet=-q; $(PIP) $$quiet $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) '$(TORCH)'
 	@echo "3. Installing JupyterLab, matplotlib and what they need"
-	@$(PIP) -q -e .
+	@$(PIP) -q -e '.[lab]'
 	@$(RUN) -m jupyter labextension disable --level=sys_prefix $(NEWS) 2> /dev/null
 	@touch $@
 

@@ -19,8 +19,8 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 from qlesson.authoring.bets import spaced
+from qlesson.teach.widgets import VIEW
 
-WIDGET = "application/vnd.jupyter.widget-view+json"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -58,7 +58,7 @@ def tidy(nb: NotebookNode) -> NotebookNode:
         cell.execution_count = count
         for output in cell.outputs:
             if "data" in output:
-                output.data.pop(WIDGET, None)
+                output.data.pop(VIEW, None)
                 kept = {m: keep(output.metadata.get(m, {}), IMAGE_METADATA) for m in output.data}
                 output.metadata = nbformat.from_dict({m: v for m, v in kept.items() if v})
             if output.output_type == "execute_result":

@@ -346,7 +346,7 @@ def _unwrapped(doc: str) -> str:
 def _states() -> dict[str, str]:
     """By exercise, "passed" or "shown", as noted beside the notebooks and in this session."""
     try:
-        noted = dict(json.loads(Path(PROGRESS_FILE).read_text()))
+        noted = dict(json.loads(Path(PROGRESS_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         noted = {}
     stored = {id: state for id, state in noted.items() if state in ("passed", "shown")}
@@ -359,4 +359,4 @@ def _remember(id: str, state: str) -> None:
         _states_here[id] = state
     with contextlib.suppress(OSError):
         if any(Path().glob("*.ipynb")):
-            Path(PROGRESS_FILE).write_text(json.dumps(_states()) + "\n")
+            Path(PROGRESS_FILE).write_text(json.dumps(_states()) + "\n", encoding="utf-8")

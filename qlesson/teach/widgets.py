@@ -126,6 +126,7 @@ class Choice(NamedTuple):
 
 
 Control = Slider | Switch | Choice
+VIEW = "application/vnd.jupyter.widget-view+json"
 Shown = tuple[list[str], Callable[[], Figure]]  # sentences, and what makes the figure
 
 
@@ -191,7 +192,8 @@ class LiveFigure(ipywidgets.VBox):
         """The live view, and for a page without a kernel the picture and its facts."""
         alt = " ".join([self.declaration.picture, *self.sentences])
         data, metadata = mimebundle(self.figure, alt)
-        return super()._repr_mimebundle_(**kwargs) | data, metadata
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        return {VIEW: view} | data, metadata
 
     def _ipython_display_(self) -> None:
         """The picture, and below it its sentence, which holds wherever the controls stand."""
@@ -210,13 +212,13 @@ _SAY_WHAT_IT_IS = textwrap.dedent("""\
     <img alt="{}" src="data:," style="display: none" onerror="
       const all = this.closest('.qlesson-play');
       all.querySelector('img.widget-image').alt = this.alt;
-      for (const s of all.querySelectorAll('.widget-slider')) {{
-        const handle = s.querySelector('[role=slider]');
+      for (const handle of all.querySelectorAll('.widget-slider [role=slider]')) {{
         const round = () => {{
           const text = String(parseFloat((+handle.ariaValueText).toFixed(4)));
           if (text != 'NaN' && text != handle.ariaValueText) handle.ariaValueText = text;
         }};
-        handle.setAttribute('aria-label', s.firstChild.textContent);
+        const name = handle.closest('.widget-slider').firstChild.textContent;
+        handle.setAttribute('aria-label', name);
         handle.rounds ??= new MutationObserver(round);
         handle.rounds.observe(handle, {{attributeFilter: ['aria-valuetext']}});
         round();
