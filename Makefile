@@ -22,7 +22,7 @@ WHEEL = $(RUN) -m pip --disable-pip-version-check wheel -q -c .venv/pins.txt -w 
 BACKEND = '$(shell sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml)'
 NEWS = @jupyterlab/apputils-extension:announcements  # asks each newcomer about news, and the network for them
 
-.PHONY: help lab test test-fast test-machines env fresh bench wheelhouse refresh lint slides handouts clean
+.PHONY: help lab test test-fast test-machines env fresh bench wheelhouse refresh lint slides handouts colab clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -71,6 +71,9 @@ slides: .venv/slides ## write a deck of slides for each notebook into build/slid
 
 handouts: .venv/slides ## write the sheets to print for a room, build/handouts.html
 	@$(RUN) -m qlesson.authoring handouts
+
+colab: .venv/slides ## write the notebooks as Colab opens them into build/colab
+	@$(RUN) -m qlesson.authoring colab
 
 clean: ## remove .venv; your notebooks stay
 	rm -rf .venv

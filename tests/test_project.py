@@ -33,6 +33,7 @@ TARGETS = [
     "lint",
     "slides",
     "handouts",
+    "colab",
     "clean",
 ]
 
