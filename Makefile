@@ -19,8 +19,7 @@ endif
 PIP = $(RUN) -m pip --disable-pip-version-check install -c .venv/pins.txt \
 	$(if $(WHEELS),--no-index --find-links $(abspath $(WHEELS)))
 WHEEL = $(RUN) -m pip --disable-pip-version-check wheel -q -c .venv/pins.txt -w build/wheelhouse
-BACKEND = '$(shell sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml)'
-NEWS = @jupyterlab/apputils-extension:announcements  # asks each newcomer about news, and the network for them
+BACKEND = $(shell sed -n 's/^requires = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d ,)
 
 .PHONY: help lab test test-fast test-machines env fresh bench wheelhouse refresh lint slides handouts colab clean
 
@@ -28,12 +27,7 @@ help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
 
 lab: .venv/lab ## open the course in JupyterLab, on your own copies of the notebooks
-	@$(RUN) -I qlesson/teach/copies.py
-	@cp qlesson/teach/server_config.py .venv/etc/jupyter/jupyter_server_config.py
-	@cd my_notebooks && ../$(RUN) -m jupyterlab --log-level=WARN --ServerApp.ip=localhost \
-		--LabApp.default_url=/lab/tree/00_start_here.ipynb \
-		$$([ "$$(id -u)" != 0 ] || echo --allow-root) \
-		$$([ "$$(uname)" = Darwin ] || [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || echo --no-browser)
+	@$(RUN) -m qlesson lab my_notebooks
 
 test: .venv/test ## run every test and every notebook
 	@$(RUN) -m pytest
@@ -47,7 +41,7 @@ test-machines: .venv/test ## the notebooks as other processors, libraries and nu
 env: .venv/lab ## make .venv with the pinned versions, and nothing else
 
 fresh: | .venv/bin/python ## restore your copies; what you wrote moves to a dated folder (N=05: that one alone)
-	@$(RUN) -I qlesson/teach/copies.py --fresh $(N)
+	@$(RUN) -I qlesson/course/copies.py --fresh $(N)
 
 bench: .venv/test ## time the kernels beside their peers, in three minutes
 	@$(RUN) -m qlesson.bench $(BENCH)
@@ -97,7 +91,6 @@ clean: ## remove .venv; your notebooks stay
 	@[ -t 1 ] || quiet=-q; $(PIP) $$quiet $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) '$(TORCH)'
 	@echo "3. Installing JupyterLab, matplotlib and what they need"
 	@$(PIP) -q -e '.[lab]'
-	@$(RUN) -m jupyter labextension disable --level=sys_prefix $(NEWS) 2> /dev/null
 	@touch $@
 
 .venv/slides: .venv/lab

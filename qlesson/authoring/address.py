@@ -1,7 +1,6 @@
 """Where the course is on the web: the links that do not lead to a neighbouring file.
 
-OWNER/NAME stands for the repository's own owner and name, here as everywhere; tests compare the
-places. CONTRIBUTING.md says how to put them in.
+CONTRIBUTING.md, "Publish", says how the repository's own owner and name get here and elsewhere.
 """
 
 from urllib.parse import urlencode

@@ -94,7 +94,8 @@ def first_picture(nb: NotebookNode) -> bytes | None:
 def machine() -> str:
     """The processor, what torch uses of it, and torch, as one line."""
     cpu = Path("/proc/cpuinfo")
-    found = re.search("^model name.*: (.*)", cpu.read_text(), flags=re.M) if cpu.exists() else None
+    words = cpu.read_text(encoding="utf-8") if cpu.exists() else ""
+    found = re.search("^model name.*: (.*)", words, flags=re.M)
     name = found[1] if found else platform.processor() or "a processor without a name"
     uses = torch.backends.cpu.get_cpu_capability()
     return f"{name}, {platform.system()} {platform.machine()}, {uses}, torch {torch.__version__}"

@@ -85,7 +85,7 @@ def processor() -> str:
     """The model of the processor and its cores, nothing else about the machine."""
     cores = f"{torch.get_num_threads()} cores"
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return f"{platform.processor() or platform.machine()}, {cores}"
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -58,6 +58,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from qlesson.course import notebooks
 from qlesson.teach import lessons
 from qlesson.teach.compare import in_short
 from qlesson.teach.verdict import Seed, judge, untouched
@@ -317,13 +318,13 @@ def _up_to(to: object) -> list[str]:
 
 
 def _last_sentence(notebook: str) -> str:
-    """The sentence that a notebook of this folder ends with, or nothing."""
-    for path in Path().glob(f"{notebook}_*.ipynb"):
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-            text = "\n".join("".join(cell["source"]) for cell in cells)
-            return re.findall(r"^\*\*Remember\.\*\* (.+)$", text, flags=re.M)[-1]
-    return ""
+    """The sentence that a notebook of the course ends with, or nothing."""
+    found = [""]
+    for path in notebooks().glob(f"{notebook}_*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells)
+        found += re.findall(r"^\*\*Remember\.\*\* (.+)$", text, flags=re.M)
+    return found[-1]
 
 
 def _source(fn: Callable) -> str:

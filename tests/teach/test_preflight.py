@@ -32,8 +32,11 @@ def test_it_asks_for_what_pyproject_asks_for():
         assert stated == ".".join(map(str, least))
 
 
-# Colab's, August 2026; without JupyterLab, since Colab shows the notebook.
-COLAB = {"torch": "2.11.0+cu128", "matplotlib": "3.10.0", "ipywidgets": "7.7.1"}
+# Colab's; without JupyterLab, since Colab shows the notebook.
+COLAB = re.findall(
+    r"^(\w+)==(.+)$", (ROOT / "tests/colab.txt").read_text(encoding="utf-8"), flags=re.M
+)
+COLAB = dict(COLAB) | {"torch": "2.11.0+cu128"}
 
 
 def test_colab_is_ready_and_its_gpu_is_named(monkeypatch, capsys):
