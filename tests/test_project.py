@@ -1,5 +1,6 @@
 """What surrounds the package: the commands, the environments, the links."""
 
+import json
 import os
 import re
 import stat
@@ -9,12 +10,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import qlesson
 from qlesson.authoring import refresh
 from qlesson.authoring.lint import github
 
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 TARGETS = [
     "lab",
     "test",
@@ -218,7 +221,7 @@ FOLDERS = [f"/{name}/" for name in ("root", "home", "work", "Users")]
 
 def test_no_file_names_the_machine_it_was_made_on():
     for path in tracked():
-        if path.suffix in (".ipynb", ".safetensors", ".png") or path.name == "test_lint.py":
+        if path.suffix in (".ipynb", ".safetensors", ".png", ".gif") or path.name == "test_lint.py":
             continue
         text = path.read_text(encoding="utf-8").replace("/home/jovyan", "HOME of Jupyter's images")
         assert [f for f in FOLDERS if f in text] == [], path
@@ -238,12 +241,63 @@ def test_the_readme_names_commands_that_exist():
         blocks = re.findall(r"^make ([a-z-]+)", text, flags=re.M)
         named = {*blocks, *re.findall(r"`make ([a-z-]+)", text)}
         assert {"test"} < named <= set(TARGETS)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    conda = re.search(r"conda env create.*?```", readme, flags=re.S)[0]
-    header = "\n".join(
-        re.findall(r"^#   (.+)$", (ROOT / "environment.yml").read_text(), flags=re.M)
-    )
-    assert header in conda
+    conda = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    assert re.findall(r"^#   (.+)$", conda, flags=re.M) == [
+        "conda env create -f environment.yml",
+        "conda activate " + re.findall(r"^name: (.*)$", conda, flags=re.M)[0],
+        "pip install --no-deps -e .",
+        "qlesson lab",
+    ]
+
+
+def workflows():
+    for path in (ROOT / ".github/workflows").iterdir():
+        yield path, yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def test_the_workflow_runs_on_every_system_with_the_lowest_and_the_newest_versions():
+    jobs = dict(((p.name, w["jobs"]) for p, w in workflows()))["test.yml"]
+    matrix = jobs["systems"]["strategy"]["matrix"]
+    assert {name.split("-")[0] for name in matrix["os"]} == {"ubuntu", "macos", "windows"}
+    assert matrix["python"] == jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.14"]
+    assert matrix["versions"] == ["lowest-direct", "highest"]
+    assert any("tests/colab.txt" in step.get("run", "") for step in jobs["colab"]["steps"])
+
+
+def test_workflows_and_containers_call_what_is_there():
+    small = re.findall(r"^  make lab TORCH_INDEX=(\S+)", README, flags=re.M)[0]
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8"))
+    words = [container["postCreateCommand"]]
+    assert words == [f"make env TORCH_INDEX={small}"]
+    assert all((ROOT / p).exists() for p in container["customizations"]["codespaces"]["openFiles"])
+    for path, flow in workflows():
+        steps = [step for job in flow["jobs"].values() for step in job["steps"]]
+        words += [step.get("run", "") for step in steps]
+        hosts = re.findall(r"https://download\S+", path.read_text(encoding="utf-8"))
+        assert set(hosts) <= {small}
+    made = {target for line in words for target in re.findall(r"^make ([a-z-]+)", line, flags=re.M)}
+    assert {"env", "colab"} <= made <= set(TARGETS)
+
+
+def test_a_tag_publishes_what_was_checked_and_started():
+    jobs = dict((p.name, w["jobs"]) for p, w in workflows())["release.yml"]
+    assert [jobs[name]["needs"] for name in ("start", "pypi", "colab")] == [
+        "build",
+        "start",
+        "pypi",
+    ]
+    assert jobs["pypi"]["permissions"] == {"id-token": "write"}  # trusted: no password is stored
+    said = " ".join(step.get("run", "") for step in jobs["build"]["steps"])
+    assert "twine check --strict" in said and "__version__" in said
+
+
+def test_every_file_ends_its_lines_alike():
+    kinds = (ROOT / ".gitattributes").read_text(encoding="utf-8")
+    assert "* text=auto eol=lf\n" in kinds
+    binary = set(re.findall(r"^\*(\.\w+) binary$", kinds, flags=re.M))
+    for path in tracked():
+        assert (b"\0" in path.read_bytes()) == (path.suffix in binary), path
+        assert path.suffix in binary or b"\r" not in path.read_bytes(), path
 
 
 def test_the_notebooks_say_on_which_machine_they_were_stored():

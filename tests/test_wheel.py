@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -19,6 +20,7 @@ import qlesson
 from qlesson.authoring import address
 
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 INSIDE = "qlesson/course/notebooks/"  # where an installed package has the notebooks
 
 
@@ -109,8 +111,7 @@ def test_the_page_of_the_package_says_where_it_is_from(description):
     )
     assert description["Version"] == qlesson.__version__
     versions = [c for c in description.get_all("Classifier") if re.search(r":: 3\.\d+$", c)]
-    said = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(versions) > 3 and all(v.rpartition(" ")[2] in said for v in versions)
+    assert len(versions) > 3 and all(v.rpartition(" ")[2] in README for v in versions)
 
 
 # --- installed ---
@@ -118,12 +119,14 @@ def test_the_page_of_the_package_says_where_it_is_from(description):
 
 @pytest.fixture(scope="module")
 def empty(built, tmp_path_factory):
-    """A Python of its own that has the wheel and nothing else: its program and its packages."""
+    """A Python of its own with what README.md installs, and nothing else; its packages' folder."""
     folder = tmp_path_factory.mktemp("an empty Umgebung für 日本")
     venv.create(folder, with_pip=False)
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
-    run(*pip, "install", "-q", "--no-deps", "--no-index", built[0])
+    (words,) = re.findall(r"`pip (install [^`]+)`", README)
+    from_here = ["--no-deps", "--no-index", "--find-links", built[0].parent]
+    run(*pip, *shlex.split(words), "-q", *from_here)
     (installed,) = folder.rglob("qlesson/__init__.py")
     return python, installed.parents[1]
 
@@ -167,7 +170,8 @@ def test_the_course_starts(empty, tmp_path):
     folder = tmp_path / "Übungen für 日本"
     log = tmp_path / "log"
     with log.open("wb") as out:
-        command = [python.with_name("qlesson" + python.suffix), "lab", folder, "--no-browser"]
+        words = README.partition("`, then `qlesson ")[2].partition("`")[0].split()
+        command = [python.with_name("qlesson" + python.suffix), *words, folder, "--no-browser"]
         options = ["--IdentityProvider.token=", "--ServerApp.port=0", "--ServerApp.allow_root=True"]
         server = subprocess.Popen(
             [*command, *options], cwd=tmp_path, env=env, stdout=out, stderr=out

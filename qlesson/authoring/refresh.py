@@ -4,7 +4,6 @@ Everything that differs from run to run or from machine to machine is left out: 
 state, the version of Python, what the editor remembers about a cell.
 """
 
-import base64
 import os
 import platform
 import re
@@ -18,6 +17,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
+from qlesson.authoring import moving
 from qlesson.authoring.bets import spaced
 from qlesson.teach.widgets import VIEW
 
@@ -84,13 +84,6 @@ def run(path: Path) -> str:
     return nbformat.writes(tidy(nb)) + "\n"
 
 
-def first_picture(nb: NotebookNode) -> bytes | None:
-    """The PNG bytes of a notebook's first picture, or None."""
-    outputs = [o for c in nb.cells for o in c.get("outputs", [])]
-    pictures = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
-    return base64.b64decode(pictures[0]) if pictures else None
-
-
 def machine() -> str:
     """The processor, what torch uses of it, and torch, as one line."""
     cpu = Path("/proc/cpuinfo")
@@ -128,8 +121,7 @@ def main(folder: Path, names: Iterable[str] = (), check: bool = False) -> int:
         else:
             path.write_text(after, encoding="utf-8", newline="\n")
             (folder / STORED_ON).write_text(f"{WORDS}{machine()}\n", encoding="utf-8", newline="\n")
-            picture = first_picture(nbformat.reads(after, as_version=4))
-            if path.name.startswith("00") and picture:
-                (folder.parent / "readme.png").write_bytes(picture)
+            if path.name.startswith("00"):
+                (folder.parent / moving.NAME).write_bytes(moving.gif())
             print(f"{path.name}: written")
     return bad

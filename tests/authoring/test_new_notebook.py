@@ -188,7 +188,7 @@ def course(tmp_path_factory):
     for name in ("qlesson", "notebooks", "tests", "binder"):
         left = shutil.ignore_patterns("__pycache__", ".*")
         shutil.copytree(ROOT / name, copy / name, ignore=left)
-    for name in ("README.md", "readme.png", "conftest.py", "pyproject.toml"):
+    for name in ("README.md", "conftest.py", "pyproject.toml"):
         shutil.copyfile(ROOT / name, copy / name)
     lesson = copy / "qlesson" / "teach" / "lessons" / f"n{N}"
     lesson.mkdir()
