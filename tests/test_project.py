@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from qlesson.authoring import refresh
 from qlesson.authoring.lint import github
 
 ROOT = Path(__file__).parents[1]
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PLACEHOLDERS = "git grep -n OWNER/NAME -- README.md pyproject.toml qlesson notebooks"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TARGETS = [
     "lab",
@@ -250,6 +253,25 @@ def test_the_readme_names_commands_that_exist():
     ]
 
 
+@pytest.mark.skipif(not shutil.which("perl"), reason="needs perl")
+def test_the_command_that_puts_the_address_in_leaves_no_placeholder(tmp_path):
+    command = re.findall(r"^git grep -lz OWNER .*", CONTRIBUTING, flags=re.M)[0]
+    for path in tracked():
+        if path.suffix not in (".safetensors", ".png", ".gif") and b"OWNER" in path.read_bytes():
+            copied = tmp_path / path.relative_to(ROOT)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copied)
+    for words in ("git init -q", "git add .", command):
+        made = run("bash", "-c", words, cwd=tmp_path)
+        assert made.returncode == 0, made.stderr
+    # What the workflow asks before it publishes, and the address in all its forms.
+    assert not run("bash", "-c", PLACEHOLDERS, cwd=tmp_path).stdout
+    assert run("git", "diff", "--stat", "--", "CONTRIBUTING.md", cwd=tmp_path).stdout
+    text = "".join(p.read_text(encoding="utf-8") for p in tmp_path.glob("notebooks/*"))
+    for part in ("course/quantization", "course%2Fquantization", "cd quantization"):
+        assert part in text
+
+
 def workflows():
     for path in (ROOT / ".github/workflows").iterdir():
         yield path, yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -288,6 +310,7 @@ def test_a_tag_publishes_what_was_checked_and_started():
     ]
     assert jobs["pypi"]["permissions"] == {"id-token": "write"}  # trusted: no password is stored
     said = " ".join(step.get("run", "") for step in jobs["build"]["steps"])
+    assert f"! {PLACEHOLDERS}" in said
     assert "twine check --strict" in said and "__version__" in said
 
 

@@ -1,6 +1,6 @@
 """A notebook in another language: its texts in a file of their own, put in place of the English.
 
-translations/de/03.md holds the texts of notebook 03 in German, one block for each Markdown cell:
+translations/de/03.md holds the texts of one notebook in German, one block for each Markdown cell:
 
     <!-- cell 13a4f0c2, from 5be1d0f7 -->
     # 03 Symmetrisch
