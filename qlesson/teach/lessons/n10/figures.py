@@ -108,7 +108,7 @@ def written(texts: Mapping[str, str], perplexities: Mapping[str, draw.Scalar]) -
     texts         {label: text}
     perplexities  {label: perplexity}, with the same labels
     """
-    fig, (top, below) = draw.figure(3.0, rows=2, height_ratios=[3, 1])
+    fig, (top, below) = draw.figure(2.84, rows=2, height_ratios=[3, 1])
     for i, (label, text) in enumerate(texts.items()):
         color, marker, _ = draw.STYLES[i]
         lines = textwrap.wrap(" ".join(text.split()), LETTERS)[:LINES]
