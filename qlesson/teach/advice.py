@@ -34,13 +34,20 @@ def about_form(value: Any, expected: Any, exact: bool) -> Iterator[str]:
     elif isinstance(expected, tuple):
         if not has(len(expected), value):
             yield f"It asks for {len(expected)} results, separated by a comma."
-        elif same(tuple(value)[::-1], expected):
-            yield "These are the right results in the other order."
     elif exact and same(value, expected):
         yield "It is nearly right, but must be equal, to the last bit of float32."
     shapes = shape_of(value), shape_of(expected)
     if None not in shapes and shapes[0] != shapes[1]:
         yield f"The shape is {shapes[0]} instead of {shapes[1]}."
+
+
+def about_all(results: Sequence[tuple[Any, Any]]) -> Iterator[str]:
+    """What holds for every wrong result, in pairs (got, expected), and not for one by luck."""
+    if all(isinstance(b, tuple) and has(len(b), a) for a, b in results):
+        if all(same(tuple(a)[::-1], b) for a, b in results):
+            yield "These are the right results in the other order."
+    if rounded(results):
+        yield "What is rounded needs more digits."
 
 
 def rounded(results: Sequence[tuple[Any, Any]]) -> bool:

@@ -103,11 +103,11 @@ def _judge_function(ex: "Exercise", answer: Any, seed: Seed) -> Verdict:
     if failed:
         tries = ((w, loosely) for loosely in (False, True) for w in ex.wrong)
         recognised = next((w for w, loosely in tries if _explains(ex, w, trials, loosely)), None)
-        smallest = min(failed, key=lambda t: (_size(t), len(in_short(t.inputs, 10_000))))
-        said = list(_report(ex, _shrunk(ex, answer, smallest)))
-        if advice.rounded([(t.got.value, t.expected) for t in failed]):
-            said.append("What is rounded needs more digits.")
-        return _no(ex, *said, recognised=recognised)
+        unnamed = [t for t in failed if (t.got.error or "").startswith("NameError")]
+        smallest = min(unnamed or failed, key=lambda t: (_size(t), len(in_short(t.inputs, 10_000))))
+        said = _report(ex, _shrunk(ex, answer, smallest))
+        alike = advice.about_all([(t.got.value, t.expected) for t in failed])
+        return _no(ex, *said, *alike, recognised=recognised)
     if any(t.got.changed for t in trials):
         return _no(ex, "the values are right, but the function changes its input in place.",
                    "y += ... and y[:] = ... write into the tensor that came in, also where y is a",

@@ -432,6 +432,23 @@ def test_only_what_is_rounded_is_called_so():
         assert "more digits" not in judged("4.1", wrong).text
 
 
+def test_what_one_input_suggests_is_not_said_of_all():
+    """Without abs a negative error goes to the other share; where it is positive nothing is."""
+    (w,) = (w for w in EXERCISES["5.1"].wrong if w.answer.__name__ == "no_abs")
+    assert "in the other order" not in judged("5.1", w.answer).text
+    (w,) = (w for w in EXERCISES["5.1"].wrong if w.answer.__name__ == "exchanged")
+    assert "in the other order" in judged("5.1", w.answer).text
+
+
+def test_a_name_that_is_missing_comes_before_what_else_goes_wrong():
+    def my_symmetric(r, bits):
+        s = r.abs().max().item() / (2 ** (bits - 1) - 1)
+        codes = [round(x / s) for x in r.flatten().tolist()]
+        return not_imported(codes)  # noqa: F821
+
+    assert "got       NameError: name 'not_imported'" in judged("3.1", my_symmetric).text
+
+
 def test_proportion_does_not_win():
     """8 / 5 of the decibels: in 5.2 that must not be the answer, by luck."""
     said = judged("5.2", (26 * 8 / 5, 64))
