@@ -242,20 +242,15 @@ _SAY_WHAT_IT_IS = textwrap.dedent("""\
     <img alt="{}" src="data:," style="display: none" onerror="
       const all = this.closest('.qlesson-play');
       all.querySelector('img.widget-image').alt = this.alt;
-<<<<<<< HEAD
       for (const handle of all.querySelectorAll('.widget-slider [role=slider]')) {{
-=======
-      for (const s of all.querySelectorAll('.widget-slider')) {{
-        const handle = s.querySelector('[role=slider]');
-        const told = s.querySelector('.widget-readout');
->>>>>>> part1
+        const slider = handle.closest('.widget-slider');
+        const told = slider.querySelector('.widget-readout');
         const round = () => {{
           const text = told.isContentEditable
             ? String(parseFloat((+handle.ariaValueText).toFixed(4))) : told.textContent;
           if (text != 'NaN' && text != handle.ariaValueText) handle.ariaValueText = text;
         }};
-        const name = handle.closest('.widget-slider').firstChild.textContent;
-        handle.setAttribute('aria-label', name);
+        handle.setAttribute('aria-label', slider.firstChild.textContent);
         handle.rounds ??= new MutationObserver(round);
         handle.rounds.observe(handle, {{attributeFilter: ['aria-valuetext']}});
         round();
