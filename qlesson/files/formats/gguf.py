@@ -69,8 +69,8 @@ class GGUF(Opened):
         (kind, shape, nbytes), (type_, begin) = self.stored[name], self._tensors[name]
         if type_.decode is None:
             raise ValueError(
-                f"{name} in {self.path} is of the type {kind}, which qlesson does not read: "
-                "convert the file to another type with llama.cpp."
+                f"{checks.shown(name)} in {self.path} is of ggml's type {kind}, which qlesson does "
+                "not read: convert the file to another type with llama.cpp."
             )
         if self._file.closed:
             raise ValueError(f"{self.path} is closed: read {name} inside the with block.")
@@ -113,7 +113,8 @@ class _Header:
         for _ in range(count):
             key = self._text("a key")
             self._refuse_second(key, metadata)
-            metadata[key] = self._value(self._number("I", key), key, DEEPEST)
+            what = checks.shown(key)
+            metadata[key] = self._value(self._number("I", what), what, DEEPEST)
         return metadata
 
     def _value(self, kind: int, key: str, deepest: int) -> Any:
@@ -121,28 +122,34 @@ class _Header:
             return self._text(key)
         if kind == LIST:
             return self._list(key, deepest)
-        if kind not in NUMBERS:
-            raise self._damaged(f"{key} is of kind {kind}, which GGUF does not have")
-        return self._number(NUMBERS[kind], key)
+        return self._number(self._form(kind, key), key)
 
     def _list(self, key: str, deepest: int) -> list[Any]:
         if deepest == 0:
             raise self._damaged(f"{key} has lists in lists in lists")
         kind = self._number("I", key)
-        form = NUMBERS.get(kind)
-        count = self._count(f"items in {key}", struct.calcsize(form) if form else 8)
-        if form is None:
+        if kind in (TEXT, LIST):
+            count = self._count(f"items in {key}", 8)
             return [self._value(kind, key, deepest - 1) for _ in range(count)]
-        return self._numbers(form, count, key)
+        form = self._form(kind, key)
+        return self._numbers(form, self._count(f"items in {key}", struct.calcsize(form)), key)
+
+    def _form(self, kind: int, key: str) -> str:
+        if kind not in NUMBERS:
+            raise self._damaged(f"{key} is of kind {kind}, which GGUF does not have")
+        return NUMBERS[kind]
 
     def _tensor(self) -> tuple[str, tuple[int, ...], int, int]:
         """(name, shape in torch's order, type, offset) as the file says."""
         name = self._text("the name of a tensor")
-        axes = self._number("I", name)
+        what = checks.shown(name)
+        axes = self._number("I", what)
         if axes > MOST_AXES:
-            raise self._damaged(f"{name} has {axes} axes, and ggml has at most {MOST_AXES}")
-        shape = tuple(reversed(self._numbers("Q", axes, name)))
-        return name, shape, self._number("I", name), self._number("Q", name)
+            raise self._damaged(f"{what} has {axes} axes, and ggml has at most {MOST_AXES}")
+        shape = tuple(reversed(self._numbers("Q", axes, what)))
+        if 0 in shape:
+            raise self._damaged(f"{what} has the shape {shape}, without a value")
+        return name, shape, self._number("I", what), self._number("Q", what)
 
     def _placed(
         self, found: list[tuple[str, tuple[int, ...], int, int]], alignment: int
@@ -152,13 +159,14 @@ class _Header:
         tensors: dict[str, _Tensor] = {}
         for name, shape, number, offset in found:
             self._refuse_second(name, stored)
+            what = checks.shown(name)
             if offset % alignment:
-                raise self._damaged(f"{name} begins at {offset}, no multiple of {alignment}")
+                raise self._damaged(f"{what} begins at {offset}, no multiple of {alignment}")
             type_ = TYPES.get(number, Type(f"{number}", 1, 0))
-            nbytes = self._nbytes(name, shape, type_)
+            nbytes = self._nbytes(what, shape, type_)
             if start + offset + nbytes > self.size:
                 raise self._damaged(
-                    f"{name} takes {nbytes:,} bytes from {start + offset:,} on, and the file has "
+                    f"{what} takes {nbytes:,} bytes from {start + offset:,} on, and the file has "
                     f"{self.size:,}"
                 )
             stored[name] = Stored(type_.name, shape, nbytes)
@@ -173,8 +181,6 @@ class _Header:
                 f"the rows of {name} have {last} values, and {type_.name} has blocks of "
                 f"{type_.values}"
             )
-        if 0 in shape and type_.values > 1:
-            raise self._damaged(f"{name} has the shape {shape}, without a value")
         return math.prod(shape) // type_.values * type_.nbytes
 
     def _refuse_overlaps(self, stored: dict[str, Stored], tensors: dict[str, _Tensor]) -> None:
@@ -182,7 +188,7 @@ class _Header:
         end, before = 0, ""
         for name in sorted(filled, key=lambda name: tensors[name].begin):
             if tensors[name].begin < end:
-                raise self._damaged(f"{name} begins inside {before}")
+                raise self._damaged(f"{checks.shown(name)} begins inside {checks.shown(before)}")
             end, before = tensors[name].begin + stored[name].nbytes, name
 
     def _alignment(self, metadata: dict[str, Any]) -> int:

@@ -26,17 +26,38 @@ def values(x) -> Tensor:
 # --- the types ---
 
 
+def random_bytes(name, rows=64, blocks=3):
+    """(bytes [rows, ...], what the type makes of them): any bytes are valid blocks."""
+    kind = next(t for t in TYPES.values() if t.name == name)
+    made = torch.Generator().manual_seed(0)
+    data = torch.randint(0, 256, (rows, blocks * kind.nbytes), generator=made).to(torch.uint8)
+    return data, kind.open(data.flatten(), (rows, blocks * kind.values))
+
+
 @pytest.mark.parametrize("name", READ)
 def test_random_bytes_are_what_the_gguf_package_says(name):
     gguf = peers.peer("gguf")
-    kind = gguf.GGMLQuantizationType[name]
-    size, nbytes = gguf.GGML_QUANT_SIZES[kind]
-    made = torch.Generator().manual_seed(0)
-    data = torch.randint(0, 256, (64, 3 * nbytes), generator=made).to(torch.uint8)
-    got = TYPES[kind].open(data.flatten(), (64, 3 * size))
+    data, got = random_bytes(name)
     assert isinstance(got, Blocks)
-    wanted = torch.from_numpy(gguf.dequantize(data.numpy(), kind).copy())
+    wanted = torch.from_numpy(gguf.dequantize(data.numpy(), gguf.GGMLQuantizationType[name]))
     assert same_bits(got.dequantize(), wanted)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_type_costs_what_its_bytes_are_and_runs_in_layers(name):
+    data, x = random_bytes(name)
+    assert x.bits_per_value == 8 * data.numel() / x.q.numel()
+    values, layer = x.dequantize(), QuantizedLinear(x)
+    assert same_bits(layer.weight, values) and type(layer.codes.held) is type(x)
+    ids = torch.tensor([63, 0, 5])
+    assert same_bits(QuantizedEmbedding(x)(ids), values[ids])
+    assert same_bits(QuantizedLinear(x).half().codes.values(torch.float32), values)
+
+
+@pytest.mark.parametrize("name", [name for name in READ if name.endswith("_K")])
+def test_scales_of_scales_can_be_multiplied_out(name):
+    x = random_bytes(name)[1]
+    assert type(x.plain()) is Blocks and same_bits(x.plain().dequantize(), x.dequantize())
 
 
 def test_the_table_of_types_is_that_of_the_gguf_package():
