@@ -189,7 +189,8 @@ def _fill(model: Llama, file: Opened, keep: str) -> None:
 
 def _put(module: nn.Module, ours: str, theirs: Sequence[str], read: Read) -> None:
     """The file's tensors in the place of a layer, or of its weight."""
-    layer, weights = module.get_submodule(ours), [read(name) for name in theirs]
+    layer: Any = module.get_submodule(ours)
+    weights = [read(name) for name in theirs]
     found = [tuple(w.shape) for w in weights]
     rows = sum(shape[0] for shape in found)
     if any((rows, *shape[1:]) != tuple(layer.weight.shape) for shape in found):
@@ -244,10 +245,10 @@ def _form(x: Weight) -> Any:
     return x.bits, x.group_size, x.q.dtype, x.scale.dtype, x.minimum is None
 
 
-def _joined(weights: Sequence[Any]) -> Weight:
+def _joined(weights: Sequence[Any]) -> Any:
     first, *others = weights
     if not others:
         return first
-    parts = {name: [getattr(x, name) for x in weights] for name in ("q", "scale", "minimum")}
-    joined = {name: None if x[0] is None else torch.cat(x) for name, x in parts.items()}
-    return Blocks(**joined, bits=first.bits, group_size=first.group_size)
+    q, scale = (torch.cat([getattr(x, name) for x in weights]) for name in ("q", "scale"))
+    minimum = None if first.minimum is None else torch.cat([x.minimum for x in weights])
+    return Blocks(q, scale, minimum, first.bits, first.group_size)

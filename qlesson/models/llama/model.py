@@ -17,7 +17,7 @@ from qlesson import checks
 from qlesson.affine import computing
 from qlesson.models.cache import KVCache
 
-NewCache = Callable[[], KVCache | None]
+NewCache = Callable[[], KVCache]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Llama(nn.Module):
         self.embedding = nn.Embedding.from_pretrained(vectors, freeze=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, config.eps)
-        self.head = nn.Linear(config.width, config.vocabulary, bias=False)
+        self.head: nn.Module = nn.Linear(config.width, config.vocabulary, bias=False)
 
     def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """ids, integers [batch, time] -> logits [batch, time, vocabulary].
@@ -136,7 +136,7 @@ class Llama(nn.Module):
 
     def generate(
         self,
-        ids: Sequence[int],
+        ids: Sequence[int] | Tensor,
         n: int,
         temperature: float = 0,
         seed: int = 0,
@@ -156,14 +156,17 @@ class Llama(nn.Module):
         checks.whole("n", n, 1, self.config.context - prompt.shape[1])
         checks.whole("seed", seed, 0, 2**63 - 1)
         checks.number("temperature", temperature, "a number of at least 0", lambda x: x >= 0)
+        cache = None
         if new_cache is not None:
             checks.function("new_cache", new_cache, "no argument, such as KVCache")
-        return self._written(prompt, n, temperature, seed, new_cache or (lambda: None))
+            cache = new_cache()
+            checks.of_type("what new_cache gives", cache, KVCache, "use KVCache")
+        return self._written(prompt, n, temperature, seed, cache)
 
     def _written(
-        self, new: Tensor, n: int, temperature: float, seed: int, new_cache: NewCache
+        self, new: Tensor, n: int, temperature: float, seed: int, cache: KVCache | None
     ) -> Iterator[int]:
-        generator, cache = torch.Generator().manual_seed(seed), new_cache()
+        generator = torch.Generator().manual_seed(seed)
         for _ in range(n):
             with torch.no_grad():
                 logits = self.head(self._read(new, cache)[:, -1])[0]
@@ -177,20 +180,25 @@ class Llama(nn.Module):
             last = new.new_tensor([[written]])
             new = torch.cat([new, last], 1) if cache is None else last
 
-    def _prompt(self, ids: Sequence[int]) -> Tensor:
+    def _prompt(self, ids: Sequence[int] | Tensor) -> Tensor:
         """ids, as a tokenizer gives them, as a batch of one."""
-        if isinstance(ids, str) or not hasattr(ids, "__len__") or not len(ids):
+        if not isinstance(ids, Tensor) and hasattr(ids, "__iter__"):
+            listed = [checks.whole("ids", i, 0, self.config.vocabulary - 1) for i in ids]
+            ids = torch.tensor(listed, dtype=torch.int64)
+        checks.ids("ids", ids, self.config.vocabulary)
+        checks.known("ids", ids)
+        assert isinstance(ids, Tensor)
+        if ids.ndim != 1 or not len(ids):
             raise ValueError(
                 f"ids must be a list of at least one id, got {checks.shown(ids)}: use "
                 "tokenizer.encode(text)."
             )
-        listed = [checks.whole("ids", i, 0, self.config.vocabulary - 1) for i in ids]
-        return torch.tensor([listed], device=self.norm.weight.device)
+        return checks.plain(ids)[None].to(self.norm.weight.device, torch.int64)
 
 
 def turns(past: int, time: int, width: int, base: float) -> Tensor:
-    """exp(i p base^(-2 j / width)), complex [time, width / 2], for the tokens at p = past, past + 1,
-    ... and pairs j = 0, 1, ...: rotary positions (Su et al. 2021, arXiv:2104.09864)."""
+    """exp(i p base^(-2 j / width)), complex [time, width / 2], for the pairs j = 0, 1, ... of the
+    tokens at p = past, past + 1, ...: rotary positions (Su et al. 2021, arXiv:2104.09864)."""
     speeds = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     angles = torch.arange(past, past + time, dtype=torch.float64)[:, None] * speeds
     return torch.polar(torch.ones_like(angles), angles)

@@ -11,7 +11,6 @@ CONTROL, USER_DEFINED = 3, 4  # kinds of tokens as ggml counts them; 1 is an ord
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 CUTS = {"smollm": (r"\p{N}", WORDS), "gpt-2": (WORDS,)}
 TEXT = "\ue000"  # stands in a chat's template for the text
-MISSING = 'A part is missing: pip install "qlesson[models]".'
 
 
 class Tokenizer:
@@ -91,10 +90,8 @@ class Tokenizer:
     def _conversation(self) -> str:
         if self.template is None:
             raise ValueError("The file has no template of a chat: use tokenizer.encode(text).")
-        try:
-            from jinja2.sandbox import ImmutableSandboxedEnvironment
-        except ImportError:
-            raise ImportError(MISSING) from None
+        from jinja2.sandbox import ImmutableSandboxedEnvironment  # here: it takes a while
+
         jinja = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         messages = [{"role": "user", "content": TEXT}]
         filled = jinja.from_string(self.template)
@@ -115,12 +112,12 @@ def _merging(ids: Mapping[str, int], merges: Iterable[str], cuts: Iterable[str])
         import tokenizers
         from tokenizers import decoders, models, pre_tokenizers
     except ImportError:
-        raise ImportError(MISSING) from None
+        raise ImportError('tokenizers is missing: pip install "qlesson[models]".') from None
     # A byte that has no token gets an id of its own behind all others: left out before merging, it
     # would let its neighbours merge.
     extra = [b for b in pre_tokenizers.ByteLevel.alphabet() if b not in ids]
     ids = {**ids, **{b: len(ids) + i for i, b in enumerate(sorted(extra))}}
-    pairs = [tuple(pair.split(" ")) for pair in merges]
+    pairs: Any = [tuple(pair.split(" ")) for pair in merges]
     merging = tokenizers.Tokenizer(models.BPE(ids, pairs))
     split = [pre_tokenizers.Split(tokenizers.Regex(cut), "isolated") for cut in cuts]
     letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
