@@ -67,6 +67,7 @@ INT8 = torch.randint(-8, 8, (4, 8), generator=torch.Generator().manual_seed(0)).
 UINT8 = (INT8 + 8).to(torch.uint8)
 STEPS = torch.linspace(-0.1, 0.2, 8).view(4, 2)
 BLOCKS = Blocks(UINT8, STEPS, STEPS + 1, 4, 4)
+ROUND = torch.zeros(4, 32, dtype=torch.int8)
 SUM = torch.tensor([[3, 5]], dtype=torch.int32)
 PICTURE, WINDOW = INT8.view(1, 2, 4, 4), INT8.view(4, 2, 2, 2)
 CONFIG = tinygpt.Config(context=8, layers=1, width=32, heads=1, dropout=0.0)
@@ -373,7 +374,7 @@ ROWS = {
         r=numbers(A), book=numbers(torch.tensor([-1.0, 0.0, 1.0]), scalar=REFUSED, longer=REFUSED,
                                    deeper=REFUSED)),
     **{f"files.codebooks.{name}": row(r=numbers(drawn(2, 64), scalar=REFUSED))
-       for name in ("mxfp4", "nvfp4", "nf4_blocks", "q4_0")},
+       for name in ("mxfp4", "nvfp4", "nf4_blocks", "q4_0", "q4_0_blocks")},
     "files.packing.in_a_row": BELOW,
     "files.packing.packed_size": row(count=whole(8, zero=SOUND), bits=whole(4)),
     "files.packing.pack": row(
@@ -411,6 +412,16 @@ ROWS = {
         target=new_path(InFolder("out.safetensors")), device=device("cpu")),
     "files.formats.open": row(path=path(InFolder("empty.gguf"))),
     "files.formats.gguf.GGUF": "`open` makes it",
+    **{f"files.formats.kinds.{name}": "a file that `open` has checked makes it"
+       for name in ("BookBlocks", "SuperBlocks")},
+    "files.formats.quantizers.quantize": row(
+        r=real(drawn(2, 64), scalar=REFUSED), type=one_of("Q8_0")),
+    "files.formats.write.write": row(
+        path=new_path(InFolder("out.safetensors")),
+        tensors=named({"w": X, "b": Blocks(ROUND, STEPS[:, :1].half(), None, 8, 32)}),
+        metadata=dictionary({"a": 1})),
+    **{f"files.formats.{name}": "a step of `write`" for name in
+       ("quantizers.encode", "quantizers.type_of", "write.Planned", "write.write_planned")},
     # --- methods ---
     "methods.result.Result": RECORD,
     "methods.result.Result.prepare": row(

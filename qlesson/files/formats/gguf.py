@@ -21,28 +21,15 @@ import torch
 
 from qlesson import checks
 from qlesson.files.formats.ggml import TYPES, Type
+from qlesson.files.formats.layout import ALIGNMENT, LIST, MAGIC, MOST_AXES, NUMBERS, TEXT
 from qlesson.files.formats.opened import Opened, Stored, Value, damaged
+from qlesson.files.formats.quantizers import quantize
+from qlesson.files.formats.write import write
 
-MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # version 1 had other lengths; 3 is 2, where big-endian files are named
-TEXT, LIST = 8, 9
-# enum gguf_type, as struct writes them
-NUMBERS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
-MOST_AXES = 4  # GGML_MAX_DIMS
 DEEPEST = 4  # lists in lists
-ALIGNMENT = "general.alignment"
+
+__all__ = ["GGUF", "quantize", "write"]
 
 
 class _Tensor(NamedTuple):
