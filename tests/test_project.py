@@ -22,9 +22,11 @@ from qlesson.teach import copies
 ROOT = Path(__file__).parents[1]
 TARGETS = [
     "lab",
+    "models",
     "test",
     "test-fast",
     "test-machines",
+    "peers",
     "env",
     "fresh",
     "bench",
@@ -305,7 +307,10 @@ def test_the_wheel_carries_the_data(tmp_path):
 def requirements():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    return project["dependencies"] + extras["slides"] + extras["test"]
+    made = re.findall(r"^(?:MODELS|PEERS\w*) = (.+)$", (ROOT / "Makefile").read_text(), flags=re.M)
+    assert len(made) == 3
+    listed = " ".join(made).split()
+    return project["dependencies"] + extras["slides"] + extras["test"] + extras["models"] + listed
 
 
 def name_of(requirement):
@@ -448,5 +453,6 @@ def test_ci_calls_the_command_of_the_readme():
     script = ROOT / ".ci/run"
     assert script.stat().st_mode & stat.S_IXUSR
     assert '\nmake test "$@"\n' in script.read_text()
+    assert '\nmake models peers "$@"\nexport QLESSON_REQUIRE_MODELS=1\n' in script.read_text()
     assert "tests/machines.py --model noise" in script.read_text()
     assert ".ci/run" in (ROOT / ".github/workflows/test.yml").read_text()
