@@ -99,8 +99,8 @@ class Llama(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        # torch's own way to fill an embedding loads its compiler, which takes seconds.
-        vectors = 0.02 * torch.randn(config.vocabulary, config.width)
+        # nn.Embedding(...) draws the same, and on the device meta loads torch's compiler for it.
+        vectors = torch.randn(config.vocabulary, config.width)
         self.embedding = nn.Embedding.from_pretrained(vectors, freeze=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, config.eps)
@@ -168,7 +168,7 @@ class Llama(nn.Module):
     ) -> Iterator[int]:
         generator = torch.Generator().manual_seed(seed)
         for _ in range(n):
-            with torch.no_grad():
+            with torch.inference_mode():
                 logits = self.head(self._read(new, cache)[:, -1])[0]
             if temperature:
                 u = torch.rand(len(logits), generator=generator, dtype=torch.float64)
