@@ -3,7 +3,7 @@
 import random
 import struct
 
-from files.formats import built
+import built
 
 WIDTH, HIDDEN, HEADS, KV_HEADS, LAYERS = 64, 96, 4, 2, 2
 BYTES = {"F32": (0, 1, 4), "F16": (1, 1, 2), "Q4_1": (3, 32, 20), "Q8_0": (8, 32, 34)}
