@@ -10,6 +10,17 @@ print(tokenizer.decode(model.generate(ids, 20)))
 from qlesson.models.llama.again import requantized
 from qlesson.models.llama.load import HOW_TO_GET_IT, load, smollm2
 from qlesson.models.llama.model import Config, Llama
+from qlesson.models.llama.questions import as_ids, questions
 from qlesson.models.llama.tokens import Tokenizer
 
-__all__ = ["HOW_TO_GET_IT", "Config", "Llama", "Tokenizer", "load", "requantized", "smollm2"]
+__all__ = [
+    "HOW_TO_GET_IT",
+    "Config",
+    "Llama",
+    "Tokenizer",
+    "as_ids",
+    "load",
+    "questions",
+    "requantized",
+    "smollm2",
+]
