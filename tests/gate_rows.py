@@ -302,6 +302,8 @@ ROWS = {
         padding_idx=whole(1, none=SOUND, negative=SOUND, zero=SOUND)),
     "nn.layers.QuantizedEmbedding.forward": row(
         on=lambda: qnn.QuantizedEmbedding(Q), input=ids(torch.tensor([0, 3]))),
+    "nn.layers.QuantizedEmbedding.project": row(
+        on=lambda: qnn.QuantizedEmbedding(Q), input=real(X, **TOKENS, longer=SOUND)),
     "nn.layers.QuantizedConv": row(
         conv=thing(CONV), weight=qtensor(QCONV), bias=real(drawn(4), none=SOUND, **SAME_SHAPE)),
     "nn.layers.QuantizedConv.forward": row(

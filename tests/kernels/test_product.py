@@ -69,9 +69,14 @@ def blocks_of(width, size, bits, signed, minimum):
 @pytest.fixture(autouse=True)
 def by_the_kernel(monkeypatch):
     """Fails where nothing was compiled; two threads, so that their parts must meet."""
-    before, calls, call = torch.get_num_threads(), [], product._call
+    before, calls = torch.get_num_threads(), []
     torch.set_num_threads(2)
-    monkeypatch.setattr(product, "_call", lambda name, *a: calls.append(name) or call(name, *a))
+    monkeypatch.setattr(product, "THREAD", 1)
+    for name in ("linear", "int_linear", "rows"):
+        call = getattr(product, name)
+        monkeypatch.setattr(
+            product, name, lambda *a, n=name, call=call: calls.append(n) or call(*a)
+        )
     monkeypatch.setitem(modes._state, "broken", False)
     yield calls
     torch.set_num_threads(before)
@@ -150,7 +155,7 @@ def test_a_float_product_is_within_n_eps_of_float64(bits, width, granularity, by
             y, wanted = compiled(QuantizedLinear(w, bias), x), x.double() @ w_hat.T + bias
             size = x.double().abs() @ w_hat.abs().T + bias.abs()
             assert ((y - wanted).abs() <= (width + 4) * EPS * size).all()
-    assert {"linear", "values"} == set(by_the_kernel)
+    assert {"linear"} == set(by_the_kernel)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -168,13 +173,6 @@ def test_blocks_are_multiplied_with_their_minima(bits, signed, minimum):
             wanted = x.double() @ w.dequantize(torch.float64).T
             bound = (width + 4) * EPS * (x.double().abs() @ parts.T)
             assert ((compiled(QuantizedLinear(w), x) - wanted).abs() <= bound).all()
-
-
-def test_rows_of_values_are_what_dequantize_gives():
-    for bits in BITS:
-        for w in (codes_of(811, ql.PerGroup(64), bits, KINDS[2]), blocks_of(300, 32, bits, 1, 1)):
-            packed = packed_of(QuantizedLinear(w).codes)
-            assert torch.equal(product.values(packed, slice(5, 30)), w.dequantize()[5:30])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -284,7 +282,20 @@ def test_an_embedding_unpacks_the_rows_asked_for(monkeypatch):
     for w in (codes_of(70, ql.PerGroup(32), 3), blocks_of(70, 32, 5, False, True)):
         ids = torch.tensor([[3, 36], [0, 3]])
         assert torch.equal(QuantizedEmbedding(w)(ids), w.dequantize()[ids])
+        assert torch.equal(compiled(QuantizedEmbedding(w), ids), w.dequantize()[ids])
     assert seen == [4, 4]
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_rows_have_the_bits_of_dequantize(bits, by_the_kernel):
+    for width, granularity in LAYOUTS:
+        for kind in KINDS:
+            w = codes_of(width, granularity, bits, kind)
+            assert torch.equal(compiled(QuantizedEmbedding(w), torch.arange(ROWS)), w.dequantize())
+    w = blocks_of(300, 32, bits, True, True)
+    half = QuantizedEmbedding(w).half()
+    assert torch.equal(compiled(half, torch.tensor([36])), w.dequantize(torch.float16)[36:])
+    assert {"rows"} == set(by_the_kernel)
 
 
 def test_a_tied_head_reads_the_embeddings_bytes():
@@ -292,7 +303,9 @@ def test_a_tied_head_reads_the_embeddings_bytes():
     embedding = QuantizedEmbedding(w)
     head = QuantizedLinear(embedding.codes)
     assert head.codes.packed.data_ptr() == embedding.codes.packed.data_ptr()
-    torch.testing.assert_close(compiled(head, x), x @ w.dequantize().T)
+    wanted = x @ w.dequantize().T
+    torch.testing.assert_close(compiled(head, x), wanted)
+    torch.testing.assert_close(compiled(embedding.project, x), wanted)
 
 
 # --- which path ---
