@@ -22,7 +22,7 @@ WHEEL = $(RUN) -m pip --disable-pip-version-check wheel -q -c .venv/pins.txt -w 
 BACKEND = '$(shell sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml)'
 NEWS = @jupyterlab/apputils-extension:announcements  # asks each newcomer about news, and the network for them
 
-.PHONY: help lab test test-fast test-machines env fresh bench wheelhouse refresh lint slides handouts clean
+.PHONY: help lab test test-fast test-machines env fresh bench wheelhouse refresh lint slides handouts book clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -72,6 +72,9 @@ slides: .venv/slides ## write a deck of slides for each notebook into build/slid
 handouts: .venv/slides ## write the sheets to print for a room, build/handouts.html
 	@$(RUN) -m qlesson.authoring handouts
 
+book: .venv/book ## write the web book into build/book/html
+	@$(RUN) -m qlesson.authoring book
+
 clean: ## remove .venv; your notebooks stay
 	rm -rf .venv
 
@@ -101,7 +104,11 @@ clean: ## remove .venv; your notebooks stay
 	@$(PIP) -q -e '.[slides]'
 	@touch $@
 
-.venv/test: .venv/slides
+.venv/book: .venv/slides
+	@$(PIP) -q -e '.[book]'
+	@touch $@
+
+.venv/test: .venv/book
 	@echo "4. Installing the test tools"
 	@$(PIP) -q -e '.[test]'
 	@touch $@

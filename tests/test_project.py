@@ -33,6 +33,7 @@ TARGETS = [
     "lint",
     "slides",
     "handouts",
+    "book",
     "clean",
 ]
 
@@ -305,7 +306,7 @@ def test_the_wheel_carries_the_data(tmp_path):
 def requirements():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    return project["dependencies"] + extras["slides"] + extras["test"]
+    return project["dependencies"] + extras["slides"] + extras["book"] + extras["test"]
 
 
 def name_of(requirement):

@@ -1,4 +1,4 @@
-"""`python -m qlesson.authoring refresh|lint|slides|handouts`, run at the root of the checkout."""
+"""`python -m qlesson.authoring refresh|lint|slides|handouts|book`, run where notebooks/ is."""
 
 import argparse
 import sys
@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--draw", action="store_true", help="run them, and draw finer pictures")
     command.add_argument("names", nargs="*", help="as in 05; all, if none is named")
     commands.add_parser("handouts", help="write the sheets to print into build/handouts.html")
+    commands.add_parser("book", help="write the web book into build/book/html")
     options = parser.parse_args(argv)
     if not NOTEBOOKS.is_dir():
         parser.error("run this at the root of the checkout, where notebooks/ is")
@@ -30,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return slides.main(NOTEBOOKS, options.names, draw=options.draw)
     if options.command == "handouts":
         return handouts.main(NOTEBOOKS)
+    if options.command == "book":
+        from qlesson.authoring import book  # its libraries are in an extra of their own
+
+        return book.main()
     return lint.main(NOTEBOOKS, Path("README.md"))
 
 
