@@ -15,15 +15,17 @@ html_math_renderer = "mathml"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+autodoc_preserve_defaults = True  # a path as the code has it, and not as it is on one machine
 python_maximum_signature_line_length = 88
 
 html_theme = "sphinx_book_theme"
 html_title = "qlesson"
 html_static_path = ["_static"]
 html_css_files = ["icons.css", "book.css"]
-html_js_files = [("book.js", {"defer": "defer"})]
+html_js_files = [(name, {"defer": "defer"}) for name in ("live.js", "exercises.js")]
 html_copy_source = True
 html_sourcelink_suffix = ""
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "repository_branch": "main",
     "path_to_docs": "",

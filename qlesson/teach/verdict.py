@@ -291,7 +291,7 @@ def _judge_numbers(ex: "Exercise", answer: Any) -> Verdict:
     said = f"{in_short(answer)} is not right."
     if len(wanted) > 1 and not recognised:
         good = sum(
-            _match([a], [b], w)
+            _match([a], [b], [w])
             for a, b, w in zip(numbers, wanted, _list(within, wanted), strict=True)
         )
         said = f"{good} of {len(wanted)} numbers right."

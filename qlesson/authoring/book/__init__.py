@@ -1,8 +1,8 @@
 """The web book: the stored notebooks as pages that need neither a kernel nor another server.
 
 `make book` assembles in build/book/source what Sphinx reads (docs/, and each notebook made ready
-by `pages`), lets Sphinx write the pages into build/book/html, and puts the notebooks themselves
-behind the download buttons.
+by `pages`), lets Sphinx write the pages into build/book/html, and adds what they fetch: the frames
+of live figures, and the notebooks themselves behind the download buttons.
 """
 
 import re
@@ -14,12 +14,21 @@ import nbformat
 from sphinx.cmd.build import build_main
 
 import qlesson
+from qlesson.authoring.book import plays
 from qlesson.authoring.book.light import lighten
 from qlesson.authoring.book.pages import page
+from qlesson.teach import lessons
 
 
-def main(root: Path = Path(), to: Path = Path("build/book")) -> int:
-    """Build the book of the checkout at `root` in the folder `to`; 0, or what Sphinx gave."""
+def main(
+    root: Path = Path(),
+    to: Path = Path("build/book"),
+    numbers: Iterable[str] | None = None,
+) -> int:
+    """Build the book of the checkout at `root` in the folder `to`; 0, or what Sphinx gave.
+
+    numbers  of the notebooks whose live figures get frames; None is all, and takes minutes
+    """
     source, out = to / "source", to / "html"
     repository = repository_of((root / "README.md").read_text(encoding="utf-8"))
     assemble(root, source, repository)
@@ -34,6 +43,10 @@ def main(root: Path = Path(), to: Path = Path("build/book")) -> int:
     for path in _notebooks(root):
         shutil.copyfile(path, out / "_sources" / "notebooks" / path.name)
     lighten(out)
+    for number, path in lessons.files("rules", ".js").items():
+        (out / "_static" / "rules").mkdir(exist_ok=True)
+        shutil.copyfile(path, out / "_static" / "rules" / f"{number}.js")
+    plays.write(out / "_static" / "play", to / "frames", numbers)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     print(f"{out / 'index.html'}: {size / 1e6:.1f} MB in all")
     return 0

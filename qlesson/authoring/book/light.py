@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 SCRIPT = "_static/scripts/fontawesome.js"
-UNUSED = ("*.map", "vendor/fontawesome/webfonts/*", "locales/*/*/*")
+UNUSED = ("*.map", "vendor/fontawesome/webfonts/*", "locales/*/*/*", "*macros.html")
 WORDS = "/* Icons by Font Awesome, fontawesome.com, CC BY 4.0: those that the pages use. */\n"
 DRAWN = """.fas::before, .fab::before, .fa-solid::before, .fa-brands::before {
   content: ""; display: inline-block; width: 1em; height: 1em; vertical-align: -.125em;

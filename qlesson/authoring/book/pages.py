@@ -1,7 +1,9 @@
 """A notebook as the book shows it: the same cells, made ready for a page where nothing runs.
 
-What a cell becomes follows from what it is: a bet gets a tag, by which its answer is folded, and
-below an exercise its hints and its solution are folded. Everything else stays as it is stored.
+What a cell becomes follows from what it is: a bet gets a tag, by which its answer is folded; below
+a live figure stands what live.js needs to make it live, and below an exercise what exercises.js
+needs to check it, or links to where its code can be run, and its hints and its solution, folded.
+Everything else stays as it is stored.
 """
 
 import re
@@ -11,6 +13,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
 from qlesson.authoring.bets import is_bet, is_space
+from qlesson.authoring.book import answers, plays
 from qlesson.authoring.reading import alt_of, is_caption, without_running
 from qlesson.teach.exercises import Exercise, exercises
 
@@ -43,9 +46,15 @@ def _cells(cell: NotebookNode, where: str) -> list[NotebookNode]:
     _give_the_picture_its_sentence(cell)
     if is_bet(cell):
         cell.metadata.setdefault("tags", []).append(BET)
+    if live := re.fullmatch(r'play\("(\d\d)"\)', cell.source):
+        place = plays.place(live[1])
+        return [cell, new_markdown_cell(_raw(place))] if place else [cell]
     if asked := re.search(r'^check\("([\d.]+)"', cell.source, flags=re.M):
         cell.outputs = []  # "not attempted yet"
-        return [cell, new_markdown_cell(_helps(exercises()[asked[1]], where))]
+        exercise = exercises()[asked[1]]
+        form = answers.place(exercise) if answers.is_checked_here(exercise) else ""
+        above = _raw(form) if form else f"Write it in {where}."
+        return [cell, new_markdown_cell(f"{above}\n\n{_helps(exercise)}")]
     return [cell]
 
 
@@ -62,12 +71,16 @@ def _give_the_picture_its_sentence(cell: NotebookNode) -> None:
         cell.outputs = [output for output in cell.outputs if not is_caption(output, sentence)]
 
 
-def _helps(exercise: Exercise, where: str) -> str:
-    """Below an exercise: where its code can be run, and its hints and its solution, folded."""
+def _helps(exercise: Exercise) -> str:
+    """The hints and the solution of an exercise, each folded."""
     hints = [_fold(f"Hint {n}", text) for n, text in enumerate(exercise.hints, start=1)]
     answer = f"```python\n{exercise.answered}\n```\n\n{exercise.why}"
-    return "\n\n".join([f"Write it in {where}.", *hints, _fold("Solution", answer)])
+    return "\n\n".join([*hints, _fold("Solution", answer)])
 
 
 def _fold(title: str, body: str) -> str:
     return f"````{{fold}} {title}\n{body}\n````"
+
+
+def _raw(html: str) -> str:
+    return f"```{{raw}} html\n{html}\n```"
