@@ -47,7 +47,7 @@ env: .venv/lab ## make .venv with the pinned versions, and nothing else
 fresh: | .venv/bin/python ## restore your copies; what you wrote moves to a dated folder (N=05: that one alone)
 	@$(RUN) -I qlesson/course/copies.py --fresh $(N)
 
-bench: .venv/test ## time the kernels beside their peers, in three minutes
+bench: .venv/test ## time the kernels beside their peers, in four minutes
 	@$(RUN) -m qlesson.bench $(BENCH)
 
 wheelhouse: .venv/pins.txt ## fill build/wheelhouse, from which WHEELS=build/wheelhouse installs without a network

@@ -572,6 +572,9 @@ ROWS = {
         work=one_of("choose"), granularity=one_of("row"), dtype=one_of("float32"),
         nbytes=whole(2**10), device=device("cpu"), call=lambda f, **given: f(**given).x),
     "bench.counting.traffic": "takes a function",
+    "bench.product.Matrix": row(
+        bits=one_of(4), rows=whole(3), device=device("cpu"),
+        call=lambda f, **given: f(**given).codes.q),
 }  # fmt: skip
 
 # A new method has a row by itself; one with options needs their kinds.
