@@ -1,9 +1,10 @@
 """The command: `qlesson`, or `python -m qlesson`.
 
-What asks for no tensor runs without torch: preflight, --version and --help.
+What asks for no tensor runs without torch: lab, preflight, --version and --help.
 """
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -16,7 +17,9 @@ Arguments = argparse.Namespace
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="qlesson", description="Quantized files, seen and made.")
+    parser = argparse.ArgumentParser(
+        prog="qlesson", description="A course on quantization; quantized files, seen and made."
+    )
     parser.add_argument("--version", action="version", version=f"qlesson {qlesson.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_inspect(commands.add_parser(
@@ -31,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         "target is then a new folder. A target that ends in .gguf makes the folder of a Llama-type "
         "model a file of llama.cpp.",
     ))  # fmt: skip
+    commands.add_parser("lab", help="open the course in JupyterLab")  # main hands it on
     checked = commands.add_parser("preflight", help="is this machine ready for the course?")
     checked.set_defaults(run=_preflight)
     return parser
@@ -120,7 +124,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, 1 after an error, 130 after an interrupt."""
     if argv is None:  # as Ctrl-C: clean up, then go
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    arguments = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file may have any name, on any console
+            stream.reconfigure(errors="replace")
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["lab"]:  # JupyterLab takes options that are not ours
+        from qlesson.course import lab
+
+        return lab.main(words[1:])
+    arguments = _parser().parse_args(words)
     try:
         return arguments.run(arguments)
     except KeyboardInterrupt:

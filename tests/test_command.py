@@ -22,7 +22,7 @@ def file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", [["--version"], ["--help"], ["quantize", "--help"], ["preflight"]]
+    "words", [["--version"], ["--help"], ["quantize", "--help"], ["lab", "--help"], ["preflight"]]
 )
 def test_what_asks_for_no_tensor_runs_without_torch(words):
     """-I -S: a Python on which nothing is installed."""
