@@ -1,6 +1,9 @@
 """What `qlesson inspect` says: in words, and in numbers that are counted."""
 
+from pathlib import Path
+
 import built
+import peers
 import pytest
 import torch
 
@@ -100,3 +103,10 @@ def test_the_histogram(tmp_path):
     assert len(lines) == 17 and all("6.25 %" in line for line in lines[1:])
     with pytest.raises(ValueError, match="has no tensor 'valves': name one, such as values"):
         inspect.histogram(path, "valves")
+
+
+def test_what_readme_shows_is_what_it_says():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    shown = readme.partition("$ qlesson inspect")[2].partition("```")[0].splitlines()[1:]
+    said = inspect.report(peers.smollm2()).splitlines()
+    assert len(shown) == 6 and [x for x in shown if x not in said] == ["..."]
