@@ -74,16 +74,45 @@ class Slider(NamedTuple):
 
     def checked(self, value: Any) -> float:
         """`value` as the slider would give it, or an error if it could not."""
-        if isinstance(value, (bool, str)):
-            raise TypeError
-        value = operator.index(value) if isinstance(self.step, int) else float(value)
-        if not self.low <= value <= self.high:
-            raise ValueError
-        return value
+        return _number(value, self.low, self.high)
 
     def __str__(self) -> str:
-        kind = "whole number" if isinstance(self.step, int) else "number"
-        return f"a {kind} from {self.low:g} to {self.high:g}"
+        return _numbers(self.low, self.high)
+
+
+class Decades(NamedTuple):
+    """Numbers that span a decade or more: a notch of the slider multiplies, where it could add.
+
+    values  one for each notch, from the lowest to the highest; whole numbers if all are
+    """
+
+    words: str
+    values: tuple[float, ...]
+    start: float
+
+    def widget(self) -> ipywidgets.Widget:
+        named = [(f"{value:g}", value) for value in self.values]
+        return ipywidgets.SelectionSlider(options=named, value=self.start)
+
+    def checked(self, value: Any) -> float:
+        """`value` if it lies between the ends, on a notch or not, else an error."""
+        return _number(value, self.values[0], self.values[-1])
+
+    def __str__(self) -> str:
+        return _numbers(self.values[0], self.values[-1])
+
+
+def _number(value: Any, low: float, high: float) -> float:
+    if isinstance(value, (bool, str)):
+        raise TypeError
+    value = operator.index(value) if isinstance(low, int) else float(value)
+    if not low <= value <= high:
+        raise ValueError
+    return value
+
+
+def _numbers(low: float, high: float) -> str:
+    return f"a {'whole number' if isinstance(low, int) else 'number'} from {low:g} to {high:g}"
 
 
 class Switch(NamedTuple):
@@ -125,7 +154,7 @@ class Choice(NamedTuple):
         return "one of " + ", ".join(map(repr, self.options))
 
 
-Control = Slider | Switch | Choice
+Control = Slider | Decades | Switch | Choice
 VIEW = "application/vnd.jupyter.widget-view+json"
 Shown = tuple[list[str], Callable[[], Figure]]  # sentences, and what makes the figure
 
@@ -134,7 +163,7 @@ class Declaration(NamedTuple):
     """One live figure.
 
     picture   one sentence that says what the figure shows
-    controls  {setting: Slider, Switch or Choice}
+    controls  {setting: Slider, Decades, Switch or Choice}
     look      from the settings to sentences about them and a function that makes the figure
     """
 
@@ -203,9 +232,10 @@ class LiveFigure(ipywidgets.VBox):
 
 
 # ipywidgets gives a slider's handle no accessible name, a picture no alt text and its text no live
-# region, so a screen reader would say "slider, 2.0999999999999996" and nothing about what that
-# changed. Replacing the text runs this in the page: each handle gets the name that stands beside it
-# and rounds what it says, the picture gets its sentence, and the text is read out when it changes.
+# region, so a screen reader would say "slider, 2.0999999999999996", or the number of a notch, and
+# nothing about what that changed. Replacing the text runs this in the page: each handle gets the
+# name that stands beside it and says its rounded number, or what stands beside the notch, the
+# picture gets its sentence, and the text is read out when it changes.
 # A drop-down keeps its keys from JupyterLab, which would go to another cell at an arrow and cut
 # this one at an x. Where scripts are forbidden, no more is lost.
 _SAY_WHAT_IT_IS = textwrap.dedent("""\
@@ -213,12 +243,14 @@ _SAY_WHAT_IT_IS = textwrap.dedent("""\
       const all = this.closest('.qlesson-play');
       all.querySelector('img.widget-image').alt = this.alt;
       for (const handle of all.querySelectorAll('.widget-slider [role=slider]')) {{
+        const slider = handle.closest('.widget-slider');
+        const told = slider.querySelector('.widget-readout');
         const round = () => {{
-          const text = String(parseFloat((+handle.ariaValueText).toFixed(4)));
+          const text = told.isContentEditable
+            ? String(parseFloat((+handle.ariaValueText).toFixed(4))) : told.textContent;
           if (text != 'NaN' && text != handle.ariaValueText) handle.ariaValueText = text;
         }};
-        const name = handle.closest('.widget-slider').firstChild.textContent;
-        handle.setAttribute('aria-label', name);
+        handle.setAttribute('aria-label', slider.firstChild.textContent);
         handle.rounds ??= new MutationObserver(round);
         handle.rounds.observe(handle, {{attributeFilter: ['aria-valuetext']}});
         round();
