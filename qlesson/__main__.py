@@ -1,6 +1,6 @@
 """The command: `qlesson`, or `python -m qlesson`.
 
-What asks for no tensor runs without torch: preflight, --version and --help.
+What asks for no tensor runs without torch: lab, preflight, --version and --help.
 """
 
 import argparse
@@ -17,11 +17,11 @@ Arguments = argparse.Namespace
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="qlesson", description="Quantization, taught and done.")
+    parser = argparse.ArgumentParser(
+        prog="qlesson", description="A course on quantization; quantized files, seen and made."
+    )
     parser.add_argument("--version", action="version", version=f"qlesson {qlesson.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    lab = commands.add_parser("lab", help="open the course in JupyterLab", add_help=False)
-    lab.set_defaults(run=_lab)
     _add_inspect(commands.add_parser(
         "inspect", help="a table of the tensors of a file",
         description="A table of the tensors of a file: GGUF; safetensors, plain or quantized by "
@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="A sharded source is named by its *.safetensors.index.json or its folder; the "
         "target is then a new folder.",
     ))  # fmt: skip
+    commands.add_parser("lab", help="open the course in JupyterLab")  # main hands it on
     checked = commands.add_parser("preflight", help="is this machine ready for the course?")
     checked.set_defaults(run=_preflight)
     return parser
@@ -64,12 +65,6 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--dequantize", action="store_true", help="back to floats")
     parser.set_defaults(run=_quantize)
-
-
-def _lab(a: Arguments) -> int:
-    from qlesson.course import lab
-
-    return lab.main(a.rest)
 
 
 def _inspect(a: Arguments) -> int:
@@ -112,11 +107,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file may have any name, on any console
             stream.reconfigure(errors="replace")
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
-    if rest and arguments.command != "lab":  # which knows its own, and JupyterLab's
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    arguments.rest = rest
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["lab"]:  # JupyterLab takes options that are not ours
+        from qlesson.course import lab
+
+        return lab.main(words[1:])
+    arguments = _parser().parse_args(words)
     try:
         return arguments.run(arguments)
     except KeyboardInterrupt:

@@ -34,6 +34,7 @@ OUTSIDE = (
         "safetensors", "steps", "torchao", "words")),
 )  # fmt: skip
 PARTLY = {"kernels": set(), "kernels.modes": {"use_kernels"}, "bench.cells": {"Job"}}
+PARTLY |= {"bench.product": {"Matrix"}}
 SENTENCES = (ValueError, TypeError, IndexError, FileNotFoundError)
 
 

@@ -23,6 +23,7 @@ PLACEHOLDERS = "git grep -n OWNER/NAME -- README.md pyproject.toml qlesson noteb
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TARGETS = [
     "lab",
+    "models",
     "test",
     "test-fast",
     "test-machines",
@@ -34,6 +35,7 @@ TARGETS = [
     "lint",
     "slides",
     "handouts",
+    "book",
     "colab",
     "clean",
 ]
@@ -167,7 +169,10 @@ def test_the_version_stands_in_one_place():
 def requirements():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    return project["dependencies"] + [r for name in ("lab", "slides", "test") for r in extras[name]]
+    models = re.search(r"^MODELS = (.+)$", (ROOT / "Makefile").read_text(), flags=re.M)[1].split()
+    alone = [*models, "compressed-tensors"]
+    asked = [r for name in ("lab", "slides", "book", "test", "models") for r in extras[name]]
+    return project["dependencies"] + asked + alone
 
 
 def name_of(requirement):
@@ -331,5 +336,6 @@ def test_ci_calls_the_command_of_the_readme():
     script = ROOT / ".ci/run"
     assert script.stat().st_mode & stat.S_IXUSR
     assert '\nmake test "$@"\n' in script.read_text()
+    assert '\nmake models "$@"\nexport QLESSON_REQUIRE_MODELS=1\n' in script.read_text()
     assert "tests/machines.py --model noise" in script.read_text()
     assert ".ci/run" in (ROOT / ".github/workflows/test.yml").read_text()

@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--draw", action="store_true", help="run them, and draw finer pictures")
     command.add_argument("names", nargs="*", help="as in 05; all, if none is named")
     commands.add_parser("handouts", help="write the sheets to print into build/handouts.html")
+    commands.add_parser("book", help="write the web book into build/book/html")
     commands.add_parser("colab", help="write the notebooks as Colab opens them into build/colab")
     command = commands.add_parser("translate", help="texts to translate, notebooks in build/de")
     command.add_argument("language", help="as in de")
@@ -33,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return slides.main(NOTEBOOKS, options.names, draw=options.draw)
     if options.command == "handouts":
         return handouts.main(NOTEBOOKS)
+    if options.command == "book":
+        from qlesson.authoring import book  # its libraries are in an extra of their own
+
+        return book.main()
     if options.command == "colab":
         return colab.main(NOTEBOOKS)
     if options.command == "translate":

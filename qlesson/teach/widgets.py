@@ -204,18 +204,23 @@ class LiveFigure(ipywidgets.VBox):
 
     def _update(self, change: Any = None) -> None:
         """`change` is what a control sends; None draws the first figure."""
+        self.picture.value = self.draw(self.settings, first=change is None)
+        words = "<br>".join(map(html.escape, self.sentences))
+        names = _SAY_WHAT_IT_IS.format(html.escape(self.declaration.picture))
+        self.words.value = f'{names}<div style="line-height: 1.5">{words}</div>'
+
+    def draw(self, settings: dict[str, Any], first: bool = False) -> bytes:
+        """The picture of these settings as PNG, in the layout of the first; sets `sentences`."""
         with _one_thread():
-            self.sentences, draw = self.declaration.look(**self.settings)
-            with drawing_into(None if change is None else self.figure):
+            self.sentences, draw = self.declaration.look(**settings)
+            with drawing_into(None if first else self.figure):
                 self.figure = draw()
         layout = self.figure.get_layout_engine()
         if isinstance(layout, ConstrainedLayoutEngine):
             layout.set(rect=(0.03, 0, 0.97, 1))  # room on the left for longer numbers to come
-        self.picture.value = _png(self.figure)
-        words = "<br>".join(map(html.escape, self.sentences))
-        names = _SAY_WHAT_IT_IS.format(html.escape(self.declaration.picture))
-        self.words.value = f'{names}<div style="line-height: 1.5">{words}</div>'
+        picture = _png(self.figure)
         _stay(self.figure)
+        return picture
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The live view, and for a page without a kernel the picture and its facts."""

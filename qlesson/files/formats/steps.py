@@ -70,7 +70,7 @@ def size_of_groups(part: Part, width: int, groups: int, said: Sequence[object]) 
     for size in said:
         if isinstance(size, int) and size > 0 and -(-width // size) == groups:
             return size
-    if groups == 0 or width % groups:
+    if width % groups:
         raise part.wrong(f"has {groups} scales for {width} values, and no group_size says which")
     return width // groups
 

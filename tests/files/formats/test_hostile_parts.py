@@ -107,6 +107,11 @@ def test_parts_that_do_not_fit_meet_a_sentence_or_a_value(folder, data):
     said(tensors, CONFIGS[data.draw(st.sampled_from(list(CONFIGS)))], folder)
 
 
+def test_a_scale_for_all_is_one_number(folder):
+    tensors = GOOD["nvfp4"] | {"l.weight_scale_2": torch.ones(2)}
+    assert "has shape (2,), and must be one number" in said(tensors, {}, folder)
+
+
 @pytest.mark.parametrize("lie", [
     dict(shape=[10**9, 10**9]), dict(shape=[]), dict(shape="x"), dict(shape=[4, -64]),
     dict(shape=[True, 256]), dict(blocksize=0), dict(blocksize=10**18), dict(nested_blocksize=0),

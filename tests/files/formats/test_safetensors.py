@@ -247,22 +247,36 @@ def test_compressed_tensors_packed(bits, zeros, opened):
     assert x.scheme.granularity == ql.PerGroup(32) and torch.equal(x.dequantize(), values)
 
 
+def padded(codes, bits):
+    """Words of 32 // bits codes each."""
+    per_word = 32 // bits
+    rows = torch.nn.functional.pad(codes, (0, -codes.shape[1] % per_word))
+    return torch.cat([stream(x, bits) for x in rows.split(per_word, 1)], 1)
+
+
+@pytest.mark.parametrize("said", [{"version": "0.14.0"}, {}])
 @pytest.mark.parametrize("bits", BITS)
-def test_compressed_tensors_before_0_18_padded_its_words(bits, opened):
-    tensors, per_word = given(20, 96, 1, bits, True), 32 // bits
+def test_compressed_tensors_before_0_18_padded_its_words(bits, said, opened):
+    tensors, half = given(20, 96, 1, bits, True), 2 ** (bits - 1)
     how = dict(num_bits=bits, symmetric=False, strategy="channel")
     made, config, values = compressed("pack-quantized", tensors, **how)
     dense = opened(made, config)["l.weight"]
-
-    def padded(codes):
-        rows = torch.nn.functional.pad(codes, (0, -codes.shape[1] % per_word))
-        return torch.cat([stream(x, bits) for x in rows.split(per_word, 1)], 1)
-
-    half = 2 ** (bits - 1)
-    made["l.weight_packed"] = padded(dense.q.long() + half)
-    made["l.weight_zero_point"] = padded(dense.zero_point.long().T + half).T
-    x = opened(made, config | {"version": "0.14.0"})["l.weight"]
+    made["l.weight_packed"] = padded(dense.q.long() + half, bits)
+    made["l.weight_zero_point"] = padded(dense.zero_point.long().T + half, bits).T
+    x = opened(made, config | said)["l.weight"]
     assert x.scheme.granularity == ql.PerAxis(0) and torch.equal(x.dequantize(), values)
+
+
+def test_the_version_tells_words_apart_where_their_number_does_not(opened):
+    """20 codes of 3 bits take two words either way."""
+    how = dict(num_bits=3, symmetric=True, strategy="channel")
+    made, config, values = compressed("pack-quantized", given(32, 20, 1, 3, False), **how)
+    for version in ({}, {"version": "0.18.0"}, {"version": "1.2"}):
+        dense = opened(made, config | version)["l.weight"]
+        assert torch.equal(dense.dequantize(), values)
+    made["l.weight_packed"] = padded(dense.q.long() + 4, 3)
+    x = opened(made, config | {"version": "0.17.3"})["l.weight"]
+    assert torch.equal(x.dequantize(), values)
 
 
 @pytest.mark.parametrize("how", [

@@ -29,7 +29,9 @@ def hard(rows=256, seed=0):
     r[: rows // 4] = (r[: rows // 4] * 8).round() / 8  # many ties
     r[rows // 4 : rows // 2, 0] = -r[rows // 4 : rows // 2].abs().amax(1)
     r[3], r[4], r[5, 1:] = 0.0, 0.5, 0.0
-    return r * 2.0 ** torch.randint(-40, 14, (rows, 1), generator=made)
+    r[6:12] = torch.arange(-16, 16) + 0.5  # ties of Q8_0, where the largest is 127
+    r[6:9, 7], r[9:12, 7] = 127.0, -127.0
+    return r * 2.0 ** torch.randint(-40, 9, (rows, 1), generator=made)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
