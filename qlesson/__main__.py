@@ -31,7 +31,8 @@ def _parser() -> argparse.ArgumentParser:
         "quantize", help="quantize a checkpoint, or turn it back",
         description="Quantize a safetensors checkpoint tensor by tensor, or turn it back.",
         epilog="A sharded source is named by its *.safetensors.index.json or its folder; the "
-        "target is then a new folder.",
+        "target is then a new folder. A target that ends in .gguf makes the folder of a Llama-type "
+        "model a file of llama.cpp.",
     ))  # fmt: skip
     commands.add_parser("lab", help="open the course in JupyterLab")  # main hands it on
     checked = commands.add_parser("preflight", help="is this machine ready for the course?")
@@ -48,9 +49,9 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 def _add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
-    parser.add_argument("--bits", type=int, default=8, help="2 to 8, or 16 (default: 8)")
+    parser.add_argument("--bits", type=int, help="2 to 8, or 16 (default: 8)")
     mappings = ("asymmetric", "symmetric")
-    parser.add_argument("--mapping", choices=mappings, default="asymmetric")
+    parser.add_argument("--mapping", choices=mappings, help="(default: asymmetric)")
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--group-size", type=int, metavar="N", help="one scale for N neighbours")
     who.add_argument("--per-row", action="store_true", help="one scale for a row (the default)")
@@ -64,6 +65,10 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
         help='leave tensors of these names as they are, such as "*.embed.*"; may be repeated',
     )  # fmt: skip
     parser.add_argument("--dequantize", action="store_true", help="back to floats")
+    parser.add_argument(
+        "--type", choices=("Q8_0", "Q4_0", "Q4_1", "F16", "F32"),
+        help="of a target that ends in .gguf, and no other option with it (default: Q8_0)",
+    )  # fmt: skip
     parser.set_defaults(run=_quantize)
 
 
@@ -78,20 +83,35 @@ def _quantize(a: Arguments) -> int:
     import torch
 
     from qlesson.files import checkpoint
+    from qlesson.files.formats.from_llama import to_gguf
     from qlesson.granularity import Granularity, PerAxis, PerGroup, PerTensor
     from qlesson.scheme import Scheme
 
-    if a.dequantize:
+    if a.target.suffix == ".gguf" or a.type:
+        _refuse_mixed(a)
+        rows = to_gguf(a.source, a.target, a.type or "Q8_0")
+    elif a.dequantize:
         rows = checkpoint.dequantize_file(a.source, a.target)
     else:
         granularity: Granularity = PerTensor() if a.per_tensor else PerAxis(0)
         if a.group_size is not None:
             granularity = PerGroup(a.group_size)
         scale_dtype = getattr(torch, a.scale_dtype) if a.scale_dtype else None
-        scheme = Scheme(a.bits, a.mapping, granularity, scale_dtype=scale_dtype)
+        how = 8 if a.bits is None else a.bits, a.mapping or "asymmetric", granularity
+        scheme = Scheme(*how, scale_dtype=scale_dtype)
         rows = checkpoint.quantize_file(a.source, a.target, scheme, skip=a.skip)
     print(checkpoint.table(rows))
     return 0
+
+
+def _refuse_mixed(a: Arguments) -> None:
+    """GGUF has its own types, and its own ending."""
+    given = [a.bits, a.mapping, a.group_size, a.per_row, a.per_tensor, a.scale_dtype, a.skip]
+    if a.target.suffix != ".gguf" or any(given) or a.dequantize:
+        raise ValueError(
+            "--type is for a target that ends in .gguf, and the other options are for one that "
+            "does not: leave one of them out."
+        )
 
 
 def _preflight(a: Arguments) -> int:

@@ -424,6 +424,8 @@ ROWS = {
         metadata=dictionary({"a": 1})),
     **{f"files.formats.{name}": "a step of `write`" for name in
        ("quantizers.encode", "quantizers.type_of", "write.Planned", "write.write_planned")},
+    "files.formats.from_llama.to_gguf":
+        "test_from_llama.py has what it refuses: its good source is a folder of three files",
     "files.inspect.Line": RECORD,
     "files.inspect.report": row(path=path(InFolder("empty.gguf"))),
     "files.inspect.histogram": row(

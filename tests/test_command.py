@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,8 @@ def test_what_asks_for_no_tensor_runs_without_torch(words):
 
 
 def test_it_is_installed_under_its_name():
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert '[project.scripts]\nqlesson = "qlesson.__main__:main"\n' in text
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["scripts"]["qlesson"] == "qlesson.__main__:main"
 
 
 def test_inspect_prints_the_table_or_a_tensor(file, capsys):

@@ -379,6 +379,8 @@ def test_bitsandbytes(shape, nested, opened):
     assert list(file) == ["l.weight"] and file.stored["l.weight"].kind == "bitsandbytes NF4"
     wanted = (absmax.repeat_interleave(64)[:n] * book[codes]).view(shape)
     assert torch.equal(file["l.weight"].dequantize(), wanted)
+    layer = QuantizedLinear(file["l.weight"]).half()  # which does not round the book
+    assert torch.equal(layer.codes.values(torch.float32), wanted)
     assert file["l.weight"].bits_per_value == pytest.approx(4 + (8 if nested else 32) * blocks / n)
 
 
