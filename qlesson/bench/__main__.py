@@ -1,6 +1,6 @@
-"""The kernels beside their peers and the limit of memory: `python -m qlesson.bench` (notebook 13).
+"""Kernels beside their peers and the limit of memory: `python -m qlesson.bench` (notebooks 13, 14).
 
-python -m qlesson.bench                      the table, in under three minutes on a CPU
+python -m qlesson.bench                      the table, in under four minutes on a CPU
 python -m qlesson.bench --json out.json      the same, stored, with device, date and versions
 python -m qlesson.bench --plot out.png       and a picture of it
 python -m qlesson.bench --sizes              from 4 KB to 1 GB: where the crossover is

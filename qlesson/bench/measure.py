@@ -32,7 +32,7 @@ def _block(call: Call, device: str) -> list[float]:
     """Times of one contestant in ms: the first call warms up, and counts only where it is long."""
     first = _timed(call, device)
     ms, end = [first] if first > SLOW_MS else [], time.perf_counter() + BLOCK_SECONDS
-    while len(ms) < 2 or (time.perf_counter() < end and len(ms) < 100):
+    while not ms or (time.perf_counter() < end and len(ms) < 100):
         ms.append(_timed(call, device))
     return ms
 

@@ -158,6 +158,7 @@ class Choice(NamedTuple):
 
 
 Control = Slider | Decades | Switch | Choice
+VIEW = "application/vnd.jupyter.widget-view+json"
 Shown = tuple[list[str], Callable[[], Figure]]  # sentences, and what makes the figure
 
 
@@ -206,24 +207,30 @@ class LiveFigure(ipywidgets.VBox):
 
     def _update(self, change: Any = None) -> None:
         """`change` is what a control sends; None draws the first figure."""
+        self.picture.value = self.draw(self.settings, first=change is None)
+        words = "<br>".join(map(html.escape, self.sentences))
+        names = _SAY_WHAT_IT_IS.format(html.escape(self.declaration.picture))
+        self.words.value = f'{names}<div style="line-height: 1.5">{words}</div>'
+
+    def draw(self, settings: dict[str, Any], first: bool = False) -> bytes:
+        """The picture of these settings as PNG, in the layout of the first; sets `sentences`."""
         with _one_thread():
-            self.sentences, draw = self.declaration.look(**self.settings)
-            with drawing_into(None if change is None else self.figure):
+            self.sentences, draw = self.declaration.look(**settings)
+            with drawing_into(None if first else self.figure):
                 self.figure = draw()
         layout = self.figure.get_layout_engine()
         if isinstance(layout, ConstrainedLayoutEngine):
             layout.set(rect=(0.03, 0, 0.97, 1))  # room on the left for longer numbers to come
-        self.picture.value = _png(self.figure)
-        words = "<br>".join(map(html.escape, self.sentences))
-        names = _SAY_WHAT_IT_IS.format(html.escape(self.declaration.picture))
-        self.words.value = f'{names}<div style="line-height: 1.5">{words}</div>'
+        picture = _png(self.figure)
         _stay(self.figure)
+        return picture
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The live view, and for a page without a kernel the picture and its facts."""
         alt = " ".join([self.declaration.picture, *self.sentences])
         data, metadata = mimebundle(self.figure, alt)
-        return super()._repr_mimebundle_(**kwargs) | data, metadata
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        return {VIEW: view} | data, metadata
 
     def _ipython_display_(self) -> None:
         """The picture, and below it its sentence, which holds wherever the controls stand."""
@@ -243,15 +250,15 @@ _SAY_WHAT_IT_IS = textwrap.dedent("""\
     <img alt="{}" src="data:," style="display: none" onerror="
       const all = this.closest('.qlesson-play');
       all.querySelector('img.widget-image').alt = this.alt;
-      for (const s of all.querySelectorAll('.widget-slider')) {{
-        const handle = s.querySelector('[role=slider]');
-        const told = s.querySelector('.widget-readout');
+      for (const handle of all.querySelectorAll('.widget-slider [role=slider]')) {{
+        const slider = handle.closest('.widget-slider');
+        const told = slider.querySelector('.widget-readout');
         const round = () => {{
           const text = s.matches('.qlesson-notches') ? told.textContent
             : String(parseFloat((+handle.ariaValueText).toFixed(4)));
           if (text != 'NaN' && text != handle.ariaValueText) handle.ariaValueText = text;
         }};
-        handle.setAttribute('aria-label', s.firstChild.textContent);
+        handle.setAttribute('aria-label', slider.firstChild.textContent);
         handle.rounds ??= new MutationObserver(round);
         handle.rounds.observe(handle, {{attributeFilter: ['aria-valuetext']}});
         round();

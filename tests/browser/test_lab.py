@@ -9,7 +9,7 @@ import re
 import pytest
 
 from qlesson.authoring.bets import MARK
-from qlesson.teach import copies
+from qlesson.course import copies
 
 from .page import (
     ALL_CELLS,

@@ -94,14 +94,20 @@ def test_what_it_depends_on_compiles_it_again(source, compiled, monkeypatch):
     source.write_text('extern "C" int number() { return -NUMBER; }')
     assert load(source, NUMBER=8).number() == -8
     assert len(compiled) == 3
+    header = source.with_name("number.h")
+    for value in (1, 2):
+        header.write_text(f"#define MORE {value}")
+        source.write_text('#include "number.h"\nextern "C" int number() { return NUMBER + MORE; }')
+        assert load(source, NUMBER=8).number() == 8 + value
+    assert len(compiled) == 5
     monkeypatch.setattr(cpp, "FLAGS", [*cpp.FLAGS, "-DOTHER"])
     load(source, NUMBER=8)
-    assert len(compiled) == 4
+    assert len(compiled) == 6
     if X86:
         for level in ("avx2", "default"):
             monkeypatch.setenv("ATEN_CPU_CAPABILITY", level)
             load(source, NUMBER=8)
-        assert len(compiled) == 6
+        assert len(compiled) == 8
 
 
 @pytest.mark.skipif(not X86, reason="has other instructions")

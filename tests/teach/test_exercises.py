@@ -410,7 +410,7 @@ def kernel(monkeypatch):
 
 def test_catch_up_defines_what_is_missing(kernel, capsys):
     catch_up("2.2")
-    said = capsys.readouterr().out.splitlines()
+    said = [x for x in capsys.readouterr().out.splitlines() if re.match(r"\d+\.\d", x)]
     assert [line.split()[0] for line in said] == ["1.1", "1.2", "1.3", "2.1", "2.2"]
     assert said[3] == "2.1  my_qparams is defined"
     assert said[4] == "2.2  my_scale, my_zero_point, my_code = 2, -5, -3"
@@ -424,16 +424,21 @@ def test_catch_up_defines_what_is_missing(kernel, capsys):
 
 
 def test_catch_up_says_what_to_remember(kernel, capsys):
-    """The last sentence of each notebook that is there, and none where it cannot be read."""
-    for path in NOTEBOOKS.glob("0[12]_*.ipynb"):
-        Path(path.name).write_bytes(path.read_bytes())
-    Path("03_not_a_notebook.ipynb").write_text("{")
+    """The last sentence of each notebook, wherever it is asked for."""
+    assert not list(Path().glob("*.ipynb"))
     catch_up("3.1")
     said = capsys.readouterr().out
-    order = "01   Divide by the scale,", "1.1  ", "1.3  ", "02   The scale is the width", "2.1  "
+    order = (
+        "01   Divide by the scale,",
+        "1.1  ",
+        "1.3  ",
+        "02   The scale is the width",
+        "2.1  ",
+        "03 ",
+    )
     assert sorted(order, key=said.index) == list(order)
     assert "The zero point is the code of 0.0".lower() in " ".join(said.split()).lower()
-    assert "\n03 " not in said and "3.1  my_symmetric is defined" in said
+    assert "3.1  my_symmetric is defined" in said
     assert max(map(len, said.splitlines())) <= 79
 
 

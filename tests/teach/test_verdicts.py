@@ -188,6 +188,7 @@ RIGHT = [
     ("12.1", lambda g, r, s, a, b: g * ((r / s > a - 0.5) & (r / s < b + 0.5))),
     ("12.1", lambda g, r, s, a, b: np.where(abs(r / s - (a + b) / 2) < (b - a + 1) / 2, g, 0)),
     ("13.2", lambda n, a, b, k, g: n * (k * a + b) / g / 1e6),
+    ("14.2", lambda bits, memory, flop: Fraction(bits) / 8 * Fraction(flop) / Fraction(memory) / 2),
 ]  # fmt: skip
 
 
@@ -385,6 +386,7 @@ def test_the_shrunk_input_is_one_of_the_question():
             [(0.2, -0.41, -2), (0.2, -0.4, -1.9)],
         ),
         ("13.1", [(3, 12)], [(3, 12.4), (3, 11.6)]),
+        ("14.1", [(4.5, 20), (4.5, 20.0)], [(4.5, 20.5), (4.6, 20), (4.5, 19)]),
     ],
 )
 def test_the_tolerance_is_that_of_the_question(id, passes, fails):
@@ -397,6 +399,10 @@ def test_the_tolerance_is_that_of_the_question(id, passes, fails):
 @pytest.mark.parametrize(("id", "answer"), [("6.2", (32, 4.62)), ("8.2", (4.16, 36.37))])
 def test_a_rounded_number_is_named(id, answer):
     assert "What is rounded needs more digits." in judged(id, answer).text
+
+
+def test_right_numbers_are_counted_where_one_may_be_off_to_one_side():
+    assert "1 of 2 numbers right." in judged("5.2", (5, 64)).text
 
 
 def test_a_hint_is_for_its_own_number():
