@@ -73,7 +73,7 @@ def test_what_all_frames_weigh_stays_below_the_limit(book):
     most = 0
     for number in FRAMED:
         frames = list((folder / number).glob("*.webp"))
-        assert len(frames) == plays.count(DECLARATIONS[number])
+        assert 0 < len(frames) <= plays.count(DECLARATIONS[number])  # equal ones are stored once
         most = max(most, *(frame.stat().st_size for frame in frames))
     many = sum(plays.count(d) for d in DECLARATIONS.values() if plays.has_frames(d))
     assert many * 2 * most < BOOK  # some pictures have more to show than these
