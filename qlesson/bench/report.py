@@ -25,7 +25,7 @@ from qlesson.bench.cells import (
     run_sizes,
     run_steps,
 )
-from qlesson.bench.measure import measure
+from qlesson.bench.measure import clock, measure
 from qlesson.bench.peers import formula
 from qlesson.bench.product import READ_ONCE, WIDTH, run_product, run_writing
 
@@ -75,6 +75,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if device != "cpu" else processor(),
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "clock": clock(),
         "date": datetime.date.today().isoformat(),
         "python": platform.python_version(),
         "versions": {name: v for name, v in versions.items() if v},
@@ -84,7 +85,8 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 def processor() -> str:
     """The model of the processor and its cores, nothing else about the machine."""
-    cores = f"{torch.get_num_threads()} cores"
+    threads = torch.get_num_threads()
+    cores = "1 core" if threads == 1 else f"{threads} cores"
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -14,10 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from qlesson.granularity import PerAxis, PerTensor
 from qlesson.kernels import modes
 from qlesson.kernels.compilers import _lies_in_memory
 from qlesson.kernels.cpp import library
 from qlesson.kernels.packed import unpack_rows
+from qlesson.scheme import Scheme
 
 # "auto" runs eagerly until the layers have read so many bytes of codes. Compiling takes about 2 s.
 # On two cores of an AMD EPYC the kernel then saves 3.6 to 4.0 ns a byte at 4 bits, 1.7 at 8, for
@@ -145,6 +147,30 @@ def int_linear(codes: Tensor, scale: Tensor, zero_point: Tensor, w: Prepared) ->
     return y
 
 
+def quantized_linear(x: Tensor, w: Prepared, scheme: Scheme, bias: Tensor | None) -> Tensor | None:
+    """The same plus b, for float x [..., width] that is quantized before as `ql.quantize` does it;
+    None where that would refuse x.
+
+    scheme  as `quantizes` takes it
+    """
+    x, y = _floats(x), torch.empty(*x.shape[:-1], w.rows)
+    b = None if bias is None else _floats(bias)
+    m = x.numel() // w.width
+    how = scheme.mapping == "symmetric", scheme.granularity != PerTensor()
+    given = w.address, x.data_ptr(), m, scheme.quant_min, scheme.quant_max, *how
+    at = None if b is None else b.data_ptr()
+    return y if _library().quantized_linear(*given, at, y.data_ptr(), w.threads(m)) else None
+
+
+def quantizes(scheme: Scheme) -> bool:
+    """Whether the kernel quantizes inputs in this scheme: signed codes of at most 8 bits, with one
+    float32 scale, or one for each row, and a range that holds 0."""
+    holds_zero = scheme.mapping == "symmetric" or scheme.include_zero
+    plain = scheme.rounding == "inside" and scheme.scale_dtype is None and scheme.signed
+    known = scheme.granularity in (PerTensor(), PerAxis(0))
+    return plain and holds_zero and known and scheme.bits <= 8
+
+
 def rows(ids: Tensor, w: Prepared) -> Tensor:
     """W_hat of the rows with these numbers [n], float32 [n, width]: the bits of `dequantize`."""
     ids, r_hat = ids.to(torch.int64).contiguous(), torch.empty(len(ids), w.width)
@@ -158,6 +184,8 @@ def _library() -> ctypes.CDLL:
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     found.linear.argtypes = [pointer, pointer, number, pointer, pointer, number]
     found.int_linear.argtypes = [pointer] * 4 + [number, pointer, number]
+    found.quantized_linear.argtypes = [pointer, pointer, *[number] * 3, *[ctypes.c_int] * 2]
+    found.quantized_linear.argtypes += [pointer, pointer, number]
     found.rows.argtypes = [pointer, pointer, number, pointer]
     found.linear.restype = found.int_linear.restype = found.rows.restype = None
     return found

@@ -19,7 +19,7 @@ from qlesson.blocks import Blocks
 from qlesson.granularity import Granularity, PerAxis, PerGroup, PerTensor
 from qlesson.nn.factor import Factor, _Factored
 from qlesson.nn.integer import int8_codes, safe_length
-from qlesson.nn.product import accumulators, groups, int_linear, linear, rows
+from qlesson.nn.product import accumulators, groups, int_linear, linear, quantized_linear, rows
 from qlesson.nn.weight import QuantizedWeight, _Layer
 from qlesson.qtensor import QTensor, quantize
 from qlesson.scheme import Scheme
@@ -100,6 +100,10 @@ class QuantizedLinear(_Factored):
             return linear(self._multiplied(x), codes, self.bias)
         if x.numel() == 0:
             return x.new_empty(*x.shape[:-1], self.out_features)
+        if not self.static:
+            done = quantized_linear(self._multiplied(x), codes, self._input_scheme, self.bias)
+            if done is not None:
+                return done
         y = self.product(self.quantize_input(x.reshape(-1, x.shape[-1])))
         if self.bias is not None:
             y = y + self.bias

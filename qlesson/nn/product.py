@@ -30,6 +30,7 @@ from qlesson.kernels.product import Packed, Prepared
 from qlesson.nn.integer import four_terms, int8_codes
 from qlesson.nn.weight import QuantizedWeight
 from qlesson.qtensor import QTensor
+from qlesson.scheme import Scheme
 
 TILE = 2**20  # values of W_hat at a time
 _held: WeakKeyDictionary[QuantizedWeight, Any] = WeakKeyDictionary()
@@ -59,6 +60,23 @@ def linear(x: Tensor, codes: QuantizedWeight, bias: Tensor | None) -> Tensor:
         y = found
     y = y if bias is None else y + bias
     return y if y.dtype == x.dtype else rounded(y, x.dtype)
+
+
+def quantized_linear(
+    x: Tensor, codes: QuantizedWeight, scheme: Scheme, bias: Tensor | None
+) -> Tensor | None:
+    """x, quantized in its own range, times W_hat^T, plus b, in x's dtype: the bits of its steps.
+
+    None where the kernel does not run, or the steps have to say what is wrong with x.
+    """
+    ready = _prepared(codes)
+    learns = bias is not None and bias.requires_grad and torch.is_grad_enabled()
+    if ready is None or learns or not product.quantizes(scheme):
+        return None
+    if not product.runs(x, ready, ready.nbytes):
+        return None
+    y = product.quantized_linear(x, ready, scheme, bias)
+    return y if y is None or y.dtype == x.dtype else rounded(y, x.dtype)
 
 
 def int_linear(x: QTensor, codes: QuantizedWeight) -> Tensor:

@@ -51,6 +51,9 @@ def play(notebook: str, **settings: Any) -> "LiveFigure | None":
     return None
 
 
+_NOTCHES = "qlesson-notches"  # sliders whose readout, and not whose place, is their value
+
+
 class Slider(NamedTuple):
     """Numbers from low to high; whole numbers if `step` is one."""
 
@@ -92,7 +95,7 @@ class Decades(NamedTuple):
 
     def widget(self) -> ipywidgets.Widget:
         named = [(f"{value:g}", value) for value in self.values]
-        return ipywidgets.SelectionSlider(options=named, value=self.start)
+        return ipywidgets.SelectionSlider(options=named, value=self.start).add_class(_NOTCHES)
 
     def checked(self, value: Any) -> float:
         """`value` if it lies between the ends, on a notch or not, else an error."""
@@ -251,8 +254,8 @@ _SAY_WHAT_IT_IS = textwrap.dedent("""\
         const slider = handle.closest('.widget-slider');
         const told = slider.querySelector('.widget-readout');
         const round = () => {{
-          const text = told.isContentEditable
-            ? String(parseFloat((+handle.ariaValueText).toFixed(4))) : told.textContent;
+          const text = s.matches('.qlesson-notches') ? told.textContent
+            : String(parseFloat((+handle.ariaValueText).toFixed(4)));
           if (text != 'NaN' && text != handle.ariaValueText) handle.ariaValueText = text;
         }};
         handle.setAttribute('aria-label', slider.firstChild.textContent);

@@ -73,7 +73,7 @@ def by_the_kernel(monkeypatch):
     before, calls = torch.get_num_threads(), []
     torch.set_num_threads(2)
     monkeypatch.setattr(product, "THREAD", 1)
-    for name in ("linear", "int_linear", "rows"):
+    for name in ("linear", "int_linear", "quantized_linear", "rows"):
         call = getattr(product, name)
         monkeypatch.setattr(
             product, name, lambda *a, n=name, call=call: calls.append(n) or call(*a)
@@ -260,6 +260,34 @@ def test_an_integer_product_has_the_bits_of_its_definition(bits, width, granular
                 with ql.use_kernels("compiled"):
                     assert torch.equal(layer.product(x), slowly(x, w))
     assert set(by_the_kernel) == {"int_linear"}
+
+
+@pytest.mark.parametrize("bits", [8, 5])
+@pytest.mark.parametrize("mapping", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("granularity", [ql.PerTensor(), ql.PerAxis(0)])
+def test_quantizing_and_multiplying_at_once_has_the_bits_of_both(
+    bits, mapping, granularity, by_the_kernel
+):
+    scheme = ql.Scheme(bits, mapping, granularity)
+    for width in (811, 64, 5):
+        w = codes_of(width, ql.PerGroup(32), 4, KINDS[2])
+        layer = QuantizedLinear(w, drawn(ROWS, seed=1), scheme)
+        hard = torch.arange(width).float().sub(width // 2) / 2  # many ties
+        inputs = [drawn(1, width), drawn(3, width), drawn(9, width), hard[None], -hard.abs()[None]]
+        inputs += [torch.zeros(2, width), drawn(2, width) * 1e-38, drawn(1, width).double()]
+        for x in (*inputs, drawn(2, width).bfloat16(), 1e-45 + torch.zeros(1, width)):
+            codes = layer.quantize_input(x)
+            wanted = (slowly(codes, w) + layer.bias).to(x.dtype)
+            if x.dtype != torch.float64:
+                assert torch.equal(compiled(layer, x), wanted)
+    assert set(by_the_kernel) == {"quantized_linear"}
+    for bad in (float("nan"), float("inf"), 3e38):
+        x = drawn(2, 64)
+        x[1, 63] = bad
+        if bad == 3e38:
+            x[1, 0] = -bad if mapping == "asymmetric" else float("inf")
+        with pytest.raises(ValueError):
+            compiled(QuantizedLinear(codes_of(64, ql.PerGroup(32), 4), None, scheme), x)
 
 
 @pytest.mark.parametrize("signed", [True, False])

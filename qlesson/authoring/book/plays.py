@@ -27,14 +27,14 @@ from PIL import Image
 
 import qlesson
 from qlesson.teach import lessons
-from qlesson.teach.widgets import Control, Declaration, LiveFigure, declarations
+from qlesson.teach.widgets import Declaration, LiveFigure, declarations
 
 FEW = 1000  # settings, for which frames are drawn: about 10 MB
 PACKAGE = Path(qlesson.__file__).parent
 
 
-def offered(control: Control) -> list[Any]:
-    """Every value that the control can be set to, from the first to the last."""
+def offered(control: Any) -> list[Any]:
+    """Every value that a Control can be set to, from the first to the last."""
     if hasattr(control, "options"):
         return list(control.options)
     if hasattr(control, "values"):
@@ -47,7 +47,7 @@ def offered(control: Control) -> list[Any]:
     return [round(control.low + i * control.step, 9) for i in range(steps + 1)]
 
 
-def described(name: str, control: Control) -> dict[str, Any]:
+def described(name: str, control: Any) -> dict[str, Any]:
     """A control as live.js makes one; `digits` are those behind the point of a slider's number."""
     values = offered(control)
     kind = "choice" if hasattr(control, "options") else "slider"
