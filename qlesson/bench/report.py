@@ -88,7 +88,7 @@ def processor() -> str:
     threads = torch.get_num_threads()
     cores = "1 core" if threads == 1 else f"{threads} cores"
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return f"{platform.processor() or platform.machine()}, {cores}"
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
