@@ -215,9 +215,10 @@ def test_what_notebook_13_says_of_times_is_stored():
     assert steps[0] > steps[1]
     wanted = [CELL | {"work": "choose", "granularity": g} for g in bench.GRANULARITIES]
     tensor, row, column, *groups = (bench.ms_of(CPU["rows"], **w)["compiled"] for w in wanted)
-    assert "Rows and groups need about what codes with a given scale need" in text
-    assert max(row, *groups) < 1.4 * ms["compiled"]
-    assert 1.5 < tensor / ms["compiled"] < 2.6 and 1.5 < column / ms["compiled"] < 2.6
+    assert "Rows and groups need little more than codes with a given scale" in text
+    assert max(row, *groups) < 1.5 * ms["compiled"]
+    assert "a whole tensor and its columns need the second reading" in text
+    assert min(tensor, column) > 1.5 * ms["compiled"]
     trial = bench.stored("h100_trial")
     assert "dozens of times as fast" in text
     assert trial["copy_tb_per_s"] * 1000 > 24 * bandwidth
