@@ -191,6 +191,11 @@ def test_a_bet_is_marked_and_its_space_is_gone():
     assert cells[1].metadata["tags"] == [pages.BET]
 
 
+def test_nothing_is_to_be_run_before_a_live_figure_answers():
+    (cell,) = made(new_markdown_cell("## Play\n\nWhy? Run the cell, go down to 2 bits."))
+    assert cell.source == "## Play\n\nWhy? Go down to 2 bits."
+
+
 def test_links_from_notebook_to_notebook_are_left_to_the_theme():
     (cell,) = made(new_markdown_cell("About.\n\n[previous](00_a.ipynb) · [next](02_b.ipynb)"))
     assert cell.source.strip() == "About."
@@ -279,21 +284,29 @@ def test_the_frames_say_what_the_package_says_at_every_setting(book, number):
 
 
 def test_frames_are_drawn_again_only_where_something_changed(tmp_path, monkeypatch):
-    drawn = []
+    asked = []
 
-    def draw(number, to):
-        drawn.append(number)
-        to.mkdir(parents=True, exist_ok=True)
-        (to / "key.txt").write_text(plays.key(number))
+    def drawn(number, settings):
+        asked.append(number)
+        return [plays.Frame(b"x", ["said"]) for _ in settings]
 
-    monkeypatch.setattr(plays, "draw", draw)
+    monkeypatch.setattr(plays, "drawn", drawn)
     for _ in range(2):
         plays.write(tmp_path / "out", tmp_path / "kept", ["00"])
-    assert drawn == ["00"]
+    assert asked == ["00"]
+    assert sorted(p.name for p in (tmp_path / "out" / "00").iterdir()) == ["0.webp", "frames.js"]
     (tmp_path / "kept" / "00" / "key.txt").write_text("of another time")
     plays.write(tmp_path / "out", tmp_path / "kept", ["00"])
-    assert drawn == ["00", "00"]
+    assert asked == ["00", "00"]
     assert plays.key("00") != plays.key("03")
+
+
+def test_several_processes_draw_the_same(monkeypatch):
+    together = dict(plays._drawn_by_all_cores(["00", "04"]))
+    monkeypatch.setattr(plays, "WORTH_IT", 0)
+    monkeypatch.setattr(plays, "PART", 3)
+    assert dict(plays._drawn_by_all_cores(["00", "04"])) == together
+    assert [len(frames) for frames in together.values()] == [7, 7]
 
 
 def test_scripts_draw_in_the_colours_of_the_figures():

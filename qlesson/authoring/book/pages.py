@@ -60,6 +60,8 @@ def _cells(cell: NotebookNode, where: str) -> list[NotebookNode]:
 
 def _text(source: str) -> str:
     source = without_running(source).replace("Bet, run, then read on.", "")
+    if source.startswith("## Play"):
+        source = re.sub(r"\bRun the cell, (\w)", lambda first: first[1].upper(), source)
     return re.sub(r"^## Exercises\n\n(?!#).*$", "## Exercises", source, flags=re.M)
 
 
