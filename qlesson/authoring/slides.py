@@ -135,11 +135,11 @@ def outputs(cell: NotebookNode) -> Iterator[str]:
 
 
 def code(cell: NotebookNode) -> str:
-    """The HTML of a code cell; of an exercise the stub alone."""
+    """The HTML of a code cell; of an exercise the function to write or repair, and no more."""
     shown, text = list(outputs(cell)), shown_code(cell.source)
     source = lines_of(python(text), "code") if text else ""
     if re.search(r"^check\(", text, flags=re.M):
-        return source
+        return source if text.startswith("def ") else ""
     if shown and all(part.startswith("<img") for part in shown):
         source = ""
     result = "".join(shown)

@@ -125,7 +125,7 @@ def matrix(name: str, x: Tensor, axes: str) -> None:
 
 def last_axis(name: str, x: Tensor, length: int) -> None:
     """One value for each input of a layer."""
-    if x.shape[-1:] != (length,):
+    if x.ndim == 0 or x.shape[-1] != length:
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}, but its last axis must be the layer's "
             f"in_features={length}."

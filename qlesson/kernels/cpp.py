@@ -24,7 +24,8 @@ LEVELS = {"avx2": "-march=x86-64-v3", "default": "-march=x86-64"}
 def library(source: Path, **macros: object) -> ctypes.CDLL:
     """The functions of a C++ file, with OpenMP on torch's own threads.
 
-    It is compiled again where the source, the compiler, its flags or the processor are others.
+    It is compiled again where the source, a header beside it, the compiler, its flags or the
+    processor are others.
 
     macros  names that the source leaves open, such as TYPE="float"
 
@@ -72,7 +73,8 @@ def _fingerprint(source: Path, compile_it: list[str]) -> str:
     """Of all that the library depends on: what the compiler predefines says its version, and the
     instructions of the processor."""
     predefined = _output(*compile_it, "-dM", "-E", "-x", "c++", os.devnull)
-    parts = [source.read_bytes(), " ".join(compile_it).encode(), predefined]
+    headers = [file.read_bytes() for file in sorted(source.parent.glob("*.h"))]
+    parts = [source.read_bytes(), *headers, " ".join(compile_it).encode(), predefined]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 

@@ -1,32 +1,33 @@
 """Codes times inputs at the speed of memory: every packed byte is read once.
 
-What runs is in product.cpp, plain C++ without torch's headers, compiled once. For up to `FEW`
+What runs is in product.cpp, plain C++ without torch's headers, compiled once. For up to eight
 inputs a row of codes becomes numbers in registers, and is multiplied there. For more, some rows
-become W_hat in the cache, and torch multiplies them; with 8-bit inputs they stay codes, and a tile
-of inputs times rows is summed in registers. The layers that call it, and what runs without it, are
-in `qlesson.nn.product`.
+stand in the cache, as W_hat or, with 8-bit inputs, as codes, and a tile of inputs times rows is
+summed in registers. The layers that call it, and what runs without it, are in `qlesson.nn.product`.
 """
 
 import ctypes
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from qlesson.granularity import PerAxis, PerTensor
 from qlesson.kernels import modes
 from qlesson.kernels.compilers import _lies_in_memory
 from qlesson.kernels.cpp import library
-from qlesson.kernels.packed import BLOCK, unpack_rows
+from qlesson.kernels.packed import unpack_rows
+from qlesson.scheme import Scheme
 
-FEW = 8  # inputs
-TILE = 2**20  # values of W_hat at a time
 # "auto" runs eagerly until the layers have read so many bytes of codes. Compiling takes about 2 s.
 # On two cores of an AMD EPYC the kernel then saves 3.6 to 4.0 ns a byte at 4 bits, 1.7 at 8, for
 # one input: the 2 s come back after 5e8 bytes, or 1.2e9.
 PAYS_OFF = 2**29
+# Products of one code and one input for which another thread pays: waking it takes as long as some
+# hundred thousand.
+THREAD = 2**19
 
 SCALES = (torch.float32, torch.float16, torch.bfloat16)
 _read = {"bytes": 0}
@@ -62,17 +63,51 @@ class Packed(NamedTuple):
         return unpack_rows(self.packed, self.bits, self.width, self.signed)
 
 
-def runs(x: Tensor, w: Packed) -> bool:
-    """Whether this product goes through the kernel, which is then compiled."""
+class Prepared:
+    """A `Packed` as the kernel takes it: addresses and sizes, found once for many products.
+
+    It is good as long as its tensors are held, and stay where they are.
+    """
+
+    def __init__(self, w: Packed) -> None:
+        steps = w.scale.contiguous(), None if w.offset is None else w.offset.contiguous()
+        scale, offset = self.steps = steps
+        self.packed = w.packed.contiguous()
+        kind = 0 if offset is None else 1 + offset.is_floating_point()
+        low = 2 ** (w.bits - 1) if w.signed else 0
+        self.rows, self.width, self.nbytes = len(w.packed), w.width, w.packed.nbytes
+        shared = len(scale) == 1 < self.rows
+        self.products = self.rows * self.width
+        addresses = [0 if x is None else x.data_ptr() for x in (self.packed, scale, offset)]
+        sizes = self.rows, w.width, self.packed.shape[1], scale.shape[1], w.group_size
+        form = w.bits, low, SCALES.index(scale.dtype), kind, shared
+        self.numbers = (ctypes.c_int64 * 13)(*addresses, *sizes, *form)
+        self.address = ctypes.addressof(self.numbers)
+
+    def threads(self, inputs: int) -> int:
+        """How many pay for this product."""
+        wanted = self.products * inputs // THREAD
+        return min(torch.get_num_threads(), wanted) if wanted > 1 else 1
+
+
+def prepared(w: Packed) -> Prepared | None:
+    """For the kernel, where it takes such a weight."""
+    tensors = (w.packed, w.scale) if w.offset is None else (w.packed, w.scale, w.offset)
+    if w.packed.device.type != "cpu" or w.scale.dtype not in SCALES:
+        return None
+    return Prepared(w) if all(map(_lies_in_memory, tensors)) else None
+
+
+def runs(x: Tensor, w: Prepared, nbytes: int) -> bool:
+    """Whether work on x, for which so many bytes are read, goes through the kernel, which is then
+    compiled."""
     mode = modes._state["mode"]
-    if mode == "eager" or modes._state["broken"] or w.packed.device.type != "cpu":
+    if mode == "eager" or modes._state["broken"] or x.dtype == torch.float64:
         return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.dtype == torch.float64:
-        return False
-    if w.scale.dtype not in SCALES or not all(map(_lies_in_memory, (x, w.packed, w.scale))):
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not _lies_in_memory(x):
         return False
     if mode == "auto":
-        _read["bytes"] += w.packed.nbytes
+        _read["bytes"] += nbytes
         if _read["bytes"] <= PAYS_OFF:
             return False
     with modes._or_eagerly():
@@ -81,67 +116,76 @@ def runs(x: Tensor, w: Packed) -> bool:
     return False
 
 
-def linear(x: Tensor, w: Packed) -> Tensor:
-    """x W_hat^T, float32 [m, rows], for float x [m, width]."""
-    m, n = len(x), len(w.packed)
-    y = torch.empty(m, n)
-    if m > FEW:
-        x, step = x.float(), max(1, TILE // w.width)
-        for first in range(0, n, step):
-            rows = slice(first, min(first + step, n))
-            torch.mm(x, values(w, rows).t(), out=y[:, rows])
-        return y
-    x = _filled(x, torch.float32)
-    _call("linear", w, x, ctypes.c_int64(m), ctypes.c_int64(x.shape[1]), y)
+def linear(x: Tensor, w: Prepared, bias: Tensor | None = None) -> Tensor:
+    """x W_hat^T + b, float32 [..., rows], for float x [..., width]."""
+    x, y = _floats(x), torch.empty(*x.shape[:-1], w.rows)
+    b = None if bias is None else _floats(bias)
+    m = x.numel() // w.width
+    at = None if b is None else b.data_ptr()
+    _library().linear(w.address, x.data_ptr(), m, at, y.data_ptr(), w.threads(m))
     return y
 
 
-def int_linear(codes: Tensor, scale: Tensor, zero_point: Tensor, w: Packed) -> Tensor:
+def _floats(x: Tensor) -> Tensor:
+    """x row by row in float32; asking costs less than a cast that is none."""
+    if x.dtype == torch.float32 and x.is_contiguous():
+        return x
+    return x.to(torch.float32).contiguous()
+
+
+def int_linear(codes: Tensor, scale: Tensor, zero_point: Tensor, w: Prepared) -> Tensor:
     """y = sum_g float(sum_{k in g} (x - z_x)(q - z)) (s_x s_g), float32 [m, rows].
 
     codes       int8 [m, width]
     scale       float32 [m], of the inputs
     zero_point  int32 [m], of the inputs
     """
-    y = torch.empty(len(codes), len(w.packed))
-    x = _filled(codes, torch.int8)
-    sizes = ctypes.c_int64(len(x)), ctypes.c_int64(x.shape[1])
-    _call("int_linear", w, x, scale.contiguous(), zero_point.contiguous(), *sizes, y)
+    given = [x.contiguous() for x in (codes, scale, zero_point)]
+    m, y = len(codes), torch.empty(len(codes), w.rows)
+    addresses = [x.data_ptr() for x in given]
+    _library().int_linear(w.address, *addresses, m, y.data_ptr(), w.threads(m))
     return y
 
 
-def values(w: Packed, rows: slice) -> Tensor:
-    """W_hat of some rows, float32."""
-    r_hat = torch.empty(rows.stop - rows.start, w.width)
-    _call("values", w, ctypes.c_int64(rows.start), ctypes.c_int64(rows.stop), r_hat)
+def quantized_linear(x: Tensor, w: Prepared, scheme: Scheme, bias: Tensor | None) -> Tensor | None:
+    """The same plus b, for float x [..., width] that is quantized before as `ql.quantize` does it;
+    None where that would refuse x.
+
+    scheme  as `quantizes` takes it
+    """
+    x, y = _floats(x), torch.empty(*x.shape[:-1], w.rows)
+    b = None if bias is None else _floats(bias)
+    m = x.numel() // w.width
+    how = scheme.mapping == "symmetric", scheme.granularity != PerTensor()
+    given = w.address, x.data_ptr(), m, scheme.quant_min, scheme.quant_max, *how
+    at = None if b is None else b.data_ptr()
+    return y if _library().quantized_linear(*given, at, y.data_ptr(), w.threads(m)) else None
+
+
+def quantizes(scheme: Scheme) -> bool:
+    """Whether the kernel quantizes inputs in this scheme: signed codes of at most 8 bits, with one
+    float32 scale, or one for each row, and a range that holds 0."""
+    holds_zero = scheme.mapping == "symmetric" or scheme.include_zero
+    plain = scheme.rounding == "inside" and scheme.scale_dtype is None and scheme.signed
+    known = scheme.granularity in (PerTensor(), PerAxis(0))
+    return plain and holds_zero and known and scheme.bits <= 8
+
+
+def rows(ids: Tensor, w: Prepared) -> Tensor:
+    """W_hat of the rows with these numbers [n], float32 [n, width]: the bits of `dequantize`."""
+    ids, r_hat = ids.to(torch.int64).contiguous(), torch.empty(len(ids), w.width)
+    _library().rows(w.address, ids.data_ptr(), len(ids), r_hat.data_ptr())
     return r_hat
-
-
-def _filled(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x [m, width] filled up with zeros to whole blocks."""
-    return F.pad(x, (0, -x.shape[1] % BLOCK)).to(dtype).contiguous()
-
-
-def _call(name: str, w: Packed, *rest: Any) -> None:
-    offset = None if w.offset is None else w.offset.contiguous()
-    scale, packed = w.scale.contiguous(), w.packed.contiguous()
-    kind = 0 if offset is None else 1 + offset.is_floating_point()
-    n, groups = len(packed), scale.shape[1]
-    low = 2 ** (w.bits - 1) if w.signed else 0
-    shared = len(scale) == 1 < n
-    form = SCALES.index(scale.dtype), kind, shared
-    sizes = (n, w.width, packed.shape[1], groups, w.group_size, w.bits, low, *form)
-    given = [_argument(x) for x in (packed, scale, offset)]
-    threads = ctypes.c_int64(torch.get_num_threads())
-    getattr(_library(), name)(*given, (ctypes.c_int64 * 10)(*sizes), *map(_argument, rest), threads)
-
-
-def _argument(x: Any) -> Any:
-    if isinstance(x, Tensor):
-        return ctypes.c_void_p(x.data_ptr())
-    return ctypes.c_void_p() if x is None else x
 
 
 @cache  # since asking for the file's path takes longer than a small product
 def _library() -> ctypes.CDLL:
-    return library(Path(__file__).with_name("product.cpp"))
+    found = library(Path(__file__).with_name("product.cpp"))
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    found.linear.argtypes = [pointer, pointer, number, pointer, pointer, number]
+    found.int_linear.argtypes = [pointer] * 4 + [number, pointer, number]
+    found.quantized_linear.argtypes = [pointer, pointer, *[number] * 3, *[ctypes.c_int] * 2]
+    found.quantized_linear.argtypes += [pointer, pointer, number]
+    found.rows.argtypes = [pointer, pointer, number, pointer]
+    found.linear.restype = found.int_linear.restype = found.rows.restype = None
+    return found

@@ -19,7 +19,7 @@ from qlesson.blocks import Blocks
 from qlesson.granularity import Granularity, PerAxis, PerGroup, PerTensor
 from qlesson.nn.factor import Factor, _Factored
 from qlesson.nn.integer import int8_codes, safe_length
-from qlesson.nn.product import accumulators, groups, int_linear, linear
+from qlesson.nn.product import accumulators, groups, int_linear, linear, quantized_linear, rows
 from qlesson.nn.weight import QuantizedWeight, _Layer
 from qlesson.qtensor import QTensor, quantize
 from qlesson.scheme import Scheme
@@ -93,13 +93,17 @@ class QuantizedLinear(_Factored):
         return self._input_scheme
 
     def forward(self, input: Tensor) -> Tensor:
-        x = input  # the name that nn.Linear gives it
-        checks.layer_input("input", x, self.codes.device)
-        checks.last_axis("input", x, self.in_features)
+        x, codes = input, self.codes  # the name that nn.Linear gives it
+        checks.layer_input("input", x, codes.device)
+        checks.last_axis("input", x, codes.shape[1])
         if self.activations is None:
-            return linear(self._multiplied(x), self.codes, self.bias)
+            return linear(self._multiplied(x), codes, self.bias)
         if x.numel() == 0:
             return x.new_empty(*x.shape[:-1], self.out_features)
+        if not self.static:
+            done = quantized_linear(self._multiplied(x), codes, self._input_scheme, self.bias)
+            if done is not None:
+                return done
         y = self.product(self.quantize_input(x.reshape(-1, x.shape[-1])))
         if self.bias is not None:
             y = y + self.bias
@@ -230,7 +234,13 @@ class QuantizedEmbedding(_Layer):
         shape = (*input.shape, self.embedding_dim)
         if input.numel() == 0:
             return self.codes.like.new_empty(shape)
-        return self.codes.rows(input.flatten()).view(shape)
+        return rows(input.flatten(), self.codes).view(shape)
+
+    def project(self, input: Tensor) -> Tensor:
+        """input W_hat^T: what a tied head computes, float [..., width] -> [..., rows]."""
+        checks.layer_input("input", input, self.codes.device)
+        checks.last_axis("input", input, self.embedding_dim)
+        return linear(input, self.codes, None)
 
 
 CONV_SETTINGS = (

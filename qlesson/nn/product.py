@@ -11,7 +11,11 @@ plain QTensors and Blocks in PerTensor(), PerAxis(0) or groups along the inputs.
 scales along the other axis, subclasses of Blocks) and inputs that need a gradient take W_hat whole.
 """
 
+import importlib
 from collections.abc import Iterator
+from operator import is_
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -21,27 +25,58 @@ from qlesson import kernels
 from qlesson.affine import computing, rounded
 from qlesson.blocks import Blocks
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
-from qlesson.kernels import product
-from qlesson.kernels.product import TILE, Packed
+from qlesson.kernels import modes, product
+from qlesson.kernels.product import Packed, Prepared
 from qlesson.nn.integer import four_terms, int8_codes
 from qlesson.nn.weight import QuantizedWeight
 from qlesson.qtensor import QTensor
+from qlesson.scheme import Scheme
+
+TILE = 2**20  # values of W_hat at a time
+_held: WeakKeyDictionary[QuantizedWeight, Any] = WeakKeyDictionary()
 
 
 def linear(x: Tensor, codes: QuantizedWeight, bias: Tensor | None) -> Tensor:
     """x W_hat^T + b in x's dtype, for float x [..., inputs] on the codes' device."""
-    w, learns = packed_of(codes), x.requires_grad and torch.is_grad_enabled()
-    if w is None or learns:
+    grad = torch.is_grad_enabled()
+    ready = _prepared(codes)
+    w = ready or packed_of(codes)
+    if w is None or (grad and x.requires_grad):
         return F.linear(x, codes.values(x.dtype), _rounded(bias, x.dtype))
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    if torch.compiler.is_compiling():
+    if ready is not None and product.runs(x, ready, ready.nbytes):
+        learns = bias is not None and grad and bias.requires_grad
+        y = product.linear(x, ready, None if learns else bias)
+        bias = bias if learns else None
+    elif torch.compiler.is_compiling():
         y = _linear(x, *w)
-    elif product.runs(x, w):
-        y = product.linear(x.reshape(-1, w.width), w).view(*x.shape[:-1], -1)
     else:
-        return _in_tiles(x, w, _rounded(bias, x.dtype))
-    return rounded(y if bias is None else y + bias, x.dtype)
+        packed = packed_of(codes)
+        assert packed is not None
+        found = _by_triton(x, packed)
+        if found is None:
+            return _in_tiles(x, packed, _rounded(bias, x.dtype))
+        y = found
+    y = y if bias is None else y + bias
+    return y if y.dtype == x.dtype else rounded(y, x.dtype)
+
+
+def quantized_linear(
+    x: Tensor, codes: QuantizedWeight, scheme: Scheme, bias: Tensor | None
+) -> Tensor | None:
+    """x, quantized in its own range, times W_hat^T, plus b, in x's dtype: the bits of its steps.
+
+    None where the kernel does not run, or the steps have to say what is wrong with x.
+    """
+    ready = _prepared(codes)
+    learns = bias is not None and bias.requires_grad and torch.is_grad_enabled()
+    if ready is None or learns or not product.quantizes(scheme):
+        return None
+    if not product.runs(x, ready, ready.nbytes):
+        return None
+    y = product.quantized_linear(x, ready, scheme, bias)
+    return y if y is None or y.dtype == x.dtype else rounded(y, x.dtype)
 
 
 def int_linear(x: QTensor, codes: QuantizedWeight) -> Tensor:
@@ -52,7 +87,17 @@ def int_linear(x: QTensor, codes: QuantizedWeight) -> Tensor:
     inputs = q_x, x.scale.to(computing(x.scale.dtype)).view(-1, 1), z_x.view(-1, 1)
     if torch.compiler.is_compiling():
         return _int_linear(*inputs, *w)
-    return _int_product(*inputs, w)
+    return _int_product(*inputs, w, _prepared(codes))
+
+
+def rows(ids: Tensor, codes: QuantizedWeight) -> Tensor:
+    """W_hat of the rows with these numbers [n], which were checked: no others are unpacked."""
+    ready, dtype = _prepared(codes), codes.like.dtype
+    if ready is None or dtype == torch.float64:
+        return codes.rows(ids)
+    if not product.runs(ids, ready, len(ids) * codes.packed.shape[1]):
+        return codes.rows(ids)
+    return rounded(product.rows(ids, ready), dtype)
 
 
 def accumulators(x: QTensor, codes: QuantizedWeight) -> Iterator[Tensor]:
@@ -84,6 +129,19 @@ def packed_of(codes: QuantizedWeight) -> Packed | None:
     return Packed(codes.packed, scale, offset, codes.bits, codes.signed, codes.shape[1], size)
 
 
+def _prepared(codes: QuantizedWeight) -> Prepared | None:
+    """The same for the kernel, found once; again when a buffer is another, or lies elsewhere."""
+    if torch.compiler.is_compiling():
+        return None
+    parts, packed = codes._buffers, codes._buffers["packed"]
+    held = _held.get(codes)
+    if held is None or not all(map(is_, held[0], parts.values())) or held[1] != packed.data_ptr():
+        w = packed_of(codes)
+        ready = None if w is None else product.prepared(w)
+        held = _held[codes] = (*parts.values(),), packed.data_ptr(), ready
+    return held[2]
+
+
 # --- as single operations of a graph, which then holds no loop over rows ---
 @torch.library.custom_op("qlesson::linear", mutates_args=())
 def _linear(
@@ -97,9 +155,11 @@ def _linear(
     group_size: int,
 ) -> Tensor:
     w = Packed(packed, scale, offset, bits, signed, width, group_size)
-    if product.runs(x, w):
-        return product.linear(x.reshape(-1, width), w).view(*x.shape[:-1], -1)
-    return _in_tiles(x, w, None).to(computing(x.dtype))
+    ready = product.prepared(w)
+    if ready is not None and product.runs(x, ready, ready.nbytes):
+        return product.linear(x, ready)
+    y = _by_triton(x, w)
+    return _in_tiles(x, w, None).to(computing(x.dtype)) if y is None else y
 
 
 @_linear.register_fake
@@ -121,7 +181,7 @@ def _int_linear(
     group_size: int,
 ) -> Tensor:
     w = Packed(packed, scale, offset, bits, signed, width, group_size)
-    return _int_product(q_x, s_x, z_x, w)
+    return _int_product(q_x, s_x, z_x, w, product.prepared(w))
 
 
 @_int_linear.register_fake
@@ -129,7 +189,34 @@ def _(q_x: Tensor, s_x: Tensor, z_x: Tensor, packed: Tensor, *rest: object) -> T
     return s_x.new_empty(len(q_x), len(packed))
 
 
-# --- what runs without the kernel ---
+# --- few inputs on a GPU ---
+def _by_triton(x: Tensor, w: Packed) -> Tensor | None:
+    """x W_hat^T for x [..., width], or None where Triton's kernels are not for it."""
+    if (gpu := _triton(w)) and gpu.runs(x.numel() // w.width, x, w):
+        with modes._or_eagerly():
+            return gpu.linear(x.reshape(-1, w.width), w).view(*x.shape[:-1], -1)
+    return None
+
+
+def _int_by_triton(q_x: Tensor, s_x: Tensor, z_x: Tensor, w: Packed) -> Tensor | None:
+    if (gpu := _triton(w)) and gpu.runs(len(q_x), s_x, w):
+        scale, zero_point = (p.flatten().expand(len(q_x)) for p in (s_x, z_x))
+        with modes._or_eagerly():
+            return gpu.int_linear(q_x, scale, zero_point, w)
+    return None
+
+
+def _triton(w: Packed) -> Any:
+    """The kernels for the GPU on which the codes lie."""
+    if w.packed.device.type != "cuda":
+        return None
+    try:
+        return importlib.import_module("qlesson.kernels.product_triton")
+    except ImportError:
+        return None
+
+
+# --- what runs without a kernel ---
 def _in_tiles(x: Tensor, w: Packed, bias: Tensor | None) -> Tensor:
     parts = [
         F.linear(x, _values(w.rows(rows), x.dtype), None if bias is None else bias[rows])
@@ -152,10 +239,14 @@ def _values(w: Packed, dtype: torch.dtype) -> Tensor:
     return kernels.run(formula, (), q, *steps, PerGroup(w.group_size), r_hat)
 
 
-def _int_product(q_x: Tensor, s_x: Tensor, z_x: Tensor, w: Packed) -> Tensor:
-    if q_x.device.type == "cpu" and product.runs(s_x, w):
+def _int_product(
+    q_x: Tensor, s_x: Tensor, z_x: Tensor, w: Packed, ready: Prepared | None
+) -> Tensor:
+    if ready is not None and product.runs(s_x, ready, ready.nbytes):
         scale, zero_point = (p.flatten().expand(len(q_x)) for p in (s_x, z_x))
-        return product.int_linear(q_x, scale, zero_point, w)
+        return product.int_linear(q_x, scale, zero_point, ready)
+    if (found := _int_by_triton(q_x, s_x, z_x, w)) is not None:
+        return found
     parts = []
     for rows in _slices(len(w.packed), max(1, TILE // w.width)):
         part = w.rows(rows)

@@ -11,7 +11,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from web_book import FRAMED
 
-from qlesson.authoring import bets
+from qlesson.authoring import address, bets
 from qlesson.teach.exercises import exercises
 from qlesson.teach.figures import drawing
 from qlesson.teach.widgets import Choice, Slider, Switch, declarations
@@ -121,7 +121,8 @@ def test_the_buttons_lead_to_the_repository_of_the_readme(book):
     for path in NOTEBOOKS:
         page, where = html_of(book, path), f"notebooks/{path.name}"
         assert f"https://mybinder.org/v2/gh/{repository}/" in page and where in page
-        assert f"colab.research.google.com/github/{repository}/blob/main/{where}" in page
+        # Always to the copy that installs the course there.
+        assert set(re.findall(r'href="(https://colab[^"]+)"', page)) == {address.colab(path.name)}
         assert f"github.com/{repository}/issues/new" in page
 
 
@@ -153,7 +154,7 @@ def course_of(root, text):
     for path in (root / "docs" / "api").glob("*.md"):
         path.unlink()
     (root / "docs" / "index.md").write_text(
-        "# x\n\n{{ map }}\n\n```{toctree}\n:glob:\n\nnotebooks/*\nerrata\n```\n"
+        "# x\n\n{{ map }}\n\n```{toctree}\n:glob:\n\nnotebooks/*\nerrata\nchangelog\n```\n"
     )
     (root / "CHANGELOG.md").write_text("# What changed\n")
     readme = "[b](https://mybinder.org/v2/gh/A/B/HEAD)\n\n| notebook | x |\n|---|---|\n| 00 | x |\n"
@@ -223,7 +224,7 @@ def test_the_sentence_below_a_picture_becomes_its_alt_text():
 def test_an_exercise_in_code_links_to_where_it_runs_and_folds_its_help():
     code, below = made(new_code_cell('def f(): ...\n\n\ncheck("1.1", f)'))
     ex = exercises()["1.1"]
-    assert "colab.research.google.com/github/A/B/blob/main/notebooks/01_x.ipynb" in below.source
+    assert address.colab("01_x.ipynb") in below.source
     assert "mybinder.org/v2/gh/A/B" in below.source
     for text in (*ex.hints, ex.answered, ex.why):
         assert text in below.source

@@ -3,6 +3,7 @@
 ATEN_CPU_CAPABILITY=avx2 (or default) runs all of it as an older processor does.
 """
 
+import copy
 import os
 import re
 import subprocess
@@ -25,7 +26,6 @@ from qlesson.nn import (
     weight,
 )
 from qlesson.nn import product as layer_product
-from qlesson.nn.product import packed_of
 
 BITS = range(2, 9)
 EPS = torch.finfo(torch.float32).eps
@@ -35,6 +35,7 @@ LAYOUTS = [
     (256, ql.PerGroup(32)),
     (811, ql.PerGroup(64)),
     (776, ql.PerGroup(32)),
+    (1100, ql.PerGroup(96)),
     (96, ql.PerGroup(24)),
     (100, ql.PerGroup(32)),
     (5, ql.PerGroup(2)),
@@ -69,9 +70,14 @@ def blocks_of(width, size, bits, signed, minimum):
 @pytest.fixture(autouse=True)
 def by_the_kernel(monkeypatch):
     """Fails where nothing was compiled; two threads, so that their parts must meet."""
-    before, calls, call = torch.get_num_threads(), [], product._call
+    before, calls = torch.get_num_threads(), []
     torch.set_num_threads(2)
-    monkeypatch.setattr(product, "_call", lambda name, *a: calls.append(name) or call(name, *a))
+    monkeypatch.setattr(product, "THREAD", 1)
+    for name in ("linear", "int_linear", "quantized_linear", "rows"):
+        call = getattr(product, name)
+        monkeypatch.setattr(
+            product, name, lambda *a, n=name, call=call: calls.append(n) or call(*a)
+        )
     monkeypatch.setitem(modes._state, "broken", False)
     yield calls
     torch.set_num_threads(before)
@@ -150,7 +156,7 @@ def test_a_float_product_is_within_n_eps_of_float64(bits, width, granularity, by
             y, wanted = compiled(QuantizedLinear(w, bias), x), x.double() @ w_hat.T + bias
             size = x.double().abs() @ w_hat.abs().T + bias.abs()
             assert ((y - wanted).abs() <= (width + 4) * EPS * size).all()
-    assert {"linear", "values"} == set(by_the_kernel)
+    assert {"linear"} == set(by_the_kernel)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -168,13 +174,6 @@ def test_blocks_are_multiplied_with_their_minima(bits, signed, minimum):
             wanted = x.double() @ w.dequantize(torch.float64).T
             bound = (width + 4) * EPS * (x.double().abs() @ parts.T)
             assert ((compiled(QuantizedLinear(w), x) - wanted).abs() <= bound).all()
-
-
-def test_rows_of_values_are_what_dequantize_gives():
-    for bits in BITS:
-        for w in (codes_of(811, ql.PerGroup(64), bits, KINDS[2]), blocks_of(300, 32, bits, 1, 1)):
-            packed = packed_of(QuantizedLinear(w).codes)
-            assert torch.equal(product.values(packed, slice(5, 30)), w.dequantize()[5:30])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -212,6 +211,27 @@ def test_a_gradient_goes_through():
     with ql.use_kernels("compiled"):
         QuantizedLinear(w)(x).sum().backward()
     torch.testing.assert_close(x.grad, w.dequantize().sum(0).expand(2, 64))
+    bias = torch.nn.Parameter(drawn(ROWS))
+    with ql.use_kernels("compiled"):
+        QuantizedLinear(w, bias)(drawn(2, 64)).sum().backward()
+    assert torch.equal(bias.grad, torch.full((ROWS,), 2.0))
+
+
+def test_a_layer_sees_its_buffers_change():
+    """The kernel is told once where they are."""
+    w, other = codes_of(64, ql.PerGroup(32), 4), codes_of(64, ql.PerGroup(32), 4, rows=2 * ROWS)
+    other = ql.QTensor(*(t[ROWS:] for t in (other.q, other.scale, other.zero_point)), other.scheme)
+    layer, x = QuantizedLinear(w, drawn(ROWS, seed=1)), drawn(1, 64)
+    first, second = (compiled(QuantizedLinear(codes, layer.bias), x) for codes in (w, other))
+    assert torch.equal(compiled(layer, x), first) and not torch.equal(first, second)
+    twin = copy.deepcopy(layer)
+    layer.load_state_dict(QuantizedLinear(other, layer.bias).state_dict())
+    assert torch.equal(compiled(layer, x), second)
+    assert torch.equal(compiled(twin, x), first)
+    assert torch.equal(compiled(layer.share_memory(), x), second)
+    twin.codes.packed = QuantizedLinear(other).codes.packed
+    twin.codes.scale = other.scale
+    assert torch.equal(compiled(twin, x), second)
 
 
 # --- 8-bit inputs ---
@@ -240,6 +260,34 @@ def test_an_integer_product_has_the_bits_of_its_definition(bits, width, granular
                 with ql.use_kernels("compiled"):
                     assert torch.equal(layer.product(x), slowly(x, w))
     assert set(by_the_kernel) == {"int_linear"}
+
+
+@pytest.mark.parametrize("bits", [8, 5])
+@pytest.mark.parametrize("mapping", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("granularity", [ql.PerTensor(), ql.PerAxis(0)])
+def test_quantizing_and_multiplying_at_once_has_the_bits_of_both(
+    bits, mapping, granularity, by_the_kernel
+):
+    scheme = ql.Scheme(bits, mapping, granularity)
+    for width in (811, 64, 5):
+        w = codes_of(width, ql.PerGroup(32), 4, KINDS[2])
+        layer = QuantizedLinear(w, drawn(ROWS, seed=1), scheme)
+        hard = torch.arange(width).float().sub(width // 2) / 2  # many ties
+        inputs = [drawn(1, width), drawn(3, width), drawn(9, width), hard[None], -hard.abs()[None]]
+        inputs += [torch.zeros(2, width), drawn(2, width) * 1e-38, drawn(1, width).double()]
+        for x in (*inputs, drawn(2, width).bfloat16(), 1e-45 + torch.zeros(1, width)):
+            codes = layer.quantize_input(x)
+            wanted = (slowly(codes, w) + layer.bias).to(x.dtype)
+            if x.dtype != torch.float64:
+                assert torch.equal(compiled(layer, x), wanted)
+    assert set(by_the_kernel) == {"quantized_linear"}
+    for bad in (float("nan"), float("inf"), 3e38):
+        x = drawn(2, 64)
+        x[1, 63] = bad
+        if bad == 3e38:
+            x[1, 0] = -bad if mapping == "asymmetric" else float("inf")
+        with pytest.raises(ValueError):
+            compiled(QuantizedLinear(codes_of(64, ql.PerGroup(32), 4), None, scheme), x)
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -284,7 +332,20 @@ def test_an_embedding_unpacks_the_rows_asked_for(monkeypatch):
     for w in (codes_of(70, ql.PerGroup(32), 3), blocks_of(70, 32, 5, False, True)):
         ids = torch.tensor([[3, 36], [0, 3]])
         assert torch.equal(QuantizedEmbedding(w)(ids), w.dequantize()[ids])
+        assert torch.equal(compiled(QuantizedEmbedding(w), ids), w.dequantize()[ids])
     assert seen == [4, 4]
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_rows_have_the_bits_of_dequantize(bits, by_the_kernel):
+    for width, granularity in LAYOUTS:
+        for kind in KINDS:
+            w = codes_of(width, granularity, bits, kind)
+            assert torch.equal(compiled(QuantizedEmbedding(w), torch.arange(ROWS)), w.dequantize())
+    w = blocks_of(300, 32, bits, True, True)
+    half = QuantizedEmbedding(w).half()
+    assert torch.equal(compiled(half, torch.tensor([36])), w.dequantize(torch.float16)[36:])
+    assert {"rows"} == set(by_the_kernel)
 
 
 def test_a_tied_head_reads_the_embeddings_bytes():
@@ -292,7 +353,9 @@ def test_a_tied_head_reads_the_embeddings_bytes():
     embedding = QuantizedEmbedding(w)
     head = QuantizedLinear(embedding.codes)
     assert head.codes.packed.data_ptr() == embedding.codes.packed.data_ptr()
-    torch.testing.assert_close(compiled(head, x), x @ w.dequantize().T)
+    wanted = x @ w.dequantize().T
+    torch.testing.assert_close(compiled(head, x), wanted)
+    torch.testing.assert_close(compiled(embedding.project, x), wanted)
 
 
 # --- which path ---

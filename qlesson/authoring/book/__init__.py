@@ -14,6 +14,7 @@ import nbformat
 from sphinx.cmd.build import build_main
 
 import qlesson
+from qlesson.authoring import errata
 from qlesson.authoring.book import plays
 from qlesson.authoring.book.light import lighten
 from qlesson.authoring.book.pages import page
@@ -67,7 +68,9 @@ def assemble(root: Path, source: Path, repository: str) -> None:
     readme = (root / "README.md").read_text(encoding="utf-8")
     index = files[Path("index.md")].decode().replace("{{ map }}", chapters(readme))
     files[Path("index.md")] = index.encode()
-    files[Path("errata.md")] = (root / "CHANGELOG.md").read_bytes()
+    changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
+    files[Path("changelog.md")] = changelog.encode()
+    files[Path("errata.md")] = errata.page(changelog, "changelog.md").encode()
     for path in (root / "notebooks").iterdir():
         if path.suffix in (".md", ".csv"):
             files[Path("notebooks", path.name)] = path.read_bytes()

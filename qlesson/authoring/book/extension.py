@@ -13,6 +13,7 @@ from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 
+from qlesson.authoring import address
 from qlesson.authoring.book.pages import BET
 from qlesson.authoring.slides import spaced
 
@@ -23,7 +24,16 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("fold", Fold)
     app.add_post_transform(FoldBets)
     app.connect("autodoc-process-docstring", _docstring)
+    app.connect("html-page-context", _to_colab, priority=900)  # after the theme's buttons
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _to_colab(app: Sphinx, name: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    """The theme's button for Colab leads to the notebook that installs the course there."""
+    groups = context.get("header_buttons", [])
+    for button in (b for group in groups for b in group.get("buttons", [])):
+        if button.get("url", "").startswith("https://colab."):
+            button["url"] = address.colab(f"{name.rpartition('/')[2]}.ipynb")
 
 
 def slug(title: str) -> str:

@@ -12,6 +12,7 @@ from copy import deepcopy
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
+from qlesson.authoring import address
 from qlesson.authoring.bets import is_bet, is_space
 from qlesson.authoring.book import answers, plays
 from qlesson.authoring.reading import alt_of, is_caption, without_running
@@ -34,9 +35,8 @@ def page(nb: NotebookNode, name: str, repository: str) -> NotebookNode:
 
 def links(repository: str, name: str) -> str:
     """Where a notebook can be run, as Markdown."""
-    colab = f"https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name}"
     binder = f"https://mybinder.org/v2/gh/{repository}/main?urlpath=lab/tree/notebooks/{name}"
-    return f"[Colab]({colab}) or [Binder]({binder})"
+    return f"[Colab]({address.colab(name)}) or [Binder]({binder})"
 
 
 def _cells(cell: NotebookNode, where: str) -> list[NotebookNode]:

@@ -21,6 +21,7 @@ from qlesson import checks
 from qlesson.device import best_device
 from qlesson.models.cache import KVCache
 from qlesson.models.tinygpt.text import FOLDER, VOCABULARY, decode, encode
+from qlesson.nn.layers import QuantizedEmbedding
 from qlesson.nn.swap import Model
 
 NewCache = Callable[[], KVCache | None]
@@ -114,7 +115,7 @@ class GPT(nn.Module):
         """
         checks.ids("ids", ids, len(VOCABULARY))
         checks.matrix("ids", ids, "[batch, time]")
-        checks.same_device("ids", ids, "the model", self.token_embedding.weight)
+        checks.same_device("ids", ids, "the model", self.norm.weight)
         if cache is not None:
             checks.of_type("cache", cache, KVCache, "use KVCache()")
         past = 0 if cache is None else cache.length
@@ -127,6 +128,8 @@ class GPT(nn.Module):
         x = self.dropout(self.token_embedding(ids) + self.position_embedding(positions))
         for block in self.blocks:
             x = block(x, cache)
+        if isinstance(self.token_embedding, QuantizedEmbedding):
+            return self.token_embedding.project(self.norm(x))
         return F.linear(self.norm(x), self.token_embedding.weight)
 
     @torch.no_grad()
@@ -164,7 +167,7 @@ class GPT(nn.Module):
     def _next_logits(self, window: Tensor, cache: KVCache | None) -> Tensor:
         """Logits [94] of the character after window [time], on the CPU; fills the cache."""
         new = window[-1:] if cache is not None and cache.length else window
-        device = self.token_embedding.weight.device
+        device = self.norm.weight.device
         return self(new[None].to(device), cache)[0, -1].cpu()
 
 

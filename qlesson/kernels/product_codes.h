@@ -1,0 +1,271 @@
+// A weight of packed codes, and what its bytes mean. How a row is packed is told in packed.py.
+//
+// A code u is unsigned; with `zero` the code of 0.0 as u,
+//
+//     w_hat = s (u - zero)    or, with a minimum m,    w_hat = s (u - low) + m
+//
+// Vectors are gcc's and clang's own, of 32 bytes, and of 64 where a processor has them; what it does
+// in one instruction is behind an #ifdef, with loops of the same bits beside.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <type_traits>
+#include <vector>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int64_t BLOCK = 32, LONG = 256;
+
+typedef uint8_t Bytes __attribute__((vector_size(32)));
+typedef uint32_t Words __attribute__((vector_size(32)));
+typedef uint64_t Longs __attribute__((vector_size(32)));
+typedef int32_t Ints __attribute__((vector_size(32)));
+typedef float Floats __attribute__((vector_size(32)));
+#if defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define HAS_64_BYTES
+constexpr int64_t WIDE = 64;
+#else
+constexpr int64_t WIDE = 32;
+#endif
+typedef uint32_t WideWords __attribute__((vector_size(WIDE)));
+typedef int32_t WideInts __attribute__((vector_size(WIDE)));
+typedef float WideFloats __attribute__((vector_size(WIDE)));
+constexpr int64_t LANES = WIDE / 4;
+
+template <typename T>
+inline T load(const void* from) {
+  T x;
+  std::memcpy(&x, from, sizeof(T));
+  return x;
+}
+
+template <typename T>
+inline void store(void* to, T x) {
+  std::memcpy(to, &x, sizeof(T));
+}
+
+// Memory in which no vector crosses a line of the cache: reading one that does takes twice as long.
+template <typename T>
+struct Aligned {
+  typedef T value_type;
+  Aligned() = default;
+  template <typename U>
+  Aligned(const Aligned<U>&) {}
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64))); }
+  void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t(64)); }
+  bool operator==(const Aligned&) const { return true; }
+  bool operator!=(const Aligned&) const { return false; }
+};
+template <typename T>
+using Buffer = std::vector<T, Aligned<T>>;
+
+// Eight lanes, twice where a vector has sixteen.
+inline WideWords both(Words x) {
+#if defined(HAS_64_BYTES)
+  return (WideWords)_mm512_broadcast_i32x8((__m256i)x);
+#else
+  return x;
+#endif
+}
+
+// --- the weight ---
+
+struct Weight {  // as product.py lays it out
+  const uint8_t* packed;  // [n, row_bytes]
+  const void* scale;      // [n, groups], or [1, groups] for all rows
+  const void* offset;     // like the scale: zero points of one byte, or minima in the scale's type
+  int64_t n, k, row_bytes, groups, group;
+  int64_t bits, low;     // u = q + low
+  int64_t scale_type;    // 0 float, 1 half, 2 bfloat16
+  int64_t offset_kind;   // 0 none, 1 zero points, 2 minima
+  int64_t shared;        // whether all rows have the same scales
+  int64_t first(int64_t g) const { return g * group; }
+  int64_t end(int64_t g) const { return std::min(k, (g + 1) * group); }
+  bool aligned() const { return group % BLOCK == 0 || groups == 1; }
+  int64_t whole() const { return k / BLOCK; }
+  int64_t blocks() const { return (k + BLOCK - 1) / BLOCK; }
+  int64_t longs() const { return k / LONG; }
+  int64_t per_group() const { return groups == 1 ? blocks() : group / BLOCK; }
+  const uint8_t* row(int64_t r) const { return packed + r * row_bytes; }
+};
+
+inline float from_half(uint16_t h) {
+  const uint32_t magnitude = (h & 0x7fffu) << 13, sign = (h & 0x8000u) << 16;
+  float x;
+  if ((h & 0x7c00u) == 0) {
+    x = static_cast<float>(h & 0x3ffu) * 0x1p-24f;
+  } else {
+    const uint32_t bits = magnitude + ((h & 0x7c00u) == 0x7c00u ? 0x70000000u : 0x38000000u);
+    std::memcpy(&x, &bits, 4);
+  }
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  bits |= sign;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+
+// count steps (scales or minima) of the row from group g on, as floats; up to seven more are written.
+inline void steps(const Weight& w, const void* from, int64_t row, int64_t g, int64_t count, float* out) {
+  const int64_t type = w.scale_type, at = (w.shared ? 0 : row * w.groups) + g;
+  if (type == 0) {
+    std::memcpy(out, static_cast<const float*>(from) + at, count * 4);
+    return;
+  }
+  const uint16_t* halves = static_cast<const uint16_t*>(from) + at;
+  int64_t i = 0;
+  if (type == 2) {
+    for (; i < count; i++) {
+      const uint32_t bits = static_cast<uint32_t>(halves[i]) << 16;
+      std::memcpy(out + i, &bits, 4);
+    }
+    return;
+  }
+#if defined(__F16C__) && defined(__AVX2__)
+  const int64_t readable = (w.shared ? 1 : w.n) * w.groups - at;
+  for (; i < count && i + 8 <= readable; i += 8) _mm256_storeu_ps(out + i, _mm256_cvtph_ps(load<__m128i>(halves + i)));
+#endif
+  for (; i < count; i++) out[i] = from_half(halves[i]);
+}
+
+// zero of count groups from g on
+template <typename T>
+inline void zeros(const Weight& w, int64_t row, int64_t g, int64_t count, T* out) {
+  const uint8_t* z = static_cast<const uint8_t*>(w.offset) + (w.shared ? 0 : row * w.groups) + g;
+  if (w.low)
+    for (int64_t i = 0; i < count; i++) out[i] = static_cast<T>(w.low + static_cast<int8_t>(z[i]));
+  else
+    for (int64_t i = 0; i < count; i++) out[i] = static_cast<T>(z[i]);
+}
+
+// --- codes as bytes ---
+
+constexpr uint32_t mask(int p) { return 0x01010101u * ((1u << p) - 1); }
+
+// One field of the i-th sizeof(V) codes of a block of 256. Four bytes are shifted at once: what
+// comes over from a neighbour is masked away.
+template <int P, typename V>
+inline V field(const uint8_t* b, int64_t i) {
+  constexpr int64_t size = sizeof(V), n = LONG * P / 8;
+  if constexpr (P == 8) return load<V>(b + size * i);
+#if defined(HAS_64_BYTES)
+  if constexpr (n < size) {
+    const uint32_t s = static_cast<uint32_t>(2 * i);
+    const WideWords shift = {s, s, s, s, s, s, s, s, s + 1, s + 1, s + 1, s + 1, s + 1, s + 1, s + 1, s + 1};
+    return (both(load<Words>(b)) >> shift) & mask(P);
+  } else
+#endif
+    return (load<V>(b + size * i % n) >> static_cast<uint32_t>(P * (size * i / n))) & mask(P);
+}
+
+template <int BITS, typename V>
+inline V decode_long(const uint8_t* b, int64_t i) {
+  if constexpr (BITS == 8 || BITS == 4 || BITS == 2) return field<BITS, V>(b, i);
+  if constexpr (BITS == 3) return field<2, V>(b, i) | (field<1, V>(b + 64, i) << 2);
+  if constexpr (BITS == 5) return field<4, V>(b, i) | (field<1, V>(b + 128, i) << 4);
+  if constexpr (BITS == 6) return field<4, V>(b, i) | (field<2, V>(b + 128, i) << 4);
+  if constexpr (BITS == 7)
+    return field<4, V>(b, i) | (field<2, V>(b + 128, i) << 4) | (field<1, V>(b + 192, i) << 6);
+}
+
+// Fields of a block of 32: they come once for each field in a byte, shifted to its place.
+inline Words ones(const uint8_t* b) {
+  const Words w = load<uint32_t>(b) - Words{};
+  return (w >> Words{0, 1, 2, 3, 4, 5, 6, 7}) & mask(1);
+}
+inline Words twos(const uint8_t* b) {
+  const Longs w = load<uint64_t>(b) - Longs{};
+  return (Words)(w >> Longs{0, 2, 4, 6}) & mask(2);
+}
+inline Words fours(const uint8_t* b) {
+  const uint64_t first = load<uint64_t>(b), second = load<uint64_t>(b + 8);
+  const Longs w = {first, second, first, second};
+  return (Words)(w >> Longs{0, 0, 4, 4}) & mask(4);
+}
+
+template <int BITS>
+inline Words decode(const uint8_t* b) {
+  if constexpr (BITS == 8) return load<Words>(b);
+  if constexpr (BITS == 4) return fours(b);
+  if constexpr (BITS == 2) return twos(b);
+  if constexpr (BITS == 3) return twos(b) | (ones(b + 8) << 2);
+  if constexpr (BITS == 5) return fours(b) | (ones(b + 16) << 4);
+  if constexpr (BITS == 6) return fours(b) | (twos(b + 16) << 4);
+  if constexpr (BITS == 7) return fours(b) | (twos(b + 16) << 4) | (ones(b + 24) << 6);
+}
+
+// The last block of a row, of `count` codes, filled up with zeros.
+inline void decode_last(const uint8_t* b, int64_t bits, int64_t count, uint8_t* out) {
+  const int64_t narrow = bits & -bits, step = 8 / narrow;
+  const int64_t size = (count + step - 1) / step * step;
+  std::memset(out, 0, BLOCK);
+  int64_t shift = 0;
+  for (int64_t p = 8; p; p /= 2) {
+    if (!(bits & p)) continue;
+    const int64_t n = size * p / 8;
+    for (int64_t j = 0; j < count; j++) out[j] |= ((b[j % n] >> (j / n * p)) & ((1 << p) - 1)) << shift;
+    b += n;
+    shift += p;
+  }
+}
+
+// f(the bits as a constant)
+template <typename F>
+inline void with_bits(int64_t bits, F f) {
+  switch (bits) {
+    case 2: return f(std::integral_constant<int, 2>());
+    case 3: return f(std::integral_constant<int, 3>());
+    case 4: return f(std::integral_constant<int, 4>());
+    case 5: return f(std::integral_constant<int, 5>());
+    case 6: return f(std::integral_constant<int, 6>());
+    case 7: return f(std::integral_constant<int, 7>());
+    default: return f(std::integral_constant<int, 8>());
+  }
+}
+
+// Some blocks of 256 of a row as bytes, in the order in which they are packed.
+template <int BITS>
+inline void unpack_longs(const uint8_t* b, int64_t count, uint8_t* out) {
+  for (int64_t i = 0; i < count; i++)
+    for (int64_t v = 0; v < LONG / WIDE; v++)
+      store(out + i * LONG + WIDE * v, decode_long<BITS, WideWords>(b + i * LONG / 8 * BITS, v));
+}
+
+// What a row holds behind its blocks of 256, as bytes in their own order, filled up to whole blocks.
+inline void unpack_rest(const Weight& w, int64_t row, uint8_t* out) {
+  const uint8_t* b = w.row(row) + w.longs() * LONG / 8 * w.bits;
+  const int64_t count = w.whole() - w.longs() * 8;
+  with_bits(w.bits, [&](auto bits) {
+    for (int64_t i = 0; i < count; i++) store(out + i * BLOCK, decode<bits>(b + i * 4 * bits));
+  });
+  if (w.k % BLOCK) decode_last(b + count * 4 * w.bits, w.bits, w.k % BLOCK, out + count * BLOCK);
+}
+
+// All codes of a row in their own order; `out` has room for whole blocks.
+inline void unpack_row(const Weight& w, int64_t row, uint8_t* out) {
+  uint8_t u[LONG];
+  for (int64_t i = 0; i < w.longs(); i++) {
+    with_bits(w.bits, [&](auto bits) { unpack_longs<bits>(w.row(row) + i * LONG / 8 * bits, 1, u); });
+    for (int64_t v = 0; v < 8; v++)
+      for (int64_t j = 0; j < 8; j++) std::memcpy(out + i * LONG + 32 * j + 4 * v, u + 32 * v + 4 * j, 4);
+  }
+  unpack_rest(w, row, out + w.longs() * LONG);
+}
+
+// f(first row, last row) in parts of so many rows or a multiple
+template <typename F>
+inline void share(int64_t n, int64_t threads, int64_t unit, F f) {
+  const int64_t part = std::max<int64_t>(unit, (n / (threads * 8) + unit - 1) / unit * unit);
+  if (threads == 1) return f(0, n);
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+  for (int64_t i = 0; i < n; i += part) f(i, std::min(n, i + part));
+}
+
+}  // namespace

@@ -1,0 +1,338 @@
+// Inputs of 8-bit codes times packed codes: the same bits on every processor.
+//
+// Integer products are exact in 32 bits inside a group of columns, and the groups are added in their
+// order, each rounded product to a rounded sum.
+
+#pragma once
+
+#include "product_codes.h"
+
+namespace {
+
+#if defined(HAS_64_BYTES) && defined(__AVX512VNNI__)
+typedef WideWords Quads;  // fours of codes, as one instruction takes them
+typedef WideInts Sums;
+#else
+typedef Words Quads;
+typedef Ints Sums;
+#endif
+constexpr int64_t QUADS = sizeof(Quads) / 4;
+
+// Adds products of four neighbours to each sum. Exact: none saturates.
+template <bool NARROW>  // u is below 128
+inline Sums add_products(Sums sums, Quads u, Quads x) {
+#if defined(HAS_64_BYTES) && defined(__AVX512VNNI__)
+  return (Sums)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)u, (__m512i)x);
+#elif defined(__AVXVNNI__)
+  return (Sums)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)u, (__m256i)x);
+#elif defined(__AVX2__)
+  if (NARROW) {
+    const __m256i pairs = _mm256_maddubs_epi16((__m256i)u, (__m256i)x);
+    return sums + (Sums)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+  }
+  const __m256i even = _mm256_madd_epi16(_mm256_and_si256((__m256i)u, _mm256_set1_epi16(255)),
+                                         _mm256_srai_epi16(_mm256_slli_epi16((__m256i)x, 8), 8));
+  const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16((__m256i)u, 8), _mm256_srai_epi16((__m256i)x, 8));
+  return sums + (Sums)_mm256_add_epi32(even, odd);
+#else
+  for (int64_t i = 0; i < 4 * QUADS; i++)
+    sums[i / 4] += static_cast<int32_t>(u[i / 4] >> 8 * (i % 4) & 255) * static_cast<int8_t>(x[i / 4] >> 8 * (i % 4));
+  return sums;
+#endif
+}
+
+inline Ints folded(Ints x) { return x; }
+#if defined(HAS_64_BYTES)
+inline Ints folded(WideInts x) {
+  return (Ints)_mm512_castsi512_si256((__m512i)x) + (Ints)_mm512_extracti32x8_epi32((__m512i)x, 1);
+}
+#endif
+
+struct Inputs {
+  const int8_t* codes;  // [m, k]
+  const float* scale;   // [m]
+  const int32_t* zero;  // [m]
+  int64_t m;
+  bool centred;               // all zero points are 0
+  Buffer<int32_t> sums;  // [m, groups up to whole eights] of the codes
+  int64_t g8;
+  Inputs(const Weight& w, const int8_t* codes, const float* scale, const int32_t* zero, int64_t m)
+      : codes(codes), scale(scale), zero(zero), m(m), centred(std::all_of(zero, zero + m, [](int32_t z) { return z == 0; })),
+        g8((w.groups + 7) / 8 * 8) {
+    sums.resize(m * g8);
+    for (int64_t t = 0; t < m; t++)
+      for (int64_t g = 0; g < w.groups; g++) {
+        int32_t acc = 0;
+        for (int64_t i = w.first(g); i < w.end(g); i++) acc += codes[t * w.k + i];
+        sums[t * g8 + g] = acc;
+      }
+  }
+};
+
+// --- few inputs: a row is multiplied as it is read, and eight rows are added up beside each other ---
+
+constexpr int64_t TOGETHER = 8;
+
+// Each whole block of 256 in the order in which codes are packed, filled up to whole blocks of 32.
+inline Buffer<int8_t> in_packed_order(const Weight& w, const int8_t* x, int64_t m) {
+  const int64_t width = w.blocks() * BLOCK;
+  Buffer<int8_t> y(m * width);
+  for (int64_t t = 0; t < m; t++) {
+    for (int64_t i = 0; i < w.longs() * LONG; i += LONG)
+      for (int64_t j = 0; j < 8; j++)
+        for (int64_t v = 0; v < 8; v++) std::copy_n(x + t * w.k + i + 32 * j + 4 * v, 4, &y[t * width + i + 32 * v + 4 * j]);
+    std::copy(x + t * w.k + w.longs() * LONG, x + (t + 1) * w.k, &y[t * width + w.longs() * LONG]);
+  }
+  return y;
+}
+
+// Sums over each block of 32 of a row times x [m, width] in the order of the packed codes, to
+// acc + t * step; of the codes alone too, where `u_sums` is given.
+template <int BITS>
+void block_sums(const Weight& w, int64_t row, const int8_t* x, int64_t m, int64_t step, int32_t* acc, int32_t* u_sums) {
+  constexpr int64_t V = LONG / (4 * QUADS);
+  const int64_t width = w.blocks() * BLOCK;
+  const int64_t longs = w.longs();
+  const uint8_t* b = w.row(row);
+  const Quads ones = Quads{} + mask(1);
+  for (int64_t i = 0; i < longs; i++, b += LONG / 8 * BITS) {
+    for (int64_t j = 0; j < LONG / 8 * BITS; j += 64) __builtin_prefetch(b + 2048 + j);
+    Quads u[V];
+    for (int64_t v = 0; v < V; v++) u[v] = decode_long<BITS, Quads>(b, v);
+    for (int64_t t = 0; t < m; t++) {
+      Sums d[2] = {};
+      for (int64_t v = 0; v < V; v++)
+        d[v % 2] = add_products<BITS != 8>(d[v % 2], u[v], load<Quads>(x + t * width + i * LONG + v * 4 * QUADS));
+      store(acc + t * step + 8 * i, folded(d[0] + d[1]));
+    }
+    if (!u_sums) continue;
+    Sums d = {};
+    for (int64_t v = 0; v < V; v++) d = add_products<BITS != 8>(d, u[v], ones);
+    store(u_sums + 8 * i, folded(d));
+  }
+  if (w.longs() * 8 == w.blocks()) return;
+  uint8_t rest[LONG];
+  unpack_rest(w, row, rest);
+  for (int64_t i = w.longs() * 8; i < w.blocks(); i++) {
+    const uint8_t* u = rest + (i - w.longs() * 8) * BLOCK;
+    const int64_t count = std::min(BLOCK, w.k - i * BLOCK);
+    for (int64_t t = 0; t < m; t++) {
+      int32_t d = 0;
+      for (int64_t j = 0; j < BLOCK; j++) d += static_cast<int16_t>(u[j]) * static_cast<int16_t>(x[t * width + i * BLOCK + j]);
+      acc[t * step + i] = d;
+    }
+    if (u_sums) {
+      int32_t d = 0;
+      for (int64_t j = 0; j < count; j++) d += u[j];
+      u_sums[i] = d;
+    }
+  }
+}
+
+// From sums of blocks to sums of groups.
+inline void join(const Weight& w, int32_t* acc) {
+  const int64_t many = w.per_group();
+  if (many == 1) return;
+  for (int64_t g = 0; g < w.groups; g++) {
+    int32_t y = 0;
+    for (int64_t i = g * many; i < std::min(w.blocks(), (g + 1) * many); i++) y += acc[i];
+    acc[g] = y;
+  }
+}
+
+// Vector r holds eight values of row r, and then value r of eight rows.
+inline void transpose(Floats* x) {
+#if defined(__AVX2__)
+  __m256 a[8], b[8];
+  for (int i = 0; i < 8; i++) a[i] = (__m256)x[i];
+  for (int i = 0; i < 8; i += 2) b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]), b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+  for (int i = 0; i < 8; i += 4)
+    for (int j = 0; j < 2; j++) {
+      a[i + 2 * j] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0x44);
+      a[i + 2 * j + 1] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0xee);
+    }
+  for (int i = 0; i < 4; i++) {
+    x[i] = (Floats)_mm256_permute2f128_ps(a[i], a[i + 4], 0x20);
+    x[i + 4] = (Floats)_mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
+  }
+#else
+  for (int i = 0; i < 8; i++)
+    for (int j = 0; j < i; j++) {
+      const float held = x[i][j];
+      x[i][j] = x[j][i];
+      x[j][i] = held;
+    }
+#endif
+}
+
+template <int BITS>
+void int_rows(const Weight& w, const Inputs& x, const int8_t* ordered, int64_t begin, int64_t end, float* y) {
+  const int64_t g8 = x.g8, step = std::max(g8, w.blocks() + 8), row_step = x.m * step;
+  Buffer<int32_t> acc(TOGETHER * row_step), u_sums(TOGETHER * step), zero(TOGETHER * g8, static_cast<int32_t>(w.low));
+  Buffer<int32_t> counts(g8);
+  Buffer<float> s(TOGETHER * g8);
+  for (int64_t g = 0; g < w.groups; g++) counts[g] = static_cast<int32_t>(w.end(g) - w.first(g));
+  for (int64_t first = begin; first < end; first += TOGETHER) {
+    const int64_t rows = std::min(TOGETHER, end - first);
+    for (int64_t r = 0; r < rows; r++) {
+      int32_t* alone = x.centred ? nullptr : &u_sums[r * step];
+      block_sums<BITS>(w, first + r, ordered, x.m, step, &acc[r * row_step], alone);
+      for (int64_t t = 0; t < x.m; t++) join(w, &acc[r * row_step + t * step]);
+      if (alone) join(w, alone);
+      steps(w, w.scale, first + r, 0, w.groups, &s[r * g8]);
+      if (w.offset_kind == 1) zeros(w, first + r, 0, w.groups, &zero[r * g8]);
+    }
+    for (int64_t t = 0; t < x.m; t++) {
+      const int32_t z_x = x.zero[t];
+      Floats sums = {};
+      for (int64_t g = 0; g < g8; g += 8) {
+        const Ints x_sums = load<Ints>(&x.sums[t * g8 + g]), count = load<Ints>(&counts[g]);
+        Floats terms[TOGETHER];
+        for (int64_t r = 0; r < TOGETHER; r++) {
+          const Ints z = load<Ints>(&zero[r * g8 + g]);
+          Ints total = load<Ints>(&acc[r * row_step + t * step + g]) - z * x_sums;
+          if (!x.centred) total -= z_x * (load<Ints>(&u_sums[r * step + g]) - count * z);
+          terms[r] = __builtin_convertvector(total, Floats) * (x.scale[t] * load<Floats>(&s[r * g8 + g]));
+        }
+        transpose(terms);
+        for (int64_t i = 0; i < std::min<int64_t>(8, w.groups - g); i++) sums += terms[i];
+      }
+      for (int64_t r = 0; r < rows; r++) y[t * w.n + first + r] = sums[r];
+    }
+  }
+}
+
+// --- many inputs: a lane for each of them ---
+
+constexpr int64_t INT_ROWS = 6;
+
+// The fours of columns in the order of the groups, each group filled up to whole fours, so that no
+// four has two scales.
+struct Fours {
+  std::vector<int64_t> first;  // of each group, and the end of the last
+  std::vector<int32_t> place;  // of each four among the codes of a row as it is unpacked
+  explicit Fours(const Weight& w) : first(1, 0) {
+    for (int64_t g = 0; g < w.groups; g++) first.push_back(first.back() + (w.end(g) - w.first(g) + 3) / 4);
+    for (int64_t i = 0; i < count(); i++) {
+      const int64_t block = i / 64, j = i % 64 / 8, v = i % 8;
+      const bool packed = w.aligned() && i < w.longs() * 64;
+      place.push_back(static_cast<int32_t>(packed ? block * LONG + 32 * v + 4 * j : 4 * i));
+    }
+  }
+  int64_t count() const { return first.back(); }
+  template <typename T>
+  void fill(const Weight& w, const T* from, T* to) const {
+    for (int64_t g = 0; g < w.groups; g++) {
+      std::fill(to + 4 * first[g], to + 4 * first[g + 1], T(0));
+      std::copy(from + w.first(g), from + w.end(g), to + 4 * first[g]);
+    }
+  }
+};
+
+// QUADS inputs: their codes as [four][lane][4], and what belongs to each.
+struct IntBatch {
+  Buffer<int8_t> codes;
+  Buffer<int32_t> sums;  // [groups][lane]
+  float scale[QUADS] = {};
+  int32_t zero[QUADS] = {};
+  IntBatch(const Weight& w, const Inputs& x, const Fours& fours, int64_t from)
+      : codes(4 * fours.count() * QUADS), sums(w.groups * QUADS) {
+    std::vector<int8_t> filled(4 * fours.count());
+    for (int64_t t = 0; t < std::min(QUADS, x.m - from); t++) {
+      fours.fill(w, x.codes + (from + t) * w.k, filled.data());
+      for (int64_t i = 0; i < fours.count(); i++) std::memcpy(&codes[4 * (i * QUADS + t)], &filled[4 * i], 4);
+      for (int64_t g = 0; g < w.groups; g++) sums[g * QUADS + t] = x.sums[(from + t) * x.g8 + g];
+      scale[t] = x.scale[from + t];
+      zero[t] = x.zero[from + t];
+    }
+  }
+};
+
+struct IntTile {  // some rows of codes, and their steps
+  std::vector<uint8_t> u;
+  std::vector<float> s;
+  std::vector<int32_t> zero, u_sums;
+  int64_t width;
+  explicit IntTile(const Weight& w, const Fours& fours)
+      : u(INT_ROWS * (4 * fours.count() + LONG)), s(INT_ROWS * w.groups + 8), zero(s.size(), static_cast<int32_t>(w.low)),
+        u_sums(s.size()), width(4 * fours.count() + LONG) {}
+  void read(const Weight& w, const Fours& fours, int64_t row, int64_t r, bool centred) {
+    uint8_t* codes = &u[r * width];
+    if (w.aligned()) {
+      with_bits(w.bits, [&](auto bits) { unpack_longs<bits>(w.row(row), w.longs(), codes); });
+      unpack_rest(w, row, codes + w.longs() * LONG);
+    } else {
+      std::vector<uint8_t> own(w.blocks() * BLOCK);
+      unpack_row(w, row, own.data());
+      fours.fill(w, own.data(), codes);
+    }
+    steps(w, w.scale, row, 0, w.groups, &s[r * w.groups]);
+    if (w.offset_kind == 1) zeros(w, row, 0, w.groups, &zero[r * w.groups]);
+    for (int64_t g = 0; g < w.groups && !centred; g++) {
+      int32_t sum = 0;
+      for (int64_t i = fours.first[g]; i < fours.first[g + 1]; i++)
+        for (int64_t j = 0; j < 4; j++) sum += codes[fours.place[i] + j];
+      u_sums[r * w.groups + g] = sum;
+    }
+  }
+};
+
+// One batch times INT_ROWS rows: sums of a group, then the terms of every lane, in registers.
+template <bool NARROW>
+void int_tile(const Weight& w, const Fours& fours, const IntBatch& x, const IntTile& tile, bool centred, float* found) {
+  typedef float Terms __attribute__((vector_size(sizeof(Sums))));
+  const Terms s_x = load<Terms>(x.scale);
+  const Sums z_x = load<Sums>(x.zero);
+  Terms y[INT_ROWS] = {};
+  for (int64_t g = 0; g < w.groups; g++) {
+    Sums acc[INT_ROWS] = {};
+    for (int64_t i = fours.first[g]; i < fours.first[g + 1]; i++) {
+      const Quads some = load<Quads>(&x.codes[4 * i * QUADS]);
+      const uint8_t* u = &tile.u[fours.place[i]];
+      for (int64_t r = 0; r < INT_ROWS; r++)
+        acc[r] = add_products<NARROW>(acc[r], Quads{} + load<uint32_t>(u + r * tile.width), some);
+    }
+    const Sums sums = load<Sums>(&x.sums[g * QUADS]);
+    const int32_t count = static_cast<int32_t>(w.end(g) - w.first(g));
+    for (int64_t r = 0; r < INT_ROWS; r++) {
+      const int64_t at = r * w.groups + g;
+      Sums total = acc[r] - sums * tile.zero[at];
+      if (!centred) total -= z_x * (tile.u_sums[at] - count * tile.zero[at]);
+      y[r] += __builtin_convertvector(total, Terms) * (s_x * tile.s[at]);
+    }
+  }
+  std::memcpy(found, y, sizeof(y));
+}
+
+inline void int_tiles(const Weight& w, const Inputs& x, const Fours& fours, const std::vector<IntBatch>& batches,
+                      int64_t begin, int64_t end, float* y) {
+  IntTile tile(w, fours);
+  for (int64_t first = begin; first < end; first += INT_ROWS) {
+    const int64_t rows = std::min(INT_ROWS, end - first);
+    for (int64_t r = 0; r < rows; r++) tile.read(w, fours, first + r, r, x.centred);
+    for (int64_t b = 0; b < static_cast<int64_t>(batches.size()); b++) {
+      float found[INT_ROWS * QUADS];
+      if (w.bits == 8)
+        int_tile<false>(w, fours, batches[b], tile, x.centred, found);
+      else
+        int_tile<true>(w, fours, batches[b], tile, x.centred, found);
+      for (int64_t t = 0; t < std::min(QUADS, x.m - b * QUADS); t++)
+        for (int64_t r = 0; r < rows; r++) y[(b * QUADS + t) * w.n + first + r] = found[r * QUADS + t];
+    }
+  }
+}
+
+inline void int_products(const Weight& w, const Inputs& x, float* y, int64_t threads) {
+  if (x.m <= 8 && w.aligned()) {
+    const Buffer<int8_t> ordered = in_packed_order(w, x.codes, x.m);
+    return share(w.n, threads, 16, [&](int64_t from, int64_t to) {
+      with_bits(w.bits, [&](auto bits) { int_rows<bits>(w, x, ordered.data(), from, to, y); });
+    });
+  }
+  const Fours fours(w);
+  std::vector<IntBatch> batches;
+  for (int64_t t = 0; t < x.m; t += QUADS) batches.emplace_back(w, x, fours, t);
+  share(w.n, threads, 16, [&](int64_t from, int64_t to) { int_tiles(w, x, fours, batches, from, to, y); });
+}
+
+}  // namespace
