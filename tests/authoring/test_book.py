@@ -18,7 +18,7 @@ from qlesson.teach.widgets import Choice, Slider, Switch, declarations
 
 pytest.importorskip("myst_nb", reason="the extra `book` is not installed")
 
-from qlesson.authoring.book import answers, chapters, light, main, pages, plays, repository_of
+from qlesson.authoring.book import answers, chapters, light, main, pages, plays
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -116,14 +116,13 @@ def test_the_download_is_the_notebook_itself(book):
         assert f'href="../{name}"' in html_of(book, path)
 
 
-def test_the_buttons_lead_to_the_repository_of_the_readme(book):
-    repository = repository_of((ROOT / "README.md").read_text(encoding="utf-8"))
+def test_the_buttons_lead_to_the_repository(book):
     for path in NOTEBOOKS:
         page, where = html_of(book, path), f"notebooks/{path.name}"
-        assert f"https://mybinder.org/v2/gh/{repository}/" in page and where in page
+        assert f"{address.BINDER}/" in page and where in page
         # Always to the copy that installs the course there.
         assert set(re.findall(r'href="(https://colab[^"]+)"', page)) == {address.colab(path.name)}
-        assert f"github.com/{repository}/issues/new" in page
+        assert f"{address.REPOSITORY}/issues/new" in page
 
 
 def test_formulas_are_drawn_by_the_browser(book):
@@ -157,7 +156,7 @@ def course_of(root, text):
         "# x\n\n{{ map }}\n\n```{toctree}\n:glob:\n\nnotebooks/*\nerrata\nchangelog\n```\n"
     )
     (root / "CHANGELOG.md").write_text("# What changed\n")
-    readme = "[b](https://mybinder.org/v2/gh/A/B/HEAD)\n\n| notebook | x |\n|---|---|\n| 00 | x |\n"
+    readme = "| notebook | x |\n|---|---|\n| 00 | x |\n"
     (root / "README.md").write_text(readme)
     (root / "notebooks").mkdir()
     nb = new_notebook(cells=[new_markdown_cell(text)])
@@ -181,7 +180,7 @@ def test_a_link_that_leads_nowhere_is_an_error(tmp_path, text, fails):
 
 
 def made(*cells):
-    return pages.page(new_notebook(cells=list(cells)), "01_x.ipynb", "A/B").cells
+    return pages.page(new_notebook(cells=list(cells)), "01_x.ipynb").cells
 
 
 def test_a_bet_is_marked_and_its_space_is_gone():
@@ -225,7 +224,7 @@ def test_an_exercise_in_code_links_to_where_it_runs_and_folds_its_help():
     code, below = made(new_code_cell('def f(): ...\n\n\ncheck("1.1", f)'))
     ex = exercises()["1.1"]
     assert address.colab("01_x.ipynb") in below.source
-    assert "mybinder.org/v2/gh/A/B" in below.source
+    assert address.binder("01_x.ipynb") in below.source
     for text in (*ex.hints, ex.answered, ex.why):
         assert text in below.source
     assert below.source.count("{fold}") == len(ex.hints) + 1 and "<form" not in below.source
