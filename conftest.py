@@ -29,13 +29,20 @@ if CAPABILITY := os.environ.get("ATEN_CPU_CAPABILITY"):
 
 PATIENCE = 900  # seconds: only what is stuck takes so long, however busy the machine is
 
+# What notebook 00 says where there is one, and is stored nowhere.
+A_GPU = r"(?m)^OK   a GPU: .*\n"
+
 # These share one JupyterLab, so they stay on one worker.
 LAB = [f"tests/browser/test_{name}.py" for name in ("lab", "keyboard", "play", "axe")]
+
+# These share one web book.
+BOOK = ["tests/browser/test_book.py", "tests/authoring/test_book.py"]
 
 # The longest, in seconds of one core: they start first, so that no core is idle at the end. The
 # browser and the notebooks among them are what `make test-fast` leaves out, with tests marked slow.
 SECONDS = {
     LAB[0]: 200,
+    BOOK[0]: 90,
     "tests/kernels/test_bits.py": 110,
     "notebooks/11_better_than_rounding.ipynb": 85,
     "tests/teach/test_exercises.py": 50,
@@ -82,7 +89,7 @@ def pytest_xdist_auto_num_workers(config):
 def unit(nodeid):
     """What one worker runs from beginning to end: a file, or all that shares a server."""
     path = nodeid.partition("::")[0]
-    return LAB[0] if path in LAB else path
+    return next((group[0] for group in (LAB, BOOK) if path in group), path)
 
 
 class Units(LoadFileScheduling):
@@ -102,6 +109,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker("slow")
         if isinstance(item, IPyNbCell):
             item.output_timeout = PATIENCE  # nbval's own 5 seconds are few on a busy machine
+            item.parent.sanitize_patterns[A_GPU] = ""
 
 
 @pytest.hookimpl(wrapper=True)

@@ -131,7 +131,8 @@ class Blocks:
     def _fill(parts: Parts, granularity: Granularity, r_hat: Tensor) -> Tensor:
         """The formula, on parts by name: a layer that holds them as its own calls it too."""
         q, scale, minimum = parts["q"], parts["scale"], parts["minimum"]
-        minimum = torch.zeros_like(scale) if minimum is None else minimum
+        if minimum is None:  # -0.0 is what changes no number, not even -0.0
+            minimum = torch.full_like(scale, -0.0)
         return kernels.run(kernels.dequantize_blocks, (), q, scale, minimum, granularity, r_hat)
 
 

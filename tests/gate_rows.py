@@ -18,7 +18,8 @@ from qlesson import nn as qnn
 from qlesson.blocks import Blocks
 from qlesson.evaluate import Comparison
 from qlesson.files.packing import PackedBlocks, PackedTensor, pack
-from qlesson.models import minilm, tinygpt
+from qlesson.models import llama, minilm, tinygpt
+from qlesson.models.cache import KVCache
 from qlesson.nn.integer import FixedPoint
 
 real, numbers, formula, formula_end = map(kind, ("real", "numbers", "formula", "formula_end"))
@@ -66,12 +67,15 @@ INT8 = torch.randint(-8, 8, (4, 8), generator=torch.Generator().manual_seed(0)).
 UINT8 = (INT8 + 8).to(torch.uint8)
 STEPS = torch.linspace(-0.1, 0.2, 8).view(4, 2)
 BLOCKS = Blocks(UINT8, STEPS, STEPS + 1, 4, 4)
+ROUND = torch.zeros(4, 32, dtype=torch.int8)
 SUM = torch.tensor([[3, 5]], dtype=torch.int32)
 PICTURE, WINDOW = INT8.view(1, 2, 4, 4), INT8.view(4, 2, 2, 2)
 CONFIG = tinygpt.Config(context=8, layers=1, width=32, heads=1, dropout=0.0)
 torch.manual_seed(0)
 GPT = tinygpt.GPT(CONFIG).eval()
 ROUNDED = tinygpt.quantized(GPT, ql.Scheme(4))
+SIZES = llama.Config(8, layers=1, width=8, hidden=8, heads=2, kv_heads=1, context=8)
+LLAMA = llama.Llama(SIZES).eval()
 TEXTS = torch.tensor([[1, 2, 3], [3, 2, 1]])
 COMPARISON = Comparison(1.0, 1.1, 0.1, 0.02, 5.0, 0.1, 0.9)
 CONV = nn.Conv1d(2, 4, 3)
@@ -372,7 +376,7 @@ ROWS = {
         r=numbers(A), book=numbers(torch.tensor([-1.0, 0.0, 1.0]), scalar=REFUSED, longer=REFUSED,
                                    deeper=REFUSED)),
     **{f"files.codebooks.{name}": row(r=numbers(drawn(2, 64), scalar=REFUSED))
-       for name in ("mxfp4", "nvfp4", "nf4_blocks", "q4_0")},
+       for name in ("mxfp4", "nvfp4", "nf4_blocks", "q4_0", "q4_0_blocks")},
     "files.packing.in_a_row": BELOW,
     "files.packing.packed_size": row(count=whole(8, zero=SOUND), bits=whole(4)),
     "files.packing.pack": row(
@@ -408,6 +412,26 @@ ROWS = {
     "files.checkpoint.convert.dequantize_file": row(
         source=path(InFolder("quantized.safetensors")),
         target=new_path(InFolder("out.safetensors")), device=device("cpu")),
+    "files.formats.open": row(path=path(InFolder("empty.gguf"))),
+    "files.formats.gguf.GGUF": "`open` makes it",
+    **{f"files.formats.kinds.{name}": "a file that `open` has checked makes it"
+       for name in ("BookBlocks", "SuperBlocks")},
+    "files.formats.quantizers.quantize": row(
+        r=real(drawn(2, 64), scalar=REFUSED), type=one_of("Q8_0")),
+    "files.formats.write.write": row(
+        path=new_path(InFolder("out.safetensors")),
+        tensors=named({"w": X, "b": Blocks(ROUND, STEPS[:, :1].half(), None, 8, 32)}),
+        metadata=dictionary({"a": 1})),
+    **{f"files.formats.{name}": "a step of `write`" for name in
+       ("quantizers.encode", "quantizers.type_of", "write.Planned", "write.write_planned")},
+    "files.formats.from_llama.to_gguf":
+        "test_from_llama.py has what it refuses: its good source is a folder of three files",
+    "files.inspect.Line": RECORD,
+    "files.inspect.report": row(path=path(InFolder("empty.gguf"))),
+    "files.inspect.histogram": row(
+        path=path(InFolder("floats.safetensors")), name=one_of("w")),
+    "files.inspect.counted": row(x=qtensor(Q)),
+    "files.inspect.shares": row(x=qtensor(Q)),
     # --- methods ---
     "methods.result.Result": RECORD,
     "methods.result.Result.prepare": row(
@@ -462,6 +486,23 @@ ROWS = {
         on=lambda: tinygpt.KVCache(), layer=anything("a layer"),
         keys=real(drawn(1, 2, 3, 32), **FLOATS_GO_THROUGH, **SAME_SHAPE),
         values=real(drawn(1, 2, 3, 32), **FLOATS_GO_THROUGH, **SAME_SHAPE)),
+    "models.llama.again.requantized": "tests/models/test_llama.py has a model that holds codes",
+    "models.llama.load.Beside": PART, "models.llama.load.Beside.forward": PART,
+    "models.llama.load.load": "needs an optional package: tests/models/test_llama.py",
+    "models.llama.load.smollm2": NOTHING,
+    "models.llama.model.Config": RECORD,
+    **{f"models.llama.model.{name}": PART for name in
+       ("Attention", "Attention.forward", "MLP", "MLP.forward", "Block", "Block.forward", "Llama",
+        "rotated", "turns")},
+    "models.llama.model.Llama.forward": row(
+        on=lambda: LLAMA, ids=ids(TEXTS, scalar=REFUSED, deeper=REFUSED),
+        cache=anything(KVCache(), none=SOUND)),
+    "models.llama.model.Llama.generate": row(
+        on=lambda: LLAMA, call=lambda f, **given: list(f(**given)),
+        ids=ids(TEXTS[0], list=SAME, deeper=REFUSED, empty=REFUSED), n=whole(3),
+        temperature=number(0.5), seed=whole(5, zero=SOUND), new_cache=function(KVCache, none=SAME)),
+    **{f"models.llama.tokens.{name}": "needs an optional package: tests/models/test_llama.py" for
+       name in ("Tokenizer", "Tokenizer.encode", "Tokenizer.decode", "Tokenizer.chat")},
     "models.minilm.Block": PART, "models.minilm.Block.forward": PART,
     "models.minilm.MiniLM": NOTHING,
     "models.minilm.MiniLM.forward": row(
@@ -533,6 +574,9 @@ ROWS = {
         work=one_of("choose"), granularity=one_of("row"), dtype=one_of("float32"),
         nbytes=whole(2**10), device=device("cpu"), call=lambda f, **given: f(**given).x),
     "bench.counting.traffic": "takes a function",
+    "bench.product.Matrix": row(
+        bits=one_of(4), rows=whole(3), device=device("cpu"),
+        call=lambda f, **given: f(**given).codes.q),
 }  # fmt: skip
 
 # A new method has a row by itself; one with options needs their kinds.

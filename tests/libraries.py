@@ -1,9 +1,8 @@
 """What each library does, statement by statement: notebooks/where_libraries_differ.md shows it.
 
 Above every check stands the statement that it proves. onnxruntime and torchao are needed here
-and nowhere else in the project. gguf and compressed_tensors are not among its test tools: their
-statements are proven where they are installed (pip install --no-deps gguf; compressed_tensors
-needs transformers), and skipped elsewhere.
+and nowhere else in the project. The statements about gguf and compressed_tensors are proven where
+`peers` finds these packages, and skipped elsewhere.
 """
 
 import warnings
@@ -11,6 +10,7 @@ import warnings
 import numpy as np
 import onnx
 import onnxruntime
+import peers
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -139,7 +139,7 @@ class Compressed:
     """compressed-tensors: a scale and a zero point, and codes, for a whole tensor."""
 
     def __init__(self, mapping="symmetric", **more):
-        pytest.importorskip("compressed_tensors", exc_type=ImportError)
+        peers.compressed_tensors()
         from compressed_tensors.quantization import QuantizationArgs
 
         symmetric = mapping == "symmetric"
@@ -159,7 +159,7 @@ class Compressed:
 
 def ggml(kind, r):
     """The blocks of 32 that the gguf package makes of r, filled up with zeros: float16 d, codes."""
-    quants = pytest.importorskip("gguf").quants
+    quants = peers.peer("gguf").quants
     r = torch.as_tensor(r).flatten()
     filled = torch.zeros(-len(r) % 32 + len(r), dtype=r.dtype)
     filled[: len(r)] = r
@@ -557,7 +557,7 @@ def _():
 
 @states(ROW, GGML, "none")
 def _():
-    gguf = pytest.importorskip("gguf")
+    gguf = peers.peer("gguf")
     for kind, bits in (("Q8_0", 8), ("Q4_0", 4)):  # two bytes of d, then codes alone
         sizes = gguf.GGML_QUANT_SIZES[getattr(gguf.GGMLQuantizationType, kind)]
         assert sizes == (32, 2 + 32 * bits // 8)

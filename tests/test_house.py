@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up. A module imports from floors below its own, and from its own floor.
 FLOORS = (
-    ("affine", "checks", "error", "granularity", "plan", "report"),
+    ("affine", "checks", "course", "error", "granularity", "plan", "report"),
     ("scheme",),
     ("device", "ranges", "observers", "kernels"),
     ("qtensor", "blocks"),
@@ -25,6 +25,7 @@ FLOORS = (
     ("bench",),
     ("teach",),
     ("authoring",),
+    ("__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PICTURES = {"IPython", "ipywidgets", "matplotlib"}
@@ -130,8 +131,17 @@ def test_nothing_below_teach_draws():
 
 def test_the_ground_floor_stands_on_torch_alone():
     own = {"qlesson", "torch", *sys.stdlib_module_names}
-    for file in (f for f in FILES if room(name_of(f)) in FLOORS[0]):
+    for file in (f for f in FILES if room(name_of(f)) in set(FLOORS[0]) - {"course"}):
         assert {x.split(".")[0] for x in imported(file.read_text(encoding="utf-8"))} <= own
+
+
+def test_the_way_to_a_reader_needs_nothing_installed():
+    """So that it starts at once; JupyterLab, which it starts, is all that it asks for."""
+    own = {"qlesson", "jupyterlab", *sys.stdlib_module_names}
+    for file in (f for f in FILES if room(name_of(f)) == "course"):
+        found = imported(file.read_text(encoding="utf-8"))
+        assert {x.split(".")[0] for x in found} <= own
+        assert {room(x) for x in found} <= {"course", None}
 
 
 def test_no_file_is_long():

@@ -1,4 +1,4 @@
-"""What surrounds the package: the commands, the environments, the links, the readers' copies."""
+"""What surrounds the package: the commands, the environments, the links."""
 
 import json
 import os
@@ -8,20 +8,22 @@ import stat
 import subprocess
 import sys
 import tomllib
-import types
-import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import qlesson
 from qlesson.authoring import refresh
 from qlesson.authoring.lint import github
-from qlesson.teach import copies
 
 ROOT = Path(__file__).parents[1]
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PLACEHOLDERS = "git grep -n OWNER/NAME -- README.md pyproject.toml qlesson notebooks"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 TARGETS = [
     "lab",
+    "models",
     "test",
     "test-fast",
     "test-machines",
@@ -33,6 +35,8 @@ TARGETS = [
     "lint",
     "slides",
     "handouts",
+    "book",
+    "colab",
     "clean",
 ]
 
@@ -121,8 +125,8 @@ def test_a_wheelhouse_is_filled_and_installed_from(tmp_path):
     # That torch, whatever else an index offers; what builds qlesson; qlesson with all it needs.
     assert rest.split() == [
         "build/wheelhouse/torch-*.whl",
-        *(f"'{r}'" for r in backend),
-        "'.[slides]'",
+        *(f'"{r}"' for r in backend),
+        "'.[lab,slides]'",
     ]
     assert "index" not in run("make", "-n", "-B", "wheelhouse").stdout
 
@@ -145,132 +149,6 @@ def test_a_folder_without_wheels_gets_one_clear_sentence(tmp_path):
     assert made.stderr.count("\n") == 1
 
 
-# --- the reader's copies ---
-
-
-def notebook(*sources, **more):
-    cells = [{"cell_type": "code", "source": [s], "outputs": [], **more} for s in sources]
-    return json.dumps({"cells": cells})
-
-
-@pytest.fixture
-def course(tmp_path):
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    (folder / "01_a.ipynb").write_text(notebook("a"))
-    (folder / "02_b.ipynb").write_text(notebook("b"))
-    (folder / "teaching.md").write_text("text")
-    (folder / "ruff.toml").write_text("")
-    return folder
-
-
-def test_copies_are_made_once_and_answers_stay(course, tmp_path):
-    mine = tmp_path / "my_notebooks"
-    assert copies.copy(course, mine) == [f"3 files copied to {mine}, where your answers stay"]
-    assert sorted(p.name for p in mine.glob("[!.]*")) == ["01_a.ipynb", "02_b.ipynb", "teaching.md"]
-    (mine / "01_a.ipynb").write_text(notebook("my answer"))
-    (mine / "mine.ipynb").write_text("{}")
-    assert copies.copy(course, mine) == []
-    assert (mine / "01_a.ipynb").read_text() == notebook("my answer")
-
-    # The course changes both: the one with an answer is kept and told of, the other follows.
-    (course / "01_a.ipynb").write_text(notebook("new a"))
-    (course / "02_b.ipynb").write_text(notebook("new b"))
-    (course / "03_c.ipynb").write_text(notebook("c"))
-    said = copies.copy(course, mine)
-    assert len(said) == 2 and "01_a.ipynb: the course has a newer version, yours is kept" in said[1]
-    assert (mine / "01_a.ipynb").read_text() == notebook("my answer")
-    assert (mine / "02_b.ipynb").read_text() == notebook("new b")
-    assert (mine / "03_c.ipynb").exists()
-    assert (mine / "mine.ipynb").read_text() == "{}"
-
-
-def test_a_run_alone_is_no_answer(course, tmp_path):
-    """JupyterLab saves outputs and unfolds what was run: each start folds the bets again."""
-    mine = tmp_path / "my_notebooks"
-    folded = {"jupyter": {"outputs_hidden": True}}
-    (course / "01_a.ipynb").write_text(notebook("a", metadata=folded))
-    copies.copy(course, mine)
-    for name, source in (("01_a", "a"), ("02_b", "my answer")):
-        (mine / f"{name}.ipynb").write_text(notebook(source, execution_count=3))
-    assert copies.copy(course, mine) == []
-    assert (mine / "01_a.ipynb").read_text() == notebook("a", metadata=folded)
-    assert (mine / "02_b.ipynb").read_text() == notebook("my answer", execution_count=3)
-    (course / "01_a.ipynb").write_text(notebook("new a"))
-    assert copies.copy(course, mine) == []
-    assert (mine / "01_a.ipynb").read_text() == notebook("new a")
-
-
-def test_fresh_says_what_it_restored(course, tmp_path):
-    mine = tmp_path / "my_notebooks"
-    copies.copy(course, mine)
-    for name, source in (("01_a", "a"), ("02_b", "my answer")):
-        (mine / f"{name}.ipynb").write_text(notebook(source, execution_count=3))
-    assert copies.copy(course, mine, fresh=True, names=["03"]) == [
-        "nothing to restore: your copies are as the course has them"
-    ]
-    worked, run = copies.copy(course, mine, fresh=True)
-    assert worked.startswith("02_b.ipynb is restored, your work is in ")
-    assert run == "01_a.ipynb is restored, nothing was written in it"
-    assert (mine / "01_a.ipynb").read_text() == notebook("a")
-
-
-def test_fresh_restores_and_loses_nothing(course, tmp_path):
-    mine = tmp_path / "my_notebooks"
-    copies.copy(course, mine)
-    for name in ("01_a", "02_b"):
-        (mine / f"{name}.ipynb").write_text(notebook("my answer"))
-    assert len(copies.copy(course, mine, fresh=True, names=["02"])) == 1
-    assert (mine / "01_a.ipynb").read_text() == notebook("my answer")
-    assert (mine / "02_b.ipynb").read_text() == notebook("b")
-    (kept,) = mine.glob("old_*/02_b.ipynb")
-    assert kept.read_text() == notebook("my answer")
-    kept.parent.rename(mine / "old_earlier")
-    assert "01_a.ipynb is restored" in copies.copy(course, mine, fresh=True)[0]
-    assert "nothing to restore" in copies.copy(course, mine, fresh=True)[0]
-
-
-@pytest.mark.parametrize("fits", range(5))
-def test_where_there_is_no_room_the_folder_stays_as_it_was(fits, course, tmp_path, monkeypatch):
-    """Half a file would be taken for the reader's work from then on."""
-    mine, copied, whole = tmp_path / "my_notebooks", [], shutil.copyfile
-
-    def full(source, target):
-        copied.append(target)
-        if len(copied) > fits:
-            Path(target).write_text("hal")
-            raise OSError(28, "No space left on device")
-        whole(source, target)
-
-    copies.copy(course, mine)
-    (mine / "01_a.ipynb").write_text(notebook("my answer"))
-    (course / "02_b.ipynb").write_text(notebook("new b"))
-    (course / "03_c.ipynb").write_text(notebook("c"))
-    before = {p: p.read_bytes() for p in mine.rglob("*") if p.is_file()}
-    monkeypatch.setattr(copies.shutil, "copyfile", full)
-    with pytest.raises(OSError, match="No space"):
-        copies.copy(course, mine, fresh=True)
-    assert {p: p.read_bytes() for p in mine.rglob("*") if p.is_file()} == before
-    monkeypatch.undo()
-    copies.copy(course, mine, fresh=True)
-    assert (mine / "03_c.ipynb").read_text() == notebook("c")
-
-
-def test_copies_that_cannot_be_made_are_told_of_in_a_sentence(course, tmp_path):
-    (tmp_path / "my_notebooks").write_text("a file in the place of the folder")
-    made = run(sys.executable, "-I", ROOT / "qlesson" / "teach" / "copies.py", cwd=tmp_path)
-    assert made.returncode == 1 and made.stderr == ""
-    assert made.stdout.startswith("The notebooks could not be copied to my_notebooks, which is as")
-    assert (tmp_path / "my_notebooks").read_text() == "a file in the place of the folder"
-
-
-def test_copies_need_nothing_installed(course, tmp_path):
-    script = ROOT / "qlesson" / "teach" / "copies.py"
-    made = run(sys.executable, "-I", "-S", script, cwd=tmp_path)
-    assert made.returncode == 0, made.stderr
-    assert (tmp_path / "my_notebooks" / "01_a.ipynb").exists()
-
-
 # --- the package ---
 
 
@@ -288,24 +166,13 @@ def test_the_version_stands_in_one_place():
     assert f"\nversion: {qlesson.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
-def test_the_wheel_carries_the_data(tmp_path):
-    """Everything under qlesson/ that git tracks is installed."""
-    code = "import sys; from flit_core import buildapi; print(buildapi.build_wheel(sys.argv[1]))"
-    built = run(sys.executable, "-c", code, tmp_path)
-    assert built.returncode == 0, built.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    inside = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {
-        p.relative_to(ROOT).as_posix() for p in tracked() if p.is_relative_to(ROOT / "qlesson")
-    }
-    assert wanted <= inside
-    assert not [name for name in inside if name.startswith(("tests", "notebooks"))]
-
-
 def requirements():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    return project["dependencies"] + extras["slides"] + extras["test"]
+    models = re.search(r"^MODELS = (.+)$", (ROOT / "Makefile").read_text(), flags=re.M)[1].split()
+    alone = [*models, "compressed-tensors"]
+    asked = [r for name in ("lab", "slides", "book", "test", "models") for r in extras[name]]
+    return project["dependencies"] + asked + alone
 
 
 def name_of(requirement):
@@ -331,10 +198,10 @@ def test_conda_asks_for_what_pip_asks_for():
     text = (ROOT / "environment.yml").read_text()
     conda = {name_of(r): r for r in re.findall(r"^  - (\S+)$", text, flags=re.M)}
     there = {"torch": "pytorch_cpu", "matplotlib": "matplotlib_base"}
-    core = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    for requirement in core:
-        name = there.get(name_of(requirement), name_of(requirement))
-        assert conda[name].partition(">=")[2] == requirement.partition(">=")[2]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["lab"]]
+    for name, requirement in {name_of(r): r for r in asked}.items():  # the later of two counts
+        assert conda[there.get(name, name)].partition(">=")[2] == requirement.partition(">=")[2]
 
 
 def test_binder_builds_from_them():
@@ -353,56 +220,6 @@ def test_binder_builds_from_them():
     assert "pip install --no-deps -e ." in post_build.read_text()
 
 
-# --- the server ---
-
-
-def server_config():
-    names = ("ContentsManager", "LabApp", "ServerApp")
-    config = types.SimpleNamespace(**{name: types.SimpleNamespace() for name in names})
-    exec((ROOT / "qlesson" / "teach" / "server_config.py").read_text(), {"c": config})
-    return config
-
-
-def test_the_server_finds_what_hides_the_answers():
-    config = server_config()
-    assert config.LabApp.custom_css is True
-    (folder,) = config.ServerApp.tornado_settings["static_custom_path"]
-    assert ".jp-OutputPlaceholder" in (Path(folder) / "custom.css").read_text()
-
-
-def saved(model):
-    """The model as Jupyter's server would write it, with the course's settings."""
-    server_config().ContentsManager.pre_save_hook(
-        model=model, path="x.ipynb", contents_manager=None
-    )
-    return model
-
-
-def test_a_live_figure_is_saved_as_its_picture():
-    view = "application/vnd.jupyter.widget-view+json"
-    figure = {"data": {view: {}, "image/png": "x", "text/plain": "y"}}
-    slider = {"data": {view: {}, "text/plain": "IntSlider()"}}
-    others = [{"text": "z"}, {"data": {"image/png": "x"}}]
-    cells = [{"source": "1", "outputs": [figure, slider, *others]}, {"source": "words"}]
-    made = saved({"type": "notebook", "content": {"cells": cells}})["content"]["cells"]
-    expected = [{"data": {"image/png": "x", "text/plain": "y"}}, slider, *others]
-    assert made == [{"source": "1", "outputs": expected}, {"source": "words"}]
-
-
-def test_what_is_no_notebook_is_saved_as_it_is():
-    for content in ("text", None, {}):
-        assert saved({"type": "file", "content": content})["content"] == content
-    assert saved({"type": "notebook"}) == {"type": "notebook"}
-
-
-def test_the_settings_reach_the_server_of_make_lab_and_of_binder():
-    end = "etc/jupyter/jupyter_server_config.py"
-    would = run("make", "-n", "-B", "lab").stdout
-    assert f"cp qlesson/teach/server_config.py .venv/{end}" in would
-    post_build = (ROOT / "binder/postBuild").read_text()
-    assert f'cp qlesson/teach/server_config.py "$NB_PYTHON_PREFIX/{end}"' in post_build
-
-
 # --- words ---
 
 # Folders of the machine that a file was written on. test_lint.py has some as bad examples, and lint
@@ -412,7 +229,7 @@ FOLDERS = [f"/{name}/" for name in ("root", "home", "work", "Users")]
 
 def test_no_file_names_the_machine_it_was_made_on():
     for path in tracked():
-        if path.suffix in (".ipynb", ".safetensors", ".png") or path.name == "test_lint.py":
+        if path.suffix in (".ipynb", ".safetensors", ".png", ".gif") or path.name == "test_lint.py":
             continue
         text = path.read_text(encoding="utf-8").replace("/home/jovyan", "HOME of Jupyter's images")
         assert [f for f in FOLDERS if f in text] == [], path
@@ -432,12 +249,83 @@ def test_the_readme_names_commands_that_exist():
         blocks = re.findall(r"^make ([a-z-]+)", text, flags=re.M)
         named = {*blocks, *re.findall(r"`make ([a-z-]+)", text)}
         assert {"test"} < named <= set(TARGETS)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    conda = re.search(r"conda env create.*?```", readme, flags=re.S)[0]
-    header = "\n".join(
-        re.findall(r"^#   (.+)$", (ROOT / "environment.yml").read_text(), flags=re.M)
-    )
-    assert header in conda
+    conda = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    assert re.findall(r"^#   (.+)$", conda, flags=re.M) == [
+        "conda env create -f environment.yml",
+        "conda activate " + re.findall(r"^name: (.*)$", conda, flags=re.M)[0],
+        "pip install --no-deps -e .",
+        "qlesson lab",
+    ]
+
+
+@pytest.mark.skipif(not shutil.which("perl"), reason="needs perl")
+def test_the_command_that_puts_the_address_in_leaves_no_placeholder(tmp_path):
+    command = re.findall(r"^git grep -lz OWNER .*", CONTRIBUTING, flags=re.M)[0]
+    for path in tracked():
+        if path.suffix not in (".safetensors", ".png", ".gif") and b"OWNER" in path.read_bytes():
+            copied = tmp_path / path.relative_to(ROOT)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copied)
+    for words in ("git init -q", "git add .", command):
+        made = run("bash", "-c", words, cwd=tmp_path)
+        assert made.returncode == 0, made.stderr
+    # What the workflow asks before it publishes, and the address in all its forms.
+    assert not run("bash", "-c", PLACEHOLDERS, cwd=tmp_path).stdout
+    assert run("git", "diff", "--stat", "--", "CONTRIBUTING.md", cwd=tmp_path).stdout
+    text = "".join(p.read_text(encoding="utf-8") for p in tmp_path.glob("notebooks/*"))
+    for part in ("course/quantization", "course%2Fquantization", "cd quantization"):
+        assert part in text
+
+
+def workflows():
+    for path in (ROOT / ".github/workflows").iterdir():
+        yield path, yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def test_the_workflow_runs_on_every_system_with_the_lowest_and_the_newest_versions():
+    jobs = dict(((p.name, w["jobs"]) for p, w in workflows()))["test.yml"]
+    matrix = jobs["systems"]["strategy"]["matrix"]
+    assert {name.split("-")[0] for name in matrix["os"]} == {"ubuntu", "macos", "windows"}
+    assert matrix["python"] == jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.14"]
+    assert matrix["versions"] == ["lowest-direct", "highest"]
+    assert any("tests/colab.txt" in step.get("run", "") for step in jobs["colab"]["steps"])
+
+
+def test_workflows_and_containers_call_what_is_there():
+    small = re.findall(r"^  make lab TORCH_INDEX=(\S+)", README, flags=re.M)[0]
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8"))
+    words = [container["postCreateCommand"]]
+    assert words == [f"make env TORCH_INDEX={small}"]
+    assert all((ROOT / p).exists() for p in container["customizations"]["codespaces"]["openFiles"])
+    for path, flow in workflows():
+        steps = [step for job in flow["jobs"].values() for step in job["steps"]]
+        words += [step.get("run", "") for step in steps]
+        hosts = re.findall(r"https://download\S+", path.read_text(encoding="utf-8"))
+        assert set(hosts) <= {small}
+    made = {target for line in words for target in re.findall(r"^make ([a-z-]+)", line, flags=re.M)}
+    assert {"env", "colab"} <= made <= set(TARGETS)
+
+
+def test_a_tag_publishes_what_was_checked_and_started():
+    jobs = dict((p.name, w["jobs"]) for p, w in workflows())["release.yml"]
+    assert [jobs[name]["needs"] for name in ("start", "pypi", "colab")] == [
+        "build",
+        "start",
+        "pypi",
+    ]
+    assert jobs["pypi"]["permissions"] == {"id-token": "write"}  # trusted: no password is stored
+    said = " ".join(step.get("run", "") for step in jobs["build"]["steps"])
+    assert f"! {PLACEHOLDERS}" in said
+    assert "twine check --strict" in said and "__version__" in said
+
+
+def test_every_file_ends_its_lines_alike():
+    kinds = (ROOT / ".gitattributes").read_text(encoding="utf-8")
+    assert "* text=auto eol=lf\n" in kinds
+    binary = set(re.findall(r"^\*(\.\w+) binary$", kinds, flags=re.M))
+    for path in tracked():
+        assert (b"\0" in path.read_bytes()) == (path.suffix in binary), path
+        assert path.suffix in binary or b"\r" not in path.read_bytes(), path
 
 
 def test_the_notebooks_say_on_which_machine_they_were_stored():
@@ -448,5 +336,6 @@ def test_ci_calls_the_command_of_the_readme():
     script = ROOT / ".ci/run"
     assert script.stat().st_mode & stat.S_IXUSR
     assert '\nmake test "$@"\n' in script.read_text()
+    assert '\nmake models "$@"\nexport QLESSON_REQUIRE_MODELS=1\n' in script.read_text()
     assert "tests/machines.py --model noise" in script.read_text()
     assert ".ci/run" in (ROOT / ".github/workflows/test.yml").read_text()

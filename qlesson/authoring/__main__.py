@@ -1,11 +1,11 @@
-"""`python -m qlesson.authoring refresh|lint|slides|handouts`, run at the root of the checkout."""
+"""`python -m qlesson.authoring COMMAND`, run at the root of the checkout."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from qlesson.authoring import handouts, lint, refresh, slides
+from qlesson.authoring import colab, handouts, lint, refresh, slides, translation
 
 NOTEBOOKS = Path("notebooks")
 
@@ -21,6 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--draw", action="store_true", help="run them, and draw finer pictures")
     command.add_argument("names", nargs="*", help="as in 05; all, if none is named")
     commands.add_parser("handouts", help="write the sheets to print into build/handouts.html")
+    commands.add_parser("book", help="write the web book into build/book/html")
+    commands.add_parser("colab", help="write the notebooks as Colab opens them into build/colab")
+    command = commands.add_parser("translate", help="texts to translate, notebooks in build/de")
+    command.add_argument("language", help="as in de")
     options = parser.parse_args(argv)
     if not NOTEBOOKS.is_dir():
         parser.error("run this at the root of the checkout, where notebooks/ is")
@@ -30,6 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return slides.main(NOTEBOOKS, options.names, draw=options.draw)
     if options.command == "handouts":
         return handouts.main(NOTEBOOKS)
+    if options.command == "book":
+        from qlesson.authoring import book  # its libraries are in an extra of their own
+
+        return book.main()
+    if options.command == "colab":
+        return colab.main(NOTEBOOKS)
+    if options.command == "translate":
+        return translation.main(NOTEBOOKS, options.language)
     return lint.main(NOTEBOOKS, Path("README.md"))
 
 

@@ -1,6 +1,6 @@
 """A bet in a notebook: a question, a space, a cell whose stored output is folded, and its answer.
 
-In JupyterLab custom.css of qlesson/teach hides the answer while the output is folded. GitHub folds
+In JupyterLab custom.css of qlesson/course hides the answer while the output is folded. GitHub folds
 nothing, so a space as high as a screen stands between, which JupyterLab shows as its one sentence.
 `refresh` puts it in its place.
 """

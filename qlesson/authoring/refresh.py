@@ -4,7 +4,6 @@ Everything that differs from run to run or from machine to machine is left out: 
 state, the version of Python, what the editor remembers about a cell.
 """
 
-import base64
 import os
 import platform
 import re
@@ -18,9 +17,10 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
+from qlesson.authoring import moving
 from qlesson.authoring.bets import spaced
+from qlesson.teach.widgets import VIEW
 
-WIDGET = "application/vnd.jupyter.widget-view+json"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -58,7 +58,7 @@ def tidy(nb: NotebookNode) -> NotebookNode:
         cell.execution_count = count
         for output in cell.outputs:
             if "data" in output:
-                output.data.pop(WIDGET, None)
+                output.data.pop(VIEW, None)
                 kept = {m: keep(output.metadata.get(m, {}), IMAGE_METADATA) for m in output.data}
                 output.metadata = nbformat.from_dict({m: v for m, v in kept.items() if v})
             if output.output_type == "execute_result":
@@ -84,17 +84,11 @@ def run(path: Path) -> str:
     return nbformat.writes(tidy(nb)) + "\n"
 
 
-def first_picture(nb: NotebookNode) -> bytes | None:
-    """The PNG bytes of a notebook's first picture, or None."""
-    outputs = [o for c in nb.cells for o in c.get("outputs", [])]
-    pictures = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
-    return base64.b64decode(pictures[0]) if pictures else None
-
-
 def machine() -> str:
     """The processor, what torch uses of it, and torch, as one line."""
     cpu = Path("/proc/cpuinfo")
-    found = re.search("^model name.*: (.*)", cpu.read_text(), flags=re.M) if cpu.exists() else None
+    words = cpu.read_text(encoding="utf-8") if cpu.exists() else ""
+    found = re.search("^model name.*: (.*)", words, flags=re.M)
     name = found[1] if found else platform.processor() or "a processor without a name"
     uses = torch.backends.cpu.get_cpu_capability()
     return f"{name}, {platform.system()} {platform.machine()}, {uses}, torch {torch.__version__}"
@@ -127,8 +121,7 @@ def main(folder: Path, names: Iterable[str] = (), check: bool = False) -> int:
         else:
             path.write_text(after, encoding="utf-8", newline="\n")
             (folder / STORED_ON).write_text(f"{WORDS}{machine()}\n", encoding="utf-8", newline="\n")
-            picture = first_picture(nbformat.reads(after, as_version=4))
-            if path.name.startswith("00") and picture:
-                (folder.parent / "readme.png").write_bytes(picture)
+            if path.name.startswith("00"):
+                (folder.parent / moving.NAME).write_bytes(moving.gif())
             print(f"{path.name}: written")
     return bad

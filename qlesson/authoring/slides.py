@@ -29,6 +29,7 @@ from pygments.lexers import PythonLexer
 
 from qlesson.authoring import refresh, teaching
 from qlesson.authoring.bets import is_space
+from qlesson.authoring.reading import alt_of, is_caption, without_running
 
 PAGE = Path(__file__).with_name("slides.html")
 FINE = "200"  # dots per inch of pictures that are drawn for a large screen
@@ -66,8 +67,7 @@ def spaced(body: str) -> str:
 
 def markdown(source: str) -> str:
     """The HTML of Markdown, without what helps to use a page: links, and words about cells."""
-    source = re.sub(r"^\[(previous|contents)\]\(.*$", "", source, flags=re.M)
-    source = re.sub(r"^(Bet|Write your letter down), run.*$", "", source, flags=re.M)
+    source = without_running(source)
     source = re.sub(r"^## Exercises\n\n(?!#).*$", "", source, flags=re.M)
     source = re.sub(r"^## Play\n\n(.*?\?)", asking, source, flags=re.M | re.S)
     source = source.replace("**Remember.** ", "## Remember\n\n")
@@ -119,10 +119,10 @@ def outputs(cell: NotebookNode) -> Iterator[str]:
     alt = ""
     for output in cell.outputs:
         data = output.get("data", {})
-        if "text/html" in data and alt and alt.startswith(data.get("text/plain", "nothing")):
-            continue  # the sentence below a picture, which has it as its alt text
+        if is_caption(output, alt):
+            continue
         if "image/png" in data:
-            alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
+            alt = alt_of(output)
             image = "".join(data["image/png"].split())
             yield f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{image}">\n'
         elif "text/html" in data:
@@ -135,11 +135,11 @@ def outputs(cell: NotebookNode) -> Iterator[str]:
 
 
 def code(cell: NotebookNode) -> str:
-    """The HTML of a code cell; of an exercise the stub alone."""
+    """The HTML of a code cell; of an exercise the function to write or repair, and no more."""
     shown, text = list(outputs(cell)), shown_code(cell.source)
     source = lines_of(python(text), "code") if text else ""
     if re.search(r"^check\(", text, flags=re.M):
-        return source
+        return source if text.startswith("def ") else ""
     if shown and all(part.startswith("<img") for part in shown):
         source = ""
     result = "".join(shown)

@@ -1,10 +1,11 @@
-"""The kernels beside their peers and the limit of memory: `python -m qlesson.bench` (notebook 13).
+"""Kernels beside their peers and the limit of memory: `python -m qlesson.bench` (notebooks 13, 14).
 
-python -m qlesson.bench                      the table, in under three minutes on a CPU
+python -m qlesson.bench                      the table, in under four minutes on a CPU
 python -m qlesson.bench --json out.json      the same, stored, with device, date and versions
 python -m qlesson.bench --plot out.png       and a picture of it
 python -m qlesson.bench --sizes              from 4 KB to 1 GB: where the crossover is
 python -m qlesson.bench --mb 16              another size
+python -m qlesson.bench --one-core           one thread by its own clock, where others are at work
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import qlesson as ql
 from qlesson import checks
+from qlesson.bench.measure import on_one_core
 from qlesson.bench.report import as_json, plot, report, table
 
 
@@ -23,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", metavar="FILE", help="store the report")
     parser.add_argument("--plot", metavar="FILE", help="store a picture of it")
     parser.add_argument("--sizes", action="store_true", help="4 KB to 1 GB as well")
+    parser.add_argument("--one-core", action="store_true", help="one thread, by its own clock")
     parser.add_argument("--mb", type=int, default=128, help="MB of input, as 2^20 bytes")
     args = parser.parse_args(argv)
     try:
@@ -33,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     device = ql.best_device().type
+    if args.one_core:
+        on_one_core()
+        device = "cpu"
     results = report(
         args.mb * 2**20, device, args.sizes, lambda cell: print(".", end="", flush=True)
     )

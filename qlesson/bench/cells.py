@@ -20,7 +20,6 @@ from qlesson.bench.peers import (
     torchao_,
 )
 from qlesson.kernels import compilers
-from qlesson.nn.integer import int_matmul
 
 GRANULARITIES = {
     "tensor": ql.PerTensor(),
@@ -199,35 +198,3 @@ def run_steps(nbytes: int = 2**27) -> list[dict[str, Any]]:
     by_hand = {name: partial(loop, *rows) for name, loop in steps.items() if loop}
     times = measure(compiler(job) | by_hand | {FLOOR: job.floor()})
     return [{"contestant": k, "ms": a, "low": b, "high": c} for k, (a, b, c) in times.items()]
-
-
-def run_product(
-    shape: tuple[int, int, int] = (512, 2048, 2048), device: str = "cpu"
-) -> list[dict[str, Any]]:
-    """y = x w^T with 8-bit weights and activations, against float32 and bfloat16."""
-    n, inner, out = shape
-    generator = torch.Generator().manual_seed(0)
-    x, w = (
-        torch.randn(rows, inner, generator=generator, dtype=torch.float32).to(device)
-        for rows in (n, out)
-    )
-    scheme = ql.Scheme(8, "symmetric", ql.PerAxis(0))
-    qw = ql.quantize(w, scheme)
-    qwt, x8, w16 = qw.q.t(), ql.quantize(x, scheme).q, w.bfloat16()
-
-    def w8a8() -> Tensor:
-        with ql.use_kernels("compiled"):
-            qx = ql.quantize(x, scheme)
-        return (int_matmul(qx.q, qw.q) * qx.scale).mul_(qw.scale.view(1, -1))
-
-    contestants = {
-        "float32": lambda: x @ w.t(),
-        "bfloat16": lambda: x.bfloat16() @ w16.t(),
-        "W8A8": w8a8,
-        "torch._int_mm alone": lambda: torch._int_mm(x8, qwt),
-    }
-    times = measure(contestants, device)
-    return [
-        {"contestant": name, "shape": list(shape), "ms": ms, "low": low, "high": high}
-        for name, (ms, low, high) in times.items()
-    ]

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 class _Counting(TorchDispatchMode):
@@ -20,7 +21,7 @@ class _Counting(TorchDispatchMode):
         made = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__.strip("_")
         if not func.is_view and made.numel() > 1:
-            read = sum(x.nbytes for x in args if isinstance(x, torch.Tensor))
+            read = sum(x.nbytes for x in tree_leaves(args) if isinstance(x, torch.Tensor))
             self.rows.append((name, read, made.nbytes))
         return made
 

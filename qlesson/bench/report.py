@@ -17,18 +17,17 @@ from qlesson.bench.cells import (
     FLOOR,
     GRANULARITIES,
     WORKS,
-    Cell,
     Job,
     run,
     run_copy,
     run_memory,
     run_pieces,
-    run_product,
     run_sizes,
     run_steps,
 )
-from qlesson.bench.measure import measure
+from qlesson.bench.measure import clock, measure
 from qlesson.bench.peers import formula
+from qlesson.bench.product import READ_ONCE, WIDTH, run_product, run_writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,7 +48,7 @@ def report(
     nbytes: int = 2**27,
     device: str = "cpu",
     sizes: bool = False,
-    progress: Callable[[Cell], object] | None = None,
+    progress: Callable[[object], object] | None = None,
 ) -> dict[str, Any]:
     """Everything that is stored: where and when, and the rows."""
     with warnings.catch_warnings():
@@ -58,7 +57,8 @@ def report(
             **machine(device),
             "copy": run_copy(nbytes, device),
             "rows": run(nbytes, device, progress),
-            "product": run_product(device=device),
+            "product": run_product(max(1, nbytes // (2 * WIDTH)), device, progress),
+            "writing": run_writing(),
         }
         if sizes:
             results["sizes"] = run_sizes(device=device)
@@ -73,7 +73,9 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     versions = {name: _version(name) for name in ("torch", "numpy", *peers)}
     return {
         "device": torch.cuda.get_device_name() if device != "cpu" else processor(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "clock": clock(),
         "date": datetime.date.today().isoformat(),
         "python": platform.python_version(),
         "versions": {name: v for name, v in versions.items() if v},
@@ -83,9 +85,10 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 def processor() -> str:
     """The model of the processor and its cores, nothing else about the machine."""
-    cores = f"{torch.get_num_threads()} cores"
+    threads = torch.get_num_threads()
+    cores = "1 core" if threads == 1 else f"{threads} cores"
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return f"{platform.processor() or platform.machine()}, {cores}"
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -100,14 +103,15 @@ def _version(name: str) -> str | None:
 
 
 def stored(name: str) -> dict[str, Any]:
-    """A stored report: "cpu", or "h100_trial"."""
+    """A stored report: "cpu", "cpu_avx2" of the same processor without AVX-512, "h100_trial"."""
     checks.one_of("name", name, sorted(path.stem for path in RESULTS.glob("*.json")))
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def as_json(results: dict[str, Any]) -> str:
     """A report as JSON, a row to a line, times to four digits."""
-    for part in ("copy", "rows", "product", "sizes", "pieces", "memory", "steps"):
+    parts = ("copy", "rows", "product", "writing", "sizes", "pieces", "memory", "steps")
+    for part in parts:
         for row in results.get(part, []):
             row |= {key: float(f"{row[key]:.4g}") for key in ("ms", "low", "high")}
     return json.dumps(results).replace('[{"', '[\n{"').replace('}, {"', '},\n{"') + "\n"
@@ -139,11 +143,18 @@ def table(results: dict[str, Any]) -> str:
 
 
 def _products(results: dict[str, Any]) -> Iterator[str]:
-    times = {r["contestant"]: r["ms"] for r in results["product"]}
-    shape = "x".join(map(str, results["product"][0]["shape"]))
-    yield f"\nmatrix product {shape}"
-    for name, ms in times.items():
-        yield f"  {name:28}{ms:9.2f}  ({times['float32'] / ms:.1f} times float32)"
+    rows = results["product"]
+    for bits, tokens in dict.fromkeys((r["bits"], r["tokens"]) for r in rows):
+        times = ms_of(rows, bits=bits, tokens=tokens)
+        shape = "x".join(map(str, rows[0]["shape"]))
+        yield f"\n{tokens} tokens times {shape} weights of {bits} bits; in brackets, how much of"
+        yield "the speed of reading the codes once is reached, and how many times float32's"
+        for name, ms in sorted(times.items(), key=lambda item: item[1]):
+            shares = times[READ_ONCE] / ms, times["float32"] / ms
+            yield f"  {name:28}{ms:9.2f}  ({shares[0]:.2f}, {shares[1]:.2f})"
+    yield "\nthe course's GPT writes, characters a second"
+    for row in results["writing"]:
+        yield f"  {row['contestant']:28}{1000 / row['ms']:9.0f}"
 
 
 def _sizes(results: dict[str, Any]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from qlesson import checks
 from qlesson.affine import two_to
+from qlesson.blocks import Blocks
 
 E4M3_MAX = 448.0  # the largest torch.float8_e4m3fn
 E2M1_MAX = 6.0
@@ -125,18 +126,35 @@ def q4_0(r: Tensor) -> Tensor:
 
     Raises ValueError where d is too large for a float16, which ggml stores as infinity.
     """
+    return q4_0_blocks(r).dequantize()
+
+
+@torch.no_grad()
+def q4_0_blocks(r: Tensor) -> Blocks:
+    """The same as Blocks: the codes q - 8 and the scales that ggml's reference quantizer stores."""
     blocks = _blocks(r, 32).float()
     at = blocks.abs().argmax(-1, keepdim=True)
     d = blocks.gather(-1, at) / -8
-    stored = d.half().float()
+    q = (blocks * _inverse(d) + 8.5).floor().clamp(0, 15) - 8
+    scale = _as_half(d, blocks, "Q4_0 stores an eighth of the largest")
+    return Blocks(q.to(torch.int8).flatten(-2), scale, None, 4, 32)
+
+
+def _inverse(d: Tensor) -> Tensor:
+    """1 / d as ggml has it, rounded to float32; 0 where d is 0 or 1 / d infinite."""
+    x = torch.ones_like(d) / torch.where(d == 0, 1, d)
+    return torch.where((d == 0) | x.isinf(), 0, x)
+
+
+def _as_half(d: Tensor, r: Tensor, what: str) -> Tensor:
+    """d [..., 1] as float16 [...]. Raises ValueError where it is too large, and ggml infinite."""
+    stored = d.squeeze(-1).half()
     if not checks.all_finite(stored):
         raise ValueError(
-            f"r holds values up to {blocks.abs().max().item():g}, and Q4_0 stores an eighth of the "
-            f"largest in float16, which ends at {HALF_MAX:g}: divide r first."
+            f"r holds values up to {r.abs().max().item():g}, and {what} in float16, which ends at "
+            f"{HALF_MAX:g}: divide r first."
         )
-    zero = stored == 0  # where 1 / d may be infinite
-    inverse = torch.where(zero, 0, torch.ones_like(d) / torch.where(zero, 1, d))
-    return (stored * ((blocks * inverse + 8.5).floor().clamp(0, 15) - 8)).flatten(-2)
+    return stored
 
 
 def _blocks(r: Tensor, size: int) -> Tensor:

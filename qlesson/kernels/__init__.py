@@ -166,7 +166,9 @@ def rows(
         shape = (len(blocks), 1, blocks.shape[2])
         return blocks, scale.reshape(shape), zero_point.reshape(shape), out.view(blocks.shape)
     times = len(blocks) // scale.numel()
-    scale, zero_point = (p.reshape(-1).repeat(times).view(-1, 1) for p in (scale, zero_point))
+    scale, zero_point = (p.reshape(-1, 1) for p in (scale, zero_point))
+    if times > 1:
+        scale, zero_point = scale.repeat(times, 1), zero_point.repeat(times, 1)
     return blocks, scale, zero_point, out.view(blocks.shape)
 
 

@@ -14,13 +14,18 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 struct bfloat16 { uint16_t bits; };
 struct float16 { uint16_t bits; };
 
 using R = REAL;
 using Q = CODE;
-constexpr int64_t TILE = 4096;           // values that stay in the nearest cache
+constexpr int64_t TILE = 8192;           // values that stay in a near cache
+constexpr int64_t PIECE = 32768;         // values for one core at a time, where nothing must stay
+constexpr int64_t SCALES = 512;          // at most so many scales at a time
 constexpr float TINY = 0x1p-126f;        // the smallest float with all its digits
 constexpr float MIDDLE = 0x1.8p23f;      // from 2^23 on floats are whole: adding this rounds
 
@@ -46,23 +51,21 @@ inline float to_float(float16 x) {
   return same_bits<float>((size < 0x0400 ? same_bits<uint32_t>(small) : whole) | sign);
 }
 
-// --- and back, rounded once; what is larger than `most` in bits, or no number, becomes that ---
-constexpr uint32_t INFINITE = -1;
-template <typename T>
-inline T from_float(float x, uint32_t = INFINITE) { return static_cast<T>(x); }
+// --- and back, rounded once; no NaN ---
+template <typename T, typename X>
+inline T from_float(X x) { return static_cast<T>(x); }
 template <>
-inline bfloat16 from_float(float x, uint32_t most) {
-  const uint32_t bits = same_bits<uint32_t>(x), size = bits & 0x7fffffff;
-  const uint32_t half = (size + 0x7fff + (size >> 16 & 1)) >> 16;
-  return {static_cast<uint16_t>(std::min({half, most, 0x7f80u}) | (bits >> 16 & 0x8000))};
+inline bfloat16 from_float(float x) {
+  const uint32_t bits = same_bits<uint32_t>(x);
+  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
 }
 template <>
-inline float16 from_float(float x, uint32_t most) {
+inline float16 from_float(float x) {
   const uint32_t bits = same_bits<uint32_t>(x), size = bits & 0x7fffffff;
   const uint32_t whole = (size - (112u << 23) + 0xfff + (size >> 13 & 1)) >> 13;
   const uint32_t small = same_bits<uint32_t>(same_bits<float>(size) + 0.5f) - (126u << 23);
   const uint32_t half = size < 113u << 23 ? small : whole;
-  return {static_cast<uint16_t>(std::min({half, most, 0x7c00u}) | (bits >> 16 & 0x8000))};
+  return {static_cast<uint16_t>(std::min(half, 0x7c00u) | (bits >> 16 & 0x8000))};
 }
 
 // --- scales and zero points, of a type that is known when the loop runs ---
@@ -97,10 +100,76 @@ inline void write(const float* from, void* x, int type, int64_t first, int64_t c
 
 struct Given {
   const void *s; int s_type; const void* z; int z_type;
-  void read(int64_t first, int64_t count, float* s_to, float* z_to) const {
-    ::read(s, s_type, first, count, s_to);
-    ::read(z, z_type, first, count, z_to);
+};
+
+// --- the formulas, of a value and what it needs of its scale and zero point ---
+// NaN stays, as neither comparison holds.
+inline float clipped(float x, float low, float high) {
+  x = x < low ? low : x;
+  return x > high ? high : x;
+}
+
+#if defined(__FMA__) || defined(__aarch64__)
+constexpr bool FUSED = true;
+#else
+constexpr bool FUSED = false;
+#endif
+
+// Of some scales at a time.
+struct Steps { float s[SCALES], inverse[SCALES], low[SCALES], high[SCALES], z[SCALES], then[SCALES]; };
+
+// CLIPS: not where r is known to lie within the codes, as their own range does.
+template <bool CLIPS>
+struct Quantize {
+  float low, high; bool inside;
+  struct Step { float s, inverse, low, high, first, then; };
+  static inline Step step(const Steps& of, int64_t k) {
+    return {of.s[k], of.inverse[k], of.low[k], of.high[k], of.z[k], of.then[k]};
   }
+  // r itself is clipped, at the values of the first and the last code, where products can take the
+  // place of the division; else r / s is.
+  void prepare(Steps& to, int64_t count, const float* r_min = nullptr, const float* r_max = nullptr) const {
+#pragma omp simd
+    for (int64_t k = 0; k < count; k++) {
+      const float s = to.s[k], z = to.z[k];
+      const bool within = CLIPS || (r_min[k] / s + z > low - 0.5f && r_max[k] / s + z < high + 0.5f);
+      const bool products = FUSED && s > 0x1p-60f && s < 0x1p60f && within;
+      to.inverse[k] = products ? 1 / s : 0;
+      to.low[k] = (low - z) * (products ? s : 1);
+      to.high[k] = (high - z) * (products ? s : 1);
+      to.z[k] = inside ? z : MIDDLE;
+      to.then[k] = inside ? MIDDLE : z;
+    }
+  }
+  static inline bool is_rare(Step k) { return FUSED && k.inverse == 0; }
+  // To add MIDDLE rounds, and its last 16 bits are 0.
+  static inline int32_t code(float x, Step k) {
+    x = (x + k.first) + k.then;
+#if !defined(__x86_64__) && !defined(__aarch64__)
+    x = x == x ? x : 0;  // these two make NaN an int32 that ends in sixteen 0
+#endif
+    return static_cast<int32_t>(x);
+  }
+  static inline int32_t always(float r, Step k) { return code(clipped(r / k.s, k.low, k.high), k); }
+  // r / s, rounded once: one product with 1 / s misses it by less than 3/2 of its last place, and
+  // what is then left of r is exact enough to correct that. (Where |r / s| < 2^-26 it may still
+  // miss; that is code z all the same.)
+  static inline int32_t value(float r, Step k) {
+    if (!FUSED) return always(r, k);
+    const float x = CLIPS ? clipped(r, k.low, k.high) : r, q = x * k.inverse;
+    return code(std::fma(std::fma(-q, k.s, x), k.inverse, q), k);
+  }
+};
+
+// What does not fit a half type becomes its largest number.
+struct Dequantize {
+  struct Step { float s, z; };
+  static inline Step step(const Steps& of, int64_t k) { return {of.s[k], of.z[k]}; }
+  void prepare(Steps&, int64_t) const {}
+  static constexpr float MOST = std::is_same_v<R, float16> ? 65504 : 0x1.fep127f;
+  static inline bool is_rare(Step k) { return sizeof(R) == 2 && !(k.s > TINY && k.s < MOST / 65536); }
+  static inline float value(float q, Step k) { return k.s * (q - k.z); }
+  static inline float always(float q, Step k) { return sizeof(R) == 2 ? clipped(value(q, k), -MOST, MOST) : value(q, k); }
 };
 
 // --- loops over n values ---
@@ -113,113 +182,189 @@ inline void ask_for(const T* x, int64_t values, int64_t ahead) {
 template <typename Step>
 inline void over(int64_t n, const Step& step) {
   int64_t j = 0;
+  for (; j + 64 <= n; j += 64) step(j, std::integral_constant<int64_t, 64>());
   for (; j + 32 <= n; j += 32) step(j, std::integral_constant<int64_t, 32>());
   for (; j + 8 <= n; j += 8) step(j, std::integral_constant<int64_t, 8>());
   for (; j < n; j++) step(j, std::integral_constant<int64_t, 1>());
 }
 
-// y = f(x, s, z) for n values with one s and z.
-template <typename X, typename Y, typename F>
-inline void row(const X* x, float s, float z, Y* y, int64_t n, const F& f, int64_t ahead = AHEAD / sizeof(X)) {
-  over(n, [=](int64_t j, auto N) {
-    if (N > 1) ask_for(x + j, N, ahead);
+// N values from one type to another; what no compiler finds is said in the processor's own words.
+template <int64_t N, typename X, typename Y>
+inline void convert(const X* x, Y* y) {
+  constexpr bool from_f16 = std::is_same_v<X, float16>, to_f16 = std::is_same_v<Y, float16>;
+  constexpr bool to_bf16 = std::is_same_v<Y, bfloat16>, from_codes = sizeof(X) == 1, to_codes = sizeof(Y) == 1;
+  int64_t k = 0;
+#ifdef __AVX512F__
+  const auto to = [=](int64_t k) { return reinterpret_cast<__m256i*>(y + k); };
+  for (; (from_f16 || to_f16 || from_codes || to_codes) && k + 16 <= N; k += 16) {
+    if constexpr (from_f16) _mm512_storeu_ps(y + k, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(x + k))));
+    if constexpr (to_f16) _mm256_storeu_si256(to(k), _mm512_cvtps_ph(_mm512_loadu_ps(x + k), 0));
+    if constexpr (to_codes) _mm_storeu_si128((__m128i*)(y + k), _mm512_cvtepi32_epi8(_mm512_loadu_si512(x + k)));
+    if constexpr (from_codes) {
+      const __m128i in = _mm_loadu_si128((const __m128i*)(x + k));
+      _mm512_storeu_si512(y + k, std::is_signed_v<X> ? _mm512_cvtepi8_epi32(in) : _mm512_cvtepu8_epi32(in));
+    }
+  }
+#endif
+#ifdef __AVX512BF16__
+  for (; to_bf16 && k + 16 <= N; k += 16)
+    if constexpr (to_bf16) _mm256_storeu_si256(to(k), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x + k)));
+#endif
+#ifdef __AVX2__
+  for (; (from_f16 || to_f16 || from_codes) && k + 8 <= N; k += 8) {
+    if constexpr (from_f16) _mm256_storeu_ps(y + k, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(x + k))));
+    if constexpr (to_f16) _mm_storeu_si128((__m128i*)(y + k), _mm256_cvtps_ph(_mm256_loadu_ps(x + k), 0));
+    if constexpr (from_codes) {
+      const __m128i in = _mm_loadl_epi64((const __m128i*)(x + k));
+      _mm256_storeu_si256((__m256i*)(y + k), std::is_signed_v<X> ? _mm256_cvtepi8_epi32(in) : _mm256_cvtepu8_epi32(in));
+    }
+  }
+  if constexpr (to_codes)
+    for (; k + 32 <= N; k += 32) {  // the last 16 bits of each, then 8, then all into their order
+      const auto in = [=](int64_t j) { return _mm256_loadu_si256((const __m256i*)(x + k + j)); };
+      const __m256i a = _mm256_blend_epi16(in(0), _mm256_slli_epi32(in(8), 16), 0xaa);
+      const __m256i b = _mm256_blend_epi16(in(16), _mm256_slli_epi32(in(24), 16), 0xaa);
+      const __m256i bytes = std::is_signed_v<Y> ? _mm256_packs_epi16(a, b) : _mm256_packus_epi16(a, b);
+      const __m128i even_odd = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+      const __m256i fours = _mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(even_odd));
+      const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+      _mm256_storeu_si256((__m256i*)(y + k), _mm256_permutevar8x32_epi32(fours, order));
+    }
+  if constexpr (to_bf16)
+    for (; k + 16 <= N; k += 16) {
+      const auto half = [=](int64_t j) {
+        const __m256i bits = _mm256_loadu_si256((const __m256i*)(x + k + j)), last = _mm256_srli_epi32(bits, 16);
+        const __m256i up = _mm256_add_epi32(_mm256_and_si256(last, _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7fff));
+        return _mm256_srli_epi32(_mm256_add_epi32(bits, up), 16);
+      };
+      _mm256_storeu_si256((__m256i*)(y + k), _mm256_permute4x64_epi64(_mm256_packus_epi32(half(0), half(8)), 0xd8));
+    }
+#endif
+  if (k < N) {
 #pragma omp simd
-    for (int64_t k = j; k < j + N; k++) y[k] = f(x[k], s, z);
-  });
+    for (int64_t j = 0; j < N; j++) {
+      if constexpr (std::is_integral_v<X>) y[j] = static_cast<Y>(x[j]);
+      else y[j] = from_float<Y>(to_float(x[j]));
+    }
+  }
 }
 
-template <typename X, typename Y, typename F>
-inline void rows(const X* x, const Given& given, Y* y, int64_t m, int64_t n, const F& f) {
-  const int64_t height = std::max<int64_t>(1, TILE / n);
+#ifdef __AVX2__
+constexpr bool CONVERTS = true;
+#else
+constexpr bool CONVERTS = false;
+#endif
+
+// y[k] = f(x[k], k) for N values.
+template <int64_t N, typename X, typename Y, typename F>
+inline void block(const X* x, Y* y, const F& f) {
+  using Z = decltype(f(0.0f, 0));  // float or int32_t
+  if constexpr (CONVERTS && (std::is_class_v<X> || sizeof(X) == 1)) {
+    std::conditional_t<std::is_class_v<X>, float, int32_t> held[N];
+    convert<N>(x, held);
+    block<N>(held, y, f);
+  } else if constexpr (CONVERTS && (std::is_class_v<Y> || sizeof(Y) == 1)) {
+    Z held[N];
+    block<N>(x, held, f);
+    convert<N>(held, y);
+  } else {
+#pragma omp simd
+    for (int64_t k = 0; k < N; k++) y[k] = from_float<Y>(f(to_float(x[k]), k));
+  }
+}
+
+// n values with one s and z.
+template <typename F, typename X, typename Y>
+inline void row(const F&, const X* x, Y* y, typename F::Step k, int64_t n, int64_t ahead = AHEAD / sizeof(X)) {
+  if (F::is_rare(k))
+    for (int64_t j = 0; j < n; j++) y[j] = from_float<Y>(F::always(to_float(x[j]), k));
+  else
+    over(n, [=](int64_t j, auto N) {
+      if (N > 1) ask_for(x + j, N, ahead);
+      block<N>(x + j, y + j, [=](float v, int64_t) { return F::value(v, k); });
+    });
+}
+
+inline int64_t rows_at_once(int64_t n, int64_t values) { return std::max<int64_t>(1, std::min(SCALES, values / n)); }
+
+template <typename F, typename X, typename Y>
+inline void rows(const F& f, const X* x, const Given& given, Y* y, int64_t m, int64_t n) {
+  const int64_t height = rows_at_once(n, PIECE);
 #pragma omp parallel for collapse(2)
   for (int64_t i = 0; i < m; i += height)
-    for (int64_t first = 0; first < n; first += TILE) {
-      float s[TILE], z[TILE];
-      const int64_t count = std::min(height, m - i), width = std::min(TILE, n - first);
-      given.read(i, count, s, z);
+    for (int64_t first = 0; first < n; first += PIECE) {
+      Steps steps;
+      const int64_t count = std::min(height, m - i), width = std::min(PIECE, n - first);
+      read(given.s, given.s_type, i, count, steps.s);
+      read(given.z, given.z_type, i, count, steps.z);
+      f.prepare(steps, count);
       for (int64_t k = 0; k < count; k++) {
         const int64_t at = (i + k) * n + first;
-        row(x + at, s[k], z[k], y + at, width, f);
+        row(f, x + at, y + at, F::step(steps, k), width);
       }
     }
 }
 
-template <typename X, typename Y, typename F>
-inline void columns(const X* x, const Given& given, Y* y, int64_t m, int64_t n, int64_t c, const F& f) {
-  constexpr int64_t WIDTH = 1024, HEIGHT = 64;
+template <typename F, typename X, typename Y>
+inline void columns(const F& f, const X* x, const Given& given, Y* y, int64_t m, int64_t n, int64_t c) {
+  constexpr int64_t HEIGHT = 64;
 #pragma omp parallel for collapse(3)
   for (int64_t i = 0; i < m; i++)
     for (int64_t top = 0; top < n; top += HEIGHT)
-      for (int64_t first = 0; first < c; first += WIDTH) {
-        float s[WIDTH], z[WIDTH];
-        const int64_t width = std::min(WIDTH, c - first);
-        given.read(i * c + first, width, s, z);
+      for (int64_t first = 0; first < c; first += SCALES) {
+        Steps steps;
+        const int64_t width = std::min(SCALES, c - first);
+        read(given.s, given.s_type, i * c + first, width, steps.s);
+        read(given.z, given.z_type, i * c + first, width, steps.z);
+        f.prepare(steps, width);
+        bool rare = false;
+        for (int64_t l = 0; l < width; l++) rare |= F::is_rare(F::step(steps, l));
         for (int64_t k = top; k < std::min(n, top + HEIGHT); k++) {
           const X* from = x + (i * n + k) * c + first;
           Y* to = y + (from - x);
-          over(width, [=, s = s, z = z](int64_t j, auto N) {
-            ask_for(from + j, N, c);
-#pragma omp simd
-            for (int64_t l = j; l < j + N; l++) to[l] = f(from[l], s[l], z[l]);
-          });
+          if (rare)
+            for (int64_t l = 0; l < width; l++) row(f, from + l, to + l, F::step(steps, l), 1);
+          else
+            over(width, [=, &steps](int64_t j, auto N) {
+              ask_for(from + j, N, c);
+              block<N>(from + j, to + j, [=, &steps](float v, int64_t l) { return F::value(v, F::step(steps, j + l)); });
+            });
         }
       }
 }
 
-// --- the formulas ---
-// For |x| < 2^22; halves go to the even one.
-inline float rounded(float x) { return (x + MIDDLE) - MIDDLE; }
-
-// NaN stays, as neither comparison holds.
-inline float clipped(float x, float low, float high) {
-  x = x < low ? low : x;
-  return x > high ? high : x;
-}
-
-// Whole ends may be taken before the rounding: q is the same, and no x is too large for it. A z that
-// is added after the rounding moves the ends.
-struct Quantize {
-  float low, high; bool inside;
-  inline Q operator()(R r, float s, float z) const {
-    const float before = inside ? z : 0, after = inside ? 0 : z;
-    float x = clipped(to_float(r) / s + before, low - after, high - after);
-    x = (x + MIDDLE) - (MIDDLE - after);
-#if !defined(__x86_64__) && !defined(__aarch64__)
-    x = x == x ? x : 0;  // these two make NaN an int32 that ends in sixteen 0
-#endif
-    return static_cast<Q>(static_cast<int32_t>(x));
-  }
-};
-
-// What does not fit a half type becomes its largest number.
-struct Dequantize {
-  inline R operator()(Q q, float s, float z) const {
-    return from_float<R>(s * (to_float(q) - z), std::is_same_v<R, float16> ? 0x7bff : 0x7f7f);
-  }
-};
-
 // --- the smallest and the largest value ---
-// Bits of floats as whole numbers of the same order: below 0 all but the sign is turned around.
-// A NaN is then beyond infinity, on the side of its sign, so no end forgets it.
+// Of floats' bits as whole numbers the largest is the largest float, the largest unsigned is the
+// float farthest below 0, and the smallest is the float nearest to 0 where all have one sign. A NaN is
+// beyond infinity on the side of its sign, so no end forgets it.
 using Key = std::conditional_t<sizeof(R) == 4, int32_t, int16_t>;
-inline Key turned(Key k) { return k ^ (k >> (8 * sizeof k - 1) & std::numeric_limits<Key>::max()); }
+using Bare = std::make_unsigned_t<Key>;
+struct Ends {
+  Key most = std::numeric_limits<Key>::min(), nearest = std::numeric_limits<Key>::max();
+  Bare least = 0;
+};
 
-struct Ends { Key low, high; };
-
+// HOLDS_0: of a range that holds 0, whose nearest value to 0 is 0.
+template <bool HOLDS_0>
 inline Ends ends_of(const R* r, int64_t n) {
-  Key low = std::numeric_limits<Key>::max(), high = std::numeric_limits<Key>::min();
-#pragma omp simd reduction(min : low) reduction(max : high)
+  Ends e;
+  Key most = e.most, nearest = HOLDS_0 ? 0 : e.nearest;
+  Bare least = e.least;
+#pragma omp simd reduction(max : most, least) reduction(min : nearest)
   for (int64_t j = 0; j < n; j++) {
-    const Key k = turned(same_bits<Key>(r[j]));
-    low = std::min(low, k);
-    high = std::max(high, k);
+    const Key k = same_bits<Key>(r[j]);
+    most = std::max(most, k);
+    least = std::max(least, static_cast<Bare>(k));
+    if (!HOLDS_0) nearest = std::min(nearest, k);
   }
-  return {low, high};
+  return {most, nearest, least};
 }
 
 // Both as floats; a NaN makes both NaN.
-inline void as_floats(Key low, Key high, float& r_min, float& r_max) {
-  const float a = to_float(same_bits<R>(turned(low))), b = to_float(same_bits<R>(turned(high)));
+inline void as_floats(Key most, Key nearest, Bare least, float& r_min, float& r_max) {
+  const Key low = static_cast<Key>(least), high = most;
+  const float a = to_float(same_bits<R>(low < 0 ? low : nearest));
+  const float b = to_float(same_bits<R>(high < 0 ? nearest : high));
   r_min = b == b ? a : b;
   r_max = a == a ? b : a;
 }
@@ -227,48 +372,51 @@ inline void as_floats(Key low, Key high, float& r_min, float& r_max) {
 inline void min_max_rows(const R* r, float* r_min, float* r_max, int64_t m, int64_t n) {
 #pragma omp parallel for
   for (int64_t i = 0; i < m; i++) {
-    const Ends ends = ends_of(r + i * n, n);
-    as_floats(ends.low, ends.high, r_min[i], r_max[i]);
+    const Ends e = ends_of<false>(r + i * n, n);
+    as_floats(e.most, e.nearest, e.least, r_min[i], r_max[i]);
   }
 }
 
 // Every core takes some columns, whose ends so far stay in its cache.
 inline void min_max_columns(const R* r, float* r_min, float* r_max, int64_t m, int64_t n, int64_t c) {
-  constexpr int64_t WIDTH = 1024;
 #pragma omp parallel for collapse(2)
   for (int64_t i = 0; i < m; i++)
-    for (int64_t first = 0; first < c; first += WIDTH) {
-      Key low[WIDTH], high[WIDTH];
-      const int64_t width = std::min(WIDTH, c - first);
-      std::fill(low, low + width, std::numeric_limits<Key>::max());
-      std::fill(high, high + width, std::numeric_limits<Key>::min());
+    for (int64_t first = 0; first < c; first += SCALES) {
+      Key most[SCALES], nearest[SCALES];
+      Bare least[SCALES];
+      const int64_t width = std::min(SCALES, c - first);
+      std::fill(most, most + width, Ends().most);
+      std::fill(nearest, nearest + width, Ends().nearest);
+      std::fill(least, least + width, Ends().least);
       for (int64_t k = 0; k < n; k++) {
         const R* x = r + (i * n + k) * c + first;
         over(width, [&](int64_t j, auto N) {
           ask_for(x + j, N, c);
 #pragma omp simd
           for (int64_t l = j; l < j + N; l++) {
-            const Key key = turned(same_bits<Key>(x[l]));
-            low[l] = std::min(low[l], key);
-            high[l] = std::max(high[l], key);
+            const Key key = same_bits<Key>(x[l]);
+            most[l] = std::max(most[l], key);
+            least[l] = std::max(least[l], static_cast<Bare>(key));
+            nearest[l] = std::min(nearest[l], key);
           }
         });
       }
       for (int64_t l = 0; l < width; l++)
-        as_floats(low[l], high[l], r_min[i * c + first + l], r_max[i * c + first + l]);
+        as_floats(most[l], nearest[l], least[l], r_min[i * c + first + l], r_max[i * c + first + l]);
     }
 }
 
 // --- scale and zero point of a range that holds 0: affine.safe_qparams ---
+inline float rounded(float x) { return (x + MIDDLE) - MIDDLE; }  // for |x| < 2^22; halves go to the even one
+
 struct Choose {
   float low, high; bool symmetric; int s_type;
-  void operator()(int64_t count, float* r_min, float* r_max, float* s, float* z) const {
+  void operator()(int64_t count, const float* r_min, const float* r_max, float* s, float* z) const {
 #pragma omp simd
     for (int64_t k = 0; k < count; k++) {
-      const float least = r_min[k] > 0 ? 0 : r_min[k], most = r_max[k] < 0 ? 0 : r_max[k];
-      const float larger = -least > most ? -least : most;
-      s[k] = (symmetric ? larger : most - least) / (symmetric ? high : high - low);
-      r_min[k] = least;
+      const float larger = -r_min[k] > r_max[k] ? -r_min[k] : r_max[k];
+      const float wide = (symmetric ? larger : r_max[k] - r_min[k]) / (symmetric ? high : high - low);
+      s[k] = wide == wide ? wide : std::numeric_limits<float>::infinity();
     }
     typed(s_type, [=](auto like) {
       for (int64_t k = 0; k < count; k++) s[k] = to_float(from_float<decltype(like)>(s[k]));
@@ -285,26 +433,30 @@ struct Choose {
 // Some rows at a time: their ends, their scales, and their codes while r is in the cache. Meanwhile
 // memory is asked for the rows that come next.
 inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int64_t n, const Choose& choose,
-                        const Quantize& quantize) {
-  const int64_t height = std::max<int64_t>(1, TILE / n);
+                        const Quantize<false>& quantize) {
+  const int64_t height = rows_at_once(n, TILE);
 #pragma omp parallel for
   for (int64_t i = 0; i < m; i += height) {
-    Key lowest[TILE], highest[TILE];
-    float r_min[TILE], r_max[TILE], s[TILE], z[TILE];
+    Key most[SCALES];
+    Bare least[SCALES];
+    float r_min[SCALES], r_max[SCALES];
+    Steps steps;
     const int64_t count = std::min(height, m - i);
     for (int64_t k = 0; k < count; k++) {
       const R* x = r + (i + k) * n;
-      const Ends ends = n == 32 ? ends_of(x, 32) : ends_of(x, n);  // what is known is faster
-      lowest[k] = ends.low;
-      highest[k] = ends.high;
+      ask_for(x, n / 4, count * n);
+      const Ends e = n == 32 ? ends_of<true>(x, 32) : ends_of<true>(x, n);  // what is known is faster
+      most[k] = e.most;
+      least[k] = e.least;
     }
 #pragma omp simd
-    for (int64_t k = 0; k < count; k++) as_floats(lowest[k], highest[k], r_min[k], r_max[k]);
-    choose(count, r_min, r_max, s, z);
-    write(s, s_out, choose.s_type, i, count);
-    for (int64_t k = 0; k < count; k++) z_out[i + k] = static_cast<Q>(static_cast<int32_t>(z[k]));
+    for (int64_t k = 0; k < count; k++) as_floats(most[k], 0, least[k], r_min[k], r_max[k]);
+    choose(count, r_min, r_max, steps.s, steps.z);
+    write(steps.s, s_out, choose.s_type, i, count);
+    for (int64_t k = 0; k < count; k++) z_out[i + k] = static_cast<Q>(static_cast<int32_t>(steps.z[k]));
+    quantize.prepare(steps, count, r_min, r_max);
     for (int64_t k = 0; k < count; k++)
-      row(r + (i + k) * n, s[k], z[k], q + (i + k) * n, n, quantize, count * n);
+      row(quantize, r + (i + k) * n, q + (i + k) * n, Quantize<false>::step(steps, k), n, count * n);
   }
 }
 
@@ -312,14 +464,14 @@ inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int6
 extern "C" void quantize(const R* r, const void* s, const void* z, Q* q, int64_t m, int64_t n, int64_t c,
                          int s_type, int z_type, float low, float high, bool inside) {
   const Given given{s, s_type, z, z_type};
-  c == 1 ? rows(r, given, q, m, n, Quantize{low, high, inside})
-         : columns(r, given, q, m, n, c, Quantize{low, high, inside});
+  const Quantize<true> f{low, high, inside};
+  c == 1 ? rows(f, r, given, q, m, n) : columns(f, r, given, q, m, n, c);
 }
 
 extern "C" void dequantize(const Q* q, const void* s, const void* z, R* r_hat, int64_t m, int64_t n, int64_t c,
                            int s_type, int z_type) {
   const Given given{s, s_type, z, z_type};
-  c == 1 ? rows(q, given, r_hat, m, n, Dequantize()) : columns(q, given, r_hat, m, n, c, Dequantize());
+  c == 1 ? rows(Dequantize(), q, given, r_hat, m, n) : columns(Dequantize(), q, given, r_hat, m, n, c);
 }
 
 extern "C" void min_max(const R* r, float* r_min, float* r_max, int64_t m, int64_t n, int64_t c) {

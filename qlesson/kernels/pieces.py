@@ -39,7 +39,11 @@ def cut(
             steps[axis] = max(1 if granularity.is_known else block[axis], size // others)
             count = others * steps[axis]
     scales = len(granularity.scale_shape(x.shape))
-    for piece in itertools.product(*map(_cuts, x.shape, steps, block)):
+    cuts = list(map(_cuts, x.shape, steps, block))
+    if not granularity.is_known:  # its scales need not follow each other as its blocks do
+        whole = slice(None), slice(None)
+        cuts = [iter([whole]) if steps[i] == n else cuts[i] for i, n in enumerate(x.shape)]
+    for piece in itertools.product(*cuts):
         yield tuple(c[0] for c in piece), tuple(c[1] for c in piece)[:scales]
 
 

@@ -1,1 +1,1 @@
-"""The models that the course runs, each in a module of its own: `tinygpt` and `minilm`."""
+"""The models that the course runs, each in a room of its own: `tinygpt`, `minilm`, `llama`."""

@@ -69,31 +69,43 @@ class KVCache:
 
 
 class _Growing:
-    """A tensor that grows in time: whole blocks as a QTensor, then the rest in float."""
+    """A tensor that grows in time: whole blocks as a QTensor, then the rest in float.
+
+    `held` has room behind the `used` characters of the rest, so that one more is written in place.
+    """
 
     def __init__(self, first: Tensor, scheme: Scheme | None) -> None:
-        self.scheme, self.rest = scheme, first
+        self.scheme, self.held, self.used = scheme, first, first.shape[2]
         self.blocks: QTensor | None = None
         self._pack()
 
     @property
+    def rest(self) -> Tensor:
+        return self.held[:, :, : self.used]
+
+    @property
     def length(self) -> int:
-        return (self.blocks.shape[2] if self.blocks else 0) + self.rest.shape[2]
+        return (self.blocks.shape[2] if self.blocks else 0) + self.used
 
     @property
     def nbytes(self) -> float:
         return (self.blocks.packed_nbytes if self.blocks else 0) + self.rest.nbytes
 
     def extend(self, name: str, new: Tensor) -> Tensor:
-        before = self.rest
+        before, time = self.held, new.shape[2]
         shapes = [(*x.shape[:2], x.shape[3]) for x in (before, new)]
         if shapes[0] != shapes[1] or (before.dtype, before.device) != (new.dtype, new.device):
             raise ValueError(
                 f"{name} have shape {tuple(new.shape)} in {new.dtype} on {new.device}, and "
-                f"those before {tuple(before.shape)} in {before.dtype} on {before.device}: "
+                f"those before {tuple(self.rest.shape)} in {before.dtype} on {before.device}: "
                 "only the time, axis 2, may differ."
             )
-        self.rest = torch.cat([self.rest, new], dim=2)
+        if self.used + time > before.shape[2]:
+            batch, heads, _, channels = before.shape
+            self.held = before.new_empty(batch, heads, 2 * (self.used + time), channels)
+            self.held[:, :, : self.used] = before[:, :, : self.used]
+        self.held[:, :, self.used : self.used + time] = new
+        self.used += time
         everything = self.read()
         self._pack()
         return everything
@@ -101,15 +113,16 @@ class _Growing:
     def read(self) -> Tensor:
         if not self.blocks:
             return self.rest
-        return torch.cat([self.blocks.dequantize(self.rest.dtype), self.rest], dim=2)
+        return torch.cat([self.blocks.dequantize(self.held.dtype), self.rest], dim=2)
 
     def _pack(self) -> None:
         """Quantize the blocks that are complete."""
-        whole = self.rest.shape[2] // BLOCK * BLOCK
+        whole = self.used // BLOCK * BLOCK
         if self.scheme and whole:
             done = quantize(self.rest[:, :, :whole], self.scheme)
             self.blocks = _joined(self.blocks, done) if self.blocks else done
-            self.rest = self.rest[:, :, whole:]
+            self.held = self.rest[:, :, whole:].clone()
+            self.used -= whole
 
 
 def _joined(a: QTensor, b: QTensor) -> QTensor:

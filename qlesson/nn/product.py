@@ -11,6 +11,7 @@ plain QTensors and Blocks in PerTensor(), PerAxis(0) or groups along the inputs.
 scales along the other axis, subclasses of Blocks) and inputs that need a gradient take W_hat whole.
 """
 
+import importlib
 from collections.abc import Iterator
 from operator import is_
 from typing import Any
@@ -24,7 +25,7 @@ from qlesson import kernels
 from qlesson.affine import computing, rounded
 from qlesson.blocks import Blocks
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
-from qlesson.kernels import product
+from qlesson.kernels import modes, product
 from qlesson.kernels.product import Packed, Prepared
 from qlesson.nn.integer import four_terms, int8_codes
 from qlesson.nn.weight import QuantizedWeight
@@ -51,7 +52,10 @@ def linear(x: Tensor, codes: QuantizedWeight, bias: Tensor | None) -> Tensor:
     elif torch.compiler.is_compiling():
         y = _linear(x, *w)
     else:
-        return _in_tiles(x, w, _rounded(bias, x.dtype))
+        found = _by_triton(x, w)
+        if found is None:
+            return _in_tiles(x, w, _rounded(bias, x.dtype))
+        y = found
     y = y if bias is None else y + bias
     return y if y.dtype == x.dtype else rounded(y, x.dtype)
 
@@ -153,7 +157,8 @@ def _linear(
     ready = product.prepared(w)
     if ready is not None and product.runs(x, ready, ready.nbytes):
         return product.linear(x, ready)
-    return _in_tiles(x, w, None).to(computing(x.dtype))
+    y = _by_triton(x, w)
+    return _in_tiles(x, w, None).to(computing(x.dtype)) if y is None else y
 
 
 @_linear.register_fake
@@ -183,7 +188,34 @@ def _(q_x: Tensor, s_x: Tensor, z_x: Tensor, packed: Tensor, *rest: object) -> T
     return s_x.new_empty(len(q_x), len(packed))
 
 
-# --- what runs without the kernel ---
+# --- few inputs on a GPU ---
+def _by_triton(x: Tensor, w: Packed) -> Tensor | None:
+    """x W_hat^T for x [..., width], or None where Triton's kernels are not for it."""
+    if (gpu := _triton(w)) and gpu.runs(x.numel() // w.width, x, w):
+        with modes._or_eagerly():
+            return gpu.linear(x.reshape(-1, w.width), w).view(*x.shape[:-1], -1)
+    return None
+
+
+def _int_by_triton(q_x: Tensor, s_x: Tensor, z_x: Tensor, w: Packed) -> Tensor | None:
+    if (gpu := _triton(w)) and gpu.runs(len(q_x), s_x, w):
+        scale, zero_point = (p.flatten().expand(len(q_x)) for p in (s_x, z_x))
+        with modes._or_eagerly():
+            return gpu.int_linear(q_x, scale, zero_point, w)
+    return None
+
+
+def _triton(w: Packed) -> Any:
+    """The kernels for the GPU on which the codes lie."""
+    if w.packed.device.type != "cuda":
+        return None
+    try:
+        return importlib.import_module("qlesson.kernels.product_triton")
+    except ImportError:
+        return None
+
+
+# --- what runs without a kernel ---
 def _in_tiles(x: Tensor, w: Packed, bias: Tensor | None) -> Tensor:
     parts = [
         F.linear(x, _values(w.rows(rows), x.dtype), None if bias is None else bias[rows])
@@ -212,6 +244,8 @@ def _int_product(
     if ready is not None and product.runs(s_x, ready, ready.nbytes):
         scale, zero_point = (p.flatten().expand(len(q_x)) for p in (s_x, z_x))
         return product.int_linear(q_x, scale, zero_point, ready)
+    if (found := _int_by_triton(q_x, s_x, z_x, w)) is not None:
+        return found
     parts = []
     for rows in _slices(len(w.packed), max(1, TILE // w.width)):
         part = w.rows(rows)

@@ -62,7 +62,7 @@ class _KeepsScale(nn.Module):
             checks.stored_as(x, self._scheme_of(name))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        exact = ("scale", "minimum", "factor")
+        exact = ("scale", "minimum", "factor", "book")
         kept = {n: x for n, x in self._buffers.items() if x is not None and n.endswith(exact)}
         super()._apply(fn, recurse)
         for name, held in kept.items():
@@ -160,7 +160,7 @@ class QuantizedWeight(_KeepsScale):
         shared = self.granularity in (PerTensor(), PerAxis(1), PerAxis(-1))
         parts, packed = self._steps(), self.packed.index_select(0, rows)
         for name, x in parts.items():
-            if x is not None and x.shape == self.scale.shape and not shared:
+            if x is not None and x.ndim == 2 and len(x) == self.shape[0] and not shared:
                 parts[name] = x.index_select(0, rows)
         parts["q"] = self._unpacked(packed, (len(packed), self.shape[1]))
         return self._values(parts, None)

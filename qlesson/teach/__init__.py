@@ -4,7 +4,10 @@ from qlesson.teach import figures, play, randn, show, show_source
 from qlesson.teach import catch_up, check, hint, progress, solution  # the exercises
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qlesson.teach.widgets import play as play
 
 _missing: Exception | None = None
 try:

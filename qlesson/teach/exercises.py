@@ -58,6 +58,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from qlesson.course import notebooks
 from qlesson.teach import lessons
 from qlesson.teach.compare import in_short
 from qlesson.teach.verdict import Seed, judge, untouched
@@ -317,13 +318,13 @@ def _up_to(to: object) -> list[str]:
 
 
 def _last_sentence(notebook: str) -> str:
-    """The sentence that a notebook of this folder ends with, or nothing."""
-    for path in Path().glob(f"{notebook}_*.ipynb"):
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-            text = "\n".join("".join(cell["source"]) for cell in cells)
-            return re.findall(r"^\*\*Remember\.\*\* (.+)$", text, flags=re.M)[-1]
-    return ""
+    """The sentence that a notebook of the course ends with, or nothing."""
+    found = [""]
+    for path in notebooks().glob(f"{notebook}_*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells)
+        found += re.findall(r"^\*\*Remember\.\*\* (.+)$", text, flags=re.M)
+    return found[-1]
 
 
 def _source(fn: Callable) -> str:
@@ -346,7 +347,7 @@ def _unwrapped(doc: str) -> str:
 def _states() -> dict[str, str]:
     """By exercise, "passed" or "shown", as noted beside the notebooks and in this session."""
     try:
-        noted = dict(json.loads(Path(PROGRESS_FILE).read_text()))
+        noted = dict(json.loads(Path(PROGRESS_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         noted = {}
     stored = {id: state for id, state in noted.items() if state in ("passed", "shown")}
@@ -359,4 +360,4 @@ def _remember(id: str, state: str) -> None:
         _states_here[id] = state
     with contextlib.suppress(OSError):
         if any(Path().glob("*.ipynb")):
-            Path(PROGRESS_FILE).write_text(json.dumps(_states()) + "\n")
+            Path(PROGRESS_FILE).write_text(json.dumps(_states()) + "\n", encoding="utf-8")

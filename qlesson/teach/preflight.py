@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 # As in pyproject.toml; a test compares them.
-NEEDS = {"torch": (2, 11), "matplotlib": (3, 11), "ipywidgets": (8, 1), "jupyterlab": (4, 4)}
+NEEDS = {"torch": (2, 11), "matplotlib": (3, 10), "ipywidgets": (7, 7)}
+LAB = {"jupyterlab": (4, 4)}  # where a notebook runs already, something else may show it
 MEMORY_GB = 1.0
 
 
@@ -20,13 +21,15 @@ def checks() -> Iterator[tuple[str, bool, str | None, str]]:
     """(what is needed, whether it is there, what was found, the remedy), one for each need."""
     python = sys.version.split()[0]
     yield "Python 3.11 or later", sys.version_info >= (3, 11), python, "install a newer Python"
-    for name, least in NEEDS.items():
+    for name, least in (NEEDS if _in_notebook() else NEEDS | LAB).items():
         found = _version(name)
         ok = found is not None and _numbers(found) >= least
         wanted = f"{name} {'.'.join(map(str, least))} or later"
         yield wanted, ok, found, f'run: pip install "{name}>={least[0]}.{least[1]}"'
     device, remedy = _device()
     yield "a device for torch", device is not None, device, remedy
+    if device and device.startswith("cuda"):
+        yield f"a GPU: {_gpu(device)}", True, "what computes long is faster there", ""
     free = _free_gigabytes()
     yield (
         f"{MEMORY_GB:g} GB of free memory",
@@ -70,15 +73,26 @@ def _device() -> tuple[str | None, str]:
         return None, str(error)
 
 
+def _gpu(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+def _in_notebook() -> bool:
+    shell = sys.modules.get("IPython")
+    return shell is not None and shell.get_ipython() is not None
+
+
 def _free_gigabytes() -> float | None:
     """Memory that a new program could get, by /proc/meminfo and a container's limit, if any."""
     free = []
     try:
-        with open("/proc/meminfo") as lines:
+        with open("/proc/meminfo", encoding="utf-8") as lines:
             free += [int(x.split()[1]) / 1e6 for x in lines if x.startswith("MemAvailable")]
         with (
-            open("/sys/fs/cgroup/memory.max") as limit,
-            open("/sys/fs/cgroup/memory.current") as used,
+            open("/sys/fs/cgroup/memory.max", encoding="utf-8") as limit,
+            open("/sys/fs/cgroup/memory.current", encoding="utf-8") as used,
         ):
             free.append((int(limit.read()) - int(used.read())) / 1e9)
     except (OSError, ValueError):

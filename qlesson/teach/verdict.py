@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from qlesson.device import best_device
-from qlesson.teach.compare import as_tensor, has, in_short, same, shape_of
+from qlesson.teach import advice
+from qlesson.teach.compare import as_tensor, in_short, same
 
 if TYPE_CHECKING:
     from qlesson.teach.exercises import Exercise, Wrong
@@ -102,12 +103,16 @@ def _judge_function(ex: "Exercise", answer: Any, seed: Seed) -> Verdict:
     if failed:
         tries = ((w, loosely) for loosely in (False, True) for w in ex.wrong)
         recognised = next((w for w, loosely in tries if _explains(ex, w, trials, loosely)), None)
-        smallest = min(failed, key=lambda t: (_size(t), len(in_short(t.inputs, 10_000))))
-        return _no(ex, *_report(ex, _shrunk(ex, answer, smallest)), recognised=recognised)
+        unnamed = [t for t in failed if (t.got.error or "").startswith("NameError")]
+        smallest = min(unnamed or failed, key=lambda t: (_size(t), len(in_short(t.inputs, 10_000))))
+        said = _report(ex, _shrunk(ex, answer, smallest))
+        alike = advice.about_all([(t.got.value, t.expected) for t in failed])
+        return _no(ex, *said, *alike, recognised=recognised)
     if any(t.got.changed for t in trials):
         return _no(ex, "the values are right, but the function changes its input in place.",
-                   "A part of a tensor, such as x[0], is a view: += on it writes into the tensor.",
-                   "Write y = y + ... for y += ..., or begin with x[0].clone().")  # fmt: skip
+                   "y += ... and y[:] = ... write into the tensor that came in, also where y is a",
+                   "part of it, such as x[0], which is a view. Write y = y + ..., or begin with a",
+                   "copy, y = x.clone().")  # fmt: skip
     others = (t.got.value for t in trials if getattr(t.got.value, "dtype", None) != ex.dtype)
     other = next(others, None) if ex.dtype else None
     if isinstance(other, Tensor):
@@ -241,15 +246,9 @@ def _report(ex: "Exercise", trial: Trial) -> Iterator[str]:
     width = max(map(len, rows))
     yield from (f"  {name:{width}}  {text}" for name, text in rows.items())
     if trial.got.error is None:
-        if trial.got.value is None:
-            yield "The function returns None: the line with return is missing."
-        elif isinstance(trial.expected, tuple) and not has(len(trial.expected), trial.got.value):
-            yield f"It asks for {len(trial.expected)} results, separated by a comma."
-        shapes = shape_of(trial.got.value), shape_of(trial.expected)
-        if None not in shapes and shapes[0] != shapes[1]:
-            yield f"The shape is {shapes[0]} instead of {shapes[1]}."
-        elif ex.exact and same(trial.got.value, trial.expected):
-            yield "It is nearly right, but must be equal, to the last bit of float32."
+        yield from advice.about_form(trial.got.value, trial.expected, ex.exact)
+    else:
+        yield from advice.about_error(trial.got.error)
     if trial.got.changed:
         yield "It changes its input in place, too."
     if trial.got.printed:
@@ -260,15 +259,27 @@ def _report(ex: "Exercise", trial: Trial) -> Iterator[str]:
 
 
 def _judge_letters(ex: "Exercise", answer: Any) -> Verdict:
-    if isinstance(answer, (list, tuple)) and all(isinstance(x, str) for x in answer):
+    if isinstance(answer, (list, tuple, set)) and all(isinstance(x, str) for x in answer):
         answer = "".join(answer)
     if not isinstance(answer, str):
         return _no(ex, f'it asks for letters in quotes, such as "A", and got {in_short(answer)}.')
-    letters = _letters(answer)
+    letters, offered = _letters(answer), re.findall(r"^- \*\*([A-Z])\*\*", ex.text, flags=re.M)
+    if not set(letters) <= set(offered):
+        said = f"it asks for letters from {offered[0]} to {offered[-1]}, and got {answer}."
+        return _no(ex, said)
     if letters == _letters(ex.right):
         return Verdict("passed", textwrap.fill(f"Passed: {ex.id}. {ex.why}", 79))
     recognised = next((w for w in ex.wrong if _letters(w.answer) == letters), None)
+    recognised = recognised or _one_too_many(ex, set(letters))
     return _no(ex, f"{letters or 'an empty answer'} is not right.", recognised=recognised)
+
+
+def _one_too_many(ex: "Exercise", letters: set[str]) -> "Wrong | None":
+    """The wrong answer whose letters beside the right ones are most of those given."""
+    right = set(_letters(ex.right))
+    more = [(set(_letters(w.answer)) - right, w) for w in ex.wrong if right < set(w.answer)]
+    of_these = [(len(beside), w) for beside, w in more if beside <= letters]
+    return max(of_these, key=lambda pair: pair[0], default=(0, None))[1]
 
 
 def _letters(text: str) -> str:
@@ -278,26 +289,37 @@ def _letters(text: str) -> str:
 
 def _judge_numbers(ex: "Exercise", answer: Any) -> Verdict:
     numbers = _numbers(answer)
+    if isinstance(answer, (list, tuple)) and any(x is ... or x is None for x in answer):
+        return _no(ex, f"a part of it is still open: {in_short(answer)}.")
     if numbers is None:
         return _no(ex, f"it asks for finite numbers in one row, and got {in_short(answer)}.")
     if ex.facts:
         return _judge_construction(ex, ex.facts, numbers)
     wanted, within = _list(ex.right), ex.within
     if len(numbers) != len(wanted):
-        return _no(ex, f"it asks for {len(wanted)} numbers, and got {len(numbers)}.")
+        return _no(ex, _so_many(len(wanted), numbers))
     if _match(numbers, wanted, within):
         return Verdict("passed", textwrap.fill(f"Passed: {ex.id}. {ex.why}", 79))
     recognised = _recognise(ex, numbers)
     said = f"{in_short(answer)} is not right."
     if len(wanted) > 1 and not recognised:
-        good = sum(
-            _match([a], [b], w)
-            for a, b, w in zip(numbers, wanted, _list(within, wanted), strict=True)
-        )
-        said = f"{good} of {len(wanted)} numbers right."
+        parts = zip(_named(ex), numbers, wanted, _list(within, wanted), strict=True)
+        off = [name for name, a, b, w in parts if not _match([a], [b], [w])]
+        good = len(wanted) - len(off)
+        said = f"{good} of {len(wanted)} numbers right. Look again at {' and '.join(off)}."
     if not recognised and any(map(_rounded, numbers, wanted)):
         said += " What is rounded needs more digits."
     return _no(ex, said, recognised=recognised)
+
+
+def _so_many(n: int, numbers: list[float]) -> str:
+    return f"it asks for {n} {'number' if n == 1 else 'numbers'}, and got {len(numbers)}."
+
+
+def _named(ex: "Exercise") -> list[str]:
+    """What to call each number of the answer: its own name, or its place."""
+    names, n = ex.name.strip("()").split(", "), len(_list(ex.right))
+    return names if len(names) == n else [f"number {i + 1}" for i in range(n)]
 
 
 def _recognise(ex: "Exercise", numbers: list[float]) -> "Wrong | None":
@@ -325,7 +347,7 @@ def _judge_construction(ex: "Exercise", facts: Callable, numbers: list[float]) -
     try:
         inspect.signature(facts).bind(*numbers)
     except TypeError:
-        return _no(ex, f"it asks for {len(ex.right)} numbers, and got {len(numbers)}.")
+        return _no(ex, _so_many(len(ex.right), numbers))
     recognised = next((w for w in ex.wrong if w.rule and w.rule(*numbers)), None)
     said = facts(*numbers)
     if recognised:

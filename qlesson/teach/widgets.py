@@ -51,6 +51,9 @@ def play(notebook: str, **settings: Any) -> "LiveFigure | None":
     return None
 
 
+_NOTCHES = "qlesson-notches"  # sliders whose readout, and not whose place, is their value
+
+
 class Slider(NamedTuple):
     """Numbers from low to high; whole numbers if `step` is one."""
 
@@ -74,16 +77,45 @@ class Slider(NamedTuple):
 
     def checked(self, value: Any) -> float:
         """`value` as the slider would give it, or an error if it could not."""
-        if isinstance(value, (bool, str)):
-            raise TypeError
-        value = operator.index(value) if isinstance(self.step, int) else float(value)
-        if not self.low <= value <= self.high:
-            raise ValueError
-        return value
+        return _number(value, self.low, self.high)
 
     def __str__(self) -> str:
-        kind = "whole number" if isinstance(self.step, int) else "number"
-        return f"a {kind} from {self.low:g} to {self.high:g}"
+        return _numbers(self.low, self.high)
+
+
+class Decades(NamedTuple):
+    """Numbers that span a decade or more: a notch of the slider multiplies, where it could add.
+
+    values  one for each notch, from the lowest to the highest; whole numbers if all are
+    """
+
+    words: str
+    values: tuple[float, ...]
+    start: float
+
+    def widget(self) -> ipywidgets.Widget:
+        named = [(f"{value:g}", value) for value in self.values]
+        return ipywidgets.SelectionSlider(options=named, value=self.start).add_class(_NOTCHES)
+
+    def checked(self, value: Any) -> float:
+        """`value` if it lies between the ends, on a notch or not, else an error."""
+        return _number(value, self.values[0], self.values[-1])
+
+    def __str__(self) -> str:
+        return _numbers(self.values[0], self.values[-1])
+
+
+def _number(value: Any, low: float, high: float) -> float:
+    if isinstance(value, (bool, str)):
+        raise TypeError
+    value = operator.index(value) if isinstance(low, int) else float(value)
+    if not low <= value <= high:
+        raise ValueError
+    return value
+
+
+def _numbers(low: float, high: float) -> str:
+    return f"a {'whole number' if isinstance(low, int) else 'number'} from {low:g} to {high:g}"
 
 
 class Switch(NamedTuple):
@@ -125,7 +157,8 @@ class Choice(NamedTuple):
         return "one of " + ", ".join(map(repr, self.options))
 
 
-Control = Slider | Switch | Choice
+Control = Slider | Decades | Switch | Choice
+VIEW = "application/vnd.jupyter.widget-view+json"
 Shown = tuple[list[str], Callable[[], Figure]]  # sentences, and what makes the figure
 
 
@@ -133,7 +166,7 @@ class Declaration(NamedTuple):
     """One live figure.
 
     picture   one sentence that says what the figure shows
-    controls  {setting: Slider, Switch or Choice}
+    controls  {setting: Slider, Decades, Switch or Choice}
     look      from the settings to sentences about them and a function that makes the figure
     """
 
@@ -174,24 +207,30 @@ class LiveFigure(ipywidgets.VBox):
 
     def _update(self, change: Any = None) -> None:
         """`change` is what a control sends; None draws the first figure."""
+        self.picture.value = self.draw(self.settings, first=change is None)
+        words = "<br>".join(map(html.escape, self.sentences))
+        names = _SAY_WHAT_IT_IS.format(html.escape(self.declaration.picture))
+        self.words.value = f'{names}<div style="line-height: 1.5">{words}</div>'
+
+    def draw(self, settings: dict[str, Any], first: bool = False) -> bytes:
+        """The picture of these settings as PNG, in the layout of the first; sets `sentences`."""
         with _one_thread():
-            self.sentences, draw = self.declaration.look(**self.settings)
-            with drawing_into(None if change is None else self.figure):
+            self.sentences, draw = self.declaration.look(**settings)
+            with drawing_into(None if first else self.figure):
                 self.figure = draw()
         layout = self.figure.get_layout_engine()
         if isinstance(layout, ConstrainedLayoutEngine):
             layout.set(rect=(0.03, 0, 0.97, 1))  # room on the left for longer numbers to come
-        self.picture.value = _png(self.figure)
-        words = "<br>".join(map(html.escape, self.sentences))
-        names = _SAY_WHAT_IT_IS.format(html.escape(self.declaration.picture))
-        self.words.value = f'{names}<div style="line-height: 1.5">{words}</div>'
+        picture = _png(self.figure)
         _stay(self.figure)
+        return picture
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The live view, and for a page without a kernel the picture and its facts."""
         alt = " ".join([self.declaration.picture, *self.sentences])
         data, metadata = mimebundle(self.figure, alt)
-        return super()._repr_mimebundle_(**kwargs) | data, metadata
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        return {VIEW: view} | data, metadata
 
     def _ipython_display_(self) -> None:
         """The picture, and below it its sentence, which holds wherever the controls stand."""
@@ -201,22 +240,25 @@ class LiveFigure(ipywidgets.VBox):
 
 
 # ipywidgets gives a slider's handle no accessible name, a picture no alt text and its text no live
-# region, so a screen reader would say "slider, 2.0999999999999996" and nothing about what that
-# changed. Replacing the text runs this in the page: each handle gets the name that stands beside it
-# and rounds what it says, the picture gets its sentence, and the text is read out when it changes.
+# region, so a screen reader would say "slider, 2.0999999999999996", or the number of a notch, and
+# nothing about what that changed. Replacing the text runs this in the page: each handle gets the
+# name that stands beside it and says its rounded number, or what stands beside the notch, the
+# picture gets its sentence, and the text is read out when it changes.
 # A drop-down keeps its keys from JupyterLab, which would go to another cell at an arrow and cut
 # this one at an x. Where scripts are forbidden, no more is lost.
 _SAY_WHAT_IT_IS = textwrap.dedent("""\
     <img alt="{}" src="data:," style="display: none" onerror="
       const all = this.closest('.qlesson-play');
       all.querySelector('img.widget-image').alt = this.alt;
-      for (const s of all.querySelectorAll('.widget-slider')) {{
-        const handle = s.querySelector('[role=slider]');
+      for (const handle of all.querySelectorAll('.widget-slider [role=slider]')) {{
+        const slider = handle.closest('.widget-slider');
+        const told = slider.querySelector('.widget-readout');
         const round = () => {{
-          const text = String(parseFloat((+handle.ariaValueText).toFixed(4)));
+          const text = s.matches('.qlesson-notches') ? told.textContent
+            : String(parseFloat((+handle.ariaValueText).toFixed(4)));
           if (text != 'NaN' && text != handle.ariaValueText) handle.ariaValueText = text;
         }};
-        handle.setAttribute('aria-label', s.firstChild.textContent);
+        handle.setAttribute('aria-label', slider.firstChild.textContent);
         handle.rounds ??= new MutationObserver(round);
         handle.rounds.observe(handle, {{attributeFilter: ['aria-valuetext']}});
         round();

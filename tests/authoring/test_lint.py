@@ -4,7 +4,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from qlesson.authoring import __main__, bets, lint, refresh
+from qlesson.authoring import __main__, address, bets, lint, refresh
 from qlesson.authoring.lint import cells, reading, repeats, shape, sizes, tags, whole
 from qlesson.teach import lessons
 from qlesson.teach.show import caption
@@ -22,7 +22,11 @@ One sentence.
 
 About 10 minutes.
 
-[previous](00_start_here.ipynb) · [contents](00_start_here.ipynb) · [next](02_next.ipynb)"""
+[previous](00_start_here.ipynb) · [contents](00_start_here.ipynb) · [next](02_next.ipynb) · """
+LEAVES = (
+    f"[Colab]({address.colab('01_title.ipynb')}) · "
+    f"[report a mistake]({address.mistake('01 A title')})"
+)
 EXERCISE = """## Exercises
 
 ### Exercise 1.1 Round
@@ -49,7 +53,7 @@ def picture(alt="Two bars.", said="Two bars."):
 def good():
     """A small notebook that keeps every rule."""
     found = [
-        new_markdown_cell(TOP),
+        new_markdown_cell(TOP + LEAVES),
         new_code_cell("show(figure)", outputs=picture()),
         new_markdown_cell("## Predict, then run\n\nWhat is $1 + 1$? See [the bet](#Play)."),
         new_markdown_cell(bets.SPACE),
@@ -142,7 +146,7 @@ SPOILED = {
     "error": (output("error", ename="E", evalue="", traceback=[]), "stores an error"),
     "stderr": (output("stream", name="stderr", text="a warning"), "writes to stderr"),
     "widget state": (lambda nb: nb.metadata.update(widgets={}), "stores widget state"),
-    "widget view": (output("display_data", data={refresh.WIDGET: {}}), "stores a widget view"),
+    "widget view": (output("display_data", data={refresh.VIEW: {}}), "stores a widget view"),
     "svg": (output("display_data", data={"image/svg+xml": "<svg/>"}), "stores an SVG"),
     "no sentence": (code(outputs=picture()[:1]), "without its sentence"),
     "no alt text": (code(outputs=picture(alt="")), "without its sentence"),
@@ -196,6 +200,8 @@ SPOILED = {
     "no needs": (replace("**Needs:** Python.", ""), "**Needs:**"),
     "no next": (replace("[next](02_next.ipynb)", ""), "lacks [next](02_next.ipynb)"),
     "no previous": (replace("[previous]", "[before]"), "lacks [previous](00_start_here.ipynb)"),
+    "no way to Colab": (replace("/blob/colab/", "/blob/main/"), "does not end with · [Colab]"),
+    "no way to report": (replace("report a mistake", "write"), "[report a mistake](https"),
     "no contents": (replace("[contents](00_start_here.ipynb)", ""), "lacks [contents]"),
     "wrong minutes": (replace("About 10 minutes", "About 25 minutes"), "about 25 minutes"),
     "no minutes": (replace("About 10 minutes", ""), '"About N minutes"'),
@@ -365,7 +371,7 @@ def test_sizes_are_a_table(folder):
     nb = lint.read(save(good(), folder))
     row = sizes.sizes(nb)
     assert (row["cells"], row["code"], row["figures"], row["longest"]) == (10, 2, 1, 1)
-    assert row["first"] == row["gap"] == len(reading.words(TOP))
+    assert row["first"] == row["gap"] == len(reading.words(TOP + LEAVES))
     assert "01_title" in sizes.table([nb])
 
 

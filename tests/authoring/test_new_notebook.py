@@ -12,10 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from qlesson.authoring import address
+
 ROOT = Path(__file__).parents[2]
 LAST = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))[-1]
 N = f"{int(LAST.name[:2]) + 1:02d}"
 NAME = f"{N}_thrown_away"
+
+ELSEWHERE = (
+    f"[Colab]({address.colab(f'{NAME}.ipynb')}) · "
+    f"[report a mistake]({address.mistake(f'{N} Thrown away')})"
+)
 
 pytestmark = pytest.mark.slow
 
@@ -116,7 +123,7 @@ A notebook that nobody keeps.
 
 About 0 minutes.
 
-[previous]({LAST.name}) · [contents](00_start_here.ipynb)"""
+[previous]({LAST.name}) · [contents](00_start_here.ipynb) · {ELSEWHERE}"""
 tasks = [ex for ex in exercises().values() if ex.notebook == "{N}"]
 alt = "Two dots, of which the second lies higher than the first."
 cells = [
@@ -181,7 +188,7 @@ def course(tmp_path_factory):
     for name in ("qlesson", "notebooks", "tests", "binder"):
         left = shutil.ignore_patterns("__pycache__", ".*")
         shutil.copytree(ROOT / name, copy / name, ignore=left)
-    for name in ("README.md", "readme.png", "conftest.py", "pyproject.toml"):
+    for name in ("README.md", "conftest.py", "pyproject.toml"):
         shutil.copyfile(ROOT / name, copy / name)
     lesson = copy / "qlesson" / "teach" / "lessons" / f"n{N}"
     lesson.mkdir()

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageChops, ImageSequence, ImageStat
 
-from qlesson.authoring import lint
+from qlesson.authoring import lint, moving
 from qlesson.authoring.lint import cells, tags, whole
 
 ROOT = Path(__file__).parents[2]
@@ -20,13 +21,20 @@ def test_keeps_the_rules(nb):
     assert not (found := lint.notebook_problems(nb)), "\n".join(found)
 
 
-def test_the_readme_shows_their_first_picture():
-    assert list(whole.readme_picture(NOTEBOOKS, ROOT / "README.md")) == []
+def far(frames, others):
+    """The largest mean distance of two frames, in levels of grey of 255."""
+    pairs = zip(frames, others, strict=True)
+    return max(ImageStat.Stat(ImageChops.difference(a, b)).mean[0] for a, b in pairs)
 
 
-def test_a_stale_readme_picture_is_found(tmp_path):
-    (tmp_path / "readme.png").write_bytes(b"another picture")
-    assert list(whole.readme_picture(NOTEBOOKS, tmp_path / "README.md"))
+def test_the_picture_of_the_readme_moves_as_the_live_figure_does():
+    with Image.open(ROOT / moving.NAME) as stored:
+        shown = [frame.convert("L").copy() for frame in ImageSequence.Iterator(stored)]
+        assert "loop" not in stored.info  # once, and then it rests
+    drawn = moving.frames()
+    assert far(shown, drawn) < 1 < far(shown, drawn[::-1])
+    assert all(far([a], [b]) > 1 for a, b in zip(drawn[3:], drawn[4:], strict=False))
+    assert len(shown) * moving.PACE < 5000 and (ROOT / moving.NAME).stat().st_size < 200_000
 
 
 def test_the_readme_has_their_minutes():

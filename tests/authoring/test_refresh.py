@@ -6,6 +6,7 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from qlesson.authoring import bets, refresh
+from qlesson.course import lab
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,6 +97,6 @@ def test_a_space_stands_above_each_bet_and_nowhere_else():
 
 
 def test_the_style_sheet_hides_as_many_cells_as_the_rule_allows():
-    style = (ROOT / "qlesson" / "teach" / "custom" / "custom.css").read_text()
+    style = (lab.SETTINGS / "custom" / "custom.css").read_text(encoding="utf-8")
     assert style.count("+ .jp-Cell") == bets.AFTER_A_BET
     assert bets.SPACE.count("<br>") > style.count("+ br")

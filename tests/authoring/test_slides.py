@@ -95,9 +95,11 @@ def test_a_folded_answer_is_marked():
     assert 'class="code"' in before and 'class="output"' in answer
 
 
-def test_an_exercise_shows_its_stub_and_nothing_else():
-    made = slides.code(code('a = ...\n\ncheck("1.1", a)', stream("1.1 not attempted yet\n")))
+def test_an_exercise_shows_its_function_and_nothing_else():
+    said = stream("1.1 not attempted yet\n")
+    made = slides.code(code('def f(r): ...\n\n\ncheck("1.1", f)', said))
     assert "check" in made and "attempted" not in made
+    assert slides.code(code('a = ...\n\ncheck("1.2", a)', said)) == ""  # where the answer goes
 
 
 def test_markdown_has_mathml_and_links_from_deck_to_deck():

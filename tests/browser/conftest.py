@@ -1,7 +1,6 @@
 """One Chromium and one JupyterLab for all of this folder."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -9,9 +8,8 @@ import urllib.request
 
 import pytest
 
-from qlesson.teach import copies
-
-NEWS = "@jupyterlab/apputils-extension:announcements"  # its question would cover the page
+from qlesson.course import copies
+from qlesson.course import lab as lab_command
 
 
 @pytest.fixture(scope="package")
@@ -34,12 +32,6 @@ def server(tmp_path_factory):
     tmp = tmp_path_factory.mktemp("lab")
     mine = tmp / "notebooks"
     copies.copy(ROOT / "notebooks", mine)
-    settings = tmp / "JUPYTER_CONFIG_DIR"
-    (settings / "labconfig").mkdir(parents=True)
-    no_news = f'{{"disabledExtensions": {{"{NEWS}": true}}}}'
-    (settings / "labconfig" / "page_config.json").write_text(no_news)
-    server_config = ROOT / "qlesson" / "teach" / "server_config.py"
-    shutil.copyfile(server_config, settings / "jupyter_server_config.py")
     port = free_port()
     places = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
     with (tmp / "log").open("w") as log:
@@ -47,7 +39,9 @@ def server(tmp_path_factory):
             [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
             + [f"--port={port}", "--IdentityProvider.token=", "--expose-app-in-browser"],
             cwd=mine,
-            env=os.environ | {name: str(tmp / name) for name in places},
+            env=os.environ
+            | {name: str(tmp / name) for name in places}
+            | {"JUPYTER_CONFIG_PATH": str(lab_command.SETTINGS)},
             stdout=log,
             stderr=log,
         )

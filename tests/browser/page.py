@@ -51,6 +51,7 @@ ALL_CELLS = """() => jupyterapp.shell.currentWidget.content.widgets.map(w => ({
   empty: [...w.node.querySelectorAll('br')].filter(b => b.checkVisibility()).length,
   folded: !!w.outputHidden,
   top: w.node.getBoundingClientRect().top / innerHeight,
+  output: w.node.querySelector('.jp-OutputArea')?.getBoundingClientRect().top / innerHeight,
   bottom: w.node.getBoundingClientRect().bottom / innerHeight,
 }))"""
 

@@ -7,9 +7,9 @@ text, below each of which the picture's sentence must be seen instead.
 import nbformat
 import pytest
 
-from qlesson.authoring import slides
+from qlesson.authoring import handouts, slides
 
-from .page import NOTEBOOKS, PATIENCE, screenshot
+from .page import NOTEBOOKS, PATIENCE, ROOT, screenshot
 from .test_decks import TEACHING
 from .test_lab import SAVE_AND_CLOSE, cells, open_
 
@@ -63,6 +63,16 @@ def test_a_deck(browser, tmp_path, number):
     page.goto(file.as_uri())
     page.wait_for_function("document.querySelector('section.now')")
     page.locator("section").evaluate_all("all => all.map(slide => slide.classList.add('now'))")
+    assert violations(page) == []
+    page.close()
+
+
+def test_the_sheets_to_print(browser, tmp_path):
+    file = tmp_path / "handouts.html"
+    handouts.main(ROOT / "notebooks", file)
+    page = browser.new_page(offline=True)
+    page.set_default_timeout(PATIENCE)
+    page.goto(file.as_uri())
     assert violations(page) == []
     page.close()
 

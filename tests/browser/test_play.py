@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from qlesson.authoring import refresh
-from qlesson.teach.widgets import Choice, Slider, declarations
+from qlesson.teach.widgets import Choice, Decades, Slider, declarations
 
 from .page import ROOT, playwright, screenshot, wait_for_notebook
 
@@ -96,24 +96,26 @@ def test_every_control_answers_a_key(running, number):
     picture = figure.locator("img.widget-image")
     for control in DECLARATIONS[notebook].controls.values():
         # The name that a screen reader says is the one that stands beside the control.
-        slider, choice = isinstance(control, Slider), isinstance(control, Choice)
+        slider, choice = isinstance(control, Slider | Decades), isinstance(control, Choice)
         role = "slider" if slider else "combobox" if choice else "checkbox"
         handle = figure.get_by_role(role, name=control.words, exact=True)
         handle.focus()
         before = picture.get_attribute("src"), words.inner_text()
-        at_the_end = slider and control.start == control.high
-        if choice:
-            at_the_end = control.start == control.options[-1]
+        offered = control.options if choice else getattr(control, "values", None)
+        last = offered[-1] if offered else getattr(control, "high", None)
+        at_the_end = control.start == last
+        if offered:
+            beside = offered[offered.index(control.start) + (-1 if at_the_end else 1)]
         back, on = ("ArrowUp", "ArrowDown") if choice else ("ArrowLeft", "ArrowRight")
         handle.press((back if at_the_end else on) if slider or choice else "Space")
         changed(running, picture, before[0])
         playwright.expect(words).not_to_have_text(before[1], use_inner_text=True)
         if slider:
-            value = control.start + (-control.step if at_the_end else control.step)
-            assert float(handle.get_attribute("aria-valuetext")) == pytest.approx(value)
+            if not offered:
+                beside = control.start + (-control.step if at_the_end else control.step)
+            assert float(handle.get_attribute("aria-valuetext")) == pytest.approx(beside)
         elif choice:
-            place = control.options.index(control.start) + (-1 if at_the_end else 1)
-            assert handle.input_value() == control.options[place]
+            assert handle.input_value() == beside
         else:
             assert handle.is_checked() is not control.start
             handle.press("Space")  # as it was: with it on, a picture may ignore a slider
@@ -138,7 +140,7 @@ def test_the_time_from_a_key_to_the_picture(running):
         picture.evaluate(WATCH)
         presses = 0
         for control in declaration.controls.values():
-            if not isinstance(control, Slider):
+            if not isinstance(control, Slider | Decades):
                 continue
             handle = figure.get_by_role("slider", name=control.words, exact=True)
             handle.focus()

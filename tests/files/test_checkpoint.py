@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from strategies import problems
 
 import qlesson as ql
+from qlesson.__main__ import main
 from qlesson.files import checkpoint
 from qlesson.files.checkpoint import format as file_format
-from qlesson.files.checkpoint.__main__ import main
 from qlesson.files.packing import PackedTensor
 
 FOUR = ql.Scheme(4, "asymmetric", ql.PerGroup(16))
@@ -252,7 +252,11 @@ def test_foreign_files_are_refused(tmp_path):
     refused(tmp_path, saved.getvalue())
     save_file({"w": torch.ones(3)}, tmp_path / "y.safetensors")
     data = (tmp_path / "y.safetensors").read_bytes()
-    refused(tmp_path, data, "was not written by qlesson.files.checkpoint: read it with safetensors")
+    refused(
+        tmp_path,
+        data,
+        "was not written by qlesson.files.checkpoint: read it with qlesson.files.formats",
+    )
     save_file({"w": torch.ones(3)}, tmp_path / "y.safetensors", metadata={"qlesson": "[]"})
     data = (tmp_path / "y.safetensors").read_bytes()
     refused(tmp_path, data, "its qlesson metadata cannot be read")
@@ -608,7 +612,17 @@ def rewrite(folder, change):
 
 def test_the_command(source, tmp_path, capsys):
     target = tmp_path / "q.safetensors"
-    asked = [str(source), str(target), "--bits", "4", "--group-size", "16", "--skip", "conv.*"]
+    asked = [
+        "quantize",
+        str(source),
+        str(target),
+        "--bits",
+        "4",
+        "--group-size",
+        "16",
+        "--skip",
+        "conv.*",
+    ]
     assert main(asked) == 0
     said = capsys.readouterr()
     lines = said.out.splitlines()
@@ -626,7 +640,7 @@ def test_the_command(source, tmp_path, capsys):
     assert lines[-1].split() == ["sum", f"{before:,}", f"{after:,}", ratio, "to", "1"]
     assert said.err == ""  # no bar without a terminal
     assert equal(checkpoint.load(target)["up.weight"], x)
-    assert main([str(target), str(tmp_path / "back"), "--dequantize"]) == 0
+    assert main(["quantize", str(target), str(tmp_path / "back"), "--dequantize"]) == 0
     assert same(load_file(tmp_path / "back")["up.weight"], x.dequantize())
 
 
@@ -640,18 +654,18 @@ def test_the_command(source, tmp_path, capsys):
     ],
 )
 def test_what_the_options_mean(source, tmp_path, words, scheme):
-    assert main([str(source), str(tmp_path / "q"), *words]) == 0
+    assert main(["quantize", str(source), str(tmp_path / "q"), *words]) == 0
     assert checkpoint.load(tmp_path / "q")["up.weight"].scheme == scheme
 
 
 def test_an_error_is_one_sentence(source, tmp_path, capsys):
     for words in (["--bits", "9"], ["--group-size", "0"], ["--skip", "x"], ["--dequantize"]):
-        assert main([str(source), str(tmp_path / "q"), *words]) == 1
+        assert main(["quantize", str(source), str(tmp_path / "q"), *words]) == 1
         said = capsys.readouterr()
         assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1
-    assert main([str(tmp_path / "no"), str(tmp_path / "q")]) == 1
+    assert main(["quantize", str(tmp_path / "no"), str(tmp_path / "q")]) == 1
     with pytest.raises(SystemExit):
-        main([str(source), str(tmp_path / "q"), "--per-row", "--per-tensor"])
+        main(["quantize", str(source), str(tmp_path / "q"), "--per-row", "--per-tensor"])
     assert files(tmp_path) == ["in.safetensors"]
 
 
@@ -685,13 +699,13 @@ import runpy, signal, time
 from qlesson import qtensor
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 qtensor.quantize = lambda *a, **k: time.sleep(900)
-runpy.run_module("qlesson.files.checkpoint", run_name="__main__")
+runpy.run_module("qlesson", run_name="__main__")
 """
 
 
 def interrupted(source, target, number):
     """The command, which stays at its first tensor; it gets the signal when it has begun."""
-    words = [sys.executable, "-c", SLOWLY, str(source), str(target), "--bits", "4"]
+    words = [sys.executable, "-c", SLOWLY, "quantize", str(source), str(target), "--bits", "4"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 900
     while not list(target.parent.glob(f".{target.name}.*.part")):

@@ -344,6 +344,53 @@ def test_planted_ties_and_near_ties(device, compiled):
             assert torch.equal(y.q.cpu(), x.q)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_given_scales_of_every_size(dtype, axis):
+    """Ties of scales from 2^-140 to 3e38, where 1 / s or 255 s is no float; NaN of any bits."""
+    g = torch.Generator().manual_seed(1)
+    scale = (torch.arange(-140, 127).double().exp2() * (1 + torch.rand(267, generator=g))).float()
+    scale[-1] = 3e38
+    r = (scale[:, None].double() * (torch.arange(-150, 150) + 0.5)).float()
+    r[:, ::3] = torch.randn(267, 100, generator=g)
+    nan = torch.tensor([0x7FC00005, 0x7FFFFFFF, -1, 0x7F812345], dtype=torch.int32)
+    r[:, 3:12] = torch.cat([nan.view(torch.float32), torch.tensor([0, 1e38, -1e38, 1e99, -1e99])])
+    zero_point = torch.randint(-128, 128, (267,), generator=g).to(torch.int8)
+    shape = (267, 1) if axis == 0 else (1, 267)
+    r = (r if axis == 0 else r.t().contiguous()).to(dtype)
+    qparams = ql.QParams(scale.view(shape), zero_point.view(shape))
+    for rounding in ("inside", "outside"):
+        scheme = ql.Scheme(granularity=ql.PerAxis(axis), rounding=rounding)
+        with ql.use_kernels("eager"):
+            x = ql.quantize(r, scheme, qparams, check=False)
+            r_hats = [x.dequantize(dtype) for dtype in DTYPES]
+        with ql.use_kernels("compiled"):
+            assert torch.equal(ql.quantize(r, scheme, qparams, check=False).q, x.q)
+            for r_hat in r_hats:
+                assert torch.equal(x.dequantize(r_hat.dtype), r_hat)
+
+
+@pytest.mark.parametrize("scale_dtype", [None, *HALVES])
+def test_chosen_ranges_whose_last_code_is_a_tie(scale_dtype):
+    """Of 2 bits and 4, where a range ends half a code beyond the last."""
+    g = torch.Generator().manual_seed(1)
+    r = (torch.randn(4096, 32, generator=g) * 16).round() / 16
+    r *= (
+        torch.arange(-130, 126).repeat_interleave(16)[:, None].double().exp2()
+        if scale_dtype is None
+        else 1
+    )
+    for bits, mapping, rounding in itertools.product(
+        (2, 4, 8), ("asymmetric", "symmetric"), ("inside", "outside")
+    ):
+        scheme = ql.Scheme(bits, mapping, ql.PerAxis(0), rounding=rounding, scale_dtype=scale_dtype)
+        with ql.use_kernels("eager"):
+            x = ql.quantize(r, scheme, check=False)
+        with ql.use_kernels("compiled"):
+            y = ql.quantize(r, scheme, check=False)
+        assert torch.equal(y.q, x.q) and torch.equal(y.scale, x.scale)
+
+
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 def test_infinity_saturates_and_nan_is_code_0_compiled_too(device, compiled):
     nan, inf = float("nan"), float("inf")

@@ -44,11 +44,13 @@ def test_every_loop_that_may_be_vectors_is(level, real):
     found = vectorized(level, real)
     lines = LOOPS.read_text().splitlines()
     marked = {i + 2: lines[i + 1] for i, line in enumerate(lines) if "#pragma omp simd" in line}
-    assert len(marked) == 9
+    assert len(marked) == 10
     for number, line in marked.items():
+        if "j < N" in line:
+            continue  # for what a processor's own words leave over
         # Three run through the loop over a row and two through that over columns, each in blocks
-        # of 32 and of 8; for SSE2 gcc makes straight code of one block of 8.
-        least = 5 if "y[k] = f" in line else 3 if "to[l] = f" in line else 1
+        # of 64, of 32 and of 8; for SSE2 gcc makes straight code of some blocks of 8.
+        least = 8 if "k < N" in line else 1
         around = sum(found[n] for n in (number - 1, number, number + 1))
         assert around >= least, line
 

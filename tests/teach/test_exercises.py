@@ -252,9 +252,9 @@ def test_other_forms_of_a_right_value(capsys):
     for answer in ((17, 6, 127), torch.tensor([17, 6, 127]), np.array([17.0, 6.0, 127.0]),
                    [torch.tensor(17), torch.tensor(6.0), 127]):  # fmt: skip
         assert said_of(capsys, "1.2", answer).startswith("Passed: 1.2")
-    for answer in ("BD", "db", "B, D", ["D", "B"], ("b", "d")):
+    for answer in ("BD", "db", "B, D", ["D", "B"], ("b", "d"), {"D", "B"}):
         assert said_of(capsys, "4.3", answer).startswith("Passed: 4.3")
-    for answer in ((48, 64), (48.3, 67.7), [48.0, 63.1]):
+    for answer in ((44, 64), (44.3, 67.7), [44.0, 63.1]):
         assert said_of(capsys, "5.2", answer).startswith("Passed: 5.2")
     for answer in ((1.749, 1.751), (1.755, 1.7451), (-688.0, -687.0 - 0.9999), (1.75, 1.7501)):
         passed = said_of(capsys, "1.3", answer).startswith("Passed: 1.3")
@@ -410,7 +410,7 @@ def kernel(monkeypatch):
 
 def test_catch_up_defines_what_is_missing(kernel, capsys):
     catch_up("2.2")
-    said = capsys.readouterr().out.splitlines()
+    said = [x for x in capsys.readouterr().out.splitlines() if re.match(r"\d+\.\d", x)]
     assert [line.split()[0] for line in said] == ["1.1", "1.2", "1.3", "2.1", "2.2"]
     assert said[3] == "2.1  my_qparams is defined"
     assert said[4] == "2.2  my_scale, my_zero_point, my_code = 2, -5, -3"
@@ -424,16 +424,21 @@ def test_catch_up_defines_what_is_missing(kernel, capsys):
 
 
 def test_catch_up_says_what_to_remember(kernel, capsys):
-    """The last sentence of each notebook that is there, and none where it cannot be read."""
-    for path in NOTEBOOKS.glob("0[12]_*.ipynb"):
-        Path(path.name).write_bytes(path.read_bytes())
-    Path("03_not_a_notebook.ipynb").write_text("{")
+    """The last sentence of each notebook, wherever it is asked for."""
+    assert not list(Path().glob("*.ipynb"))
     catch_up("3.1")
     said = capsys.readouterr().out
-    order = "01   Divide by the scale,", "1.1  ", "1.3  ", "02   The scale is the width", "2.1  "
+    order = (
+        "01   Divide by the scale,",
+        "1.1  ",
+        "1.3  ",
+        "02   The scale is the width",
+        "2.1  ",
+        "03 ",
+    )
     assert sorted(order, key=said.index) == list(order)
     assert "The zero point is the code of 0.0".lower() in " ".join(said.split()).lower()
-    assert "\n03 " not in said and "3.1  my_symmetric is defined" in said
+    assert "3.1  my_symmetric is defined" in said
     assert max(map(len, said.splitlines())) <= 79
 
 

@@ -1,34 +1,54 @@
 """What the live figure of notebook 05 says is true: where the range stops."""
 
-import pytest
 import torch
 
 import qlesson as ql
 from qlesson.error import error_shares
+from qlesson.teach import play
+from qlesson.teach.widgets import declarations
+
+LIMITS = declarations()["05"].controls["limit"].values
+
+
+def normals():
+    r = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+    r[:5], r[5:10] = 20.0, -20.0
+    return r
+
+
+def shares_of(r, bits, limit):
+    last = 2 ** (bits - 1) - 1
+    s, z = ql.symmetric_qparams(limit, last)
+    q = ql.quantize_affine(r, s, z, -last, last)
+    return [x.item() for x in error_shares(r, ql.dequantize_affine(q, s, z), s)]
 
 
 def test_the_least_error_lies_inside(said):
-    r = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
-    r[:5], r[5:10] = 20.0, -20.0
-    limits = torch.linspace(1, 20, 39).tolist()
-    best_limits = []
+    r, best_limits = normals(), []
     for bits in (2, 3, 4, 5, 6, 8):
-        shares = []
-        for limit in limits:
-            s, z = ql.symmetric_qparams(limit, 2 ** (bits - 1) - 1)
-            q = ql.quantize_affine(r, s, z, -(2 ** (bits - 1)) + 1, 2 ** (bits - 1) - 1)
-            shares.append([x.item() for x in error_shares(r, ql.dequantize_affine(q, s, z), s)])
+        shares = [shares_of(r, bits, limit) for limit in LIMITS]
         rounding, clipping = torch.tensor(shares).T
         assert (clipping.diff() <= 0).all()
         assert bits < 4 or (rounding.diff() > 0).all()  # with few codes most values go to 0
         i = int((rounding + clipping).argmin())
-        best_limits.append(limits[i])
-        text, _ = said("05", bits=bits, limit=limits[i])
+        best_limits.append(LIMITS[i])
+        text, _ = said("05", bits=bits, limit=LIMITS[i])
         a, b = shares[i]
-        assert f"rounding {a:.4f} + clipping {b:.4f} = MSE {a + b:.4f}" in text
-        assert f"The smallest MSE at {bits} bits: {a + b:.4f}, at limit {limits[i]:.1f}." in text
-        if bits == 4:
-            assert limits[i] == 7.5 and a + b == pytest.approx(0.25, abs=0.005)
-            assert "MSE 0.6044" in said("05", limit=20)[0]
+        assert f"Rounding {a:.4f} + clipping {b:.4f} = MSE {a + b:.4f}." in text
+        assert f"step {LIMITS[i] / (2 ** (bits - 1) - 1):.4g}, " in text
+        outside = int((r.abs() > LIMITS[i]).sum())
+        assert f", {outside} of 10,000 values lie outside." in text
     assert all(1 < limit < 20 for limit in best_limits[:4])  # inside
     assert best_limits == sorted(best_limits)  # further out with more bits
+    assert best_limits[2] == 7.5  # of 4 bits, as the notebook says
+
+
+def test_where_the_sum_is_least_is_found_by_moving_the_limit(said):
+    """At the start one sum is in view, and the words of no setting name the best limit."""
+    figure = play("05")
+    total = next(x for x in figure.figure.axes[0].lines if x.get_label() == "both: the MSE")
+    assert set(total.get_xdata()) == {20}
+    assert "7.5" not in said("05", limit=20)[0]
+    figure.controls["limit"].value = 7.0
+    total = next(x for x in figure.figure.axes[0].lines if x.get_label() == "both: the MSE")
+    assert list(total.get_xdata()) == [limit for limit in LIMITS if limit >= 7]

@@ -27,8 +27,7 @@ def test_where_the_pulls_balance_and_the_error_is_least(said, bits, rest, best):
         assert f"step {s:.2f}: MSE {loss:.4f}." in text
         assert f"inside {inside:+.4f}, clipped {clipped + 0.0:+.4f}." in text
         assert ("The step falls." if inside + clipped < 0 else "The step grows.") in text
-        assert f"The pulls balance between {rest:.2f} and {rest + 0.02:.2f};" in text
-        assert f"the least MSE, {every[best][0]:.4f}, is at {best:.2f}." in text
+        assert "balance" not in text and "least" not in text  # which the reader finds
     assert min(every, key=lambda s: every[s][0]) == best
     assert every[rest][1] + every[rest][2] > 0 > sum(every[round(rest + 0.02, 2)][1:])
     assert all(inside < 0 <= clipped for _, inside, clipped in every.values())

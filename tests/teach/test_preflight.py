@@ -1,11 +1,13 @@
 """The check of the reader's machine: `python -m qlesson.teach.preflight`."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from qlesson.teach import preflight
 
@@ -25,9 +27,33 @@ def test_the_output_names_no_version_that_changes(capsys):
 
 def test_it_asks_for_what_pyproject_asks_for():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    for name, least in preflight.NEEDS.items():
-        (stated,) = re.findall(rf'^    "{name}>=([\d.]+)",$', text, flags=re.M)
+    for name, least in (preflight.NEEDS | preflight.LAB).items():
+        stated = re.search(rf'^    "{name}>=([\d.]+)",', text, flags=re.M)[1]
         assert stated == ".".join(map(str, least))
+
+
+# Colab's; without JupyterLab, since Colab shows the notebook.
+COLAB = re.findall(
+    r"^(\w+)==(.+)$", (ROOT / "tests/colab.txt").read_text(encoding="utf-8"), flags=re.M
+)
+COLAB = dict(COLAB) | {"torch": "2.11.0+cu128"}
+
+
+def test_colab_is_ready_and_its_gpu_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(preflight, "_version", COLAB.get)
+    assert preflight.report() == 1 and "FIX  jupyterlab" in capsys.readouterr().out
+    monkeypatch.setattr(preflight, "_in_notebook", lambda: True)
+    assert preflight.report() == 0
+    without = capsys.readouterr().out.splitlines()
+    assert "OK   matplotlib 3.10 or later" in without and len(without) == 7
+    monkeypatch.setattr(preflight, "_device", lambda: ("cuda:0", ""))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Tesla T4 ({device})")
+    assert preflight.report() == 0
+    (line,) = set(capsys.readouterr().out.splitlines()) - set(without)
+    assert line == "OK   a GPU: Tesla T4 (cuda:0)"
+    # The line is nowhere stored: what a test compares is without it.
+    rule = runpy.run_path(str(ROOT / "conftest.py"))["A_GPU"]
+    assert re.sub(rule, "", f"OK   a\n{line}\nOK   b\n") == "OK   a\nOK   b\n"
 
 
 @pytest.mark.parametrize("found", [None, "2.10.9", "1.99"])
@@ -74,7 +100,7 @@ def test_it_runs_on_a_python_that_has_nothing_installed(tmp_path, installed):
     lines = run.stdout.splitlines()
     assert run.returncode == 1 and not run.stderr
     assert len(lines) == 8
-    assert all(f"FIX  {name} " in run.stdout for name in preflight.NEEDS)
+    assert all(f"FIX  {name} " in run.stdout for name in preflight.NEEDS | preflight.LAB)
     assert "FIX  a device for torch: " in run.stdout and "OK   Python 3.11" in run.stdout
 
 

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 import qlesson as ql
+from qlesson.authoring import address
 from qlesson.authoring.lint import github
 from qlesson.qtensor import qparams_from_range
 from qlesson.teach.exercises import exercises
@@ -24,6 +25,7 @@ NOTEBOOKS = ROOT / "notebooks"
 TEXT = (NOTEBOOKS / "teaching.md").read_text(encoding="utf-8")
 NUMBERS = sorted(path.name[:2] for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FOLDER = address.REPOSITORY.rpartition("/")[2]  # which a clone makes
 MINUTES = (NOTEBOOKS / "teaching_minutes.md").read_text(encoding="utf-8")
 
 
@@ -149,10 +151,10 @@ def titles_of(number):
 
 @pytest.mark.parametrize("start", ["If you came to quantize a model at work", "Half an hour"])
 def test_a_route_is_the_same_everywhere_and_stops_at_what_is_there(start):
-    pages = (README, TEXT, words_of("00"))
+    pages = (TEXT, words_of("00"))
     unlinked = "\n".join(re.sub(r"\[(\d\d)\]\([^)]*\)", r"\1", page) for page in pages)
     first, *others = re.findall(rf"^\*\*{start}.*$", unlinked, flags=re.M)
-    assert others == [first, first]
+    assert others == [first]
     stops = re.findall(r'(\d\d) up to "([^"]+)"', first)
     assert len(stops) > 1 and all(title in titles_of(number) for number, title in stops)
     for number in re.findall(r"(\d\d) up to its bet", first):
@@ -260,7 +262,7 @@ def test_the_lines_for_learners():
     assert "make env TORCH_INDEX=" + re.findall(r"TORCH_INDEX=(\S+)", README)[0] in linux
     assert linux.count("\n") == macos.count("\n") == 3 and "make env\n" in macos
     assert all("-m qlesson.teach.preflight\n" in lines for lines in (linux, macos, windows))
-    assert not re.search("&&|;|/", windows.partition("NAME\n")[2])  # the prompt has no `;`
+    assert not re.search("&&|;|/", windows.partition(f"cd {FOLDER}\n")[2])  # the prompt has no `;`
     name = re.findall(r"^name: (.*)$", (ROOT / "environment.yml").read_text(), flags=re.M)[0]
     assert set(re.findall(r"conda run .*?-n (\S+)", section)) == {name}
     assert "conda env create -f environment.yml" in windows
@@ -324,8 +326,8 @@ def test_the_link_for_a_hub():
     (link,) = links(FIRST)
     query = dict(parse_qsl(link.removeprefix(FIRST), strict_parsing=True))
     assert set(query) == {"repo", "branch", "urlpath"}
-    assert query["repo"] == "https://github.com/OWNER/NAME" and query["branch"] == "main"
-    assert opened(query["urlpath"], "NAME/").exists()
+    assert query["repo"] == address.REPOSITORY and query["branch"] == "main"
+    assert opened(query["urlpath"], f"{FOLDER}/").exists()
     assert FIRST + urlencode(query) == link
 
 

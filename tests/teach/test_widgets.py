@@ -19,7 +19,7 @@ import qlesson as ql
 from qlesson.teach import play
 from qlesson.teach.figures.drawing import drawing_into
 from qlesson.teach.show import caption, facts
-from qlesson.teach.widgets import Choice, Slider, declarations
+from qlesson.teach.widgets import Choice, Decades, Slider, declarations
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 DECLARATIONS = declarations()
@@ -31,6 +31,9 @@ def other_values(control):
     """Both ends and a place between, without the first value."""
     if isinstance(control, Choice):
         return [word for word in control.options if word != control.start]
+    if isinstance(control, Decades):
+        low, middle, high = (control.values[i] for i in (0, len(control.values) // 3, -1))
+        return [v for v in (low, middle, high) if v != control.start]
     if not isinstance(control, Slider):
         return [not control.start, control.start]
     middle = control.low + control.step * round((control.high - control.low) / control.step / 3)
@@ -111,14 +114,26 @@ def test_the_layout_of_the_first_drawing_has_room_for_all(notebook):
             assert [ax.get_position(original=True).bounds for ax in fig.axes] == places
 
 
-TALL = ("07", "08", "09", "11", "13")  # their pictures are still higher than 300 pixels
 ROW = 34  # pixels that a control takes
 
 
-@pytest.mark.parametrize("notebook", [n for n in NOTEBOOKS if n not in TALL])
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_picture_and_controls_fit_a_projector_at_150_percent(notebook):
     _, high = play(notebook).figure.get_size_inches() * 100
-    assert high <= 300 and high + ROW * len(DECLARATIONS[notebook].controls) <= 440
+    assert high <= 300 and high + ROW * len(DECLARATIONS[notebook].controls) <= 420
+
+
+@pytest.mark.parametrize("notebook, name", EVERY_CONTROL)
+def test_a_slider_over_a_decade_multiplies(notebook, name):
+    control = DECLARATIONS[notebook].controls[name]
+    if isinstance(control, Slider):
+        assert not 0 < 10 * control.low <= control.high
+    if isinstance(control, Decades):
+        values = control.values
+        low, middle, high = values[0], values[len(values) // 2], values[-1]
+        assert 10 * low <= high and control.start in values
+        assert all(1 < b / a <= 2 for a, b in zip(values, values[1:], strict=False))
+        assert 0.6 < middle / (low * high) ** 0.5 < 1.6
 
 
 @pytest.mark.slow
@@ -141,6 +156,8 @@ def test_no_word_is_cut_or_covered_at_any_corner_of_the_settings(notebook):
 def ends(control):
     if isinstance(control, Choice):
         return control.options[0], control.options[-1]
+    if isinstance(control, Decades):
+        return control.values[0], control.values[-1]
     return (control.low, control.high) if isinstance(control, Slider) else (False, True)
 
 
@@ -176,6 +193,19 @@ def test_a_choice_takes_its_own_words_alone():
     for value in ("both", "", 1, None, ["symmetric"], torch.tensor(1)):
         with pytest.raises(ValueError):
             choice.checked(value)
+
+
+def test_decades_go_by_their_notches_and_take_what_lies_between():
+    notches = Decades("GB/s", (5, 10, 25, 100), 25)
+    widget = notches.widget()
+    assert widget.value == 25 and widget.label == "25"
+    assert widget.options == (("5", 5), ("10", 10), ("25", 25), ("100", 100))
+    assert notches.checked(7) == 7 and str(notches) == "a whole number from 5 to 100"
+    steps = Decades("step", (0.1, 0.5, 1.0), 0.5)
+    assert steps.checked(0.3) == 0.3 and str(steps) == "a number from 0.1 to 1"
+    for value in (4, 101, 7.5, True, "25", None, torch.tensor([5, 10])):
+        with pytest.raises((TypeError, ValueError, RuntimeError)):
+            notches.checked(value)
 
 
 # ---------------------------------------------------------------- the same in text

@@ -28,7 +28,6 @@ def problems(folder: Path, readme: Path) -> list[str]:
     found = [p for nb in notebooks for p in notebook_problems(nb)]
     return found + [
         *whole.readme_map(notebooks, readme),
-        *whole.readme_picture(notebooks, readme),
         *whole.named_by_titles(notebooks, readme, *sorted(folder.glob("*.md"))),
         *whole.headless_tables(readme, *sorted(folder.glob("*.md"))),
         *whole.lessons_without_a_notebook(notebooks),

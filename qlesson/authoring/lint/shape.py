@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from nbformat import NotebookNode
 
+from qlesson.authoring import address
 from qlesson.authoring.lint.reading import (
     bundles,
     code,
@@ -39,6 +40,14 @@ def top(nb: NotebookNode) -> Iterator[str]:
     for label, target in wanted.items():
         if target and f"[{label}]({target})" not in text:
             yield f"the first cell lacks [{label}]({target})"
+    if not text.endswith(f" · {elsewhere(nb)}"):
+        yield f"the first cell does not end with · {elsewhere(nb)}"
+
+
+def elsewhere(nb: NotebookNode) -> str:
+    """The links of the first cell that leave the course."""
+    title = nb.cells[0].source.split("\n")[0].removeprefix("# ")
+    return f"[Colab]({address.colab(nb.path.name)}) · [report a mistake]({address.mistake(title)})"
 
 
 def points(nb: NotebookNode) -> int:

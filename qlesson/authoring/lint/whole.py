@@ -6,7 +6,6 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from qlesson.authoring import refresh
 from qlesson.authoring.lint.github import empty_headers
 from qlesson.authoring.lint.reading import markdown
 from qlesson.authoring.lint.sizes import minutes
@@ -22,16 +21,6 @@ def readme_map(notebooks: Iterable[NotebookNode], readme: Path) -> Iterator[str]
             yield f"{nb.path.stem}: README.md has no row that links it and ends in its minutes"
         elif int(row[1]) != minutes(nb):
             yield f"{nb.path.stem}: README.md says {row[1]} minutes, its length says {minutes(nb)}"
-
-
-def readme_picture(notebooks: Iterable[NotebookNode], readme: Path) -> Iterator[str]:
-    """README.md shows the first picture of the course, as `refresh` copied it."""
-    picture = readme.parent / "readme.png"
-    for nb in notebooks:
-        if nb.number == "00" and (
-            not picture.exists() or picture.read_bytes() != refresh.first_picture(nb)
-        ):
-            yield "readme.png is not the first picture of notebook 00: make refresh N=00"
 
 
 def named_by_titles(notebooks: Iterable[NotebookNode], *pages: Path) -> Iterator[str]:

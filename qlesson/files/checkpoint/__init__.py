@@ -3,8 +3,8 @@
     checkpoint.save("model.safetensors", {"weight": ql.quantize(w), "bias": b})
     checkpoint.load("model.safetensors")
 
-    python -m qlesson.files.checkpoint in.safetensors out.safetensors --bits 4 --group-size 64
-    python -m qlesson.files.checkpoint out.safetensors back.safetensors --dequantize
+    qlesson quantize in.safetensors out.safetensors --bits 4 --group-size 64
+    qlesson quantize out.safetensors back.safetensors --dequantize
 
 What such a file holds is in `format.py`.
 """
@@ -119,8 +119,7 @@ def load(
         if not file.is_ours:
             raise ValueError(
                 f"{file.path} was not written by qlesson.files.checkpoint: read it with "
-                "safetensors.torch.load_file, or quantize it with "
-                "python -m qlesson.files.checkpoint."
+                "qlesson.files.formats.open, or quantize it with qlesson quantize."
             )
         for name in file.plain_names():
             tensors[name] = file.tensor(name, device)

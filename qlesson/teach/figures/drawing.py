@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib import color_sequences
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
@@ -63,15 +62,17 @@ def lighter(color: ColorType, share: float) -> str:
     return to_hex((1 - share * (1 - r), 1 - share * (1 - g), 1 - share * (1 - b)))
 
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = color_sequences["okabe_ito"]
+# Okabe and Ito 2008, told apart by those who see fewer colours. matplotlib has them from 3.11 on.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#e69f00", "#56b4e9", "#009e73"
+YELLOW, BLUE, VERMILLION, PURPLE = "#f0e442", "#0072b2", "#d55e00", "#cc79a7"
 
-INK = to_hex(BLACK)  # words and axes
+INK = BLACK  # words and axes
 GRID = "#6b6b6b"  # the values that can come back; references
-REAL = to_hex(BLUE)  # r, a real value
+REAL = BLUE  # r, a real value
 CODE = darker(VERMILLION, 0.9)  # q, a code, and r_hat, the value it comes back as
 ERROR = darker(GREEN, 0.8)  # the rounding part of the error
 CLIPPED = darker(PURPLE, 0.75)  # values out of range, and the clipping part of the error
-TOTAL = to_hex(BLACK)  # both parts together
+TOTAL = BLACK  # both parts together
 # Fills only: these do not read as lines on white.
 INSIDE = lighter(SKY, 0.35)  # the range that has codes
 UNUSED = lighter(YELLOW, 0.65)  # codes or range that nothing uses

@@ -87,6 +87,15 @@ class Formula:
     def zero_point_subtracted(r, s, z):
         return torch.round(r / s - z).clamp(0, 255).to(torch.uint8)
 
+    @wrong("256 is no code: uint8 makes 0 of it. The last code is 255.")
+    def one_code_too_many(r, s, z):
+        return torch.round(r / s + z).clamp(0, 256).to(torch.int32).to(torch.uint8)
+
+    @wrong("These codes come from int8: adding 128 to them wraps around. Clip to 0 and 255.")
+    def moved_in_int8(r, s, z):
+        q = torch.round(r / s + z - 128).clamp(-128, 127).to(torch.int8)
+        return q + 128
+
 
 @exercise("1.2", "By hand", "predict a number", difficulty=1, minutes=3)
 class ByHand:
@@ -109,6 +118,10 @@ class ByHand:
         ([17, 6, 210], "210 is no code. The largest is 127, so the third value is clipped."),
         ([17, 6, -46], "You cast without a clip, and 210 wrapped around to -46."),
         ([16, 6, 127], "16.8 lies nearer to 17. You dropped the fraction."),
+        ([16.8, ..., ...], "A code is a whole number: round 16.8."),
+        ([..., 6.5, ...], "A code is a whole number, and 6.5 lies between two: which is even?"),
+        ([..., ..., 128], "127 is the last code, since 0 is one of them: 128 is clipped to it."),
+        ([..., ..., 255], "255 is the last unsigned code. Here the codes end at 127."),
         ([12, 9, 60], "You multiplied by s. r / s counts the steps of size s."),
         ([-3, -14, 127], "You subtracted z. It is added: 0.0 gets the code z."),
         ([7, -4, 127], "The zero point is missing: add 10 before you round."),

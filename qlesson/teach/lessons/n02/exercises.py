@@ -91,6 +91,21 @@ class BothEquations:
         s = (high - low) / (quant_max - quant_min)
         return s, torch.round(quant_min - low / s).clamp(quant_min, quant_max)
 
+    @wrong("quant_min is missing in the zero point: the codes begin there.")
+    def from_zero(r, quant_min, quant_max):
+        s = (r.max() - r.min()) / (quant_max - quant_min)
+        return s, torch.round(-r.min() / s).clamp(quant_min, quant_max)
+
+    @wrong("Your scale is that of a range as wide on both sides of 0. Take r.max() - r.min().")
+    def both_sides(r, quant_min, quant_max):
+        s = 2 * r.abs().max() / (quant_max - quant_min)
+        return s, torch.round(quant_min - r.min() / s).clamp(quant_min, quant_max)
+
+    @wrong("255 steps and the ends -128 and 127 are those of int8. Use the arguments.")
+    def eight_bits_always(r, quant_min, quant_max):
+        s = (r.max() - r.min()) / 255
+        return s, torch.round(quant_min - r.min() / s).clamp(-128, 127)
+
 
 @exercise("2.2", "Four bits by hand", "predict a number", difficulty=2, minutes=5)
 class FourBits:
@@ -111,6 +126,11 @@ class FourBits:
     wrong = [
         ((1.875, ..., ...), "Your scale shares 30 out over 16 codes. There are 15 steps."),
         ((1.6, ..., ...), "Your range begins at 0. It begins at -6, so it is 30 wide."),
+        ((0.5, ..., ...), "That is steps for one unit. The scale is 30 / 15: units for one step."),
+        ((2, 5, ...), "The sign is turned: -8 + 3 is -5."),
+        ((2, 3, ...), "quant_min is missing: -(-6) / 2 = 3 steps above -8."),
+        ((2, -8, ...), "-8 is the code of -6. Which code does 0.0 get, three steps above it?"),
+        ((2, -5, -2.8), "A code is a whole number: round -2.8."),
         ((2, -11, ...), "-6 / 2 is negative, and it is subtracted: -8 + 3."),
         ((2, -5, -2), "-2.8 lies nearer to -3. You dropped the fraction."),
         ((2, -5, 2), "The zero point is missing in the code: 2.2 - 5, then round."),
@@ -186,3 +206,22 @@ class BugReport:
     @wrong("The ends are right now, but int() cuts the fraction off. Keep round.")
     def truncated(r_min, s, quant_min, quant_max):
         return max(quant_min, min(quant_max, int(quant_min - r_min / s)))
+
+    @wrong("Your ends are right, and the zero point is no whole number any more. Keep round.")
+    def not_rounded(r_min, s, quant_min, quant_max):
+        return max(quant_min, min(quant_max, quant_min - r_min / s))
+
+    @wrong("This is the same end for every range: exchange max and min.")
+    def always_one_end(r_min, s, quant_min, quant_max):
+        z = round(quant_min - r_min / s)
+        return max(quant_max, min(quant_min, z))
+
+    @wrong("A wrap brings z back from the other end. Clip it to the nearer one.")
+    def wrapped(r_min, s, quant_min, quant_max):
+        z = round(quant_min - r_min / s)
+        return (z - quant_min) % (quant_max - quant_min + 1) + quant_min
+
+    @wrong("The last code is quant_max itself.")
+    def one_below_the_end(r_min, s, quant_min, quant_max):
+        z = round(quant_min - r_min / s)
+        return max(quant_min, min(quant_max - 1, z))

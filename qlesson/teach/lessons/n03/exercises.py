@@ -3,6 +3,7 @@
 import torch
 from torch import tensor
 
+import qlesson as ql
 from qlesson.teach.exercises import SHAPES, each, exercise, flat, right, symmetric_values, wrong
 
 
@@ -90,6 +91,33 @@ class SymmetricCodes:
         s = r.abs().max() / (2 ** (bits - 1) - 1)
         return torch.round(r.abs() / s).to(torch.int8)
 
+    @wrong("Ties go the wrong way: 2.5 becomes 3. torch.round sends a tie to the even code.")
+    def half_up(r, bits):
+        s = r.abs().max() / (2 ** (bits - 1) - 1)
+        return torch.floor(r / s + 0.5).to(torch.int8)
+
+    @wrong("abs comes too late. Take the magnitudes first, then their maximum.")
+    def abs_of_the_maximum(r, bits):
+        s = r.max().abs() / (2 ** (bits - 1) - 1)
+        return torch.round(r / s).to(torch.int8)
+
+    @wrong("127 is the largest code of 8 bits. With other bits it is 2 ** (bits - 1) - 1.")
+    def eight_bits_always(r, bits):
+        return torch.round(r / (r.abs().max() / 127)).to(torch.int8)
+
+    @wrong("2**bits - 1 counts the steps from end to end. The largest code is 2 ** (bits - 1) - 1.")
+    def all_the_steps(r, bits):
+        return torch.round(r / (r.abs().max() / (2**bits - 1))).to(torch.int8)
+
+    @wrong("What you add to the scale moves every code. Replace a scale of 0, and no other.")
+    def scale_moved(r, bits):
+        s = r.abs().max() / (2 ** (bits - 1) - 1) + 1e-3
+        return torch.round(r / s).to(torch.int8)
+
+    @wrong("These are asymmetric codes. Symmetric ones have the zero point 0.")
+    def asymmetric(r, bits):
+        return ql.quantize(r, ql.Scheme(bits)).q
+
 
 @exercise("3.2", "Codes that nobody uses", "predict a number", difficulty=1, minutes=3)
 class UnusedCodes:
@@ -112,6 +140,8 @@ class UnusedCodes:
         (15, "Symmetric mode has 15 codes, and the negative ones are never used here."),
         (7, "You counted 1 to 7. The code 0 stands for 0.0."),
         (9, "You counted up to 8. The largest 4-bit signed code is 7."),
+        (14, "You counted the steps from -7 to 7. Which codes do values from 0 to 1 get?"),
+        (3, "3 bits are enough for them. How many values is that?"),
         (128, "That is half of 8 bits. Here there are 4."),
     ]
 
@@ -176,3 +206,19 @@ class FourthSum:
     @wrong("Only the first and last term are left. The sums of qw and of qx count too.")
     def middle_terms_lost(qw, qx, zw, zx):
         return (qw * qx).sum() + len(qw) * zw * zx
+
+    @wrong("The constant term is the product of the two zero points, not their sum.")
+    def zero_points_added(qw, qx, zw, zx):
+        return (qw * qx).sum() - zx * qw.sum() - zw * qx.sum() + len(qw) * (zw + zx)
+
+    @wrong("Both middle terms are subtracted: each has one minus.")
+    def middle_terms_added(qw, qx, zw, zx):
+        return (qw * qx).sum() + zx * qw.sum() + zw * qx.sum() + len(qw) * zw * zx
+
+    @wrong("n is how many products there are, len(qw), and not the sum of qw.")
+    def sum_for_n(qw, qx, zw, zx):
+        return (qw * qx).sum() - zx * qw.sum() - zw * qx.sum() + qw.sum() * zw * zx
+
+    @wrong("int8 cannot hold these differences and products: they wrap around. Stay in int64.")
+    def back_to_int8(qw, qx, zw, zx):
+        return ((qw.to(torch.int8) - zw) * (qx.to(torch.int8) - zx)).sum()

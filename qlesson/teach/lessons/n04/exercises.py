@@ -69,6 +69,23 @@ class Grid:
         codes = torch.arange(quant_min, quant_max + 1).to(torch.int8)
         return scale * (codes - torch.tensor(zero_point).to(torch.int8))
 
+    @wrong("Rising order begins at quant_min.")
+    def falling(scale, zero_point, quant_min, quant_max):
+        return [scale * (q - zero_point) for q in range(quant_max, quant_min - 1, -1)]
+
+    @wrong("From quant_min to quant_max there is one code more than there are steps: add 1.")
+    def steps_for_codes(scale, zero_point, quant_min, quant_max):
+        ends = (scale * (q - zero_point) for q in (quant_min, quant_max))
+        return torch.linspace(*ends, quant_max - quant_min)
+
+    @wrong("These are the codes. What comes back is scale * (q - z).")
+    def codes(scale, zero_point, quant_min, quant_max):
+        return torch.arange(quant_min, quant_max + 1)
+
+    @wrong("q / s + z is the way out. The way back is scale * (q - z).")
+    def way_out(scale, zero_point, quant_min, quant_max):
+        return torch.arange(quant_min, quant_max + 1) / scale + zero_point
+
 
 @exercise("4.2", "Repair the subtraction", "repair a bug", difficulty=1, minutes=4)
 class Subtraction:
@@ -138,9 +155,23 @@ class Subtraction:
     def multiplied_out(q, s, z):
         return s * q - s * z
 
-    @wrong("With a scale for each row z is a column of zero points, and int(z) takes a single one.")
+    @wrong(
+        "s and z may be columns, one number for each row: int(z) or z.item() takes a single one."
+    )
     def one_zero_point(q, s, z):
         return s * (q.int() - int(z))
+
+    @wrong("A single z, without an axis, does not change the type of q: it stays int8. Convert q.")
+    def z_converted(q, s, z):
+        return s * (q - z.long())
+
+    @wrong("Half precision keeps too few digits of the product. Use float.")
+    def half_precision(q, s, z):
+        return s * (q.half() - z)
+
+    @wrong("bfloat16 keeps too few digits of the difference and of the product. Use float.")
+    def bfloat16(q, s, z):
+        return s * (q.bfloat16() - z)
 
     @wrong("uint8 wraps around as well, at 256. Use float, or int16 and wider.")
     def unsigned(q, s, z):
@@ -175,5 +206,6 @@ class WhichComeBack:
         ("BCDE", "Lying in the range is not enough, and 4 lies outside."),
         ("ABD", "-0.25 would need the code -9, one below the smallest."),
         ("ABDE", "A multiple of 0.25 comes back only where there is a code for it."),
+        ("B", "3.75 is missing: the code 7 lies 15 steps above the zero point."),
         ("D", "0 is missing: its code is the zero point, and -8 is a code."),
     ]

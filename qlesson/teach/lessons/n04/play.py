@@ -17,12 +17,10 @@ def _survivors(bits: int) -> Shown:
     picture, scheme = _picture(), ql.Scheme(bits)
     x = ql.quantize(picture, scheme)
     r_hat = x.dequantize()
-    survivors = r_hat.unique()
-    named = ", ".join(f"{v:z.3f}" for v in survivors[:8])
     sentences = [
-        f"{bits} bits: of {picture.unique().numel()} different values, "
-        f"{len(survivors)} survive, {x.scale:.4f} apart.",
-        f"They are {named}{' and higher' if len(survivors) > 8 else ''}.",
-        f"No pixel is off by more than {ql.max_abs_error(picture, r_hat):.4f}.",
+        f"{bits} bits: codes {scheme.quant_min} to {scheme.quant_max}, "
+        f"scale {x.scale:.4f}, zero point {x.zero_point}.",
+        f"Different values: {picture.unique().numel()} before, {r_hat.unique().numel()} after.",
+        f"The largest error of a pixel: {ql.max_abs_error(picture, r_hat):.4f}.",
     ]
     return sentences, partial(figures.staircase_and_picture, picture, scheme)

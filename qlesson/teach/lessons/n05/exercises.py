@@ -121,11 +121,43 @@ class TwoShares:
         e = r - r_hat
         return torch.where(e > s / 2, 0, e**2).mean(), torch.where(e > s / 2, e**2, 0).mean()
 
+    @wrong("An error of exactly s / 2 is rounding: clipped is what lies beyond it.")
+    def half_a_step_clipped(r, r_hat, s):
+        e = (r - r_hat).abs()
+        return torch.where(e < s / 2, e**2, 0).mean(), torch.where(e < s / 2, 0, e**2).mean()
+
+    @wrong("You split each error at s / 2. The whole squared error belongs to one share.")
+    def error_split(r, r_hat, s):
+        e = (r - r_hat).abs()
+        beyond = (e - s / 2).clamp(min=0)
+        return ((e - beyond) ** 2).mean(), (beyond**2).mean()
+
+    @wrong("The first share is the whole MSE. Leave the clipped elements out of it.")
+    def whole_first(r, r_hat, s):
+        e = (r - r_hat).abs()
+        return (e**2).mean(), torch.where(e > s / 2, e**2, 0).mean()
+
+    @wrong("You compare the squared error with s / 2. Compare the error itself.")
+    def squared_first(r, r_hat, s):
+        e = (r - r_hat) ** 2
+        return torch.where(e > s / 2, 0, e).mean(), torch.where(e > s / 2, e, 0).mean()
+
+    @wrong("These are the shares of elements. Asked for is their part of the squared error.")
+    def elements_counted(r, r_hat, s):
+        clipped = ((r - r_hat).abs() > s / 2).float().mean()
+        return 1 - clipped, clipped
+
+    @wrong("Your two shares add up to 1. They should add up to the MSE.")
+    def parts_of_one(r, r_hat, s):
+        e = (r - r_hat).abs()
+        total = (e**2).sum()
+        return (e[e <= s / 2] ** 2).sum() / total, (e[e > s / 2] ** 2).sum() / total
+
 
 @exercise("5.2", "Decibels in the head", "predict a number", difficulty=1, minutes=3)
 class Decibels:
     """
-    A layer has an SQNR of 30 dB at 5 bits, and its range stays fixed. About how many decibels does
+    A layer has an SQNR of 26 dB at 5 bits, and its range stays fixed. About how many decibels does
     it have at 8 bits, and how many times smaller is its mean squared error then?
     """
 
@@ -137,15 +169,20 @@ class Decibels:
     why = """Three bits more are worth about 3 * 6 = 18 dB, and a factor of about 4 * 4 * 4 = 64 in
         squared error. By the exact formula they are 18.3 dB and 68."""
     stub = "my_db, my_factor = ..., ..."
-    right = (48, 64)
+    right = (44, 64)
     within = [0.5, (1, 4)]  # 18 dB are a factor of 63, 18.3 dB of 68
     wrong = [
-        ((33, ...), "You gave 1 dB to each bit. A bit is worth about 6 dB."),
-        ((39, ...), "You gave 3 dB to each bit, which is a factor of two. A bit is worth 6 dB."),
-        ((36, ...), "That is one bit more. From 5 to 8 there are three."),
-        ((12, ...), "More bits mean less error, so the ratio rises."),
+        ((41.6, ...), "Decibels are not in proportion to bits: each bit more adds about 6."),
+        ((18, ...), "18 dB is what three bits add. Add them to the 26."),
+        ((29, ...), "You gave 1 dB to each bit. A bit is worth about 6 dB."),
+        ((35, ...), "You gave 3 dB to each bit, which is a factor of two. A bit is worth 6 dB."),
+        ((32, ...), "That is one bit more. From 5 to 8 there are three."),
+        ((8, ...), "More bits mean less error, so the ratio rises."),
         ((..., 8), "The step is 8 times smaller. The error is squared, so 8 * 8."),
         ((..., 18), "18 dB is the gain in decibels. As a factor it is 10 ** 1.8."),
+        ((..., 12), "Each bit divides by 4 once more: 4 * 4 * 4, not 4 + 4 + 4."),
+        ((..., 9), "Each bit divides the squared error by 4, and there are three: 4 * 4 * 4."),
+        ((..., 1 / 64), "That is the part which remains. How many times smaller is it?"),
         ((..., 4), "4 is the factor of one bit. Three bits multiply it three times."),
     ]
 

@@ -67,6 +67,8 @@ def clip_sweep(
 ) -> Figure:
     """Rounding and clipping error against the clip limit   (notebook 05, Play).
 
+    Their sum is drawn from the chosen limit on, so that where it is least is found by moving it.
+
     shares_at  from a limit to both errors, for who has them already; None computes them
     """
     limits = [draw.number(x) for x in limits]
@@ -76,20 +78,18 @@ def clip_sweep(
     rounding, clipping = (np.array(x) for x in zip(*shares, strict=True))
     total = rounding + clipping
     here = shares_at(draw.number(chosen))
-    best = int(total.argmin())
+    beyond = np.array(limits) > draw.number(chosen)
     fig, ax = draw.figure(3.0)
     ax.plot(limits, rounding, color=draw.ERROR, ls="--", lw=1.8, label="rounding")
     ax.plot(limits, clipping, color=draw.CLIPPED, ls=":", lw=2.2, label="clipping")
-    ax.plot(limits, total, color=draw.TOTAL, lw=2, label="both: the MSE")
-    ax.axvline(draw.number(chosen), color=draw.CODE, lw=1.2, gid=ASIDE)
     ax.plot(
-        limits[best],
-        total[best],
-        "*",
+        [draw.number(chosen), *np.array(limits)[beyond]],
+        [sum(here), *total[beyond]],
         color=draw.TOTAL,
-        ms=13,
-        label=f"smallest: {draw.short(total[best])} at {draw.short(limits[best])}",
+        lw=2,
+        label="both: the MSE",
     )
+    ax.axvline(draw.number(chosen), color=draw.CODE, lw=1.2, gid=ASIDE)
     ax.plot(draw.number(chosen), sum(here), "o", color=draw.CODE, ms=8, label="chosen")
     ax.set_yscale("log")
     ax.set_ylim(total[total > 0].min() / 30, total.max() * 2)
@@ -101,7 +101,7 @@ def clip_sweep(
         f"{bits} bits, limit {draw.short(chosen)}: rounding {draw.short(here[0])} + "
         f"clipping {draw.short(here[1])} = MSE {draw.short(sum(here))}",
     )
-    draw.legend_above(fig, ax.get_lines()[:3] + ax.get_lines()[4:5])
+    draw.legend_above(fig, [*ax.get_lines()[:3], ax.get_lines()[4]])
     return fig
 
 

@@ -9,7 +9,12 @@ import qlesson as ql
 from qlesson.error import error_shares
 from qlesson.teach import figures
 from qlesson.teach.draws import randn
-from qlesson.teach.widgets import Shown, Slider, declare
+from qlesson.teach.widgets import Decades, Shown, Slider, declare
+
+_LIMITS = (
+    *(1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5),
+    *(6.0, 6.5, 7.0, 7.5, 8.0, 9.0, 10.0, 12.0, 14.0, 16.0, 18.0, 20.0),
+)
 
 
 @cache
@@ -29,19 +34,18 @@ def _shares(bits: int, limit: float) -> tuple[float, float]:
 
 
 @declare(
-    "Rounding error, clipping error and their sum, for every clip limit.",
+    "Rounding and clipping error for every clip limit, and their sum from the chosen one on.",
     bits=Slider("bits", 2, 8, 1, 4),
-    limit=Slider("clip limit", 1.0, 20.0, 0.5, 20.0),
+    limit=Decades("clip limit", _LIMITS, 20.0),
 )
 def _clip(bits: int, limit: float) -> Shown:
-    limits = [i / 2 for i in range(2, 41)]
     rounding, clipping = _shares(bits, limit)
-    best = min(limits, key=lambda x: sum(_shares(bits, x)))
-    sentences = [
-        f"{bits} bits, range -{limit:.1f} to {limit:.1f}: "
-        f"rounding {rounding:.4f} + clipping {clipping:.4f} = MSE {rounding + clipping:.4f}.",
-        f"The smallest MSE at {bits} bits: {sum(_shares(bits, best)):.4f}, at limit {best:.1f}.",
-    ]
     r = _normals_with_ten_outliers()
+    step = limit / ql.Scheme(bits, "symmetric").quant_max
+    sentences = [
+        f"{bits} bits, range -{limit:g} to {limit:g}: step {step:.4g}, "
+        f"{(r.abs() > limit).sum()} of {len(r):,} values lie outside.",
+        f"Rounding {rounding:.4f} + clipping {clipping:.4f} = MSE {rounding + clipping:.4f}.",
+    ]
     shares_at = partial(_shares, bits)
-    return sentences, partial(figures.clip_sweep, r, bits, limits, limit, shares_at)
+    return sentences, partial(figures.clip_sweep, r, bits, _LIMITS, limit, shares_at)

@@ -3,6 +3,7 @@
 import torch
 from torch import tensor
 
+import qlesson as ql
 from qlesson.teach.exercises import SHAPES, each, exercise, right, symmetric_values, wrong
 
 
@@ -88,6 +89,30 @@ class PerRow:
         s = r.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
         return torch.round(r / s)
 
+    @wrong("127 is the largest code of 8 bits. With other bits it is 2 ** (bits - 1) - 1.")
+    def eight_bits_always(r, bits):
+        s = r.abs().amax(dim=1, keepdim=True) / 127
+        return s * torch.round(r / s)
+
+    @wrong("The cast drops the fraction. Round before it.")
+    def truncated(r, bits):
+        s = r.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
+        return s * torch.trunc(r / s)
+
+    @wrong("The mean magnitude leaves the larger values outside. The scale comes from the largest.")
+    def mean_magnitude(r, bits):
+        s = r.abs().mean(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
+        return s * torch.round(r / s)
+
+    @wrong("What you add to the scale moves every value. Replace a scale of 0, and no other.")
+    def scale_moved(r, bits):
+        s = r.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1) + 1e-3
+        return s * torch.round(r / s)
+
+    @wrong("This is asymmetric mode. Symmetric codes have the zero point 0.")
+    def asymmetric(r, bits):
+        return ql.fake_quantize(r, ql.Scheme(bits, granularity=ql.PerAxis(0)))
+
 
 @exercise("6.2", "What does this file cost?", "predict a number", difficulty=2, minutes=6)
 class FileCost:
@@ -117,6 +142,7 @@ class FileCost:
         ((64, ...), "64 is the number of bytes in a row of codes. The row has 128 weights."),
         ((16, ...), "Two codes lie in a byte: the 64 bytes of a row hold 128 weights, not 64."),
         ((128, ...), "That would be one scale per row. The scale tensor has 4 in a row."),
+        ((512, ...), "512 is the number of rows. Each row has 4 scales of its own."),
         ((4, ...), "4 is the number of scales in a row. Each is shared by 128 / 4 weights."),
         ((..., 4), "That is the code alone. Scales and zero points are in the file too."),
         ((..., 4.5), "The zero points are missing: 2 bytes in each row."),
@@ -124,6 +150,7 @@ class FileCost:
         ((..., 5.125), "A float16 scale takes 16 bits, not 32."),
         ((..., 4.75), "Two zero points lie in a byte: a row has 4 of them in 2 bytes."),
         ((..., 8.625), "Two codes lie in a byte: a row of 128 weights has 64 bytes of codes."),
+        ((..., 74), "74 is the bytes of a row. It has 128 weights, and a byte 8 bits."),
         ((..., 0.578125), "That is in bytes. A byte has 8 bits."),
         ((..., 9.25), "Divide by the 128 weights of a row; its codes have only 64 bytes."),
     ]
@@ -199,3 +226,19 @@ class Groups:
     @wrong("The groups run down the columns. Here they run along the rows.")
     def down_the_columns(r, group_size):
         return r.abs().reshape(-1, group_size, r.shape[1]).amax(dim=1)
+
+    @wrong("Your groups overlap. The next group begins where the one before it ends.")
+    def overlapping(r, group_size):
+        return r.abs().unfold(1, group_size, 1).amax(2)
+
+    @wrong("abs comes too late: the largest value need not have the largest magnitude.")
+    def abs_of_the_maximum(r, group_size):
+        return r.reshape(len(r), -1, group_size).amax(dim=2).abs()
+
+    @wrong("Your groups take one value from each stretch of the row. Neighbours belong together.")
+    def far_apart(r, group_size):
+        return r.abs().reshape(len(r), group_size, -1).amax(dim=1)
+
+    @wrong("One axis too many: without keepdim=True the shape is (rows, groups).")
+    def axis_kept(r, group_size):
+        return r.abs().reshape(len(r), -1, group_size).amax(dim=2, keepdim=True)

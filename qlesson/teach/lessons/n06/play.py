@@ -10,7 +10,7 @@ from torch import Tensor
 import qlesson as ql
 from qlesson.teach import figures
 from qlesson.teach.draws import randn
-from qlesson.teach.widgets import Choice, Shown, Slider, declare
+from qlesson.teach.widgets import Choice, Decades, Shown, declare
 
 _BITS = range(2, 7)
 _BITS_OF_ROWS = range(2, 9)  # so that the line reaches as far as groups with float32 scales
@@ -57,7 +57,7 @@ def _price_and_height(times: int, bits: int, way: str, scales: str) -> tuple[flo
 
 @declare(
     "Decibels above the line through the rows, against bits per value, for two sizes of groups.",
-    times=Slider("8 columns times", 1, 12, 1, 1),
+    times=Decades("8 columns times", (1, 2, 3, 4, 6, 8, 12), 1),
     scales=Choice("scales", tuple(_SCALES), "float16"),
 )
 def _bits_or_groups(times: int, scales: str) -> Shown:

@@ -22,7 +22,7 @@ def histogram_and_ranges(
     r = draw.array(values).ravel()
     ends = {name: tuple(map(draw.number, pair)) for name, pair in ranges.items()}
     fig, (top, below) = draw.figure(
-        min(4.0, 2.2 + 0.45 * len(ends)), rows=2, sharex=True, height_ratios=[1.4, 0.42 * len(ends)]
+        1.65 + 0.45 * len(ends), rows=2, sharex=True, height_ratios=[1.0, 0.42 * len(ends)]
     )
     low, high = draw.wider(r.min(), r.max(), 0.03)
     counts, edges = np.histogram(r, 81, (low, high))

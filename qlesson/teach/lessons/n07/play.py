@@ -10,7 +10,9 @@ from qlesson.qtensor import qparams_from_range
 from qlesson.ranges import min_max, mse_search, percentile
 from qlesson.teach import figures
 from qlesson.teach.draws import randn
-from qlesson.teach.widgets import Shown, Slider, declare
+from qlesson.teach.widgets import Decades, Shown, Slider, declare
+
+_DISTANCES = (4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40)
 
 
 @cache
@@ -39,7 +41,7 @@ def _ranges_and_sqnr(bits: int, distance: int) -> dict[str, tuple[Tensor, Tensor
 @declare(
     "A histogram of 10,000 values, ten of them far out, and the range that each method takes.",
     bits=Slider("bits", 2, 8, 1, 4),
-    distance=Slider("ten values at ±", 4, 40, 1, 20),
+    distance=Decades("ten values at ±", _DISTANCES, 20),
 )
 def _gain_over_min_max(bits: int, distance: int) -> Shown:
     quality = _ranges_and_sqnr(bits, distance)

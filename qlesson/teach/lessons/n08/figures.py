@@ -52,7 +52,7 @@ def bits_in_bytes(
     needed = sum(-(-len(data) // BYTES_IN_A_ROW) for data in drawn.values())
     rows = needed if rows is None else rows
     bottom = -0.4 - 3.0 * rows
-    fig, ax = draw.figure(0.72 + 0.85 * rows + (0.6 if read else 0))
+    fig, ax = draw.figure(0.7 + 0.85 * rows + (0.6 if read else 0))
     width = 9 * BYTES_IN_A_ROW - 1
     _code_boxes(ax, 0, [f"{a} = {draw.short(q)}" for a, q in _named(codes)], width)
     top = -1.6

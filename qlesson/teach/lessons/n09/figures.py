@@ -137,7 +137,7 @@ def noise_split(
     weights  SQNR in dB with the weights alone, the same for any bits of the input
     chosen   (bits, SQNR in dB) of both
     """
-    fig, ax = draw.figure(3.4)
+    fig, ax = draw.figure(3.0)
     ax.axhline(draw.number(weights), color=draw.ERROR, ls="-.", lw=1.8, label="weights alone")
     for (label, (bits, values)), style in zip(curves.items(), draw.STYLES, strict=False):
         draw.curve(ax, draw.array(bits), draw.array(values), style, label)

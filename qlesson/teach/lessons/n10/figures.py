@@ -108,7 +108,7 @@ def written(texts: Mapping[str, str], perplexities: Mapping[str, draw.Scalar]) -
     texts         {label: text}
     perplexities  {label: perplexity}, with the same labels
     """
-    fig, (top, below) = draw.figure(3.0, rows=2, height_ratios=[3, 1])
+    fig, (top, below) = draw.figure(2.84, rows=2, height_ratios=[2.6, 1])
     for i, (label, text) in enumerate(texts.items()):
         color, marker, _ = draw.STYLES[i]
         lines = textwrap.wrap(" ".join(text.split()), LETTERS)[:LINES]
@@ -123,6 +123,7 @@ def written(texts: Mapping[str, str], perplexities: Mapping[str, draw.Scalar]) -
     top.set_ylim(-4 * len(texts), 0)
     top.set_axis_off()
     _blind_to_sure(below)
+    below.set_ylim(-1.6, 0.9)  # room for a number below its point
     return fig
 
 

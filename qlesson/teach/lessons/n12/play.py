@@ -8,9 +8,17 @@ from torch import Tensor
 import qlesson as ql
 from qlesson.teach import figures
 from qlesson.teach.draws import randn
-from qlesson.teach.widgets import Shown, Slider, declare
+from qlesson.teach.widgets import Decades, Shown, Slider, declare
 
 _STEPS = tuple(i / 50 for i in range(5, 101))
+_NOTCHES = tuple(
+    i / 50
+    for i in (
+        *range(5, 25),  # as near to 6 % apart as the steps of the curve allow
+        *(25, 27, 28, 30, 32, 34, 36, 38, 40, 42, 45, 48),
+        *(50, 53, 56, 60, 63, 67, 71, 75, 80, 85, 90, 95, 100),
+    )
+)
 
 
 @cache
@@ -34,20 +42,16 @@ def _pulls(bits: int, step: float) -> tuple[float, float, float]:
 @declare(
     "The error of 1,000 normal values for every step, and the two pulls on the chosen step.",
     bits=Slider("bits", 2, 4, 1, 3),
-    s=Slider("step s", 0.1, 2.0, 0.02, 0.6),
+    s=Decades("step s", _NOTCHES, 0.6),
 )
 def _step(bits: int, s: float) -> Shown:
     chosen = min(range(len(_STEPS)), key=lambda i: abs(_STEPS[i] - s))
     every = [_pulls(bits, step) for step in _STEPS]
     losses = [loss for loss, _, _ in every]
     loss, inside, clipped = every[chosen]
-    rest = next(i for i, (_, a, b) in enumerate(every) if a + b > 0)
-    best = losses.index(min(losses))
     way = "falls" if inside + clipped > 0 else "grows"
     sentences = [
         f"{bits} bits, step {_STEPS[chosen]:.2f}: MSE {loss:.4f}. The step {way}.",
         f"Pulls: inside {-inside:+.4f}, clipped {0.0 - clipped:+.4f}.",
-        f"The pulls balance between {_STEPS[rest - 1]:.2f} and {_STEPS[rest]:.2f}; the least MSE, "
-        f"{losses[best]:.4f}, is at {_STEPS[best]:.2f}.",
     ]
     return sentences, partial(figures.pulls, _STEPS, losses, chosen, inside, clipped)

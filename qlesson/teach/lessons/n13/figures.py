@@ -82,7 +82,7 @@ def roofline(
     arithmetic  billion values per second that the arithmetic allows: a level roof beside it,
                 on axes that stay the same whatever the numbers
     """
-    fig, ax = draw.figure(3.3)
+    fig, ax = draw.figure(2.8)
     x = np.geomspace(2, 80, 50)
     ax.plot(x, gb_per_s / x, color=draw.GRID, lw=1.6, ls="--", label="roof: bandwidth / bytes")
     if arithmetic:

@@ -8,7 +8,7 @@ import qlesson as ql
 from qlesson.affine import narrowed
 from qlesson.bench import traffic
 from qlesson.teach import figures
-from qlesson.teach.widgets import Choice, Shown, Slider, declare
+from qlesson.teach.widgets import Choice, Decades, Shown, declare
 
 _WORKS, _DTYPES = ("quantize", "dequantize"), ("float32", "float16")
 _VALUES = 1000
@@ -31,12 +31,19 @@ def _bytes(work: str, dtype: str) -> dict[str, int]:
     }
 
 
+def _notches(low: int, high: int) -> tuple[int, ...]:
+    """Ten whole numbers in each decade, but for those below 10."""
+    tenths = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80)
+    every = sorted({tenth * 10**k // 10 for k in range(4) for tenth in tenths})
+    return tuple(n for n in every if low <= n <= high)
+
+
 @declare(
     "Billion values per second against bytes per value, below the roofs of memory and arithmetic.",
     work=Choice("work", _WORKS, "quantize"),
     dtype=Choice("real values", _DTYPES, "float32"),
-    bandwidth=Slider("memory, GB/s", 5, 3000, 5, 25),
-    arithmetic=Slider("arithmetic, 10^9/s", 1, 1000, 1, 8),
+    bandwidth=Decades("memory, GB/s", _notches(5, 3000), 25),
+    arithmetic=Decades("arithmetic, 10^9/s", _notches(1, 1000), 8),
 )
 def _roofs(work: str, dtype: str, bandwidth: int, arithmetic: int) -> Shown:
     points, ms = {}, []

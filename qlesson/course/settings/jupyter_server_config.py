@@ -1,4 +1,4 @@
-"""For Jupyter's server, which reads it as etc/jupyter/jupyter_server_config.py of its environment.
+"""For Jupyter's server, which reads this file in any folder of its settings.
 
 A live figure is saved as its picture. What makes it live is gone with its kernel, and JupyterLab
 would show "model not found" in its place. And custom/custom.css hides the answer of a bet until its
@@ -6,7 +6,7 @@ cell has run.
 """
 
 import warnings
-from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 c: Any  # given by Jupyter
@@ -28,7 +28,6 @@ def save_pictures(model: dict[str, Any], **kwargs: Any) -> None:
 warnings.filterwarnings("ignore", "Overriding existing pre_save_hook")
 c.ContentsManager.pre_save_hook = save_pictures  # noqa: F821
 
-if (course := find_spec("qlesson")) and course.submodule_search_locations:
-    c.LabApp.custom_css = True  # noqa: F821
-    folders = [f"{place}/teach/custom" for place in course.submodule_search_locations]
-    c.ServerApp.tornado_settings = {"static_custom_path": folders}  # noqa: F821
+c.LabApp.custom_css = True  # noqa: F821
+custom = str(Path(__file__).with_name("custom"))
+c.ServerApp.tornado_settings = {"static_custom_path": [custom]}  # noqa: F821

@@ -1,8 +1,9 @@
 """The reader's own copies of the notebooks, in my_notebooks/, which git ignores.
 
-`make lab` runs this file as a script, and `make fresh` runs it with --fresh, so it imports nothing
-but the standard library. Work is never written over: --fresh moves it to a dated folder. A copy
-that was run and not worked in becomes as the course has it each time: its bets are open again.
+`qlesson lab` makes them. `make fresh` and JupyterHub run this file as a script, so it imports
+nothing but the standard library. Work is never written over: --fresh moves it to a dated folder.
+A copy that was run and not worked in becomes as the course has it each time: its bets are open
+again.
 """
 
 import json
@@ -64,7 +65,8 @@ def wanted(
             if work and not restore:
                 said.append(
                     f"{source.name}: the course has a newer version, yours is kept "
-                    f"(make fresh N={source.name[:2]} puts yours aside and takes the newer one)"
+                    f"(qlesson lab --fresh {source.name[:2]}, or make fresh N={source.name[:2]}, "
+                    "puts yours aside and takes the newer one)"
                 )
                 continue
             worked_in += [copied] if work else []
@@ -90,20 +92,23 @@ def place(sources: list[Path], mine: Path, worked_in: list[Path], old: Path) -> 
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def main(arguments: list[str]) -> int:
-    """The exit status: 1, with a sentence, where the copies cannot be made."""
-    names = [a for a in arguments if a != "--fresh"]
-    course, mine = Path("notebooks"), Path("my_notebooks")
+def bring(course: Path, mine: Path, fresh: bool, names: Iterable[str]) -> int:
+    """`copy`, said; the exit status is 1, with a sentence, where the copies cannot be made."""
     try:
-        for line in copy(course, mine, "--fresh" in arguments, names):
+        for line in copy(course, mine, fresh, names):
             print(line)
     except OSError as error:
         print(
             f"The notebooks could not be copied to {mine}, which is as it was: {error}. Make room, "
-            "or let yourself write there, and run make again."
+            "or let yourself write there, and try again."
         )
         return 1
     return 0
+
+
+def main(arguments: list[str]) -> int:
+    names = [a for a in arguments if a != "--fresh"]
+    return bring(Path("notebooks"), Path("my_notebooks"), "--fresh" in arguments, names)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,152 @@
+"""The command: `qlesson`, or `python -m qlesson`.
+
+What asks for no tensor runs without torch: lab, preflight, --version and --help.
+"""
+
+import argparse
+import io
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import qlesson
+
+Arguments = argparse.Namespace
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="qlesson", description="A course on quantization; quantized files, seen and made."
+    )
+    parser.add_argument("--version", action="version", version=f"qlesson {qlesson.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_inspect(commands.add_parser(
+        "inspect", help="a table of the tensors of a file",
+        description="A table of the tensors of a file: GGUF; safetensors, plain or quantized by "
+        "GPTQ, AWQ, compressed-tensors, bitsandbytes, torchao, or in FP8, MX and NVFP4.",
+    ))  # fmt: skip
+    _add_quantize(commands.add_parser(
+        "quantize", help="quantize a checkpoint, or turn it back",
+        description="Quantize a safetensors checkpoint tensor by tensor, or turn it back.",
+        epilog="A sharded source is named by its *.safetensors.index.json or its folder; the "
+        "target is then a new folder. A target that ends in .gguf makes the folder of a Llama-type "
+        "model a file of llama.cpp.",
+    ))  # fmt: skip
+    commands.add_parser("lab", help="open the course in JupyterLab")  # main hands it on
+    checked = commands.add_parser("preflight", help="is this machine ready for the course?")
+    checked.set_defaults(run=_preflight)
+    return parser
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="a file, or the folder of a model")
+    parser.add_argument("--tensor", metavar="NAME", help="how often one tensor has each code")
+    parser.set_defaults(run=_inspect)
+
+
+def _add_quantize(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--bits", type=int, help="2 to 8, or 16 (default: 8)")
+    mappings = ("asymmetric", "symmetric")
+    parser.add_argument("--mapping", choices=mappings, help="(default: asymmetric)")
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument("--group-size", type=int, metavar="N", help="one scale for N neighbours")
+    who.add_argument("--per-row", action="store_true", help="one scale for a row (the default)")
+    who.add_argument("--per-tensor", action="store_true", help="one scale for a tensor")
+    parser.add_argument(
+        "--scale-dtype", choices=("float32", "float16", "bfloat16"),
+        help="what scales are stored in; without it, what they are computed in",
+    )  # fmt: skip
+    parser.add_argument(
+        "--skip", action="append", default=[], metavar="PATTERN",
+        help='leave tensors of these names as they are, such as "*.embed.*"; may be repeated',
+    )  # fmt: skip
+    parser.add_argument("--dequantize", action="store_true", help="back to floats")
+    parser.add_argument(
+        "--type", choices=("Q8_0", "Q4_0", "Q4_1", "F16", "F32"),
+        help="of a target that ends in .gguf, and no other option with it (default: Q8_0)",
+    )  # fmt: skip
+    parser.set_defaults(run=_quantize)
+
+
+def _inspect(a: Arguments) -> int:
+    from qlesson.files import inspect
+
+    print(inspect.report(a.file) if a.tensor is None else inspect.histogram(a.file, a.tensor))
+    return 0
+
+
+def _quantize(a: Arguments) -> int:
+    import torch
+
+    from qlesson.files import checkpoint
+    from qlesson.files.formats.from_llama import to_gguf
+    from qlesson.granularity import Granularity, PerAxis, PerGroup, PerTensor
+    from qlesson.scheme import Scheme
+
+    if a.target.suffix == ".gguf" or a.type:
+        _refuse_mixed(a)
+        rows = to_gguf(a.source, a.target, a.type or "Q8_0")
+    elif a.dequantize:
+        rows = checkpoint.dequantize_file(a.source, a.target)
+    else:
+        granularity: Granularity = PerTensor() if a.per_tensor else PerAxis(0)
+        if a.group_size is not None:
+            granularity = PerGroup(a.group_size)
+        scale_dtype = getattr(torch, a.scale_dtype) if a.scale_dtype else None
+        how = 8 if a.bits is None else a.bits, a.mapping or "asymmetric", granularity
+        scheme = Scheme(*how, scale_dtype=scale_dtype)
+        rows = checkpoint.quantize_file(a.source, a.target, scheme, skip=a.skip)
+    print(checkpoint.table(rows))
+    return 0
+
+
+def _refuse_mixed(a: Arguments) -> None:
+    """GGUF has its own types, and its own ending."""
+    given = [a.bits, a.mapping, a.group_size, a.per_row, a.per_tensor, a.scale_dtype, a.skip]
+    if a.target.suffix != ".gguf" or any(given) or a.dequantize:
+        raise ValueError(
+            "--type is for a target that ends in .gguf, and the other options are for one that "
+            "does not: leave one of them out."
+        )
+
+
+def _preflight(a: Arguments) -> int:
+    from qlesson.teach import preflight
+
+    return 1 if preflight.report(details=True) else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0, 1 after an error, 130 after an interrupt."""
+    if argv is None:  # as Ctrl-C: clean up, then go
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file may have any name, on any console
+            stream.reconfigure(errors="replace")
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["lab"]:  # JupyterLab takes options that are not ours
+        from qlesson.course import lab
+
+        return lab.main(words[1:])
+    arguments = _parser().parse_args(words)
+    try:
+        return arguments.run(arguments)
+    except KeyboardInterrupt:
+        target = getattr(arguments, "target", None)
+        told = f": {target} was not written." if target else "."
+        print(f"Interrupted{told}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, TypeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""Packed codes times inputs, beside their peers and the time to read the codes once.
+
+The inputs are float32, or 8-bit codes made of it within the measured time. A peer that takes other
+inputs says so in its name.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import qlesson as ql
+from qlesson import checks
+from qlesson.bench.measure import Call, measure
+from qlesson.models import tinygpt
+from qlesson.nn import QuantizedLinear, quantize_model
+
+WIDTH = 4096  # inputs of a row
+GROUP = 32
+TOKENS = (1, 8, 64, 256)
+BITS = (8, 4)
+READ_ONCE = "codes read once"
+INT8 = ql.Scheme(8, "symmetric", ql.PerAxis(0))  # a scale for each token
+
+
+def scheme_of(bits: int) -> ql.Scheme:
+    """Groups of 32 with scales in float16: bits + 0.5 a weight."""
+    return ql.Scheme(bits, "symmetric", ql.PerGroup(GROUP), scale_dtype=torch.float16)
+
+
+class Matrix:
+    """One weight matrix, in every form in which somebody multiplies it."""
+
+    def __init__(self, bits: int, rows: int, device: str = "cpu") -> None:
+        checks.one_of("bits", bits, BITS)
+        checks.whole("rows", rows, low=1)
+        self.bits, self.shape = bits, (rows, WIDTH)
+        self.device = checks.device("device", device).type
+        self.generator = torch.Generator().manual_seed(0)
+        self.weight = self._drawn(rows)
+        self.codes = ql.quantize(self.weight, scheme_of(bits))
+
+    def _drawn(self, rows: int) -> Tensor:
+        drawn = torch.randn(rows, WIDTH, generator=self.generator, dtype=torch.float32)
+        return drawn.to(self.device)
+
+    @property
+    def nbytes(self) -> int:
+        """The codes, packed, and their scales."""
+        return round(self.codes.packed_nbytes)
+
+    def contestants(self, tokens: int) -> dict[str, Call]:
+        """Those that can multiply so many inputs here."""
+        checks.whole("tokens", tokens, low=1)
+        x = self._drawn(tokens)
+        calls: dict[str, Call] = {READ_ONCE: self.read.sum, "float32": self._float32(x)}
+        calls |= {"bfloat16": self._bfloat16(x.bfloat16())} | self._ours(x)
+        peers = (self._torch, self._onnxruntime, self._torchao)
+        for peer in peers if self.device == "cpu" else ():
+            try:
+                calls |= peer(x)
+            except (ImportError, AttributeError, NotImplementedError, RuntimeError):
+                pass  # not installed, or not on this processor
+        return calls
+
+    @cached_property
+    def read(self) -> Tensor:
+        """As many bytes as codes and scales have; of ones, since zeros would take no memory."""
+        return torch.ones(self.nbytes // 4, dtype=torch.float32, device=self.device)
+
+    def _float32(self, x: Tensor) -> Call:
+        return lambda: F.linear(x, self.weight)
+
+    @cached_property
+    def _half(self) -> Tensor:
+        return self.weight.bfloat16()
+
+    def _bfloat16(self, x: Tensor) -> Call:
+        return lambda: F.linear(x, self._half)
+
+    @cached_property
+    def _layers(self) -> dict[str, QuantizedLinear]:
+        first = QuantizedLinear(self.codes)
+        return {"qlesson": first, "qlesson, 8-bit inputs": QuantizedLinear(first.codes, None, INT8)}
+
+    def _ours(self, x: Tensor) -> dict[str, Call]:
+        def call(layer: QuantizedLinear, mode: str) -> Call:
+            @torch.no_grad()
+            def run() -> Tensor:
+                with ql.use_kernels(mode):
+                    return layer(x)
+
+            return run
+
+        calls = {name: call(layer, "compiled") for name, layer in self._layers.items()}
+        if len(x) == 1:
+            calls["qlesson, eager"] = call(self._layers["qlesson"], "eager")
+        return calls
+
+    def _torch(self, x: Tensor) -> dict[str, Call]:
+        """torch's own products of codes, on bfloat16; with 8 bits there is one scale in a row."""
+        half = x.bfloat16()
+        if self.bits == 8:
+            codes, row_scale = self._int8pack
+            by_row = torch._weight_int8pack_mm
+            return {"torch int8pack, bfloat16": lambda: by_row(half, codes, row_scale)}
+        packed, scales = self._int4pack
+        by_group = torch._weight_int4pack_mm_for_cpu
+        return {"torch int4pack, bfloat16": lambda: by_group(half, packed, GROUP, scales)}
+
+    @cached_property
+    def _int8pack(self) -> tuple[Tensor, Tensor]:
+        by_row = ql.quantize(self.weight, INT8)
+        return by_row.q, by_row.scale.flatten().bfloat16()
+
+    @cached_property
+    def _int4pack(self) -> tuple[Tensor, Tensor]:
+        codes = self.codes.q.to(torch.int32) + 8
+        scale = self.codes.scale.t().bfloat16()
+        packed = torch._convert_weight_to_int4pack_for_cpu(codes, 1)
+        return packed, torch.stack([scale, torch.zeros_like(scale)], -1).contiguous()
+
+    def _onnxruntime(self, x: Tensor) -> dict[str, Call]:
+        """MatMulNBits with float32 inputs (accuracy level 0), and with 8-bit ones (4)."""
+
+        def call(session: Any) -> Call:
+            given = {"x": x.numpy()}
+            return lambda: session.run(None, given)
+
+        return {name: call(session) for name, session in self._sessions.items()}
+
+    @cached_property
+    def _sessions(self) -> dict[str, Any]:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        # Its threads would spin on after a call, and slow down whoever is next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        names = {0: "onnxruntime", 4: "onnxruntime, 8-bit inputs"}
+        return {
+            name: onnxruntime.InferenceSession(self._onnx_model(level), options)
+            for level, name in names.items()
+        }
+
+    def _onnx_model(self, level: int) -> bytes:
+        from onnx import TensorProto, helper, numpy_helper
+
+        n, k = self.shape
+        codes = (self.codes.q.int() + 2 ** (self.bits - 1)).to(torch.uint8)
+        codes = codes.view(n, k // GROUP, GROUP)
+        if self.bits == 4:
+            codes = codes[..., ::2] | codes[..., 1::2] << 4
+        scales = self.codes.scale.float().flatten()
+        held = {"B": codes.contiguous(), "S": scales}
+        node = helper.make_node(
+            "MatMulNBits", ["x", "B", "S"], ["y"], domain="com.microsoft",
+            K=k, N=n, bits=self.bits, block_size=GROUP, accuracy_level=level,
+        )  # fmt: skip
+        ends = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["tokens", size])
+            for name, size in (("x", k), ("y", n))
+        ]
+        weights = [numpy_helper.from_array(x.numpy(), name) for name, x in held.items()]
+        graph = helper.make_graph([node], "bench", ends[:1], ends[1:], weights)
+        opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+
+    def _torchao(self, x: Tensor) -> dict[str, Call]:
+        """Weights of 8 bits, a scale in a row: for 4 it has no product on a processor."""
+        if self.bits != 8 or len(x) > 1:
+            return {}  # it takes seconds for many
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+        layer = nn.Linear(WIDTH, self.shape[0], bias=False)
+        layer.weight = nn.Parameter(self.weight, requires_grad=False)
+        model = nn.Sequential(layer)
+        quantize_(model, Int8WeightOnlyConfig())
+        return {"torchao": lambda: model(x)}
+
+
+def run_product(
+    rows: int = 16384, device: str = "cpu", progress: Callable[[object], object] | None = None
+) -> list[dict[str, Any]]:
+    """A row for each contestant, number of bits and number of tokens; `moved` is READ_ONCE's."""
+    found: list[dict[str, Any]] = []
+    for bits in BITS:
+        matrix = Matrix(bits, rows, device)
+        for tokens in TOKENS:
+            keys = {"bits": bits, "tokens": tokens, "moved": matrix.nbytes, "shape": matrix.shape}
+            times = measure(matrix.contestants(tokens), device)
+            found += [
+                keys | {"contestant": name, "ms": ms, "low": low, "high": high}
+                for name, (ms, low, high) in times.items()
+            ]
+            if progress:
+                progress(keys)
+    return found
+
+
+def run_writing(tokens: int = 32) -> list[dict[str, Any]]:
+    """The course's GPT writes so many characters, one at a time, with a cache: ms for each."""
+    model = tinygpt.load(device="cpu")
+    models = {"float32": model}
+    for bits in BITS:
+        models[f"{bits} bits"], _ = quantize_model(model, scheme_of(bits))
+    first = tinygpt.encode("The with statement").view(1, -1)
+
+    def write(model: nn.Module) -> Call:
+        @torch.no_grad()
+        def run() -> None:
+            cache, ids = tinygpt.KVCache(), first
+            with ql.use_kernels("compiled"):
+                for _ in range(tokens):
+                    ids = model(ids, cache)[:, -1:].argmax(-1)
+
+        return run
+
+    times = measure({name: write(made) for name, made in models.items()})
+    return [
+        {
+            "contestant": name,
+            "nbytes": sum(x.nbytes for x in models[name].state_dict().values()),
+            **dict(zip(("ms", "low", "high"), (t / tokens for t in found), strict=True)),
+        }
+        for name, found in times.items()
+    ]

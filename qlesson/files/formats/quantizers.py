@@ -1,0 +1,88 @@
+"""From floats to ggml's blocks, as its reference quantizers do it, and from blocks to bytes.
+
+    Q8_0  d = max|r| / 127             q = r / d, rounded half away from zero
+    Q4_0  d = the largest, signed, / -8    q = floor(r / d + 8.5) up to 15, minus 8
+    Q4_1  d = (max - min) / 15, m = min    q = floor((r - m) / d + 0.5) up to 15
+
+All in float32, and r / d is r * (1 / d). The codes come from this d; what is stored is d, and m,
+rounded to float16. Source: quantize_row_q8_0_ref and its neighbours in ggml-quants.c.
+"""
+
+import torch
+from torch import Tensor
+
+from qlesson import checks
+from qlesson.blocks import Blocks
+from qlesson.files.codebooks import _as_half, _blocks, _inverse, q4_0_blocks
+from qlesson.files.formats.ggml import TYPES
+from qlesson.files.packing import pack
+
+NUMBERS = {x.name: number for number, x in TYPES.items()}
+DTYPES = {x.decode: number for number, x in TYPES.items() if isinstance(x.decode, torch.dtype)}
+WRITTEN = ("F32", "F16", "Q8_0", "Q4_0", "Q4_1")
+
+
+@torch.no_grad()
+def quantize(r: Tensor, type: str = "Q8_0") -> Blocks | Tensor:
+    """r in one of ggml's types: Blocks, or a float tensor for F32 and F16.
+
+    r     float [..., n], n a multiple of 32; half and float64 are made float32 first
+    type  "Q8_0", "Q4_0", "Q4_1", "F16" or "F32"
+
+    The blocks are those of ggml's reference quantizers, byte for byte. Raises ValueError for NaN,
+    infinity, another n, and for values whose scale float16 cannot hold.
+    """
+    checks.one_of("type", type, WRITTEN)
+    r = checks.float_tensor("r", r)
+    checks.finite("r", r)
+    if type in ("F32", "F16"):
+        return r.to(torch.float32 if type == "F32" else torch.float16)
+    return {"Q8_0": _q8_0, "Q4_0": q4_0_blocks, "Q4_1": _q4_1}[type](r)
+
+
+def _q8_0(r: Tensor) -> Blocks:
+    blocks = _blocks(r, 32).float()
+    d = blocks.abs().amax(-1, keepdim=True) / blocks.new_tensor(127)
+    x = blocks * _inverse(d)
+    away = x.abs().floor()
+    q = x.sign() * (away + (2 * (x.abs() - away)).floor())
+    scale = _as_half(d, blocks, "Q8_0 stores a 127th of the largest")
+    return Blocks(q.to(torch.int8).flatten(-2), scale, None, 8, 32)
+
+
+def _q4_1(r: Tensor) -> Blocks:
+    blocks = _blocks(r, 32).float()
+    low, high = (f(-1, keepdim=True) for f in (blocks.amin, blocks.amax))
+    d = (high - low) / blocks.new_tensor(15)
+    q = ((blocks - low) * _inverse(d) + 0.5).floor().clamp(0, 15)
+    scale = _as_half(d, blocks, "Q4_1 stores a 15th of the range")
+    minimum = _as_half(low, blocks, "Q4_1 stores the smallest")
+    return Blocks(q.to(torch.uint8).flatten(-2), scale, minimum, 4, 32)
+
+
+def type_of(name: str, x: object) -> int:
+    """The number of the type in which a file can hold x. Raises where none can."""
+    if isinstance(x, Tensor) and x.dtype in DTYPES:
+        return DTYPES[x.dtype]
+    if type(x) is Blocks and x.scale.dtype == torch.float16 and x.group_size == 32:
+        signed, plain = x.q.dtype.is_signed, x.minimum is None
+        form = {(8, True, True): "Q8_0", (4, True, True): "Q4_0", (4, False, False): "Q4_1"}
+        if (x.bits, signed, plain) in form and x.shape[-1] % 32 == 0:
+            return NUMBERS[form[x.bits, signed, plain]]
+    raise TypeError(
+        f"tensors[{name!r}] is {checks.shown(x) if isinstance(x, Tensor) else type(x).__name__}, "
+        "which GGUF files are not written with: use gguf.quantize(r, type), or a float tensor."
+    )
+
+
+def encode(x: Blocks | Tensor) -> Tensor:
+    """The bytes of a file, uint8 in a row."""
+    if isinstance(x, Tensor):
+        return checks.plain(x).cpu().contiguous().view(-1).view(torch.uint8)
+    codes = pack(x.q, x.bits, "halves") if x.bits == 4 else x.q
+    if x.bits == 4 and x.minimum is None:
+        codes = codes ^ 0x88  # from two's complement to codes from 0 on
+    steps = [s for s in (x.scale, x.minimum) if s is not None]
+    parts = [s.contiguous().view(torch.uint8).view(-1, 2) for s in steps]
+    blocks = codes.contiguous().view(torch.uint8).view(len(parts[0]), -1)
+    return torch.cat([*parts, blocks], 1).flatten().cpu()

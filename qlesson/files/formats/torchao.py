@@ -1,0 +1,76 @@
+"""torchao's tensors, where they are plain: codes in int8 or FP8, not laid out for a kernel.
+
+`flatten_tensor_state_dict` of torchao.prototype.safetensors stores the weight of `x` as
+x._weight_qdata, x._weight_scale and, where it has them, x._weight_zero_point; the header's metadata
+has the class under "x.weight". Classes other than those below are laid out for a kernel, and are
+refused by name.
+"""
+
+import json
+from typing import Any
+
+import torch
+
+from qlesson.files.formats.floats import EIGHT_BITS
+from qlesson.files.formats.kinds import BookBlocks
+from qlesson.files.formats.opened import Value
+from qlesson.files.formats.parts import FLOATS, Found, Parts, found, matrix, need
+from qlesson.files.formats.steps import coded_by_shape, rows_of_steps, size_of_groups
+
+INTEGERS = ("Int8Tensor", "IntxUnpackedToInt8Tensor")
+
+
+def description(text: str | None) -> dict[str, Any] | None:
+    """What the header says about a tensor, if it is one of torchao's."""
+    try:
+        said = json.loads(text or "")
+    except ValueError:
+        return None
+    right = isinstance(said, dict) and isinstance(said.get("_type"), str)
+    right = right and isinstance(said.get("_data"), dict)
+    return said if right and said["_type"] != "Tensor" else None
+
+
+def plain(parts: Parts, said: dict[str, Any]) -> Found:
+    """One of the classes whose tensors are plain."""
+    kind, data = said["_type"], said["_data"]
+    (codes,) = need(parts, "qdata")
+    if kind not in (*INTEGERS, "Float8Tensor"):
+
+        def refuse() -> Value:
+            raise ValueError(
+                f"{codes.name} in {codes.file.path} is of torchao's class {kind}, which is laid "
+                "out for a kernel: dequantize it with torchao, and save it again."
+            )
+
+        return found(f"torchao {kind}", parts, codes.shape, refuse)
+    codes, scale = need(parts, "qdata", "scale")
+    rows, width = matrix(codes)
+    block = data.get("block_size")
+    block = block if isinstance(block, list) else []
+
+    def integers() -> Value:
+        zeros = parts.get("zero_point")
+        if zeros and zeros.entry.dtype != "I8":
+            raise zeros.wrong("holds zero points that are no codes, which qlesson does not read")
+        z = zeros and zeros.read("I8", scale.shape)
+        return coded_by_shape(codes.read("I8"), scale.read(FLOATS), z, _bits(data), scale, block)
+
+    def floats() -> Value:
+        q = codes.read(tuple(EIGHT_BITS)).view(torch.uint8)
+        steps = rows_of_steps(scale.read(FLOATS), (rows, width), scale, block)
+        size = size_of_groups(scale, width, steps.shape[1], block[1:])
+        book = torch.arange(256, dtype=torch.uint8).view(EIGHT_BITS[codes.entry.dtype]).float()
+        scale_bits = 8 * scale.entry.nbytes / steps.numel()
+        return BookBlocks(q, steps.contiguous(), None, 8, size, book, scale_bits)
+
+    read = integers if kind in INTEGERS else floats
+    return found(f"torchao {kind}", parts, (rows, width), read)
+
+
+def _bits(data: dict[str, Any]) -> int:
+    """Of the dtype that the codes were made for: int4 has 4."""
+    target = data.get("target_dtype")
+    name = target.get("_data") if isinstance(target, dict) else None
+    bits = {f"int{n}": n for n in range(2, 9)}
+    return bits.get(name, 8) if isinstance(name, str) else 8

@@ -1,0 +1,36 @@
+"""Codes in int32 words: GPTQ, AWQ, and compressed-tensors' pack-quantized.
+
+A word is four bytes, the lowest first. Dense words are the order "low_first" of
+`qlesson.files.packing`, in which a code may lie across two words. Padded words hold 32 // bits
+whole codes, and the rest of their bits is unused.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qlesson.files.packing import in_a_row, unpack
+
+
+def dense_words(count: int, bits: int) -> int:
+    """Words of a row of so many codes."""
+    return -(-count * bits // 32)
+
+
+def padded_words(count: int, bits: int) -> int:
+    """The same, where no code lies across two words."""
+    return -(-count // (32 // bits))
+
+
+def unpack_dense(words: Tensor, bits: int, count: int) -> Tensor:
+    """int32 [rows, words] as uint8 [rows, count]."""
+    words = F.pad(words, (0, -words.shape[1] % bits))  # whole codes in each row
+    shape = len(words), words.shape[1] * 32 // bits
+    return unpack(in_a_row(words).view(torch.uint8), bits, shape, signed=False)[:, :count]
+
+
+def unpack_padded(words: Tensor, bits: int, count: int) -> Tensor:
+    """The same, of words that hold whole codes."""
+    shifts = torch.arange(32 // bits, dtype=torch.int32) * bits
+    codes = (words.unsqueeze(-1) >> shifts) & (2**bits - 1)
+    return codes.to(torch.uint8).flatten(1)[:, :count]

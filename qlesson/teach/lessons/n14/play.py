@@ -1,0 +1,60 @@
+"""The live figure of notebook 14: how many tokens a second two roofs allow."""
+
+from functools import partial
+from typing import NamedTuple
+
+from qlesson.teach import figures
+from qlesson.teach.widgets import Choice, Shown, declare
+
+WEIGHTS = 8e9
+STORED = {  # bits a weight, with a float16 scale for 32 codes
+    "float32": 32.0,
+    "bfloat16": 16.0,
+    "8-bit codes": 8.5,
+    "4-bit codes": 4.5,
+    "2-bit codes": 2.5,
+}
+TOKENS = tuple(str(2**i) for i in range(11))
+
+
+class Machine(NamedTuple):
+    gb_per_s: float
+    gflop_per_s: float
+
+
+MACHINES = {
+    "two cores": Machine(20, 200),
+    "laptop": Machine(100, 2_000),
+    "GPU": Machine(3_000, 500_000),
+}
+
+
+@declare(
+    "Tokens per second against tokens at once, below the roofs of memory and arithmetic.",
+    weights=Choice("8 billion weights as", tuple(STORED), "bfloat16"),
+    tokens=Choice("tokens at once", TOKENS, "1"),
+    machine=Choice("machine", tuple(MACHINES), "laptop"),
+)
+def _roofs(weights: str, tokens: str, machine: str) -> Shown:
+    bits, batch, (gb_per_s, gflop_per_s) = STORED[weights], int(tokens), MACHINES[machine]
+    gb = WEIGHTS * bits / 8 / 1e9
+    memory, arithmetic = batch * gb_per_s / gb, gflop_per_s * 1e9 / (2 * WEIGHTS)
+    limit = "memory" if memory < arithmetic else "arithmetic"
+    limit = "both" if memory == arithmetic else limit
+    turn = arithmetic / (gb_per_s / gb)
+    sentences = [
+        f"{machine.capitalize() if machine != 'GPU' else machine}: {gb_per_s:g} GB and "
+        f"{gflop_per_s:g} billion operations a second.",
+        f"{weights}, {bits:g} bits a weight: {gb:g} GB are read for {_tokens(batch)} at once.",
+        f"Tokens per second: memory allows {memory:.3g}, arithmetic {arithmetic:.3g}; "
+        f"the limit is {limit}.",
+        f"Arithmetic is the limit from {turn:.3g} tokens at once on.",
+    ]
+    points = {weights: [(batch, min(memory, arithmetic))]}
+    limits = (0.3, 100_000)
+    rest = {weights: bits}, gb_per_s, gflop_per_s, points, limits
+    return sentences, partial(figures.tokens_per_second, WEIGHTS, *rest)
+
+
+def _tokens(n: int) -> str:
+    return "1 token" if n == 1 else f"{n} tokens"

@@ -1,0 +1,225 @@
+"""A Llama as people publish it, to a GGUF file: llama.cpp then writes what the model says."""
+
+import json
+import shutil
+
+import peers
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+import qlesson as ql
+from qlesson.__main__ import main
+from qlesson.files import formats
+from qlesson.files.formats.from_llama import to_gguf
+
+WIDTH, HEADS, KV_HEADS, HIDDEN, LAYERS = 64, 4, 2, 96, 2
+TEMPLATE = "{{ messages }}"
+
+
+def small():
+    """(vocabulary, merges, added tokens) of letters."""
+    letters = [chr(i) for i in range(33, 127)] + ["Ġ", "ab", "Ġab"]
+    added = [
+        {"id": len(letters), "content": "<|end|>", "special": True},
+        {"id": len(letters) + 1, "content": "<own>", "special": False},
+    ]
+    return letters, [["a", "b"], ["Ġ", "ab"]], added
+
+
+def published(folder, words=small, tokenizer=None, **config):
+    """A folder with a model of random weights."""
+    folder.mkdir(exist_ok=True)
+    letters, merges, added = words()
+    count = len(letters) + len(added) + 3
+    made = torch.Generator().manual_seed(0)
+
+    def w(*shape):
+        return torch.randn(shape, generator=made) / shape[-1] ** 0.5
+
+    tensors = {"model.embed_tokens.weight": w(count, WIDTH) * 8, "model.norm.weight": w(WIDTH) + 1}
+    kv = WIDTH * KV_HEADS // HEADS
+    shapes = {
+        "self_attn.q_proj": (WIDTH, WIDTH), "self_attn.k_proj": (kv, WIDTH),
+        "self_attn.v_proj": (kv, WIDTH), "self_attn.o_proj": (WIDTH, WIDTH),
+        "mlp.gate_proj": (HIDDEN, WIDTH), "mlp.up_proj": (HIDDEN, WIDTH),
+        "mlp.down_proj": (WIDTH, HIDDEN),
+    }  # fmt: skip
+    for i in range(LAYERS):
+        tensors |= {f"model.layers.{i}.{n}.weight": 3 * w(*shape) for n, shape in shapes.items()}
+        for n in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"model.layers.{i}.{n}.weight"] = w(WIDTH) + 1
+    save_file(tensors, folder / "model.safetensors")
+    said = {
+        "model_type": "llama", "hidden_size": WIDTH, "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS, "num_hidden_layers": LAYERS, "intermediate_size": HIDDEN,
+        "vocab_size": count, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+        "rope_theta": 100.0, "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": [2, 3],
+    }  # fmt: skip
+    steps = [{"type": "Digits", "individual_digits": True}, {"type": "ByteLevel"}]
+    said_of_tokens = {
+        "model": {"vocab": {x: i for i, x in enumerate(letters)}, "merges": merges},
+        "added_tokens": added, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(said | config))
+    (folder / "tokenizer.json").write_text(json.dumps(said_of_tokens | (tokenizer or {})))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    return folder
+
+
+def as_published(tensors, ids):
+    """The logits of the last token, as the folder's own code has them: halves are turned."""
+
+    def norm(x, w):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * w
+
+    def turned(x):
+        half = x.shape[-1] // 2
+        rate = 100.0 ** -(torch.arange(half).double() / half)
+        angle = torch.arange(len(ids)).double()[:, None] * rate
+        a, b, cos, sin = x[..., :half], x[..., half:], angle.cos(), angle.sin()
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+    def heads(x, count):
+        return x.view(len(ids), count, -1).transpose(0, 1)
+
+    x = tensors["model.embed_tokens.weight"][ids]
+    for i in range(LAYERS):
+        w = {n.split(".")[-2]: t for n, t in tensors.items() if n.startswith(f"model.layers.{i}.")}
+        h = norm(x, w["input_layernorm"])
+        q, k = turned(heads(h @ w["q_proj"].T, HEADS)), turned(heads(h @ w["k_proj"].T, KV_HEADS))
+        k, v = (t.repeat_interleave(2, 0) for t in (k, heads(h @ w["v_proj"].T, KV_HEADS)))
+        mixed = F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0]
+        x = x + mixed.transpose(0, 1).reshape(len(ids), -1) @ w["o_proj"].T
+        h = norm(x, w["post_attention_layernorm"])
+        x = x + (F.silu(h @ w["gate_proj"].T) * (h @ w["up_proj"].T)) @ w["down_proj"].T
+    return (norm(x, tensors["model.norm.weight"]) @ tensors["model.embed_tokens.weight"].T)[-1]
+
+
+def test_the_tensors_and_the_keys(tmp_path):
+    folder = published(tmp_path / "tiny")
+    rows = to_gguf(folder, tmp_path / "x.gguf", "Q4_1")
+    given, file = load_file(folder / "model.safetensors"), formats.open(tmp_path / "x.gguf")
+    assert len(file) == len(given) == len(rows)
+    kinds = {name: x.kind for name, x in file.stored.items()}
+    assert kinds["token_embd.weight"] == "Q8_0" and kinds["blk.1.ffn_down.weight"] == "Q4_1"
+    assert kinds["output_norm.weight"] == "F32"
+    w = given["model.layers.1.mlp.down_proj.weight"]
+    wanted = formats.gguf.quantize(w, "Q4_1").dequantize()
+    assert torch.equal(file["blk.1.ffn_down.weight"].dequantize(), wanted)
+    (row,) = [row for row in rows if row.name == "blk.1.ffn_down.weight"]
+    assert row.sqnr == ql.sqnr(w, wanted).item() and row.bytes_after == w.numel() * 5 / 8
+    said, letters = file.metadata, small()[0]
+    assert said["tokenizer.ggml.tokens"][-6:] == [
+        "Ġab", "<|end|>", "<own>", "[PAD99]", "[PAD100]", "[PAD101]"
+    ]  # fmt: skip
+    assert said["tokenizer.ggml.token_type"][-6:] == [1, 3, 4, 5, 5, 5]
+    assert said["tokenizer.ggml.merges"] == ["a b", "Ġ ab"] and len(letters) == 97
+    assert said["llama.rope.dimension_count"] == 16 and said["general.file_type"] == 3
+    assert said["tokenizer.ggml.eos_token_id"] == 2 and said["general.name"] == "tiny"
+    assert said["tokenizer.chat_template"] == TEMPLATE
+
+
+def test_the_rows_of_a_head_change_places(tmp_path):
+    folder = published(tmp_path / "tiny")
+    to_gguf(folder, tmp_path / "x.gguf", "F32")
+    with formats.open(tmp_path / "x.gguf") as file:
+        given = load_file(folder / "model.safetensors")
+        for name, heads in (("q", HEADS), ("k", KV_HEADS)):
+            w = given[f"model.layers.0.self_attn.{name}_proj.weight"]
+            got = file[f"blk.0.attn_{name}.weight"]
+            for row in range(len(w)):
+                head, i = divmod(row, 16)
+                assert torch.equal(got[row], w[head * 16 + i // 2 + 8 * (i % 2)]), heads
+
+
+def test_a_head_of_its_own_and_one_that_is_tied(tmp_path):
+    for tied in (True, False):
+        folder = published(tmp_path / str(tied), tie_word_embeddings=tied)
+        tensors = load_file(folder / "model.safetensors")
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+        save_file(tensors, folder / "model.safetensors")
+        to_gguf(folder, tmp_path / "x.gguf")
+        assert ("output.weight" in formats.open(tmp_path / "x.gguf")) == (not tied)
+
+
+def test_llama_cpp_writes_what_the_published_model_says(tmp_path):
+    xllamacpp = peers.peer("xllamacpp")
+    with formats.open(peers.smollm2()) as real:
+        tokens, merges = (real.metadata[f"tokenizer.ggml.{n}"] for n in ("tokens", "merges"))
+        own = [{"id": i, "content": tokens[i], "special": True} for i in range(17)]
+        folder = published(tmp_path / "tiny", lambda: (tokens, merges, own), vocab_size=len(tokens))
+        given = load_file(folder / "model.safetensors")
+        given["model.embed_tokens.weight"] = given["model.embed_tokens.weight"][
+            : len(tokens)
+        ].clone()
+        save_file(given, folder / "model.safetensors")
+        to_gguf(folder, tmp_path / "x.gguf", "F32")
+        written = formats.open(tmp_path / "x.gguf").metadata
+        same = [f"tokenizer.ggml.{n}" for n in ("tokens", "merges", "pre", "model", "token_type")]
+        assert all(written[key] == real.metadata[key] for key in same)
+    ids = [tokens.index(x) for x in ("Once", "Ġupon", "Ġa", "Ġtime", ",", "Ġthe", "Ġold", "Ġman")]
+    params = xllamacpp.CommonParams()
+    params.model.path = str(tmp_path / "x.gguf")
+    params.n_ctx, params.warmup, params.cpuparams.n_threads = 64, False, 1
+    asked = {"prompt": ids, "max_tokens": 8, "temperature": 0, "logprobs": 1}
+    answer = xllamacpp.Server(params).handle_completions(asked)
+    got = [x["id"] for x in answer["choices"][0]["logprobs"]["content"]]
+    doubles = {name: x.double() for name, x in given.items()}
+    for token in got:
+        logits = as_published(doubles, ids)
+        assert logits.max() - logits[token] < 1e-2
+        ids.append(token)
+    assert len(got) == 8
+
+
+@pytest.mark.parametrize("config, words", [
+    (dict(model_type="mistral"), "a model of .type 'mistral'.: only Llama's type"),
+    (dict(rope_scaling={"type": "linear"}), "a model of 'scaled rotary positions'"),
+    (dict(hidden_size="x"), "config.json must give hidden_size as a whole number"),
+    (dict(num_attention_heads=5, num_key_value_heads=5), "32 rows, and 5 heads cannot share"),
+])  # fmt: skip
+def test_another_model_is_refused(config, words, tmp_path):
+    published(tmp_path / "tiny", **config)
+    with pytest.raises(ValueError, match=words):
+        to_gguf(tmp_path / "tiny", tmp_path / "x.gguf")
+    assert not (tmp_path / "x.gguf").exists()
+
+
+@pytest.mark.parametrize("tokenizer, words", [
+    (dict(model={"vocab": []}), "is no BPE with a vocabulary, merges and added tokens"),
+    (dict(pre_tokenizer={"type": "Metaspace"}), "cuts text by .'Metaspace'., and only the ways of"),
+])  # fmt: skip
+def test_another_tokenizer_is_refused(tokenizer, words, tmp_path):
+    published(tmp_path / "tiny", tokenizer=tokenizer)
+    with pytest.raises(ValueError, match=words):
+        to_gguf(tmp_path / "tiny", tmp_path / "x.gguf")
+
+
+def test_folders_that_lack_a_part(tmp_path):
+    folder = published(tmp_path / "tiny")
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"model.layers.0.odd.weight": torch.ones(2)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="'model.layers.0.odd.weight', which a Llama has not"):
+        to_gguf(folder, tmp_path / "x.gguf")
+    (folder / "config.json").write_text("[")
+    with pytest.raises(ValueError, match="config.json is no JSON of names and values"):
+        to_gguf(folder, tmp_path / "x.gguf")
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="must be a file, and .*config.json does not"):
+        to_gguf(folder, tmp_path / "x.gguf")
+    shutil.rmtree(folder)
+
+
+def test_the_command(tmp_path, capsys):
+    folder, target = published(tmp_path / "tiny"), tmp_path / "x.gguf"
+    assert main(["quantize", str(folder), str(target), "--type", "Q4_0"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[0] == "tensor" and lines[-1].split()[0] == "sum"
+    assert formats.open(target).stored["blk.0.attn_v.weight"].kind == "Q4_0"
+    for words in (["--bits", "4"], ["--type", "Q8_0", "--per-row"]):
+        assert main(["quantize", str(folder), str(target), *words]) == 1
+    assert main(["quantize", str(folder), str(tmp_path / "x"), "--type", "Q8_0"]) == 1
+    assert "--type is for a target that ends in .gguf" in capsys.readouterr().err

@@ -1,0 +1,422 @@
+"""GPTQ, AWQ, compressed-tensors and others in safetensors: beside the packages' own, or beside
+their specifications, written slowly."""
+
+import json
+
+import peers
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import qlesson as ql
+from qlesson.blocks import Blocks
+from qlesson.files import checkpoint, codebooks, formats
+from qlesson.files.formats.kinds import BookBlocks
+from qlesson.files.formats.steps import PerIndex
+from qlesson.nn import QuantizedLinear
+
+BITS = (2, 3, 4, 5, 6, 7, 8)
+
+
+def drawn(low, high, *shape, seed=0):
+    return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def scales(*shape, dtype=torch.float16):
+    made = torch.rand(shape, generator=torch.Generator().manual_seed(3)) + 0.1
+    return made.to(dtype)
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """A folder with these tensors and this configuration, opened."""
+
+    def make(tensors, config=None, metadata=None, name="model.safetensors"):
+        tensors = {n: x.contiguous() for n, x in tensors.items()}
+        save_file(tensors, tmp_path / name, metadata=metadata)
+        if config is not None:
+            text = json.dumps({"quantization_config": config})
+            (tmp_path / "config.json").write_text(text)
+        return formats.open(tmp_path)
+
+    return make
+
+
+def stream(rows, bits):
+    """Codes of each row as one number, the first in the lowest bits, cut into int32 words."""
+    found = []
+    for row in rows.tolist():
+        whole = sum(code << (i * bits) for i, code in enumerate(row))
+        words = -(-len(row) * bits // 32)
+        found.append([whole >> (32 * i) & 0xFFFFFFFF for i in range(words)])
+    return (
+        torch.tensor(found).to(torch.int64).sub(2**32 * (torch.tensor(found) >> 31)).to(torch.int32)
+    )
+
+
+# --- plain, and our own ---
+
+
+def test_plain_tensors_come_as_they_are(opened):
+    w = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    given = {"a": w, "b": w.half(), "c": w.to(torch.float8_e4m3fn), "d.weight": w.to(torch.int8)}
+    file = opened(given, metadata={"made": "here"})
+    assert list(file) == list(given) and file.metadata == {"made": "here"}
+    assert all(torch.equal(file[n].view(torch.uint8), given[n].view(torch.uint8)) for n in given)
+    assert file.stored["b"] == ("F16", (3, 4), 24)
+
+
+def test_what_checkpoint_saved_comes_back(tmp_path):
+    w = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    q = ql.quantize(w, ql.Scheme(3, granularity=ql.PerGroup(8)))
+    checkpoint.save(tmp_path / "x.safetensors", {"w": q, "b": w[0]})
+    with formats.open(tmp_path / "x.safetensors") as file:
+        assert sorted(file) == ["b", "w"] and file["w"].scheme == q.scheme
+        assert torch.equal(file["w"].dequantize(), q.dequantize())
+        assert file.stored["w"].kind == "qlesson" and file.stored["w"].shape == (4, 32)
+
+
+def test_shards_are_one_file(tmp_path):
+    parts = {"one": "l.qweight", "two": "l.qzeros", "three": "l.scales"}
+    tensors = gptq(4, 64, 32, 32)[0]
+    for shard, name in parts.items():
+        save_file({name: tensors[name]}, tmp_path / f"{shard}.safetensors")
+    where = {name: f"{shard}.safetensors" for shard, name in parts.items()}
+    text = json.dumps({"weight_map": where})
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    assert formats.open(tmp_path)["l.weight"].shape == (32, 64)
+
+
+# --- GPTQ and AWQ ---
+
+
+def gptq(bits, inputs, outputs, size, index=None, offset=1):
+    """What AutoGPTQ's pack writes, from codes: its tensors, the codes, and what they stand for."""
+    groups = -(-inputs // size)
+    q, z = drawn(0, 2**bits, outputs, inputs), drawn(1, 2**bits, outputs, groups, seed=1)
+    s = scales(outputs, groups)
+    tensors = {
+        "l.qweight": stream(q, bits).T, "l.qzeros": stream((z - offset).T, bits), "l.scales": s.T,
+    }  # fmt: skip
+    which = torch.arange(inputs) // size if index is None else index
+    if index is not None:
+        tensors["l.g_idx"] = index.to(torch.int32)
+    values = s.float()[:, which] * (q - z[:, which]).float()
+    return {n: x.contiguous() for n, x in tensors.items()}, values
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("version", ["gptq", "gptq_v2", None])
+def test_gptq(bits, version, opened):
+    tensors, values = gptq(bits, 96, 32, 32, offset=0 if version == "gptq_v2" else 1)
+    config = {"quant_method": "gptq", "bits": bits, "group_size": 32}
+    file = opened(tensors, config | ({"checkpoint_format": version} if version else {}))
+    assert list(file) == ["l.weight"] and file.stored["l.weight"].shape == (32, 96)
+    x = file["l.weight"]
+    assert isinstance(x, ql.QTensor) and torch.equal(x.dequantize(), values)
+    assert x.scheme == ql.Scheme(
+        bits, granularity=ql.PerGroup(32), signed=False, scale_dtype=torch.float16
+    )
+    assert file.stored["l.weight"].kind == f"GPTQ {bits} bits"
+
+
+def test_gptqs_largest_zero_point_wraps_to_0(opened):
+    tensors, _ = gptq(4, 32, 32, 32)
+    tensors["l.qzeros"] = torch.full_like(tensors["l.qzeros"], -1)
+    assert not opened(tensors)["l.weight"].zero_point.any()
+
+
+def test_gptq_with_act_order_and_with_neighbours_in_g_idx(opened):
+    order = torch.randperm(96, generator=torch.Generator().manual_seed(0))
+    index = torch.arange(96)[order] // 32
+    tensors, values = gptq(4, 96, 32, 32, index)
+    x = opened(tensors, {"group_size": 32, "desc_act": True})["l.weight"]
+    assert type(x.scheme.granularity) is PerIndex and torch.equal(x.dequantize(), values)
+    ramp = torch.randn(2, 96, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(QuantizedLinear(x)(ramp), ramp @ values.T, atol=1e-3)
+    tensors, values = gptq(4, 96, 32, 32, torch.arange(96) // 32)
+    x = opened(tensors)["l.weight"]
+    assert x.scheme.granularity == ql.PerGroup(32) and torch.equal(x.dequantize(), values)
+
+
+def test_gptq_with_one_scale_for_a_row(opened):
+    tensors, values = gptq(4, 96, 32, 96)
+    x = opened(tensors, {"group_size": -1})["l.weight"]
+    assert x.scheme.granularity == ql.PerAxis(0) and torch.equal(x.dequantize(), values)
+
+
+def test_groups_listed_in_any_order_are_cut_by_rows_alone():
+    index = tuple(i * 7 % 5 for i in range(1003))
+    w = torch.randn(300, 1003, generator=torch.Generator().manual_seed(0))  # more than one piece
+    x = ql.quantize(w, ql.Scheme(4, granularity=PerIndex(index)))
+    scale, z = (t[:, list(index)] for t in (x.scale, x.zero_point.float()))
+    assert torch.equal(x.dequantize(), scale * (x.q - z))
+    assert (w - x.dequantize()).abs().le(scale * 0.5001).all()
+
+
+def test_groups_listed_in_any_order_can_be_quantized_anew():
+    granularity, r = PerIndex((1, 0, 1, 0)), torch.tensor([[1.0, -8.0, 2.0, 4.0]])
+    x = ql.quantize(r, ql.Scheme(8, "symmetric", granularity))
+    assert torch.equal(x.scale, torch.tensor([[8.0, 2.0]]) / 127)
+    assert torch.allclose(x.dequantize(), r, atol=0.04)
+
+
+def awq(inputs, outputs, size):
+    """AutoAWQ's WQLinear_GEMM.from_linear, its loops."""
+    order = [0, 2, 4, 6, 1, 3, 5, 7]
+    q, z = drawn(0, 16, inputs, outputs), drawn(0, 16, inputs // size, outputs, seed=1)
+    packed = []
+    for codes in (q, z):
+        words = torch.zeros(len(codes), outputs // 8, dtype=torch.int64)
+        for column in range(outputs // 8):
+            for i in range(8):
+                words[:, column] |= codes[:, column * 8 + order[i]] << (i * 4)
+        packed.append((words - ((words >> 31) << 32)).to(torch.int32))
+    s = scales(inputs // size, outputs)
+    wide = [x.repeat_interleave(size, 0) for x in (s.float(), z)]
+    return dict(zip(("l.qweight", "l.qzeros"), packed, strict=True)) | {"l.scales": s}, (
+        wide[0] * (q - wide[1]).float()
+    ).T
+
+
+def test_awq(opened):
+    tensors, values = awq(64, 48, 32)
+    x = opened(tensors, {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"})
+    assert torch.equal(x["l.weight"].dequantize(), values)
+    assert x["l.weight"].scheme.scale_dtype == torch.float16
+
+
+def test_awq_as_compressed_tensors_converts_it(opened):
+    converters = peers.compressed_tensors(".entrypoints.convert.converters.autoawq")
+    converter = converters.AutoAWQConverter(group_size=32)
+    tensors, values = awq(64, 48, 32)
+    config = json.loads(converter._build_quant_config().model_dump_json())
+    x = opened(converter.process(dict(tensors)), config)["l.weight"]
+    assert torch.equal(x.dequantize(), values)
+
+
+def test_layouts_for_a_kernel_are_refused(opened):
+    with pytest.raises(ValueError, match="is in the layout gemv, which qlesson does not read"):
+        opened(awq(64, 48, 32)[0], {"version": "gemv"})
+
+
+# --- compressed-tensors ---
+
+
+def scheme_of(**args):
+    peers.compressed_tensors()
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+    return QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**args))
+
+
+def compressed(name, tensors, **args):
+    """(tensors, configuration, values) by the package's own compressor."""
+    scheme = scheme_of(**args)
+    from compressed_tensors.compressors.base import BaseCompressor
+
+    compressor = BaseCompressor.get_value_from_registry(name)
+    made = compressor.compress(tensors, scheme)
+    values = compressor.decompress(dict(made), scheme)["weight"]
+    said = json.loads(scheme.model_dump_json())
+    config = {"quant_method": "compressed-tensors", "config_groups": {"group_0": said}}
+    return {f"l.{n}": x.contiguous() for n, x in made.items()}, config, values
+
+
+def given(outputs, inputs, groups, bits, zeros):
+    """A weight, its scales, and its zero points."""
+    w = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(0))
+    made = {
+        "weight": w,
+        "weight_scale": scales(outputs, groups, dtype=torch.float32) / 2 ** (bits - 3),
+    }
+    if zeros:
+        half = 2 ** (bits - 1)
+        made["weight_zero_point"] = drawn(-half, half, outputs, groups, seed=4).to(torch.int8)
+    return made
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("zeros", [False, True])
+def test_compressed_tensors_packed(bits, zeros, opened):
+    tensors = given(20, 96, 3, bits, zeros)
+    how = dict(num_bits=bits, symmetric=not zeros, strategy="group", group_size=32)
+    made, config, values = compressed("pack-quantized", tensors, **how)
+    x = opened(made, config)["l.weight"]
+    assert isinstance(x, ql.QTensor) and x.scheme.bits == bits
+    assert x.scheme.granularity == ql.PerGroup(32) and torch.equal(x.dequantize(), values)
+
+
+def padded(codes, bits):
+    """Words of 32 // bits codes each."""
+    per_word = 32 // bits
+    rows = torch.nn.functional.pad(codes, (0, -codes.shape[1] % per_word))
+    return torch.cat([stream(x, bits) for x in rows.split(per_word, 1)], 1)
+
+
+@pytest.mark.parametrize("said", [{"version": "0.14.0"}, {}])
+@pytest.mark.parametrize("bits", BITS)
+def test_compressed_tensors_before_0_18_padded_its_words(bits, said, opened):
+    tensors, half = given(20, 96, 1, bits, True), 2 ** (bits - 1)
+    how = dict(num_bits=bits, symmetric=False, strategy="channel")
+    made, config, values = compressed("pack-quantized", tensors, **how)
+    dense = opened(made, config)["l.weight"]
+    made["l.weight_packed"] = padded(dense.q.long() + half, bits)
+    made["l.weight_zero_point"] = padded(dense.zero_point.long().T + half, bits).T
+    x = opened(made, config | said)["l.weight"]
+    assert x.scheme.granularity == ql.PerAxis(0) and torch.equal(x.dequantize(), values)
+
+
+def test_the_version_tells_words_apart_where_their_number_does_not(opened):
+    """20 codes of 3 bits take two words either way."""
+    how = dict(num_bits=3, symmetric=True, strategy="channel")
+    made, config, values = compressed("pack-quantized", given(32, 20, 1, 3, False), **how)
+    for version in ({}, {"version": "0.18.0"}, {"version": "1.2"}):
+        dense = opened(made, config | version)["l.weight"]
+        assert torch.equal(dense.dequantize(), values)
+    made["l.weight_packed"] = padded(dense.q.long() + 4, 3)
+    x = opened(made, config | {"version": "0.17.3"})["l.weight"]
+    assert torch.equal(x.dequantize(), values)
+
+
+@pytest.mark.parametrize("how", [
+    dict(strategy="channel"), dict(strategy="tensor"), dict(strategy="group", group_size=32),
+])  # fmt: skip
+@pytest.mark.parametrize("zeros", [False, True])
+def test_compressed_tensors_in_bytes(how, zeros, opened):
+    tensors = given(20, 96, 3 if "group_size" in how else 1, 8, zeros)
+    if how["strategy"] == "tensor":
+        tensors = {n: x[:1, 0] if n != "weight" else x for n, x in tensors.items()}
+    made, config, values = compressed("int-quantized", tensors, symmetric=not zeros, **how)
+    x = opened(made, config)["l.weight"]
+    assert torch.equal(x.dequantize(), values)
+
+
+def test_compressed_tensors_fp8_by_rows_and_in_blocks(opened):
+    tensors = given(20, 96, 1, 8, False)
+    made, config, values = compressed("float-quantized", tensors, type="float", strategy="channel")
+    x = opened(made, config)["l.weight"]
+    assert isinstance(x, BookBlocks) and torch.equal(x.dequantize(), values)
+    w = torch.randn(200, 300, generator=torch.Generator().manual_seed(0)).to(torch.float8_e4m3fn)
+    inverse = scales(2, 3, dtype=torch.float32)
+    x = opened({"l.weight": w, "l.weight_scale_inv": inverse}, {"quant_method": "fp8"})["l.weight"]
+    wide = inverse.repeat_interleave(128, 0)[:200].repeat_interleave(128, 1)[:, :300]
+    assert torch.equal(x.dequantize(), wide * w.float())
+    x = opened({"l.weight": w, "l.weight_scale": torch.tensor(0.5)})["l.weight"]
+    assert torch.equal(x.dequantize(), 0.5 * w.float()) and x.bits_per_value == 8 + 32 / w.numel()
+
+
+def floats_of(kind, **args):
+    w = torch.randn(6, 64, generator=torch.Generator().manual_seed(0))
+    size = args["group_size"]
+    powers = 2.0 ** drawn(-4, 3, 6, 64 // size).float()
+    return kind, {"weight": w, "weight_scale": powers}, dict(type="float", strategy="group") | args
+
+
+@pytest.mark.parametrize("name, tensors, args", [
+    floats_of("mxfp4-pack-quantized", num_bits=4, group_size=32, scale_dtype="torch.uint8"),
+    floats_of("mxfp6-pack-quantized", num_bits=6, group_size=32, scale_dtype="torch.uint8"),
+    floats_of("mxfp8-quantized", num_bits=8, group_size=32, scale_dtype="torch.uint8"),
+])  # fmt: skip
+def test_mx_in_compressed_tensors(name, tensors, args, opened):
+    made, config, values = compressed(name, tensors, **args)
+    x = opened(made, config)["l.weight"]
+    assert isinstance(x, BookBlocks) and x.bits == args["num_bits"]
+    assert torch.equal(x.dequantize(), values.float())
+    assert x.bits_per_value == args["num_bits"] + 8 / 32
+
+
+def test_nvfp4_in_compressed_tensors_and_in_modelopt(opened):
+    kind, tensors, args = floats_of("nvfp4-pack-quantized", num_bits=4, group_size=16)
+    args["strategy"] = "tensor_group"
+    tensors["weight_global_scale"] = torch.tensor([4.0])
+    made, config, values = compressed(kind, tensors, **args)
+    x = opened(made, config)["l.weight"]
+    assert torch.equal(x.dequantize(), values.float()) and x.bits_per_value == 4.5
+    other = {
+        "l.weight": made["l.weight_packed"], "l.weight_scale": made["l.weight_scale"],
+        "l.weight_scale_2": torch.tensor(0.25),
+    }  # fmt: skip
+    assert torch.equal(opened(other)["l.weight"].dequantize(), x.dequantize())
+
+
+# --- gpt-oss, bitsandbytes, torchao ---
+
+
+def test_mxfp4_of_gpt_oss(opened):
+    blocks = drawn(0, 256, 2, 3, 4, 16).to(torch.uint8)
+    powers = drawn(120, 130, 2, 3, 4, seed=1).to(torch.uint8)
+    x = opened({"e.gate_blocks": blocks, "e.gate_scales": powers})["e.gate"]
+    book = torch.cat([codebooks.e2m1(), -codebooks.e2m1()])
+    for at in [(0, 0, 0, 0), (1, 2, 3, 15), (1, 0, 2, 7)]:
+        byte, scale = int(blocks[at]), 2.0 ** (int(powers[at[:3]]) - 127)
+        wanted = [scale * book[byte & 15], scale * book[byte >> 4]]
+        first = at[2] * 32 + 2 * at[3]
+        assert x.dequantize()[at[0], at[1], first : first + 2].tolist() == wanted
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("shape", [(6, 128), (5, 48)])
+def test_bitsandbytes(shape, nested, opened):
+    n = shape[0] * shape[1]
+    codes, book = drawn(0, 16, n), codebooks.nf4()
+    data = (codes[::2] << 4 | codes[1::2]).to(torch.uint8).view(-1, 1)
+    blocks = -(-n // 64)
+    state = {"shape": list(shape), "blocksize": 64, "quant_type": "nf4", "dtype": "bfloat16"}
+    tensors = {"l.weight": data, "l.weight.quant_map": book}
+    absmax = scales(blocks, dtype=torch.float32)
+    if nested:
+        state |= {"nested_blocksize": 256, "nested_offset": 0.25, "nested_dtype": "float32"}
+        levels, of_many = torch.linspace(-1, 1, 256), torch.tensor([0.5])
+        places = drawn(0, 256, blocks, seed=1).to(torch.uint8)
+        absmax = levels[places.long()] * 0.5 + 0.25
+        more = {"absmax": places, "nested_absmax": of_many, "nested_quant_map": levels}
+    else:
+        more = {"absmax": absmax}
+    tensors |= {f"l.weight.{name}": x for name, x in more.items()}
+    text = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+    file = opened(tensors | {"l.weight.quant_state.bitsandbytes__nf4": text})
+    assert list(file) == ["l.weight"] and file.stored["l.weight"].kind == "bitsandbytes NF4"
+    wanted = (absmax.repeat_interleave(64)[:n] * book[codes]).view(shape)
+    assert torch.equal(file["l.weight"].dequantize(), wanted)
+    layer = QuantizedLinear(file["l.weight"]).half()  # which does not round the book
+    assert torch.equal(layer.codes.values(torch.float32), wanted)
+    assert file["l.weight"].bits_per_value == pytest.approx(4 + (8 if nested else 32) * blocks / n)
+
+
+def test_torchaos_plain_tensors(opened):
+    peers.peer("torchao")
+    from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
+    from torchao.quantization import (
+        Float8WeightOnlyConfig,
+        Int8WeightOnlyConfig,
+        IntxWeightOnlyConfig,
+        quantize_,
+    )
+    from torchao.quantization.granularity import PerGroup
+
+    configs = {
+        "int8": Int8WeightOnlyConfig(version=2),
+        "int4": IntxWeightOnlyConfig(torch.int4, granularity=PerGroup(32)),
+        "fp8": Float8WeightOnlyConfig(),
+    }
+    for name, config in configs.items():
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(64, 16, bias=False))
+        quantize_(model, config)
+        tensors, metadata = flatten_tensor_state_dict(model.state_dict())
+        x = opened(tensors, metadata=metadata)["0.weight"]
+        wanted = model[0].weight.dequantize()
+        assert torch.equal(x.dequantize(), wanted), name
+        assert isinstance(x, Blocks if name == "fp8" else ql.QTensor)
+        assert name == "fp8" or x.scheme.bits == int(name[-1])
+
+
+def test_torchaos_other_classes_are_refused_by_name(opened):
+    said = {"_type": "Int4TilePackedTo4dTensor", "_data": {}, "_tensor_data_names": []}
+    metadata = {"0.weight": json.dumps(said), "tensor_names": '["0.weight"]'}
+    file = opened({"0._weight_qdata": torch.zeros(2, 2)}, metadata=metadata)
+    with pytest.raises(
+        ValueError, match="Int4TilePackedTo4dTensor, which is laid out for a kernel"
+    ):
+        file["0.weight"]

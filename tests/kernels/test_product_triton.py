@@ -1,0 +1,136 @@
+"""The product's kernels for a GPU: in Triton's interpreter where there is none."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_product import EPS, INPUTS, KINDS, ROWS, blocks_of, codes_of, compiled, drawn, slowly
+
+import qlesson as ql
+from qlesson.kernels import modes, product
+from qlesson.nn import QuantizedLinear
+from qlesson.nn import product as layer_product
+
+kernels = pytest.importorskip("qlesson.kernels.product_triton", reason="needs Triton")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# long blocks, blocks of 32 and a shorter last one; groups that end inside and outside of a block
+LAYOUTS = [
+    (256 + 64, ql.PerGroup(32)),
+    (256 + 32 + 5, ql.PerGroup(96)),
+    (512, ql.PerGroup(128)),
+    (33, ql.PerAxis(0)),
+    (70, ql.PerTensor()),
+]
+CASES = [(bits, LAYOUTS[1]) for bits in range(2, 9)] + [(4, layout) for layout in LAYOUTS]
+
+
+@pytest.fixture(autouse=True)
+def calls(monkeypatch):
+    """The kernels that ran; it fails where one gave up."""
+    found, launch = [], kernels._launch
+    seen = lambda kernel, *a: found.append(kernel) or launch(kernel, *a)  # noqa: E731
+    monkeypatch.setattr(kernels, "_launch", seen)
+    monkeypatch.setattr(product, "runs", lambda *a: False)
+    monkeypatch.setattr(layer_product, "_triton", lambda w: kernels)
+    monkeypatch.setitem(modes._state, "broken", False)
+    yield found
+    assert not modes._state["broken"]
+
+
+def on_device(x):
+    return x.to(DEVICE)
+
+
+@pytest.mark.parametrize("bits, layout", CASES)
+def test_a_float_product_is_within_n_eps_of_float64(bits, layout, calls):
+    width, granularity = layout
+    for kind, m in zip(KINDS, (1, 3, 8, 2), strict=True):
+        w, x = codes_of(width, granularity, bits, kind), drawn(m, width, seed=m)
+        w_hat, bias = w.dequantize(torch.float64), drawn(ROWS, seed=9)
+        y = compiled(QuantizedLinear(w, bias).to(DEVICE), on_device(x)).cpu()
+        size = x.double().abs() @ w_hat.abs().T + bias.abs()
+        assert ((y - (x.double() @ w_hat.T + bias)).abs() <= (width + 4) * EPS * size).all()
+    assert calls == [kernels._linear] * 4
+
+
+@pytest.mark.parametrize("bits, layout", CASES)
+def test_an_integer_product_has_the_bits_of_the_eager_path(bits, layout, calls):
+    width, granularity = layout
+    for kind, m, inputs in zip(KINDS[1:], (1, 3, 8), (*INPUTS, INPUTS[0]), strict=True):
+        w = codes_of(width, granularity, bits, kind)
+        layer = QuantizedLinear(w, activations=inputs)
+        x = layer.quantize_input(drawn(m, width, seed=m))
+        with ql.use_kernels("eager"):
+            wanted = layer.product(x)
+        with ql.use_kernels("compiled"):
+            y = layer.to(DEVICE).product(x.to(DEVICE)).cpu()
+        assert torch.equal(y, wanted) and torch.equal(y, slowly(x, w))
+    assert calls == [kernels._int_linear] * 3
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_blocks_are_multiplied_with_their_minima(signed):
+    for width, size, bits in ((320, 32, 4), (300, 64, 5), (64, 64, 2)):
+        w, x = blocks_of(width, size, bits, signed, True), drawn(2, width)
+        parts = w.scale.double().abs().repeat_interleave(size, 1)[:, :width] * w.q.double().abs()
+        parts += w.minimum.double().abs().repeat_interleave(size, 1)[:, :width]
+        y = compiled(QuantizedLinear(w).to(DEVICE), on_device(x)).cpu()
+        wanted = x.double() @ w.dequantize(torch.float64).T
+        assert ((y - wanted).abs() <= (width + 4) * EPS * (x.double().abs() @ parts.T)).all()
+
+
+def test_what_the_kernels_are_not_written_for_runs_eagerly(calls):
+    w = codes_of(320, ql.PerGroup(32), 4)
+    many, none = drawn(9, 320), drawn(0, 320)
+    for codes, x in ((w, many), (w, none), (codes_of(96, ql.PerGroup(24), 4), drawn(1, 96))):
+        y = compiled(QuantizedLinear(codes).to(DEVICE), on_device(x)).cpu()
+        torch.testing.assert_close(y, x @ codes.dequantize().T)
+    with ql.use_kernels("eager"):
+        QuantizedLinear(w).to(DEVICE)(on_device(drawn(1, 320)))
+    assert not calls
+
+
+def test_a_kernel_that_cannot_be_built_is_left_after_one_warning(monkeypatch):
+    def none(*args):
+        raise RuntimeError("no C compiler")
+
+    monkeypatch.setattr(kernels, "_launch", none)
+    layers = [QuantizedLinear(codes_of(64, ql.PerGroup(32), 4), None, a) for a in (None, INPUTS[0])]
+    x = drawn(2, 64)
+    with ql.use_kernels("eager"):
+        wanted = [layer(x) for layer in layers]
+    with pytest.warns(RuntimeWarning, match="no C compiler") as found:
+        assert all(torch.equal(compiled(a, x), b) for a, b in zip(layers, wanted, strict=True))
+    assert len(found) == 1
+    modes._state["broken"] = False
+
+
+COMPILED = """
+import re, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from qlesson.kernels import product_triton
+kinds = {"packed": "*u8", "scale": "*fp16", "offset": "*i8", "y": "*fp32", "s_x": "*fp32"}
+for kernel, x in ((product_triton._linear, "*fp32"), (product_triton._int_linear, "*i32")):
+    known = dict(LAST=8, M=2, ROWS=8, BITS=5, LOW=16, KIND=1, GROUP=64)
+    names = kernel.arg_names
+    types = {n: "constexpr" if n in known else (kinds | {"x": x}).get(n, "i32") for n in names}
+    fixed = {(i,): known[n] for i, n in enumerate(names) if n in known}
+    options = {"enable_fp_fusion": kernel is product_triton._linear}
+    source = ASTSource(kernel, types, fixed)
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    print(len(re.findall("fma.rn", made.asm["ptx"])))
+"""
+
+
+@pytest.mark.slow
+def test_they_compile_for_a_gpu_and_the_integer_one_fuses_no_addition(monkeypatch):
+    """The interpreter takes more than the compiler, which needs no GPU."""
+    pytest.importorskip("triton.backends.nvidia", reason="needs Triton's backend for NVIDIA")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    asked = [sys.executable, "-c", COMPILED]
+    said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    fused, whole = map(int, said.split())
+    assert fused and not whole

@@ -1,0 +1,70 @@
+"""The command `qlesson`: its doors, what it needs, and that errors are one sentence."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+import qlesson as ql
+from qlesson.__main__ import main
+from qlesson.files import formats
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def file(tmp_path):
+    w = torch.linspace(-1, 1, 128).view(2, 64)
+    formats.gguf.write(tmp_path / "x.gguf", {"w": formats.gguf.quantize(w, "Q4_1")}, {})
+    return tmp_path / "x.gguf"
+
+
+@pytest.mark.parametrize(
+    "words", [["--version"], ["--help"], ["quantize", "--help"], ["lab", "--help"], ["preflight"]]
+)
+def test_what_asks_for_no_tensor_runs_without_torch(words):
+    """-I -S: a Python on which nothing is installed."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from qlesson.__main__ import main; "
+    code += f"sys.argv[1:] = {words!r}; sys.exit(main())"
+    run = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert run.stderr == "" and run.returncode == (words == ["preflight"])
+    first = run.stdout.splitlines()[0]
+    assert first.startswith((f"qlesson {ql.__version__}", "usage: qlesson", "OK   Python"))
+
+
+def test_it_is_installed_under_its_name():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["scripts"]["qlesson"] == "qlesson.__main__:main"
+
+
+def test_inspect_prints_the_table_or_a_tensor(file, capsys):
+    assert main(["inspect", str(file)]) == 0
+    assert "4 bits, float minimum, groups of 32, scale float16  (Q4_1)" in capsys.readouterr().out
+    assert main(["inspect", str(file), "--tensor", "w"]) == 0
+    assert capsys.readouterr().out.startswith("w: 2x64, 4 bits, float minimum")
+
+
+def test_errors_are_one_sentence(file, capsys):
+    for words in ([str(file), "--tensor", "v"], [str(file) + "x"], [str(file.parent)]):
+        assert main(["inspect", *words]) == 1
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(file):
+    run = subprocess.run(
+        f"{sys.executable} -m qlesson inspect {file} | true", shell=True, capture_output=True,
+        text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert run.stderr == ""
+
+
+def test_a_command_must_be_named(capsys):
+    with pytest.raises(SystemExit):
+        main([])
+    assert "COMMAND" in capsys.readouterr().err
