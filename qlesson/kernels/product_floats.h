@@ -181,7 +181,7 @@ void few_products(const Weight& w, const Row* rows, const FewInputs& x, float* o
 
 template <int P, int T>
 void few_rows(const Weight& w, const FewInputs& x, int64_t m, const float* bias, int64_t begin, int64_t end, float* y) {
-  constexpr int R = T == 1 ? 1 : 2;
+  constexpr int R = T <= 2 ? 1 : 2;
   std::vector<Row> rows(R, Row(w));
   for (int64_t first = begin; first < end; first += R) {
     float found[R * T];
