@@ -48,10 +48,10 @@ def nbytes(model):
 
 
 def judged(name, model, other, batches, asked):
-    """One line of judged.csv; `right` has a 1 for each question that is answered."""
+    """One line of judged.csv."""
     accuracy = choice_accuracy(other, asked)
     c = compare(model, other, [batches])
-    line = {
+    return {
         "processor": refresh.machine().partition(",")[0],
         "date": f"{datetime.date.today():%Y-%m}",
         "bits": name,
@@ -65,7 +65,6 @@ def judged(name, model, other, batches, asked):
         "low": f"{accuracy.low:.3f}",
         "high": f"{accuracy.high:.3f}",
     }
-    return line | {"right": "".join(str(int(x)) for x in accuracy.right)}
 
 
 def answers(name, model, tokenizer):

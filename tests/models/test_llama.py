@@ -309,3 +309,17 @@ def test_bytes_without_a_token_are_left_out_and_their_neighbours_do_not_merge(sm
     assert tokenizer.encode(lost) == []
     assert tokenizer.encode(f"a{lost}b") == [*tokenizer.encode("a"), *tokenizer.encode("b")]
     assert len(tokenizer.encode("ab")) == 1
+
+
+# --- the questions ---
+
+
+def test_sixty_questions_with_four_choices_each(small):
+    asked = llama.questions()
+    assert len({question for question, _ in asked}) == len(asked) == 60
+    assert all(len(set(choices)) == 4 for _, choices in asked)
+    for (question, (right, *_)), (prompt, choices, answer) in zip(
+        asked, llama.as_ids(small[1], asked), strict=True
+    ):
+        assert small[1].decode(prompt) == f"Question: {question}\nAnswer:"
+        assert small[1].decode(choices[answer]) == f" {right}"

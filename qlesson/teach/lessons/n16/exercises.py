@@ -1,0 +1,57 @@
+"""The exercises of notebook 16, a real language model."""
+
+from qlesson.teach.exercises import exercise
+
+
+@exercise("16.1", "What a value costs in the file", "predict a number", difficulty=1, minutes=4)
+class CostInFile:
+    """
+    A block of Q4_1 holds 32 codes of 4 bits, a scale and a minimum, both in float16. A block of
+    Q8_0 holds 32 codes of 8 bits and a scale in float16. How many bits does a value cost in each?
+    """
+
+    hints = (
+        "How many bits has a block in all, and how many values?",
+        "Q4_1: 32 * 4 bits of codes and 2 * 16 bits beside them, for 32 values.",
+        "Q8_0: 32 * 8 bits of codes and 16 bits beside them, for 32 values.",
+    )
+    why = """(32 * 4 + 16 + 16) / 32 = 5 bits, and (32 * 8 + 16) / 32 = 8.5. The name of a type
+        counts the bits of a code; a file pays for scales and minima too."""
+    stub = "my_q4_1, my_q8_0 = ..., ..."
+    right = (5, 8.5)
+    wrong = [
+        ((4, ...), "Those are the codes alone. Scale and minimum are in the block, too."),
+        ((4.5, ...), "Scale and minimum are two numbers of 16 bits: 32 bits for 32 values."),
+        ((6, ...), "In float16 scale and minimum have 16 bits each, not 32."),
+        ((..., 8), "Those are the codes alone. A block has a scale, too."),
+        ((..., 9), "One number of 16 bits stands beside the 32 codes: half a bit for each."),
+    ]
+
+
+@exercise("16.2", "What the table allows to say", "choice", difficulty=2, minutes=4)
+class WhatToSay:
+    """
+    A file holds 4-bit codes. Its weights are quantized again with 6 bits, and the loss rises by
+    0.0003 ± 0.0004 nats per token. Which of these sentences does the measurement support?
+
+    - **A** "6 bits lose nothing: quantize your own model with 6 bits."
+    - **B** "On this text, 6 bits on top of the file's 4 cannot be told apart from the file."
+    - **C** "6 bits are better than 4 bits."
+    - **D** "The model in 6 bits is as good as the original in 16 bits."
+    - **E** "6 bits are worse: the loss rose by 0.0003."
+    """
+
+    hints = (
+        "With what was the model in 6 bits compared: with the original, or with the file?",
+        "0.0003 is less than one standard error. What may be said of such a difference?",
+    )
+    why = """The reference is the file, and it is already rounded to 4 bits: a finer grid beside a
+        coarse one has little left to lose. Of the original in 16 bits nothing was measured."""
+    stub = "my_sentence = ..."
+    right = "B"
+    wrong = [
+        ("A", "The values of this file lie on a 4-bit grid already; yours in 16 bits do not."),
+        ("C", "The weights of the 6-bit model are those of the 4-bit file, rounded once more."),
+        ("D", "The original in 16 bits was not measured: the file was."),
+        ("E", "0.0003 is less than its standard error: on another text it may well fall."),
+    ]

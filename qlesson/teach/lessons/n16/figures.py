@@ -1,0 +1,50 @@
+"""The pictures of notebook 16: what fewer bits cost a real language model."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from qlesson.teach.figures import drawing as draw
+
+
+def judged(
+    losses: Mapping[str, tuple[float, float]], shares: Mapping[str, tuple[float, float, float]]
+) -> Figure:
+    """Two judgements of each model, from the most bits to the fewest   (notebook 16).
+
+    losses  {model: (difference in nats per token, its standard error)}; bars reach two errors
+    shares  {model: (share of the questions answered, low end of its interval, high end)}
+    """
+    fig, axes = draw.figure(3.4, cols=2)
+    left, right = np.ravel(axes)
+    look = dict(color=draw.REAL, ecolor=draw.REAL, fmt="o", ms=6, capsize=3, lw=1.4)
+    means, errors = (draw.array(list(x)) for x in zip(*losses.values(), strict=True))
+    left.errorbar(np.arange(len(losses)), means, yerr=2 * errors, **look)
+    left.axhline(0, color=draw.INK, lw=0.8)
+    draw.own_ticks(left.xaxis, np.arange(len(losses)), list(losses))
+    draw.title(left, "nats per token above the file")
+    found, low, high = (draw.array(list(x)) for x in zip(*shares.values(), strict=True))
+    right.errorbar(
+        np.arange(len(shares)), found, yerr=np.stack([found - low, high - found]), **look
+    )
+    right.axhline(0.25, color=draw.INK, lw=0.8, ls=":")
+    right.set_ylim(0, 1)
+    draw.own_ticks(right.xaxis, np.arange(len(shares)), list(shares))
+    draw.title(right, "share of the questions")
+    fig.supxlabel("bits", fontsize=10)
+    return fig
+
+
+def first_tokens(shares: Mapping[str, float]) -> Figure:
+    """How likely each of some tokens is to begin the answer   (notebook 16, Play).
+
+    shares  {token: probability}
+    """
+    fig, ax = draw.figure(0.9 + 0.4 * len(shares))
+    at = -np.arange(len(shares), dtype=float)
+    ax.barh(at, draw.array(list(shares.values())), 0.6, color=draw.SIZE, edgecolor=draw.INK, lw=0.6)
+    draw.own_ticks(ax.yaxis, at, list(shares))
+    ax.set_xlim(0, 1)
+    ax.set_xlabel("probability to begin the answer")
+    return fig

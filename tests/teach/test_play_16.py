@@ -1,0 +1,28 @@
+"""What the live figure of notebook 16 says: the stored answers, each under its own bits."""
+
+import csv
+
+import pytest
+
+from qlesson.teach import play
+from qlesson.teach.lessons.n16.play import FILE
+
+with open(FILE, newline="", encoding="utf-8") as file:
+    LINES = list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line['bits']} {line['prompt'][:12]}")
+def test_it_says_what_was_stored(line, capsys):
+    play("16", bits=line["bits"], prompt=line["prompt"])
+    question, answer = capsys.readouterr().out.splitlines()
+    assert question == line["prompt"]
+    label, _, said = answer.partition(": ")
+    assert label == ("The file's own codes" if line["bits"] == "file" else f"{line['bits']} bits")
+    assert said == (" ".join(line["answer"].split()) or "(it ends at once)")
+
+
+def test_the_bars_are_its_probabilities():
+    figure = play("16")
+    line = LINES[0]
+    bars = figure.figure.axes[0].patches
+    assert [b.get_width() for b in bars] == [float(line[f"p_{i}"]) for i in range(3)]
