@@ -9,10 +9,22 @@ const verdict = (state, said, hint = null) => ({state, said, hint});
 
 // Letters
 const lettersOf = text => [...new Set(text.replace(/\band\b/gi, '').toUpperCase().match(/\p{L}/gu) ?? [])].sort().join('');
+const oneTooMany = (ex, letters) => {
+  const right = [...ex.right], most = {n: 0};
+  for (const w of ex.wrong) {
+    const beside = [...w.answer].filter(c => !right.includes(c));
+    const more = beside.length && right.every(c => w.answer.includes(c)) && beside.every(c => letters.includes(c));
+    if (more && beside.length > most.n) Object.assign(most, {n: beside.length, w});
+  }
+  return most.w;
+};
 const judgeLetters = (ex, text) => {
   const letters = lettersOf(text);
+  if ([...letters].some(c => !ex.offered.includes(c))) {
+    return verdict('wrong', `it asks for letters from ${ex.offered[0]} to ${ex.offered.at(-1)}, and got ${text}.`);
+  }
   if (letters === lettersOf(ex.right)) return verdict('passed', ex.why);
-  const known = ex.wrong.find(w => lettersOf(w.answer) === letters);
+  const known = ex.wrong.find(w => lettersOf(w.answer) === letters) ?? oneTooMany(ex, letters);
   return verdict('wrong', `${letters || 'an empty answer'} is not right.`, known?.hint);
 };
 
@@ -43,19 +55,20 @@ const recognise = (ex, numbers) => {
 const decimals = (x, d) => +x.toFixed(d);
 const rounded = (a, b) => a !== 0 && [0, 1, 2, 3, 4, 5].some(d =>
   a === decimals(a, d) && a !== b && Math.abs(a - b) <= .501 / 10 ** d);
+const soMany = (n, numbers) => `it asks for ${n} ${n === 1 ? 'number' : 'numbers'}, and got ${numbers.length}.`;
 const judgeNumbers = (ex, text) => {
   const numbers = read(text), wanted = ex.right;
   if (!numbers) return verdict('wrong', `it asks for finite numbers in one row, and got ${text}.`);
   if (ex.rules) return judgeConstruction(ex, numbers);
   if (numbers.length !== wanted.length) {
-    return verdict('wrong', `it asks for ${wanted.length} numbers, and got ${numbers.length}.`);
+    return verdict('wrong', soMany(wanted.length, numbers));
   }
   if (match(numbers, wanted, ex.within)) return verdict('passed', ex.why);
   const known = recognise(ex, numbers);
   let said = `${text.trim()} is not right.`;
   if (wanted.length > 1 && !known) {
-    const good = numbers.filter((a, i) => match([a], [wanted[i]], [ex.within[i]])).length;
-    said = `${good} of ${wanted.length} numbers right.`;
+    const off = ex.names.filter((_, i) => !match([numbers[i]], [wanted[i]], [ex.within[i]]));
+    said = `${wanted.length - off.length} of ${wanted.length} numbers right. Look again at ${off.join(' and ')}.`;
   }
   if (!known && numbers.some((a, i) => rounded(a, wanted[i]))) said += ' What is rounded needs more digits.';
   return verdict('wrong', said, known?.hint);
@@ -63,7 +76,7 @@ const judgeNumbers = (ex, text) => {
 const judgeConstruction = (ex, numbers) => {
   const {facts, faults} = ex.rules, takes = facts.length || Infinity;
   if (numbers.length !== takes && takes !== Infinity) {
-    return verdict('wrong', `it asks for ${ex.right.length} numbers, and got ${numbers.length}.`);
+    return verdict('wrong', soMany(ex.right.length, numbers));
   }
   const known = faults.findIndex(fault => fault(...numbers)), said = facts(...numbers);
   if (known >= 0) return verdict('wrong', said, ex.wrong[known].hint);

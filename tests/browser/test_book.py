@@ -115,7 +115,7 @@ def test_how_a_chapter_looks(page, book, number):
         red = int(re.findall(r"\d+", page.evaluate(background))[0])
         assert (red > 200) == (theme == "light")
         name = "phone" if size is PHONE else "desk"
-        for place in (page.locator(".play").first, page.locator("h1").first):
+        for place in (page.locator(".play").first, page.locator("article h1").first):
             place.scroll_into_view_if_needed()
             screenshot(page, f"book-{number}-{theme}-{name}-{place.evaluate('e => e.tagName')}")
 

@@ -6,6 +6,7 @@ their verdicts with those of `qlesson.teach.verdict`, on every wrong answer and 
 """
 
 import json
+import re
 from typing import Any
 
 from qlesson.teach import lessons
@@ -23,7 +24,12 @@ def compiled(exercise: Exercise) -> dict[str, Any]:
     """An exercise as exercises.js reads it; None in a wrong answer is any number."""
     letters = isinstance(exercise.right, str)
     right = exercise.right if letters else _list(exercise.right)
+    names = exercise.name.strip("()").split(", ")
+    if len(names) != len(right):
+        names = [f"number {i + 1}" for i in range(len(right))]
     return {
+        "names": names,
+        "offered": re.findall(r"^- \*\*([A-Z])\*\*", exercise.text, flags=re.M),
         "id": exercise.id,
         "asks": f"{exercise.stub.split(' = ')[0]} =",
         "right": right,
