@@ -13,8 +13,8 @@ from strategies import problems
 
 import qlesson as ql
 from qlesson import affine, methods, ranges
+from qlesson.__main__ import main as command
 from qlesson.files import checkpoint, packing
-from qlesson.files.checkpoint.__main__ import main as command
 from qlesson.nn import QuantizedLinear, quantize_model
 
 HALVES = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}  # dtype: u, half of its last digit
@@ -298,7 +298,8 @@ def test_a_file_of_before_has_no_scale_dtype(tmp_path):
 def test_the_command_line_stores_half_scales(tmp_path):
     save_file({"w": drawn(64, 128)}, tmp_path / "r.safetensors")
     files = [str(tmp_path / "r.safetensors"), str(tmp_path / "q.safetensors")]
-    assert command([*files, "--bits", "4", "--group-size", "32", "--scale-dtype", "float16"]) == 0
+    how = ["--bits", "4", "--group-size", "32", "--scale-dtype", "float16"]
+    assert command(["quantize", *files, *how]) == 0
     assert checkpoint.load(files[1])["w"].scale.dtype == torch.float16
 
 

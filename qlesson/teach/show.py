@@ -75,8 +75,10 @@ def without_annotations(source: str) -> str:
     lines = source.split("\n")
     functions = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef)]
     for node in sorted(functions, key=lambda n: -n.lineno):
-        start, end = node.lineno - 1, node.body[0].lineno - 1
-        own_line = not lines[end][: node.body[0].col_offset].strip()
+        first = node.body[0]
+        above = [first, *getattr(first, "decorator_list", [])]  # a decorator stands before its def
+        start, end = node.lineno - 1, min(n.lineno for n in above) - 1
+        own_line = not lines[end][: first.col_offset].strip()
         if not own_line or start == end or "#" in "".join(lines[start:end]):
             continue
         blank = lines[start][: node.col_offset]

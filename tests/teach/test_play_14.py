@@ -15,19 +15,18 @@ MACHINES = {"two cores": (20, 200), "laptop": (100, 2000), "GPU": (3000, 500_000
 @pytest.mark.parametrize("tokens", [1, 2, 16, 32, 1024])
 def test_the_sentences_are_true(weights, machine, tokens, capsys):
     play("14", weights=weights, machine=machine, tokens=tokens)
-    first, read, allowed = capsys.readouterr().out.splitlines()
+    first, read, allowed, limit = capsys.readouterr().out.splitlines()
     gb_per_s, gflop_per_s = MACHINES[machine]
     assert first.casefold().startswith(machine.casefold()) and f"{gb_per_s} GB and " in first
     assert f"{gflop_per_s} billion operations" in first.replace(",", "")
     gb = BITS[weights]  # 8 billion weights, 8 bits a byte
     assert f": {gb:g} GB are read for {tokens} token" in read
     reading, computing = gb / gb_per_s, tokens * 16 / gflop_per_s  # seconds
-    memory, arithmetic = map(
-        float, re.findall(r"allows ([\d.e+]+), arithmetic ([\d.e+]+);", allowed)[0]
-    )
+    numbers = r"allows ([\d.,]+) tokens per second, arithmetic ([\d.,]+)\."
+    memory, arithmetic = (float(x.replace(",", "")) for x in re.findall(numbers, allowed)[0])
     assert memory == pytest.approx(tokens / reading, rel=5e-3)
     assert arithmetic == pytest.approx(tokens / computing, rel=5e-3)
-    assert allowed.endswith(f"the limit is {'memory' if reading > computing else 'arithmetic'}.")
+    assert limit == f"The limit is {'memory' if reading > computing else 'arithmetic'}."
 
 
 def test_the_point_lies_on_the_lower_roof():

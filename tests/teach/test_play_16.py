@@ -14,11 +14,13 @@ with open(FILE, newline="", encoding="utf-8") as file:
 @pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line['bits']} {line['prompt'][:12]}")
 def test_it_says_what_was_stored(line, capsys):
     play("16", bits=line["bits"], prompt=line["prompt"])
-    question, answer = capsys.readouterr().out.splitlines()
+    question, *lines = capsys.readouterr().out.splitlines()
     assert question == line["prompt"]
-    label, _, said = answer.partition(": ")
+    label, _, said = " ".join(lines).partition(": ")
     assert label == ("The file's own codes" if line["bits"] == "file" else f"{line['bits']} bits")
-    assert said == (" ".join(line["answer"].split()) or "(it ends at once)")
+    told = " ".join(line["answer"].split()) or "(it ends at once)"
+    start, told = said.removesuffix(" ...").replace(" ", ""), told.replace(" ", "")
+    assert told.startswith(start) and len(start) > min(len(told) - 1, 200)
 
 
 def test_the_bars_are_its_probabilities():

@@ -45,13 +45,18 @@ def _roofs(weights: str, tokens: int, machine: str) -> Shown:
         f"{machine.capitalize() if machine != 'GPU' else machine}: {gb_per_s:g} GB and "
         f"{gflop_per_s:g} billion operations a second.",
         f"{weights}, {bits:g} bits a weight: {gb:g} GB are read for {_tokens(tokens)} at once.",
-        f"Tokens per second: memory allows {memory:.3g}, arithmetic {arithmetic:.3g}; "
-        f"the limit is {limit}.",
+        f"Memory allows {_rate(memory)} tokens per second, arithmetic {_rate(arithmetic)}.",
+        f"The limit is {limit}.",
     ]
     points = {weights: [(tokens, min(memory, arithmetic))]}
     limits = (0.3, 100_000)
     rest = {weights: bits}, gb_per_s, gflop_per_s, points, limits
     return sentences, partial(figures.tokens_per_second, WEIGHTS, *rest)
+
+
+def _rate(x: float) -> str:
+    digits = f"{x:.3g}"
+    return digits if x < 1000 else f"{float(digits):,.0f}"
 
 
 def _tokens(n: int) -> str:

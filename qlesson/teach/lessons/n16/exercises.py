@@ -31,19 +31,19 @@ class CostInFile:
 @exercise("16.2", "What the table allows to say", "choice", difficulty=2, minutes=4)
 class WhatToSay:
     """
-    A file holds 4-bit codes. Its weights are quantized again with 6 bits, and the loss rises by
-    0.0003 ± 0.0004 nats per token. Which of these sentences does the measurement support?
+    A file holds 4-bit codes. Its weights are quantized again with 8 bits, and the loss rises by
+    0.0007 ± 0.0009 nats per token. Which of these sentences does the measurement support?
 
-    - **A** "6 bits lose nothing: quantize your own model with 6 bits."
-    - **B** "On this text, 6 bits on top of the file's 4 cannot be told apart from the file."
-    - **C** "6 bits are better than 4 bits."
-    - **D** "The model in 6 bits is as good as the original in 16 bits."
-    - **E** "6 bits are worse: the loss rose by 0.0003."
+    - **A** "8 bits lose nothing: quantize your own model with 8 bits."
+    - **B** "On this text, 8 bits on top of the file's 4 cannot be told apart from the file."
+    - **C** "8 bits are better than 4 bits."
+    - **D** "The model in 8 bits is as good as the original in 16 bits."
+    - **E** "8 bits are worse: the loss rose by 0.0007."
     """
 
     hints = (
-        "With what was the model in 6 bits compared: with the original, or with the file?",
-        "0.0003 is less than one standard error. What may be said of such a difference?",
+        "With what was the model in 8 bits compared: with the original, or with the file?",
+        "0.0007 is less than one standard error. What may be said of such a difference?",
     )
     why = """The reference is the file, and it is already rounded to 4 bits: a finer grid beside a
         coarse one has little left to lose. Of the original in 16 bits nothing was measured."""
@@ -51,7 +51,7 @@ class WhatToSay:
     right = "B"
     wrong = [
         ("A", "The values of this file lie on a 4-bit grid already; yours in 16 bits do not."),
-        ("C", "The weights of the 6-bit model are those of the 4-bit file, rounded once more."),
+        ("C", "The weights of the 8-bit model are those of the 4-bit file, rounded once more."),
         ("D", "The original in 16 bits was not measured: the file was."),
-        ("E", "0.0003 is less than its standard error: on another text it may well fall."),
+        ("E", "0.0007 is less than its standard error: on another text it may well fall."),
     ]

@@ -4,6 +4,7 @@ The answers are stored, since a model takes seconds for one: tests/judged.py wri
 """
 
 import csv
+import textwrap
 from functools import cache, partial
 from pathlib import Path
 
@@ -34,5 +35,5 @@ def _answered(bits: str, prompt: str) -> Shown:
     shares = {f"{line[f'token_{i}']!r}": float(line[f"p_{i}"]) for i in range(3)}
     model = "The file's own codes" if bits == "file" else f"{bits} bits"
     answer = " ".join(line["answer"].split()) or "(it ends at once)"
-    sentences = [prompt, f"{model}: {answer}"]
-    return sentences, partial(figures.first_tokens, shares)
+    told = textwrap.wrap(f"{model}: {answer}", 79, max_lines=4, placeholder=" ...")
+    return [prompt, *told], partial(figures.first_tokens, shares)
