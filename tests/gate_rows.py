@@ -502,6 +502,8 @@ ROWS = {
         on=lambda: LLAMA, call=lambda f, **given: list(f(**given)),
         ids=ids(TEXTS[0], list=SAME, deeper=REFUSED, empty=REFUSED), n=whole(3),
         temperature=number(0.5), seed=whole(5, zero=SOUND), new_cache=function(KVCache, none=SAME)),
+    "models.llama.questions.as_ids": "needs an optional package: tests/models/test_llama.py",
+    "models.llama.questions.questions": NOTHING,
     **{f"models.llama.tokens.{name}": "needs an optional package: tests/models/test_llama.py" for
        name in ("Tokenizer", "Tokenizer.encode", "Tokenizer.decode", "Tokenizer.chat")},
     "models.minilm.Block": PART, "models.minilm.Block.forward": PART,

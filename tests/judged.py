@@ -1,6 +1,7 @@
-"""notebooks/judged.csv and notebooks/answers.csv: what notebook 16 shows and does not wait for.
+"""notebooks/judged.csv and the answers of play("16"): what takes too long to be computed there.
 
-python tests/judged.py     writes them again, in half an hour of one core
+python tests/judged.py          writes them again, in ten minutes of one core
+python tests/judged.py 4 3      the lines of these bits; the others stay
 
 The language model with its weights rounded again, with 2 to 8 bits: how it predicts a text that the
 course holds, how many of the 60 questions it answers, and what it writes. In float32, by the
@@ -9,18 +10,20 @@ compiled products; so the last digits are those of the machine, and they are not
 
 import csv
 import datetime
-import math
+import sys
 from pathlib import Path
 
 import torch
 
 import qlesson as ql
 from qlesson.authoring import refresh
-from qlesson.evaluate import choice_accuracy, compare, mean_and_error
+from qlesson.evaluate import choice_accuracy, compare
 from qlesson.models import llama, tinygpt
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-BITS = (8, 6, 5, 4, 3, 2)
+ROOT = Path(__file__).parents[1]
+JUDGED = ROOT / "notebooks/judged.csv"
+ANSWERS = ROOT / "qlesson/teach/lessons/n16/answers.csv"
+ALL = ("file", "8", "6", "5", "4", "3", "2")
 WINDOWS, LENGTH = 40, 129  # 128 predictions each
 PROMPTS = (
     "What is the capital of France?",
@@ -44,32 +47,25 @@ def nbytes(model):
     return sum(x.nbytes for x in {id(b): b for b in model.buffers()}.values())
 
 
-def judged(name, model, other, batches, asked, floor):
-    """One line of judged.csv."""
+def judged(name, model, other, batches, asked):
+    """One line of judged.csv; `right` has a 1 for each question that is answered."""
     accuracy = choice_accuracy(other, asked)
+    c = compare(model, other, [batches])
     line = {
+        "processor": refresh.machine().partition(",")[0],
+        "date": f"{datetime.date.today():%Y-%m}",
         "bits": name,
         "megabytes": f"{nbytes(other) / 1e6:.1f}",
+        "perplexity": f"{c.other_perplexity:.2f}",
+        "difference": f"{c.difference:.4f}",
+        "error": f"{c.standard_error:.4f}",
+        "kl": f"{c.kl:.4f}",
+        "agreement": f"{c.agreement:.3f}",
         "questions": int(accuracy.right.sum()),
         "low": f"{accuracy.low:.3f}",
         "high": f"{accuracy.high:.3f}",
     }
-    if other is not model:
-        c = compare(model, other, [batches])
-        lost, error = mean_and_error(floor - accuracy.right)
-        line |= {
-            "perplexity": f"{c.other_perplexity:.2f}",
-            "difference": f"{c.difference:.4f}",
-            "error": f"{c.standard_error:.4f}",
-            "kl": f"{c.kl:.4f}",
-            "agreement": f"{c.agreement:.3f}",
-            "lost": f"{lost:.3f}",
-            "lost_error": f"{error:.3f}",
-        }
-    else:
-        loss = compare(model, model, [batches]).loss
-        line |= {"perplexity": f"{math.exp(loss):.2f}"}
-    return line, accuracy.right
+    return line | {"right": "".join(str(int(x)) for x in accuracy.right)}
 
 
 def answers(name, model, tokenizer):
@@ -85,10 +81,15 @@ def answers(name, model, tokenizer):
         yield line | {"answer": tokenizer.decode(model.generate(ids, 40))}
 
 
-def write(name, lines):
-    with open(NOTEBOOKS / name, "w", newline="", encoding="utf-8") as file:
-        columns = list(max(lines, key=len))
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
+def write(path, bits, lines):
+    """In the place of the lines of these bits, in the order of ALL."""
+    kept = []
+    if path.exists():
+        with open(path, newline="", encoding="utf-8") as file:
+            kept = [line for line in csv.DictReader(file) if line["bits"] != bits]
+    lines = sorted([*kept, *lines], key=lambda line: ALL.index(line["bits"]))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
 
@@ -98,18 +99,12 @@ def main():
     batches = windows(tokenizer)
     asked = llama.as_ids(tokenizer, llama.questions())
     ql.use_kernels("compiled")
-    floor, lines, said = None, [], []
-    for bits in ("file", *BITS):
-        other = model if bits == "file" else llama.requantized(model, scheme(bits))
-        line, right = judged(bits, model, other, batches, asked, floor)
-        floor = right if floor is None else floor
-        lines.append(line)
-        said += answers(bits, other, tokenizer)
+    for bits in sys.argv[1:] or ALL:
+        other = model if bits == "file" else llama.requantized(model, scheme(int(bits)))
+        line = judged(bits, model, other, batches, asked)
         print(line, flush=True)
-        write("judged.csv", lines)
-        write("answers.csv", said)
-    where = f"{refresh.machine()}, {datetime.date.today():%B %Y}"
-    (NOTEBOOKS / "judged_on.txt").write_text(where + "\n")
+        write(JUDGED, bits, [line])
+        write(ANSWERS, bits, list(answers(bits, other, tokenizer)))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The gate, whole: one table of bad values (gate_values.py) times all public callables of the
 package (gate_rows.py), found by walking its rooms. Each cell is a sentence or a value.
 
-Outside stand `teach` and `authoring`, which are above the gate, and what is below it or no function
-of the reader's: `checks` itself, the kernels behind `use_kernels`, how a file is laid out, what
-runs the bench, and commands.
+Outside stand `teach`, `authoring` and `course`, which are above the gate, and what is below it or
+no function of the reader's: `checks` itself, the kernels behind `use_kernels`, how a file is laid
+out, what runs the bench, and commands.
 """
 
 import copy
@@ -26,7 +26,7 @@ from qlesson.files import checkpoint
 
 PACKAGE = Path(ql.__file__).parent
 OUTSIDE = (
-    "teach", "authoring", "checks", "kernels.compilers", "kernels.cpp", "kernels.loops",
+    "teach", "authoring", "course", "checks", "kernels.compilers", "kernels.cpp", "kernels.loops",
     "kernels.packed", "kernels.pieces", "kernels.product", "nn.product",
     "bench.measure", "bench.peers", "files.checkpoint.format", "models.tinygpt.train",
     *(f"files.formats.{name}" for name in (

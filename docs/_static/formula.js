@@ -76,7 +76,7 @@ class Canvas {
   }
   svg(name) {
     const label = name.replace(/&/g, '&amp;').replace(/"/g, '&quot;');
-    return `<svg viewBox="0 0 700 ${this.height}" role="img" aria-label="${label}">` +
+    return `<svg viewBox="0 0 700 ${this.height}" role="img" aria-label="${label}" style="white-space: pre">` +
       `<rect width="700" height="${this.height}" fill="#fff"/>${this.parts.join('')}</svg>`;
   }
 }

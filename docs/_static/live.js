@@ -92,8 +92,8 @@ const control = (c, id, changed) => {
 
 const mount = place => {
   const number = place.dataset.play, play = JSON.parse(place.querySelector('script').textContent);
-  const cell = place.previousElementSibling, output = cell.querySelector('.cell_output');
-  const image = output.querySelector('img'), picture = element('div', {className: 'picture'}, image);
+  const output = place.previousElementSibling.querySelector('.cell_output');
+  const image = output?.querySelector('img') ?? Object.assign(new Image(), {alt: play.picture}), picture = element('div', {className: 'picture'}, image);
   const said = element('div', {className: 'said', 'aria-live': 'polite'});
   const at = play.controls.map(c => c.start);
   let source = null, asked = 0, shown = 0;
@@ -121,7 +121,7 @@ const mount = place => {
   const controls = play.controls.map((c, k) =>
     control(c, `play-${number}-${c.name}`, i => { at[k] = i; show(); }));
   place.append(element('form', {'aria-label': 'Settings of the figure', onsubmit: () => false}, ...controls), picture, said);
-  output.remove();
+  output?.remove();
   tell(play.said);
   const approach = () => ready().then(from => from.ahead(at)).catch(() => { source = null; });
   place.addEventListener('pointerenter', approach, {once: true});

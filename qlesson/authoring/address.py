@@ -6,6 +6,7 @@ CONTRIBUTING.md, "Publish", says how the repository's own owner and name get her
 from urllib.parse import urlencode
 
 REPOSITORY = "https://github.com/OWNER/NAME"
+BINDER = REPOSITORY.replace("https://github.com", "https://mybinder.org/v2/gh")
 COLAB = REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github")
 
 
@@ -17,6 +18,11 @@ def page(path: str) -> str:
 def colab(notebook: str) -> str:
     """A notebook, by its file's name, in Colab: from the branch colab, which a workflow writes."""
     return f"{COLAB}/blob/colab/{notebook}"
+
+
+def binder(notebook: str) -> str:
+    """A notebook, by its file's name, in JupyterLab on Binder."""
+    return f"{BINDER}/HEAD?urlpath=lab/tree/notebooks/{notebook}"
 
 
 def mistake(where: str) -> str:

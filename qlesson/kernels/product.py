@@ -70,6 +70,7 @@ class Prepared:
     """
 
     def __init__(self, w: Packed) -> None:
+        self.of = w
         steps = w.scale.contiguous(), None if w.offset is None else w.offset.contiguous()
         scale, offset = self.steps = steps
         self.packed = w.packed.contiguous()

@@ -21,7 +21,9 @@
 
 namespace {
 
+constexpr int64_t FEW = 8;  // inputs, up to which a row is multiplied as it is read
 constexpr int64_t BLOCK = 32, LONG = 256;
+constexpr int64_t AHEAD = 4096;  // bytes, before they are needed, memory is asked for
 
 typedef uint8_t Bytes __attribute__((vector_size(32)));
 typedef uint32_t Words __attribute__((vector_size(32)));

@@ -11,8 +11,6 @@
 
 namespace {
 
-constexpr int64_t FEW = 8;  // inputs, up to which a row is multiplied as it is read
-
 template <typename F>
 inline F multiply_add(F a, F b, F c) {
 #if defined(HAS_64_BYTES)
@@ -144,7 +142,7 @@ void few_products(const Weight& w, const Row* rows, const FewInputs& x, float* o
     for (int64_t j = 0; j < WORDS; j++) {
       WideWords words[R];
       for (int r = 0; r < R; r++) words[r] = load<WideWords>(rows[r].words + (i * WORDS + j) * WIDE);
-      for (int r = 0; r < R; r++) __builtin_prefetch(rows[r].words + (i * WORDS + j) * WIDE + 2048);
+      for (int r = 0; r < R; r++) __builtin_prefetch(rows[r].words + (i * WORDS + j) * WIDE + AHEAD);
 #pragma GCC unroll 8
       for (int f = 0; f < FIELDS; f++) {
         WideFloats u[R];
@@ -183,7 +181,7 @@ void few_products(const Weight& w, const Row* rows, const FewInputs& x, float* o
 
 template <int P, int T>
 void few_rows(const Weight& w, const FewInputs& x, int64_t m, const float* bias, int64_t begin, int64_t end, float* y) {
-  constexpr int R = T == 1 ? 1 : 2;
+  constexpr int R = T <= 2 ? 1 : 2;
   std::vector<Row> rows(R, Row(w));
   for (int64_t first = begin; first < end; first += R) {
     float found[R * T];

@@ -96,7 +96,7 @@ void block_sums(const Weight& w, int64_t row, const int8_t* x, int64_t m, int64_
   const uint8_t* b = w.row(row);
   const Quads ones = Quads{} + mask(1);
   for (int64_t i = 0; i < longs; i++, b += LONG / 8 * BITS) {
-    for (int64_t j = 0; j < LONG / 8 * BITS; j += 64) __builtin_prefetch(b + 2048 + j);
+    for (int64_t j = 0; j < LONG / 8 * BITS; j += 64) __builtin_prefetch(b + AHEAD + j);
     Quads u[V];
     for (int64_t v = 0; v < V; v++) u[v] = decode_long<BITS, Quads>(b, v);
     for (int64_t t = 0; t < m; t++) {
@@ -323,7 +323,7 @@ inline void int_tiles(const Weight& w, const Inputs& x, const Fours& fours, cons
 }
 
 inline void int_products(const Weight& w, const Inputs& x, float* y, int64_t threads) {
-  if (x.m <= 8 && w.aligned()) {
+  if (x.m <= FEW && w.aligned()) {
     const Buffer<int8_t> ordered = in_packed_order(w, x.codes, x.m);
     return share(w.n, threads, 16, [&](int64_t from, int64_t to) {
       with_bits(w.bits, [&](auto bits) { int_rows<bits>(w, x, ordered.data(), from, to, y); });

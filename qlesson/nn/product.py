@@ -40,7 +40,7 @@ def linear(x: Tensor, codes: QuantizedWeight, bias: Tensor | None) -> Tensor:
     """x W_hat^T + b in x's dtype, for float x [..., inputs] on the codes' device."""
     grad = torch.is_grad_enabled()
     ready = _prepared(codes)
-    w = ready or packed_of(codes)
+    w = packed_of(codes) if ready is None else ready.of
     if w is None or (grad and x.requires_grad):
         return F.linear(x, codes.values(x.dtype), _rounded(bias, x.dtype))
     if torch.is_autocast_enabled(x.device.type):
@@ -52,11 +52,9 @@ def linear(x: Tensor, codes: QuantizedWeight, bias: Tensor | None) -> Tensor:
     elif torch.compiler.is_compiling():
         y = _linear(x, *w)
     else:
-        packed = packed_of(codes)
-        assert packed is not None
-        found = _by_triton(x, packed)
+        found = _by_triton(x, w)
         if found is None:
-            return _in_tiles(x, packed, _rounded(bias, x.dtype))
+            return _in_tiles(x, w, _rounded(bias, x.dtype))
         y = found
     y = y if bias is None else y + bias
     return y if y.dtype == x.dtype else rounded(y, x.dtype)
@@ -133,7 +131,8 @@ def _prepared(codes: QuantizedWeight) -> Prepared | None:
     """The same for the kernel, found once; again when a buffer is another, or lies elsewhere."""
     if torch.compiler.is_compiling():
         return None
-    parts, packed = codes._buffers, codes._buffers["packed"]
+    parts: dict[str, Any] = codes._buffers
+    packed = parts["packed"]
     held = _held.get(codes)
     if held is None or not all(map(is_, held[0], parts.values())) or held[1] != packed.data_ptr():
         w = packed_of(codes)

@@ -18,7 +18,7 @@ from qlesson.teach.widgets import Choice, Slider, Switch, declarations
 
 pytest.importorskip("myst_nb", reason="the extra `book` is not installed")
 
-from qlesson.authoring.book import answers, chapters, light, main, pages, plays, repository_of
+from qlesson.authoring.book import answers, chapters, light, main, pages, plays
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -116,14 +116,13 @@ def test_the_download_is_the_notebook_itself(book):
         assert f'href="../{name}"' in html_of(book, path)
 
 
-def test_the_buttons_lead_to_the_repository_of_the_readme(book):
-    repository = repository_of((ROOT / "README.md").read_text(encoding="utf-8"))
+def test_the_buttons_lead_to_the_repository(book):
     for path in NOTEBOOKS:
         page, where = html_of(book, path), f"notebooks/{path.name}"
-        assert f"https://mybinder.org/v2/gh/{repository}/" in page and where in page
+        assert f"{address.BINDER}/" in page and where in page
         # Always to the copy that installs the course there.
         assert set(re.findall(r'href="(https://colab[^"]+)"', page)) == {address.colab(path.name)}
-        assert f"github.com/{repository}/issues/new" in page
+        assert f"{address.REPOSITORY}/issues/new" in page
 
 
 def test_formulas_are_drawn_by_the_browser(book):
@@ -157,7 +156,7 @@ def course_of(root, text):
         "# x\n\n{{ map }}\n\n```{toctree}\n:glob:\n\nnotebooks/*\nerrata\nchangelog\n```\n"
     )
     (root / "CHANGELOG.md").write_text("# What changed\n")
-    readme = "[b](https://mybinder.org/v2/gh/A/B/HEAD)\n\n| notebook | x |\n|---|---|\n| 00 | x |\n"
+    readme = "| notebook | x |\n|---|---|\n| 00 | x |\n"
     (root / "README.md").write_text(readme)
     (root / "notebooks").mkdir()
     nb = new_notebook(cells=[new_markdown_cell(text)])
@@ -181,7 +180,7 @@ def test_a_link_that_leads_nowhere_is_an_error(tmp_path, text, fails):
 
 
 def made(*cells):
-    return pages.page(new_notebook(cells=list(cells)), "01_x.ipynb", "A/B").cells
+    return pages.page(new_notebook(cells=list(cells)), "01_x.ipynb").cells
 
 
 def test_a_bet_is_marked_and_its_space_is_gone():
@@ -190,6 +189,11 @@ def test_a_bet_is_marked_and_its_space_is_gone():
     cells = made(new_markdown_cell("What is it?\n\nBet, run, then read on."), space, bet)
     assert [c.source for c in cells] == ["What is it?\n\n", "1 + 1"]
     assert cells[1].metadata["tags"] == [pages.BET]
+
+
+def test_nothing_is_to_be_run_before_a_live_figure_answers():
+    (cell,) = made(new_markdown_cell("## Play\n\nWhy? Run the cell, go down to 2 bits."))
+    assert cell.source == "## Play\n\nWhy? Go down to 2 bits."
 
 
 def test_links_from_notebook_to_notebook_are_left_to_the_theme():
@@ -220,7 +224,7 @@ def test_an_exercise_in_code_links_to_where_it_runs_and_folds_its_help():
     code, below = made(new_code_cell('def f(): ...\n\n\ncheck("1.1", f)'))
     ex = exercises()["1.1"]
     assert address.colab("01_x.ipynb") in below.source
-    assert "mybinder.org/v2/gh/A/B" in below.source
+    assert address.binder("01_x.ipynb") in below.source
     for text in (*ex.hints, ex.answered, ex.why):
         assert text in below.source
     assert below.source.count("{fold}") == len(ex.hints) + 1 and "<form" not in below.source
@@ -280,21 +284,29 @@ def test_the_frames_say_what_the_package_says_at_every_setting(book, number):
 
 
 def test_frames_are_drawn_again_only_where_something_changed(tmp_path, monkeypatch):
-    drawn = []
+    asked = []
 
-    def draw(number, to):
-        drawn.append(number)
-        to.mkdir(parents=True, exist_ok=True)
-        (to / "key.txt").write_text(plays.key(number))
+    def drawn(number, settings):
+        asked.append(number)
+        return [plays.Frame(b"x", ["said"]) for _ in settings]
 
-    monkeypatch.setattr(plays, "draw", draw)
+    monkeypatch.setattr(plays, "drawn", drawn)
     for _ in range(2):
         plays.write(tmp_path / "out", tmp_path / "kept", ["00"])
-    assert drawn == ["00"]
+    assert asked == ["00"]
+    assert sorted(p.name for p in (tmp_path / "out" / "00").iterdir()) == ["0.webp", "frames.js"]
     (tmp_path / "kept" / "00" / "key.txt").write_text("of another time")
     plays.write(tmp_path / "out", tmp_path / "kept", ["00"])
-    assert drawn == ["00", "00"]
+    assert asked == ["00", "00"]
     assert plays.key("00") != plays.key("03")
+
+
+def test_several_processes_draw_the_same(monkeypatch):
+    together = dict(plays._drawn_by_all_cores(["00", "04"]))
+    monkeypatch.setattr(plays, "WORTH_IT", 0)
+    monkeypatch.setattr(plays, "PART", 3)
+    assert dict(plays._drawn_by_all_cores(["00", "04"])) == together
+    assert [len(frames) for frames in together.values()] == [7, 7]
 
 
 def test_scripts_draw_in_the_colours_of_the_figures():

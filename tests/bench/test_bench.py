@@ -196,11 +196,11 @@ def test_what_notebook_13_says_of_times_is_stored():
     whole, floor = ms["formula, whole"], ms[bench.FLOOR]
     text = text_of("13_fast_kernels.ipynb")
     assert not re.search(r"\d ms\b", text)
-    assert "Answer D" in text and 20 / 1.5 < whole / floor < 20 * 1.5
+    assert "Answer D" in text and "**D** far more than that" in text and whole > 14 * floor
     copy = CPU["copy"][0]
     bandwidth = copy["moved"] / copy["ms"] / 1e6
     predicted = 37 * 2**25 / bandwidth / 1e6
-    assert "For one pass the count is right" in text
+    assert "For one pass the count is about right" in text
     assert abs(5 * 2**25 / bandwidth / 1e6 / floor - 1) < 0.25
     assert "takes far longer than its 37 bytes predict" in text and whole > 2 * predicted
     memory = {m["contestant"]: m for m in CPU["memory"]}
@@ -212,14 +212,15 @@ def test_what_notebook_13_says_of_times_is_stored():
     assert "a valley, several times as fast as the whole tensor" in text
     assert pieces[2**25] > 3 * pieces[2**17] and pieces[2**17] < 1.2 * min(pieces.values())
     steps = [s["ms"] for s in CPU["steps"]]
-    assert steps[0] > steps[1] > steps[2]
+    assert steps[0] > steps[1]
     wanted = [CELL | {"work": "choose", "granularity": g} for g in bench.GRANULARITIES]
     tensor, row, column, *groups = (bench.ms_of(CPU["rows"], **w)["compiled"] for w in wanted)
     assert "Rows and groups need about what codes with a given scale need" in text
     assert max(row, *groups) < 1.4 * ms["compiled"]
     assert 1.5 < tensor / ms["compiled"] < 2.6 and 1.5 < column / ms["compiled"] < 2.6
     trial = bench.stored("h100_trial")
-    assert trial["copy_tb_per_s"] * 1000 > 100 * bandwidth
+    assert "dozens of times as fast" in text
+    assert trial["copy_tb_per_s"] * 1000 > 24 * bandwidth
     low, high = trial["compiled_dynamic_shapes_share"]
     shares = {
         (s["contestant"], s["dtype"]): s["share"]
@@ -236,12 +237,13 @@ def test_what_notebook_13_says_of_times_is_stored():
 
 @pytest.mark.parametrize("build", BUILDS, ids=lambda build: build["vectors"])
 @pytest.mark.parametrize("work", ["given scale", "dequantize"])
-def test_the_loops_of_notebook_13_are_at_the_floor_on_both_builds(build, work):
+def test_the_loops_of_notebook_13_are_near_the_floor_on_both_builds(build, work):
     ms = bench.ms_of(build["rows"], **CELL | {"work": work})
     text = text_of("13_fast_kernels.ipynb")
-    assert "On either the package's loops are at the floor, and ONNX Runtime's" in text
-    assert ms["compiled"] < 1.15 * ms[bench.FLOOR]
-    assert ms["compiled"] < 1.1 * ms["onnxruntime"]
+    assert "On either the package's loops take less than one and a half passes" in text
+    assert ms["compiled"] < 1.5 * ms[bench.FLOOR]
+    assert "written by hand too, hardly more than one" in text
+    assert ms["onnxruntime"] < 1.2 * ms[bench.FLOOR]
 
 
 def test_what_notebook_14_says_of_times_is_stored():
@@ -251,9 +253,10 @@ def test_what_notebook_14_says_of_times_is_stored():
     four, eight = (
         {n: bench.ms_of(rows, bits=bits, tokens=n) for n in (1, 8, 64, 256)} for bits in (4, 8)
     )
-    assert "Answer B" in text and 1.5 < eight[1]["qlesson"] / four[1]["qlesson"] < 2.2
+    assert "Answer B" in text and 1.35 < eight[1]["qlesson"] / four[1]["qlesson"] < 2.2
     assert 0.8 < eight[256]["qlesson"] / four[256]["qlesson"] < 1.25
     read = next(r for r in rows if (r["bits"], r["tokens"]) == (8, 1))
+    assert "It is not half the time for one" in text
     assert f"the layer waits for {read['moved'] / 1e6:.0f} MB" in text
     assert "is slower than float32 all the same" in text
     one = four[1]

@@ -14,7 +14,7 @@ import nbformat
 from sphinx.cmd.build import build_main
 
 import qlesson
-from qlesson.authoring import errata
+from qlesson.authoring import address, errata
 from qlesson.authoring.book import plays
 from qlesson.authoring.book.light import lighten
 from qlesson.authoring.book.pages import page
@@ -31,11 +31,10 @@ def main(
     numbers  of the notebooks whose live figures get frames; None is all, and takes minutes
     """
     source, out = to / "source", to / "html"
-    repository = repository_of((root / "README.md").read_text(encoding="utf-8"))
-    assemble(root, source, repository)
+    assemble(root, source)
     settings = {
         "release": qlesson.__version__,
-        "html_theme_options.repository_url": f"https://github.com/{repository}",
+        "html_theme_options.repository_url": address.REPOSITORY,
     }
     given = [part for name, value in settings.items() for part in ("-D", f"{name}={value}")]
     options = ["-b", "html", "-q", "-W", "--keep-going", "-d", str(to / "doctrees"), *given]
@@ -53,16 +52,11 @@ def main(
     return 0
 
 
-def repository_of(readme: str) -> str:
-    """ "owner/name" on GitHub, from the badge at the top of README.md."""
-    return re.findall(r"mybinder\.org/v2/gh/([^/\s]+/[^/\s]+)/", readme)[0]
-
-
 def _notebooks(root: Path) -> Iterable[Path]:
     return sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
-def assemble(root: Path, source: Path, repository: str) -> None:
+def assemble(root: Path, source: Path) -> None:
     """Write what Sphinx reads. What has not changed keeps its time, so that Sphinx skips it."""
     files = {path.relative_to(root / "docs"): path.read_bytes() for path in _below(root / "docs")}
     readme = (root / "README.md").read_text(encoding="utf-8")
@@ -75,7 +69,7 @@ def assemble(root: Path, source: Path, repository: str) -> None:
         if path.suffix in (".md", ".csv"):
             files[Path("notebooks", path.name)] = path.read_bytes()
     for path in _notebooks(root):
-        made = page(nbformat.read(path, as_version=4), path.name, repository)
+        made = page(nbformat.read(path, as_version=4), path.name)
         files[Path("notebooks", path.name)] = nbformat.writes(made).encode()
     for path in _below(source):
         if path.relative_to(source) not in files:

@@ -21,22 +21,13 @@ from qlesson.teach.exercises import Exercise, exercises
 BET = "bet"  # the tag of a code cell whose output, and what follows it, is the answer
 
 
-def page(nb: NotebookNode, name: str, repository: str) -> NotebookNode:
-    """The notebook that Sphinx reads in place of `nb`.
-
-    name        of its file, as in "01_linear_formula.ipynb"
-    repository  "owner/name" on GitHub
-    """
+def page(nb: NotebookNode, name: str) -> NotebookNode:
+    """The notebook that Sphinx reads in place of `nb`, whose file has this name."""
     made = deepcopy(nb)
     cells = [cell for cell in made.cells if not is_space(cell)]
-    made.cells = [part for cell in cells for part in _cells(cell, links(repository, name))]
+    where = f"[Colab]({address.colab(name)}) or [Binder]({address.binder(name)})"
+    made.cells = [part for cell in cells for part in _cells(cell, where)]
     return made
-
-
-def links(repository: str, name: str) -> str:
-    """Where a notebook can be run, as Markdown."""
-    binder = f"https://mybinder.org/v2/gh/{repository}/main?urlpath=lab/tree/notebooks/{name}"
-    return f"[Colab]({address.colab(name)}) or [Binder]({binder})"
 
 
 def _cells(cell: NotebookNode, where: str) -> list[NotebookNode]:
@@ -60,6 +51,8 @@ def _cells(cell: NotebookNode, where: str) -> list[NotebookNode]:
 
 def _text(source: str) -> str:
     source = without_running(source).replace("Bet, run, then read on.", "")
+    if source.startswith("## Play"):
+        source = re.sub(r"\bRun the cell, (\w)", lambda first: first[1].upper(), source)
     return re.sub(r"^## Exercises\n\n(?!#).*$", "## Exercises", source, flags=re.M)
 
 

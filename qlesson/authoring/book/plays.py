@@ -16,12 +16,12 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -30,7 +30,16 @@ from qlesson.teach import lessons
 from qlesson.teach.widgets import Declaration, LiveFigure, declarations
 
 FEW = 1000  # settings, for which frames are drawn: about 10 MB
+PART = 40  # settings that a process draws at a time
+WORTH_IT = 200  # settings from which on several processes draw
 PACKAGE = Path(qlesson.__file__).parent
+
+
+class Frame(NamedTuple):
+    """A picture of a live figure, as WebP, and what stands below it."""
+
+    picture: bytes
+    sentences: list[str]
 
 
 def offered(control: Any) -> list[Any]:
@@ -112,15 +121,11 @@ def write(to: Path, kept: Path, numbers: Iterable[str] | None = None) -> None:
     found = declarations()
     few = [number for number in found if has_frames(found[number])]
     wanted = few if numbers is None else [number for number in few if number in numbers]
-    old = [n for n in wanted if _noted(kept / n) != key(n)]
-    old.sort(key=lambda n: (n != "10", -count(found[n])))  # a model writes in 10, and takes longest
-    workers = min(len(old), os.cpu_count() or 1)
-    if workers > 1:
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            list(pool.map(draw, old, [kept / n for n in old]))
-    else:
-        for number in old:
-            draw(number, kept / number)
+    old = [number for number in wanted if _noted(kept / number) != key(number)]
+    keys = {number: key(number) for number in old}
+    for number, frames in _drawn_by_all_cores(old):
+        keep(number, frames, kept / number)
+        (kept / number / "key.txt").write_text(keys[number], encoding="utf-8")
     shutil.rmtree(to, ignore_errors=True)
     for number in wanted:
         shutil.copytree(kept / number, to / number, ignore=shutil.ignore_patterns("key.txt"))
@@ -129,30 +134,38 @@ def write(to: Path, kept: Path, numbers: Iterable[str] | None = None) -> None:
         shutil.copyfile(path, to / number / "play.js")
 
 
-def draw(number: str, to: Path, settings: Sequence[dict[str, Any]] | None = None) -> None:
-    """Draw the frames of a live figure into the folder `to`, and write what they say.
+def _drawn_by_all_cores(numbers: Sequence[str]) -> Iterator[tuple[str, list[Frame]]]:
+    """The frames of each live figure, drawn in parts: in one of them a model writes for minutes."""
+    every = {number: settings_of(declarations()[number]) for number in numbers}
+    parts = [(n, x[i : i + PART]) for n, x in every.items() for i in range(0, len(x), PART)]
+    if sum(map(len, every.values())) < WORTH_IT:
+        yield from ((n, drawn(n, settings)) for n, settings in every.items())
+        return
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        results = pool.map(drawn, *zip(*parts, strict=True))
+        for number, group in itertools.groupby(zip(parts, results, strict=True), lambda x: x[0][0]):
+            yield number, [frame for _, frames in group for frame in frames]
 
-    settings  None is all of them; a test takes some
-    """
+
+def drawn(number: str, settings: Sequence[dict[str, Any]]) -> list[Frame]:
+    """What the live figure says and shows at these settings."""
+    live = LiveFigure(declarations()[number])
+    return [Frame(webp(live.draw(each)), live.sentences) for each in settings]
+
+
+def keep(number: str, frames: Sequence[Frame], to: Path) -> None:
+    """Write frames into the folder `to`, equal ones once, and what they say."""
     shutil.rmtree(to, ignore_errors=True)
     to.mkdir(parents=True)
-    drawn_by = key(number)
-    live = LiveFigure(declarations()[number])
     lines: dict[str, int] = {}
-    names: dict[str, int] = {}
-    said, frames = [], []
-    for each in settings_of(live.declaration) if settings is None else settings:
-        frame = webp(live.draw(each))
-        mark = hashlib.sha256(frame).hexdigest()
-        if mark not in names:
-            names[mark] = len(names)
-            (to / f"{names[mark]}.webp").write_bytes(frame)
-        frames.append(names[mark])
-        said.append([lines.setdefault(line, len(lines)) for line in live.sentences])
-    data = {"lines": list(lines), "said": said, "frames": frames}
+    pictures: dict[bytes, int] = {}
+    said = [[lines.setdefault(line, len(lines)) for line in f.sentences] for f in frames]
+    shown = [pictures.setdefault(frame.picture, len(pictures)) for frame in frames]
+    for picture, name in pictures.items():
+        (to / f"{name}.webp").write_bytes(picture)
+    data = {"lines": list(lines), "said": said, "frames": shown}
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     (to / "frames.js").write_text(f'qlesson.frames("{number}", {text});\n', encoding="utf-8")
-    (to / "key.txt").write_text(drawn_by, encoding="utf-8")
 
 
 def webp(png: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""A model's tokenizer, from the tokens and merges in its file   (notebook 16)."""
+"""A model's tokenizer, from the tokens and merges in its file."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence

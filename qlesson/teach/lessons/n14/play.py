@@ -4,7 +4,7 @@ from functools import partial
 from typing import NamedTuple
 
 from qlesson.teach import figures
-from qlesson.teach.widgets import Choice, Shown, declare
+from qlesson.teach.widgets import Choice, Decades, Shown, declare
 
 WEIGHTS = 8e9
 STORED = {  # bits a weight, with a float16 scale for 32 codes
@@ -14,7 +14,7 @@ STORED = {  # bits a weight, with a float16 scale for 32 codes
     "4-bit codes": 4.5,
     "2-bit codes": 2.5,
 }
-TOKENS = tuple(str(2**i) for i in range(11))
+TOKENS = tuple(2**i for i in range(11))
 
 
 class Machine(NamedTuple):
@@ -32,25 +32,23 @@ MACHINES = {
 @declare(
     "Tokens per second against tokens at once, below the roofs of memory and arithmetic.",
     weights=Choice("8 billion weights as", tuple(STORED), "bfloat16"),
-    tokens=Choice("tokens at once", TOKENS, "1"),
+    tokens=Decades("tokens at once", TOKENS, 1),
     machine=Choice("machine", tuple(MACHINES), "laptop"),
 )
-def _roofs(weights: str, tokens: str, machine: str) -> Shown:
-    bits, batch, (gb_per_s, gflop_per_s) = STORED[weights], int(tokens), MACHINES[machine]
+def _roofs(weights: str, tokens: int, machine: str) -> Shown:
+    bits, (gb_per_s, gflop_per_s) = STORED[weights], MACHINES[machine]
     gb = WEIGHTS * bits / 8 / 1e9
-    memory, arithmetic = batch * gb_per_s / gb, gflop_per_s * 1e9 / (2 * WEIGHTS)
+    memory, arithmetic = tokens * gb_per_s / gb, gflop_per_s * 1e9 / (2 * WEIGHTS)
     limit = "memory" if memory < arithmetic else "arithmetic"
     limit = "both" if memory == arithmetic else limit
-    turn = arithmetic / (gb_per_s / gb)
     sentences = [
         f"{machine.capitalize() if machine != 'GPU' else machine}: {gb_per_s:g} GB and "
         f"{gflop_per_s:g} billion operations a second.",
-        f"{weights}, {bits:g} bits a weight: {gb:g} GB are read for {_tokens(batch)} at once.",
+        f"{weights}, {bits:g} bits a weight: {gb:g} GB are read for {_tokens(tokens)} at once.",
         f"Tokens per second: memory allows {memory:.3g}, arithmetic {arithmetic:.3g}; "
         f"the limit is {limit}.",
-        f"Arithmetic is the limit from {turn:.3g} tokens at once on.",
     ]
-    points = {weights: [(batch, min(memory, arithmetic))]}
+    points = {weights: [(tokens, min(memory, arithmetic))]}
     limits = (0.3, 100_000)
     rest = {weights: bits}, gb_per_s, gflop_per_s, points, limits
     return sentences, partial(figures.tokens_per_second, WEIGHTS, *rest)
