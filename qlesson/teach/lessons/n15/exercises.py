@@ -18,14 +18,14 @@ class BlockByHand:
     hints = (
         "data[:2].view(torch.float16) reads two bytes as a float16.",
         "data[2:] & 15 is the first half of the codes, data[2:] >> 4 the second: torch.cat.",
-        "Make codes and d float32 before you subtract and multiply.",
+        "Make the codes float32 before you subtract; times a float16 they stay float32.",
     )
     why = """Two bytes for d and 16 for the codes: 18 bytes for 32 values, 4.5 bits each. The codes
         are made floats first, because in uint8 3 - 8 is 251."""
 
     @right
     def my_block(data):
-        d = data[:2].view(torch.float16).float()
+        d = data[:2].view(torch.float16)
         q = torch.cat([data[2:] & 15, data[2:] >> 4])
         return d * (q.float() - 8)
 
@@ -113,11 +113,11 @@ class PriceOfAKQuant:
         ((3.375, ...), "One float16 is missing: it scales all the scale codes of the block."),
         ((3.0625, ...), "The scale codes are missing: 16 of them, of 6 bits."),
         ((4, ...), "A small block has a code of 6 bits for its scale, not a float16."),
-        ((4.0625, ...), "A small block has a code of 6 bits for its scale, and no float16 of its own."),
+        ((4.0625, ...), "A small block's scale is a code of 6 bits, and no float16 of its own."),
         ((3.25, ...), "256 values are 16 small blocks of 16; you have counted 8 of 32."),
         ((3.875, ...), "Those are scales and minima. Q3_K has no minimum."),
         ((..., 880), "Those are bits. A byte has eight."),
-        ((..., 96), "Those are the codes alone: 12 bytes of scale codes and 2 of a float16 follow."),
+        ((..., 96), "Those are the codes alone: scale codes and a float16 follow, 14 bytes."),
         ((..., 108), "The float16 of the block is missing, two bytes."),
     ]  # fmt: skip
 
