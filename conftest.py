@@ -59,6 +59,7 @@ SECONDS = {
     "notebooks/10_quantized_language_model.ipynb": 28,
     "tests/test_running.py": 27,
     "tests/models/test_tinygpt.py": 26,
+    "notebooks/15_other_peoples_files.ipynb": 25,
     "tests/bench/test_bench.py": 21,
     "tests/teach/test_figures.py": 14,
     "tests/files/test_checkpoint.py": 12,

@@ -376,7 +376,8 @@ ROWS = {
         r=numbers(A), book=numbers(torch.tensor([-1.0, 0.0, 1.0]), scalar=REFUSED, longer=REFUSED,
                                    deeper=REFUSED)),
     **{f"files.codebooks.{name}": row(r=numbers(drawn(2, 64), scalar=REFUSED))
-       for name in ("mxfp4", "nvfp4", "nf4_blocks", "q4_0", "q4_0_blocks")},
+       for name in ("mxfp4", "nvfp4", "nf4_blocks", "q4_0")},
+    "files.codebooks.signed_largest": row(r=numbers(drawn(2, 64), scalar=REFUSED), bits=whole(4)),
     "files.packing.in_a_row": BELOW,
     "files.packing.packed_size": row(count=whole(8, zero=SOUND), bits=whole(4)),
     "files.packing.pack": row(

@@ -126,18 +126,22 @@ def q4_0(r: Tensor) -> Tensor:
 
     Raises ValueError where d is too large for a float16, which ggml stores as infinity.
     """
-    return q4_0_blocks(r).dequantize()
+    return signed_largest(r, 4).dequantize()
 
 
 @torch.no_grad()
-def q4_0_blocks(r: Tensor) -> Blocks:
-    """The same as Blocks: the codes q - 8 and the scales that ggml's reference quantizer stores."""
+def signed_largest(r: Tensor, bits: int) -> Blocks:
+    """ggml's Q4_0 or Q5_0 as Blocks, by the bits: with 5, -16 is in the place of -8, 31 of 15.
+
+    Codes around 0, q - 8 or q - 16, and scales, as ggml's reference quantizer stores them.
+    """
     blocks = _blocks(r, 32).float()
+    end = 2 ** (checks.whole("bits", bits, 4, 5) - 1)
     at = blocks.abs().argmax(-1, keepdim=True)
-    d = blocks.gather(-1, at) / -8
-    q = (blocks * _inverse(d) + 8.5).floor().clamp(0, 15) - 8
-    scale = _as_half(d, blocks, "Q4_0 stores an eighth of the largest")
-    return Blocks(q.to(torch.int8).flatten(-2), scale, None, 4, 32)
+    d = blocks.gather(-1, at) / -end
+    q = (blocks * _inverse(d) + (end + 0.5)).floor().clamp(0, 2 * end - 1) - end
+    scale = _as_half(d, blocks, f"Q{bits}_0 stores the largest divided by {end}")
+    return Blocks(q.to(torch.int8).flatten(-2), scale, None, bits, 32)
 
 
 def _inverse(d: Tensor) -> Tensor:

@@ -119,7 +119,9 @@ def test_q4_0_takes_its_codes_before_the_scale_is_rounded():
 
 def test_q4_0_refuses_what_ggml_stores_as_infinity():
     assert codebooks.q4_0(torch.full((32,), 5e5)).isfinite().all()
-    with pytest.raises(ValueError, match="up to 1e.07, and Q4_0 stores an eighth .* divide r"):
+    with pytest.raises(
+        ValueError, match="up to 1e.07, and Q4_0 stores the largest divided by 8 .* divide r"
+    ):
         codebooks.q4_0(torch.full((32,), 1e7))
 
 

@@ -1,6 +1,7 @@
-"""Sentences of 06, 09 and 11 that set one thing above another, beside what stands printed."""
+"""Sentences of 06, 09, 11 and 15 that set one thing above another, beside what stands printed."""
 
 import csv
+import itertools
 import re
 from pathlib import Path
 
@@ -259,3 +260,44 @@ def test_the_order_of_columns_cannot_be_told_apart_in_11():
     assert len(found) == 2 and all(abs(float(z)) < 2 for z in found)
     (ratio,) = ELEVEN.line("the GPT's largest channel / median:")
     assert 6 < ratio < 7
+
+
+def test_15_formats_beside_the_float_model():
+    page = Page("15")
+    row = r"^(\w+) +[\d.]+ bits +([\d.]+) dB .* ([-+][\d.]+) ± ([\d.]+)$"
+    rows = re.findall(row, page.printed, flags=re.M)
+    db = {name: float(x) for name, x, _, _ in rows}
+    lies = {name: float(x) for name, _, x, _ in rows}
+    errors = {name: lies[name] / float(error) for name, _, _, error in rows}
+    assert len(rows) == 10 and "FP8 cannot be told apart from the float model" in page.words
+    assert {name for name, z in errors.items() if z < 2} == {"FP8"}
+    assert round(errors["FP8"], 1) == page.said(r"its difference is (1\.6) standard errors")[0]
+    by_bits = [[lies[n] for n in names.split()] for names in (
+        "Q8_0 FP8", "Q5_1 Q5_0", "Q4_1 Q4_0 NF4 NVFP4 MXFP4 GPTQ")]  # fmt: skip
+    for more, fewer in itertools.pairwise(by_bits):
+        assert max(more) < min(fewer)
+    assert db["NVFP4"] < db["Q4_0"] and lies["NVFP4"] < lies["Q4_0"]
+
+
+def test_15_a_minimum_is_not_seen_in_the_predictions():
+    page = Page("15")
+    four, five = page.said(
+        r"Q4_1 returns ([\d.]+) dB more than Q4_0, Q5_1 ([\d.]+) dB more than Q5_0"
+    )
+    db = dict(re.findall(r"^(Q[45]_[01]) +[\d.]+ bits +([\d.]+) dB", page.printed, flags=re.M))
+    for bits, more in ((4, four), (5, five)):
+        assert round(float(db[f"Q{bits}_1"]) - float(db[f"Q{bits}_0"]), 1) == more
+    told = re.findall(r"^Q([45])_1 .*  ([a-z ]+)$", page.printed, flags=re.M)
+    assert told == [("4", "cannot be told apart"), ("5", "cannot be told apart")]
+
+
+def test_15_what_is_said_of_blocks():
+    page = Page("15")
+    blocks = dict(
+        re.findall(r"^(Q4_\w), .* bits +([\d.]+) dB on two rows$", page.printed, flags=re.M)
+    )
+    assert 0 < float(blocks["Q4_1"]) - float(blocks["Q4_K"]) < 0.1
+    (share,) = re.findall(r"^([\d.]+)% of the codes differ$", page.printed, flags=re.M)
+    assert round(10 * float(share)) == 7 and "seven codes of a thousand" in page.words
+    ours, theirs = (page.line(f"{name:6s} 4")[0] for name in ("ggml", "course"))
+    assert ours == theirs

@@ -118,7 +118,7 @@ def test_three_digits_are_not_enough(ex):
 
 @pytest.mark.parametrize(
     "id",
-    ["1.1", "3.1", "4.1", "4.2", "6.1", "6.3", "8.1", "8.3", "9.1", "9.3", "11.3", "12.1"],
+    ["1.1", "3.1", "4.1", "4.2", "6.1", "6.3", "8.1", "8.3", "9.1", "9.3", "11.3", "12.1", "15.1"],
 )
 def test_one_wrong_element_is_enough(id):
     ex = EXERCISES[id]
@@ -316,6 +316,13 @@ def three_parts(w, w_hat, j, u):
     return torch.cat([w[:j], torch.tensor([w_hat]), later])
 
 
+@right("15.1")
+def numpy_block(data):
+    data = data.numpy()
+    q = np.concatenate([data[2:] % 16, data[2:] // 16]).astype(np.float32)
+    return data[:2].view(np.float16).astype(np.float32) * (q - 8)
+
+
 @pytest.mark.parametrize(("id", "answer"), RIGHT)
 def test_right_in_another_style(id, answer):
     for seed in range(3):
@@ -386,6 +393,7 @@ def test_the_shrunk_input_is_one_of_the_question():
             [(0.2, -0.41, -2), (0.2, -0.4, -1.9)],
         ),
         ("13.1", [(3, 12)], [(3, 12.4), (3, 11.6)]),
+        ("15.2", [(3.4375, 110), (3.4375, 110.0)], [(3.44, 110), (3.4375, 111)]),
         ("14.1", [(4.5, 20), (4.5, 20.0)], [(4.5, 20.5), (4.6, 20), (4.5, 19)]),
     ],
 )

@@ -38,7 +38,9 @@ IN_A_BLOCK = {
     "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }  # fmt: skip
-FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7}  # enum llama_ftype
+FILE_TYPES = {  # enum llama_ftype
+    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9,
+}  # fmt: skip
 NORMAL, CONTROL, OWN, UNUSED = 1, 3, 4, 5  # enum llama_token_type
 MOST = 2**24  # of any number in config.json
 
@@ -48,8 +50,8 @@ def to_gguf(source: str | Path, target: str | Path, type: str = "Q8_0") -> list[
 
     source  the folder with config.json, tokenizer.json and safetensors
     target  the file to write
-    type    of the matrices, as in `gguf.quantize`; the embedding and the head of a 4-bit file are
-            Q8_0, and vectors F32
+    type    of the matrices, as in `gguf.quantize`; the embedding and the head of a file of 4 or
+            5 bits are Q8_0, and vectors F32
 
     Raises ValueError for a model that is not of Llama's type, and for a tokenizer other than the
     byte-level BPE of GPT-2, Llama 3 and SmolLM.
@@ -84,7 +86,7 @@ def _planned(
     bar: tqdm,
 ) -> Planned:
     stored = file.stored[name]
-    outer = new in ("token_embd.weight", "output.weight") and type.startswith("Q4")
+    outer = new in ("token_embd.weight", "output.weight") and type.startswith(("Q4", "Q5"))
     kind = "F32" if len(stored.shape) < 2 else "Q8_0" if outer else type
 
     def make() -> Blocks | Tensor:

@@ -3,6 +3,7 @@
     Q8_0  d = max|r| / 127             q = r / d, rounded half away from zero
     Q4_0  d = the largest, signed, / -8    q = floor(r / d + 8.5) up to 15, minus 8
     Q4_1  d = (max - min) / 15, m = min    q = floor((r - m) / d + 0.5) up to 15
+    Q5_0, Q5_1 likewise, with 16 in the place of 8, and 31 of 15
 
 All in float32, and r / d is r * (1 / d). The codes come from this d; what is stored is d, and m,
 rounded to float16. Source: quantize_row_q8_0_ref and its neighbours in ggml-quants.c.
@@ -13,13 +14,13 @@ from torch import Tensor
 
 from qlesson import checks
 from qlesson.blocks import Blocks
-from qlesson.files.codebooks import _as_half, _blocks, _inverse, q4_0_blocks
+from qlesson.files.codebooks import _as_half, _blocks, _inverse, signed_largest
 from qlesson.files.formats.ggml import TYPES
 from qlesson.files.packing import pack
 
 NUMBERS = {x.name: number for number, x in TYPES.items()}
 DTYPES = {x.decode: number for number, x in TYPES.items() if isinstance(x.decode, torch.dtype)}
-WRITTEN = ("F32", "F16", "Q8_0", "Q4_0", "Q4_1")
+WRITTEN = ("F32", "F16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
 
 
 @torch.no_grad()
@@ -27,7 +28,7 @@ def quantize(r: Tensor, type: str = "Q8_0") -> Blocks | Tensor:
     """r in one of ggml's types: Blocks, or a float tensor for F32 and F16.
 
     r     float [..., n], n a multiple of 32; half and float64 are made float32 first
-    type  "Q8_0", "Q4_0", "Q4_1", "F16" or "F32"
+    type  "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "F16" or "F32"
 
     The blocks are those of ggml's reference quantizers, byte for byte. Raises ValueError for NaN,
     infinity, another n, and for values whose scale float16 cannot hold.
@@ -37,7 +38,9 @@ def quantize(r: Tensor, type: str = "Q8_0") -> Blocks | Tensor:
     checks.finite("r", r)
     if type in ("F32", "F16"):
         return r.to(torch.float32 if type == "F32" else torch.float16)
-    return {"Q8_0": _q8_0, "Q4_0": q4_0_blocks, "Q4_1": _q4_1}[type](r)
+    if type == "Q8_0":
+        return _q8_0(r)
+    return (signed_largest if type.endswith("_0") else _with_minimum)(r, int(type[1]))
 
 
 def _q8_0(r: Tensor) -> Blocks:
@@ -50,14 +53,15 @@ def _q8_0(r: Tensor) -> Blocks:
     return Blocks(q.to(torch.int8).flatten(-2), scale, None, 8, 32)
 
 
-def _q4_1(r: Tensor) -> Blocks:
+def _with_minimum(r: Tensor, bits: int) -> Blocks:
     blocks = _blocks(r, 32).float()
     low, high = (f(-1, keepdim=True) for f in (blocks.amin, blocks.amax))
-    d = (high - low) / blocks.new_tensor(15)
-    q = ((blocks - low) * _inverse(d) + 0.5).floor().clamp(0, 15)
-    scale = _as_half(d, blocks, "Q4_1 stores a 15th of the range")
-    minimum = _as_half(low, blocks, "Q4_1 stores the smallest")
-    return Blocks(q.to(torch.uint8).flatten(-2), scale, minimum, 4, 32)
+    last = 2**bits - 1
+    d = (high - low) / blocks.new_tensor(last)
+    q = ((blocks - low) * _inverse(d) + 0.5).floor().clamp(0, last)
+    scale = _as_half(d, blocks, f"Q{bits}_1 stores the range divided by {last}")
+    minimum = _as_half(low, blocks, f"Q{bits}_1 stores the smallest")
+    return Blocks(q.to(torch.uint8).flatten(-2), scale, minimum, bits, 32)
 
 
 def type_of(name: str, x: object) -> int:
@@ -66,9 +70,9 @@ def type_of(name: str, x: object) -> int:
         return DTYPES[x.dtype]
     if type(x) is Blocks and x.scale.dtype == torch.float16 and x.group_size == 32:
         signed, plain = x.q.dtype.is_signed, x.minimum is None
-        form = {(8, True, True): "Q8_0", (4, True, True): "Q4_0", (4, False, False): "Q4_1"}
-        if (x.bits, signed, plain) in form and x.shape[-1] % 32 == 0:
-            return NUMBERS[form[x.bits, signed, plain]]
+        name = f"Q{x.bits}_{0 if plain else 1}"
+        if signed == plain and name in WRITTEN and x.shape[-1] % 32 == 0:
+            return NUMBERS[name]
     raise TypeError(
         f"tensors[{name!r}] is {checks.shown(x) if isinstance(x, Tensor) else type(x).__name__}, "
         "which GGUF files are not written with: use gguf.quantize(r, type), or a float tensor."
@@ -79,10 +83,19 @@ def encode(x: Blocks | Tensor) -> Tensor:
     """The bytes of a file, uint8 in a row."""
     if isinstance(x, Tensor):
         return checks.plain(x).cpu().contiguous().view(-1).view(torch.uint8)
-    codes = pack(x.q, x.bits, "halves") if x.bits == 4 else x.q
-    if x.bits == 4 and x.minimum is None:
-        codes = codes ^ 0x88  # from two's complement to codes from 0 on
     steps = [s for s in (x.scale, x.minimum) if s is not None]
     parts = [s.contiguous().view(torch.uint8).view(-1, 2) for s in steps]
-    blocks = codes.contiguous().view(torch.uint8).view(len(parts[0]), -1)
-    return torch.cat([*parts, blocks], 1).flatten().cpu()
+    q = x.q.contiguous().view(torch.uint8)
+    if x.bits < 8:
+        if x.minimum is None:
+            q = (q + 2 ** (x.bits - 1)) & (2**x.bits - 1)  # codes from 0 on
+        if x.bits == 5:
+            parts.append(_eight_in_a_byte(q >> 4).view(-1, 4))
+        q = pack(q & 15, 4, "halves")
+    return torch.cat([*parts, q.view(len(parts[0]), -1)], 1).flatten().cpu()
+
+
+def _eight_in_a_byte(bits: Tensor) -> Tensor:
+    """uint8 zeros and ones, the first in the lowest bit."""
+    shifts = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    return (bits.view(-1, 8) << shifts).sum(-1, dtype=torch.uint8)

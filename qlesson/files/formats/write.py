@@ -45,7 +45,7 @@ def write(path: str | Path, tensors: Mapping[str, Any], metadata: Mapping[str, A
 
     path      the file; it appears under its name when it is whole
     tensors   {name: tensor} in torch's order of axes: float and integer tensors, and Blocks as
-              `quantize` makes them or Q8_0, Q4_0 and Q4_1 open as; also what `formats.open` gives
+              `quantize` makes them, or as these types open; also what `formats.open` gives
     metadata  {key: value}: text, numbers, truth values, and lists of one of these. A whole number
               is stored in uint32 or int32, or in 64 bits where it needs them, in a list in int32;
               any other in float32. A number of numpy says its own kind: np.uint64(7)

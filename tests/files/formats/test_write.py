@@ -12,7 +12,7 @@ from qlesson.blocks import Blocks
 from qlesson.files import formats
 from qlesson.files.formats.quantizers import encode
 
-BLOCKS = ("Q8_0", "Q4_0", "Q4_1")
+BLOCKS = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
 METADATA = {
     "general.architecture": "test", "text": "grüße", "yes": True, "count": 7, "less": -7,
     "much": 2**40, "share": 0.25, "wide": np.float64(0.1), "byte": np.uint8(3),
@@ -178,7 +178,7 @@ def tiny_llama(kind):
     return names | ones | {"output_norm.weight": torch.ones(64), "token_embd.weight": w(49152, 64)}
 
 
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "F16", "F32"])
+@pytest.mark.parametrize("kind", [*BLOCKS, "F16", "F32"])
 def test_llama_cpp_loads_it(kind, tmp_path):
     xllamacpp = peers.peer("xllamacpp")
     with formats.open(peers.smollm2()) as real:

@@ -105,7 +105,7 @@ def pulls(
 
 
 def differences(panels: Mapping[str, Mapping[str, Comparison]]) -> Figure:
-    """How much worse than the float model each predicts, with two errors   (notebook 12).
+    """How much worse than the float model each predicts, with two errors   (notebooks 12, 15).
 
     panels  {title: {name: what `compare` found}}, the same names in each
     """
