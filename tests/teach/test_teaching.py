@@ -16,6 +16,7 @@ import yaml
 import qlesson as ql
 from qlesson.authoring import address
 from qlesson.authoring.lint import github
+from qlesson.models import tinygpt
 from qlesson.qtensor import qparams_from_range
 from qlesson.teach.exercises import exercises
 from qlesson.teach.room import at_bits
@@ -197,6 +198,16 @@ def test_votes_06_and_08_the_price_of_scales():
 def test_vote_09_a_product_takes_15_bits():
     product = 128 * 128
     assert product.bit_length() == 15 and 2 * 127 * 127 < 2**15 < 3 * 127 * 127
+
+
+def test_vote_15_a_zero_point_that_is_one_less():
+    scheme = ql.Scheme(4, granularity=ql.PerGroup(128), signed=False, scale_dtype=torch.float16)
+    r = tinygpt.weight_matrices(tinygpt.load())["blocks.0.mlp.up"]
+    x = ql.quantize(r, scheme)
+    off = x.scale.float() * (x.q.float() - (x.zero_point.float() - 1))
+    assert torch.allclose(off - x.dequantize(), x.scale.float().expand(r.shape), rtol=1e-4)
+    lost = ql.sqnr(r, x.dequantize()) - ql.sqnr(r, off)
+    assert f"a whole one costs {lost:.0f} dB" in TEXT
 
 
 def test_learners_per_server():
