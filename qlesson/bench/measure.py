@@ -30,29 +30,36 @@ def clock() -> str:
 
 
 def measure(
-    contestants: Mapping[Key, Call], device: str = "cpu", rounds: int = ROUNDS
+    contestants: Mapping[Key, Call],
+    device: str = "cpu",
+    rounds: int = ROUNDS,
+    before: Call = lambda: None,
 ) -> dict[Key, Spread]:
-    """(median, lower and upper quartile) in ms of each contestant, in blocks taken in turn."""
+    """(median, lower and upper quartile) in ms of each contestant, in blocks taken in turn.
+
+    before  runs ahead of each call, and takes no time of it
+    """
     times: dict[Key, list[float]] = {name: [] for name in contestants}
     for call in contestants.values():
         call()  # compiles, allocates
     for _ in range(rounds):
         for name, call in contestants.items():
             time.sleep(PAUSE)
-            times[name] += _block(call, device)
+            times[name] += _block(call, device, before)
     return {name: _spread(ms) for name, ms in times.items()}
 
 
-def _block(call: Call, device: str) -> list[float]:
+def _block(call: Call, device: str, before: Call) -> list[float]:
     """Times of one contestant in ms: the first call warms up, and counts only where it is long."""
-    first = _timed(call, device)
+    first = _timed(call, device, before)
     ms, end = [first] if first > SLOW_MS else [], time.perf_counter() + BLOCK_SECONDS
     while not ms or (time.perf_counter() < end and len(ms) < 100):
-        ms.append(_timed(call, device))
+        ms.append(_timed(call, device, before))
     return ms
 
 
-def _timed(call: Call, device: str) -> float:
+def _timed(call: Call, device: str, before: Call) -> float:
+    before()
     if device != "cpu":
         torch.cuda.synchronize()
     start = _clock["now"]()

@@ -45,7 +45,7 @@ def test_on_one_core_other_programs_do_not_count(monkeypatch):
     measure.on_one_core()
     try:
         assert torch.get_num_threads() == 1 and measure.clock() == "of one thread"
-        assert measure._timed(asleep, "cpu") < 100
+        assert measure._timed(asleep, "cpu", lambda: None) < 100
     finally:
         torch.set_num_threads(threads)
 
@@ -210,13 +210,13 @@ def test_what_notebook_13_says_of_times_is_stored():
     assert "what is left is less than 37 bytes predict" in text and reused["ms"] < predicted
     pieces = {p["values"]: p["ms"] for p in CPU["pieces"]}
     assert "a valley, several times as fast as the whole tensor" in text
-    assert pieces[2**25] > 3 * pieces[2**17] and pieces[2**17] < 1.2 * min(pieces.values())
+    assert pieces[2**25] > 3 * pieces[2**17] and pieces[2**17] < 1.5 * min(pieces.values())
     steps = [s["ms"] for s in CPU["steps"]]
     assert steps[0] > steps[1]
     wanted = [CELL | {"work": "choose", "granularity": g} for g in bench.GRANULARITIES]
     tensor, row, column, *groups = (bench.ms_of(CPU["rows"], **w)["compiled"] for w in wanted)
-    assert "Rows and groups need little more than codes with a given scale" in text
-    assert max(row, *groups) < 1.5 * ms["compiled"]
+    assert "Rows need little more than codes with a given scale, and groups less than twice" in text
+    assert row < 1.5 * ms["compiled"] and max(groups) < 2 * ms["compiled"]
     assert "a whole tensor and its columns need the second reading" in text
     assert min(tensor, column) > 1.5 * ms["compiled"]
     trial = bench.stored("h100_trial")
@@ -243,8 +243,8 @@ def test_the_loops_of_notebook_13_are_near_the_floor_on_both_builds(build, work)
     text = text_of("13_fast_kernels.ipynb")
     assert "On either the package's loops take less than one and a half passes" in text
     assert ms["compiled"] < 1.5 * ms[bench.FLOOR]
-    assert "written by hand too, hardly more than one" in text
-    assert ms["onnxruntime"] < 1.2 * ms[bench.FLOOR]
+    assert "and so do ONNX Runtime's" in text
+    assert ms["onnxruntime"] < 1.5 * ms[bench.FLOOR]
 
 
 def test_what_notebook_14_says_of_times_is_stored():
