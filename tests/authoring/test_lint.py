@@ -173,6 +173,7 @@ SPOILED = {
     "many lines": (code("pass\n" * 15 + "pass"), "16 lines"),
     "wide line": (code("x = 1  " + "#" * 73), "80 columns"),
     "empty cell": (code(" "), "empty code cell"),
+    "empty text": (text(" "), "empty markdown cell"),
     "skip tag": (code(tags=["nbval-skip"]), "nbval-skip"),
     "ignore tag": (code(tags=["nbval-ignore-output"]), "nbval-ignore-output"),
     "exception tag": (code(tags=["raises-exception"]), "raises-exception"),

@@ -103,11 +103,17 @@ def small_file(nb: NotebookNode) -> Iterator[str]:
 
 
 @rule
+def no_cell_is_empty(nb: NotebookNode) -> Iterator[str]:
+    """JupyterLab shows an empty text as a place to click, and waits for it."""
+    for cell in nb.cells:
+        if not cell.source.strip():
+            yield f"has an empty {cell.cell_type} cell"
+
+
+@rule
 def short_code(nb: NotebookNode) -> Iterator[str]:
     for cell in code(nb):
         lines = cell.source.split("\n")
-        if not cell.source.strip():
-            yield "has an empty code cell"
         if len(lines) > 15:
             yield f"{where(cell)} has {len(lines)} lines, over 15"
         if max(map(len, lines)) > 79:
