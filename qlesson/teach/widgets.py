@@ -254,7 +254,7 @@ _SAY_WHAT_IT_IS = textwrap.dedent("""\
         const slider = handle.closest('.widget-slider');
         const told = slider.querySelector('.widget-readout');
         const round = () => {{
-          const text = s.matches('.qlesson-notches') ? told.textContent
+          const text = slider.matches('.qlesson-notches') ? told.textContent
             : String(parseFloat((+handle.ariaValueText).toFixed(4)));
           if (text != 'NaN' && text != handle.ariaValueText) handle.ariaValueText = text;
         }};
