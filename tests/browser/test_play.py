@@ -134,14 +134,16 @@ def changed(page, picture, source):
 def test_the_time_from_a_key_to_the_picture(running):
     lines, everything = [], []
     for number, (notebook, declaration) in enumerate(DECLARATIONS.items()):
+        controls = declaration.controls.values()
+        sliders = [c for c in controls if isinstance(c, Slider | Decades)]
+        if not sliders:  # 15 and 16 have lists to choose from
+            continue
         cell(running, number).scroll_into_view_if_needed()
         figure = live(running, number)
         picture = figure.locator("img.widget-image")
         picture.evaluate(WATCH)
         presses = 0
-        for control in declaration.controls.values():
-            if not isinstance(control, Slider | Decades):
-                continue
+        for control in sliders:
             handle = figure.get_by_role("slider", name=control.words, exact=True)
             handle.focus()
             now, least = map(handle.get_attribute, ("aria-valuenow", "aria-valuemin"))
@@ -154,7 +156,7 @@ def test_the_time_from_a_key_to_the_picture(running):
                     polling=20,  # the default, every frame, takes the time that is measured
                 )
         times = running.evaluate("() => window.times")
-        assert len(times) == presses > 0
+        assert len(times) == presses
         everything += times
         lines.append(f"{notebook}  median {statistics.median(times):4.0f} ms of {len(times)}")
     lines.append(f"all  median {statistics.median(everything):4.0f} ms of {len(everything)}")
