@@ -44,7 +44,10 @@ def first_tokens(shares: Mapping[str, float]) -> Figure:
     fig, ax = draw.figure(0.9 + 0.4 * len(shares))
     at = -np.arange(len(shares), dtype=float)
     ax.barh(at, draw.array(list(shares.values())), 0.6, color=draw.SIZE, edgecolor=draw.INK, lw=0.6)
-    draw.own_ticks(ax.yaxis, at, list(shares))
-    ax.set_xlim(0, 1)
+    ax.set_yticks([])
+    for y, (token, share) in zip(at, shares.items(), strict=True):
+        ax.text(share + 0.012, y, token, va="center")
+    draw.own_ticks(ax.xaxis, np.arange(0, 1.1, 0.2), ["0", "0.2", "0.4", "0.6", "0.8", "1"])
+    ax.set_xlim(0, 1.3)  # with room for a token beside the longest bar
     ax.set_xlabel("probability to begin the answer")
     return fig
