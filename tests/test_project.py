@@ -337,5 +337,5 @@ def test_ci_calls_the_command_of_the_readme():
     assert script.stat().st_mode & stat.S_IXUSR
     assert '\nmake test "$@"\n' in script.read_text()
     assert '\nmake models "$@"\nexport QLESSON_REQUIRE_MODELS=1\n' in script.read_text()
-    assert "tests/machines.py --model noise" in script.read_text()
+    assert "tests/machines.py noise -- notebooks/" in script.read_text()
     assert ".ci/run" in (ROOT / ".github/workflows/test.yml").read_text()
