@@ -1,0 +1,120 @@
+// Numbers in float32, in halves and in whole numbers of 8 bits, and from one to another: one at a
+// time, and many in the processor's own words where no compiler finds them.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+struct bfloat16 { uint16_t bits; };
+struct float16 { uint16_t bits; };
+
+template <typename To, typename From>
+inline To same_bits(From x) {
+  static_assert(sizeof(To) == sizeof(From));
+  To y;
+  std::memcpy(&y, &x, sizeof y);
+  return y;
+}
+
+// --- a number as a float ---
+template <typename T>
+inline float to_float(T x) { return static_cast<float>(x); }
+template <>
+inline float to_float(bfloat16 x) { return same_bits<float>(static_cast<uint32_t>(x.bits) << 16); }
+template <>
+inline float to_float(float16 x) {
+  const uint32_t size = x.bits & 0x7fff, sign = static_cast<uint32_t>(x.bits & 0x8000) << 16;
+  const uint32_t more = 112u << 23;  // float32's exponents begin 112 earlier
+  const uint32_t whole = (size << 13) + more + (size >= 0x7c00 ? more : 0);
+  const float small = static_cast<float>(static_cast<int32_t>(size)) * 0x1p-24f;
+  return same_bits<float>((size < 0x0400 ? same_bits<uint32_t>(small) : whole) | sign);
+}
+
+// --- and back, rounded once; no NaN ---
+template <typename T, typename X>
+inline T from_float(X x) { return static_cast<T>(x); }
+template <>
+inline bfloat16 from_float(float x) {
+  const uint32_t bits = same_bits<uint32_t>(x);
+  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+template <>
+inline float16 from_float(float x) {
+  const uint32_t bits = same_bits<uint32_t>(x), size = bits & 0x7fffffff;
+  const uint32_t whole = (size - (112u << 23) + 0xfff + (size >> 13 & 1)) >> 13;
+  const uint32_t small = same_bits<uint32_t>(same_bits<float>(size) + 0.5f) - (126u << 23);
+  const uint32_t half = size < 113u << 23 ? small : whole;
+  return {static_cast<uint16_t>(std::min(half, 0x7c00u) | (bits >> 16 & 0x8000))};
+}
+
+// N values from one type to another; what no compiler finds is said in the processor's own words.
+template <int64_t N, typename X, typename Y>
+inline void convert(const X* x, Y* y) {
+  constexpr bool from_f16 = std::is_same_v<X, float16>, to_f16 = std::is_same_v<Y, float16>;
+  constexpr bool to_bf16 = std::is_same_v<Y, bfloat16>, from_codes = sizeof(X) == 1, to_codes = sizeof(Y) == 1;
+  int64_t k = 0;
+#ifdef __AVX512F__
+  const auto to = [=](int64_t k) { return reinterpret_cast<__m256i*>(y + k); };
+  for (; (from_f16 || to_f16 || from_codes || to_codes) && k + 16 <= N; k += 16) {
+    if constexpr (from_f16) _mm512_storeu_ps(y + k, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(x + k))));
+    if constexpr (to_f16) _mm256_storeu_si256(to(k), _mm512_cvtps_ph(_mm512_loadu_ps(x + k), 0));
+    if constexpr (to_codes) _mm_storeu_si128((__m128i*)(y + k), _mm512_cvtepi32_epi8(_mm512_loadu_si512(x + k)));
+    if constexpr (from_codes) {
+      const __m128i in = _mm_loadu_si128((const __m128i*)(x + k));
+      _mm512_storeu_si512(y + k, std::is_signed_v<X> ? _mm512_cvtepi8_epi32(in) : _mm512_cvtepu8_epi32(in));
+    }
+  }
+#endif
+#ifdef __AVX512BF16__
+  for (; to_bf16 && k + 16 <= N; k += 16)
+    if constexpr (to_bf16) _mm256_storeu_si256(to(k), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x + k)));
+#endif
+#ifdef __AVX2__
+  for (; (from_f16 || to_f16 || from_codes) && k + 8 <= N; k += 8) {
+    if constexpr (from_f16) _mm256_storeu_ps(y + k, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(x + k))));
+    if constexpr (to_f16) _mm_storeu_si128((__m128i*)(y + k), _mm256_cvtps_ph(_mm256_loadu_ps(x + k), 0));
+    if constexpr (from_codes) {
+      const __m128i in = _mm_loadl_epi64((const __m128i*)(x + k));
+      _mm256_storeu_si256((__m256i*)(y + k), std::is_signed_v<X> ? _mm256_cvtepi8_epi32(in) : _mm256_cvtepu8_epi32(in));
+    }
+  }
+  if constexpr (to_codes)
+    for (; k + 32 <= N; k += 32) {  // the last 16 bits of each, then 8, then all into their order
+      const auto in = [=](int64_t j) { return _mm256_loadu_si256((const __m256i*)(x + k + j)); };
+      const __m256i a = _mm256_blend_epi16(in(0), _mm256_slli_epi32(in(8), 16), 0xaa);
+      const __m256i b = _mm256_blend_epi16(in(16), _mm256_slli_epi32(in(24), 16), 0xaa);
+      const __m256i bytes = std::is_signed_v<Y> ? _mm256_packs_epi16(a, b) : _mm256_packus_epi16(a, b);
+      const __m128i even_odd = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+      const __m256i fours = _mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(even_odd));
+      const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+      _mm256_storeu_si256((__m256i*)(y + k), _mm256_permutevar8x32_epi32(fours, order));
+    }
+  if constexpr (to_bf16)
+    for (; k + 16 <= N; k += 16) {
+      const auto half = [=](int64_t j) {
+        const __m256i bits = _mm256_loadu_si256((const __m256i*)(x + k + j)), last = _mm256_srli_epi32(bits, 16);
+        const __m256i up = _mm256_add_epi32(_mm256_and_si256(last, _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7fff));
+        return _mm256_srli_epi32(_mm256_add_epi32(bits, up), 16);
+      };
+      _mm256_storeu_si256((__m256i*)(y + k), _mm256_permute4x64_epi64(_mm256_packus_epi32(half(0), half(8)), 0xd8));
+    }
+#endif
+  if (k < N) {
+#pragma omp simd
+    for (int64_t j = 0; j < N; j++) {
+      if constexpr (std::is_integral_v<X>) y[j] = static_cast<Y>(x[j]);
+      else y[j] = from_float<Y>(to_float(x[j]));
+    }
+  }
+}
+
+#ifdef __AVX2__
+constexpr bool CONVERTS = true;
+#else
+constexpr bool CONVERTS = false;
+#endif
