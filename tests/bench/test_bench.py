@@ -39,6 +39,22 @@ def test_measure_takes_turns_and_gives_median_and_quartiles(monkeypatch):
     assert all(low <= ms <= high for ms, low, high in found.values())
 
 
+def test_what_runs_before_a_call_runs_before_each_and_takes_no_time_of_it(monkeypatch):
+    """By a clock that goes on by what each of them takes."""
+    monkeypatch.setattr(measure, "PAUSE", 0)
+    monkeypatch.setattr(measure, "BLOCK_SECONDS", 0)
+    order, now = [], [0.0]
+    monkeypatch.setitem(measure._clock, "now", lambda: now[0])
+
+    def takes(seconds, name):
+        now[0] += seconds
+        order.append(name)
+
+    found = measure.measure({"a": lambda: takes(1e-3, "a")}, before=lambda: takes(1.0, "-"))
+    assert "".join(order) == "a" + 3 * "-a-a"
+    assert found["a"] == pytest.approx((1, 1, 1))
+
+
 def test_on_one_core_other_programs_do_not_count(monkeypatch):
     threads, asleep = torch.get_num_threads(), lambda: time.sleep(0.3)
     monkeypatch.setitem(measure._clock, "now", measure._clock["now"])
