@@ -12,7 +12,7 @@ from tqdm import tqdm
 from qlesson import checks
 from qlesson.blocks import Blocks, code_ends
 from qlesson.files import formats
-from qlesson.files.formats import Opened, Stored
+from qlesson.files.formats import NotRead, Opened, Stored
 from qlesson.files.formats.kinds import BookBlocks, SuperBlocks
 from qlesson.files.formats.steps import PerIndex
 from qlesson.granularity import Granularity, PerAxis, PerGroup, PerTensor
@@ -85,10 +85,8 @@ def _line(file: Opened, name: str) -> Line:
     stored = file.stored[name]
     try:
         x = file[name]
-    except ValueError as error:
-        if "does not read" in str(error) or "laid out for a kernel" in str(error):
-            return Line(name, stored, "not read")
-        raise
+    except NotRead:
+        return Line(name, stored, "not read")
     return Line(name, stored, _words(x), *(() if isinstance(x, Tensor) else shares(x)))
 
 

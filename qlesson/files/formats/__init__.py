@@ -13,9 +13,9 @@ from pathlib import Path
 from qlesson import checks
 from qlesson.files.formats import gguf, safetensors
 from qlesson.files.formats.layout import MAGIC
-from qlesson.files.formats.opened import Opened, Stored
+from qlesson.files.formats.opened import NotRead, Opened, Stored
 
-__all__ = ["Opened", "Stored", "gguf", "open"]
+__all__ = ["NotRead", "Opened", "Stored", "gguf", "open"]
 
 
 def open(path: str | Path) -> Opened:

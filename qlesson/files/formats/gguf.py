@@ -22,7 +22,7 @@ import torch
 from qlesson import checks
 from qlesson.files.formats.ggml import TYPES, Type
 from qlesson.files.formats.layout import ALIGNMENT, LIST, MAGIC, MOST_AXES, NUMBERS, TEXT
-from qlesson.files.formats.opened import Opened, Stored, Value, damaged
+from qlesson.files.formats.opened import NotRead, Opened, Stored, Value, damaged
 from qlesson.files.formats.quantizers import quantize
 from qlesson.files.formats.write import write
 
@@ -55,7 +55,7 @@ class GGUF(Opened):
     def _read(self, name: str) -> Value:
         (kind, shape, nbytes), (type_, begin) = self.stored[name], self._tensors[name]
         if type_.decode is None:
-            raise ValueError(
+            raise NotRead(
                 f"{checks.shown(name)} in {self.path} is of ggml's type {kind}, which qlesson does "
                 "not read: convert the file to another type with llama.cpp."
             )

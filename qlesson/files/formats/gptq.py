@@ -44,7 +44,9 @@ def qweight(parts: Parts, config: Config) -> Found:
     groups, outputs = matrix(scales)
     how = config.get("checkpoint_format") or config.get("version")
     if how in ("marlin", "gemv", "gemv_fast", "exllama", "ipex"):
-        raise weight.wrong(f"is in the layout {how}, which qlesson does not read")
+        raise weight.not_read(
+            f"is in the layout {how}, which qlesson does not read: save it as gptq or gemm"
+        )
     return _awq(parts, config) if columns * 8 == outputs else _gptq(parts, config)
 
 

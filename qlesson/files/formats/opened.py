@@ -12,6 +12,10 @@ from qlesson.qtensor import QTensor
 Value = QTensor | Blocks | Tensor
 
 
+class NotRead(ValueError):
+    """A tensor in a form that this qlesson has no reader for; nothing is wrong with the file."""
+
+
 class Stored(NamedTuple):
     """How a file holds one tensor: its kind in the file's own words, shape, and size in bytes."""
 
@@ -29,7 +33,7 @@ class Opened(Mapping[str, Value]):
     stored    {name: Stored}, known without reading a tensor
 
     A context manager: the file is closed at its end. A tensor that this qlesson cannot read is in
-    the list, and raises ValueError when it is asked for.
+    the list, and raises NotRead, a ValueError, when it is asked for.
     """
 
     path: Path

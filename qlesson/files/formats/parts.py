@@ -7,7 +7,7 @@ from torch import Tensor
 
 from qlesson import checks
 from qlesson.files.checkpoint.format import Entry, _File
-from qlesson.files.formats.opened import Stored, Value
+from qlesson.files.formats.opened import NotRead, Stored, Value
 
 FLOATS = ("F32", "F16", "BF16")
 Config = Mapping[str, Any]  # quantization_config of config.json, or empty
@@ -39,6 +39,9 @@ class Part(NamedTuple):
 
     def wrong(self, why: str) -> ValueError:
         return ValueError(f"{checks.shown(self.name)} in {self.file.path} {why}: it is damaged.")
+
+    def not_read(self, why: str) -> NotRead:
+        return NotRead(f"{checks.shown(self.name)} in {self.file.path} {why}.")
 
 
 Parts = Mapping[str, Part]  # by what stands behind the tensor's name

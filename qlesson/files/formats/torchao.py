@@ -38,9 +38,9 @@ def plain(parts: Parts, said: dict[str, Any]) -> Found:
     if kind not in (*INTEGERS, "Float8Tensor"):
 
         def refuse() -> Value:
-            raise ValueError(
-                f"{codes.name} in {codes.file.path} is of torchao's class {kind}, which is laid "
-                "out for a kernel: dequantize it with torchao, and save it again."
+            raise codes.not_read(
+                f"is of torchao's class {kind}, which is laid out for a kernel: dequantize it with "
+                "torchao, and save it again"
             )
 
         return found(f"torchao {kind}", parts, codes.shape, refuse)
@@ -52,7 +52,10 @@ def plain(parts: Parts, said: dict[str, Any]) -> Found:
     def integers() -> Value:
         zeros = parts.get("zero_point")
         if zeros and zeros.entry.dtype != "I8":
-            raise zeros.wrong("holds zero points that are no codes, which qlesson does not read")
+            raise zeros.not_read(
+                "holds zero points that are no codes, which qlesson does not read: dequantize it "
+                "with torchao, and save it again"
+            )
         z = zeros and zeros.read("I8", scale.shape)
         return coded_by_shape(codes.read("I8"), scale.read(FLOATS), z, _bits(data), scale, block)
 
