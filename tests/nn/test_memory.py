@@ -72,9 +72,12 @@ pytestmark = [
 ]
 
 
-def measured(code, **settings):
-    """The numbers that a process of its own prints."""
-    asked, env = [sys.executable, "-c", START + code], os.environ | settings
+def measured(code):
+    """The numbers that a process of its own prints; it gives back at once what it frees."""
+    asked, env = (
+        [sys.executable, "-c", START + code],
+        os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"},
+    )
     said = subprocess.run(asked, env=env, capture_output=True, text=True, check=True).stdout
     print(said)
     return list(map(float, said.split()))
@@ -89,9 +92,7 @@ def test_quantize_model_takes_the_new_model_and_little_more():
 def test_a_method_is_shown_a_few_layers_inputs_at_a_time():
     """What 20 layers of 8192 inputs met is 320 MB; the peak is 64 MB of it, or one layer's 16 MB,
     and about as much again for a small model, its copy and what a run computes."""
-    at_once, one_by_one = measured(
-        BY_METHOD, MALLOC_MMAP_THRESHOLD_="131072"
-    )  # freed is given back
+    at_once, one_by_one = measured(BY_METHOD)
     assert at_once < 160 and one_by_one < 110
 
 
