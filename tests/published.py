@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 WIDTH, HEADS, KV_HEADS, HIDDEN, LAYERS = 64, 4, 2, 96, 2
-TEMPLATE = "{{ messages }}"
+PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+TEMPLATE = "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}"
 
 
 def small():
@@ -53,7 +54,8 @@ def published(folder, words=small, tokenizer=None, **config):
     steps = [{"type": "Digits", "individual_digits": True}, {"type": "ByteLevel"} | byte_level]
     said_of_tokens = {
         "model": {"type": "BPE", "vocab": {x: i for i, x in enumerate(letters)}, "merges": merges},
-        "added_tokens": added, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+        "added_tokens": [x | PLAIN for x in added],
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
         "decoder": {"type": "ByteLevel"} | byte_level,
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(said | config))
@@ -88,4 +90,5 @@ def as_published(tensors, ids):
         x = x + mixed.transpose(0, 1).reshape(len(ids), -1) @ w["o_proj"].T
         h = norm(x, w["post_attention_layernorm"])
         x = x + (F.silu(h @ w["gate_proj"].T) * (h @ w["up_proj"].T)) @ w["down_proj"].T
-    return (norm(x, tensors["model.norm.weight"]) @ tensors["model.embed_tokens.weight"].T)[-1]
+    head = tensors.get("lm_head.weight", tensors["model.embed_tokens.weight"])
+    return norm(x, tensors["model.norm.weight"])[-1] @ head.T

@@ -80,8 +80,7 @@ def load(path: str | Path, keep: str = "codes") -> tuple[Llama, Tokenizer]:
         with torch.device("meta"):
             model = Llama(config)
         _fill(model, file, keep)
-        of = _of_folder if isinstance(file, LlamaFolder) else _of_metadata
-        tokenizer = of(file, config.vocabulary)
+        tokenizer = _tokenizer(file, config.vocabulary)
     return model.requires_grad_(keep == "float").eval(), tokenizer
 
 
@@ -152,7 +151,9 @@ def _refuse_other_turns(file: Opened, config: Config) -> None:
         raise _other(file, f"positions turn {turned} of {width} numbers, scaled by {scaling!r}")
 
 
-def _of_metadata(file: Opened, vocabulary: int) -> Tokenizer:
+def _tokenizer(file: Opened, vocabulary: int) -> Tokenizer:
+    if isinstance(file, LlamaFolder):
+        return _of_folder(file, vocabulary)
     kind = _said(file, "tokenizer.ggml.model", str)
     if kind != "gpt2":
         raise _other(file, f"its tokenizer is of the kind {kind!r}, and only 'gpt2' is read")
@@ -201,6 +202,8 @@ def _fill(model: Llama, file: Opened, keep: str) -> None:
             raise _other(file, f"it has no tensor {name}")
         left.discard(name)
         x = file[name]
+        if isinstance(x, Tensor) and x.dtype not in checks.FLOATS:
+            raise _other(file, f"{name} is {x.dtype}, and nothing says in what scale")
         return x.dequantize() if keep == "float" and not isinstance(x, Tensor) else x
 
     for i, block in enumerate(model.blocks):
