@@ -576,6 +576,10 @@ ROWS = {
     "bench.report.ms_of": REPORT, "bench.report.table": REPORT, "bench.report.as_json": REPORT,
     "bench.report.plot": REPORT,
     "bench.report.report": "takes minutes: its values go to Job",
+    "bench.llama.run_llama": "takes minutes, and a published model",
+    "bench.llama.run_fresh": "starts processes, with a published model",
+    "bench.llama.table": REPORT, "bench.llama.main": "the command",
+    "bench.report.version": "asks for an installed package",
     "bench.report.machine": "asks the machine", "bench.report.processor": NOTHING,
     "bench.cells.Job": row(
         work=one_of("choose"), granularity=one_of("row"), dtype=one_of("float32"),
