@@ -1,4 +1,4 @@
-"""A published language model beside llama.cpp, on the same file (notebook 14).
+"""A published language model beside llama.cpp, on the same file.
 
 python -m qlesson.bench.llama               the table, in two minutes; needs `make models`
 python -m qlesson.bench.llama --json FILE   the same, stored

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from pathlib import Path
 
 import peers
 import pytest
@@ -11,6 +12,7 @@ import tiny_llama
 from qlesson import bench
 from qlesson.bench import llama, measure
 
+ROOT = Path(__file__).parents[2]
 WORKS = ("writing", "reading")
 
 
@@ -73,3 +75,21 @@ def test_without_the_model_the_command_says_how_to_get_it(monkeypatch, tmp_path,
     with pytest.raises(SystemExit):
         llama.main([])
     assert "make models" in capsys.readouterr().err
+
+
+def test_what_notebook_14_says_of_it_is_stored():
+    text = (ROOT / "notebooks/14_writing_fast.ipynb").read_text(encoding="utf-8")
+    real = bench.stored("smollm2")
+    writing, reading = (bench.ms_of(real[work]) for work in WORKS)
+    nbytes = {row["contestant"]: row["nbytes"] for row in real["writing"]}
+    assert "97 MB in its file, and 538 MB in float32" in text
+    assert [round(nbytes[name] / 1e6) for name in llama.KEPT] == [97, 538]
+    assert "A fifth of the bytes writes about three times as many tokens as float32" in text
+    assert 0.17 < nbytes["qlesson"] / nbytes["float32"] < 0.22
+    assert 2.5 < writing["float32"] / writing["qlesson"] < 4.5
+    assert "llama.cpp writes faster still" in text and writing["llama.cpp"] < writing["qlesson"]
+    assert "Nobody is near the bound" in text
+    floor = writing.pop(bench.READ_ONCE) / nbytes["qlesson"]
+    assert all(ms > 1.5 * floor * nbytes[name] for name, ms in writing.items())
+    assert "A prompt of 256 tokens shares" in text
+    assert all(reading[name] < 0.9 * writing[name] for name in reading)

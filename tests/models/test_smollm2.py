@@ -1,5 +1,6 @@
 """A real language model beside llama.cpp: the same file, the same tokens, the same answers."""
 
+import csv
 import json
 import os
 import random
@@ -8,12 +9,15 @@ import sys
 import urllib.request
 from contextlib import contextmanager
 
+import judged
 import peers
 import pytest
 import torch
 
 import qlesson as ql
+from qlesson.evaluate import compare
 from qlesson.models import llama
+from qlesson.models.cache import PER_TOKEN, KVCache
 from qlesson.nn import QuantizedLinear
 
 PROMPTS = (
@@ -29,6 +33,7 @@ PROMPTS = (
 )  # fmt: skip
 # What llama.cpp makes of the inputs of a product: 8 bits in groups of 32.
 EIGHT = ql.Scheme(8, "symmetric", ql.PerGroup(32))
+EIGHT_KEYS = ql.Scheme(8, granularity=PER_TOKEN, scale_dtype=torch.float16)
 LIKELIEST = 100  # tokens whose logits are compared at each step
 
 
@@ -181,9 +186,40 @@ def test_greedy_answers_are_those_of_llama_cpp(smollm2, server):
     assert theirs < 1.3 * eight
 
 
+# --- its cache ---
+
+
+def test_what_notebook_10_says_of_its_cache(smollm2):
+    """Sizes of the model, bytes of a cache, and a line of the stored table on fewer windows."""
+    model, tokenizer = smollm2
+    config = model.config
+    assert (config.layers, config.heads, config.kv_heads, config.head_width) == (30, 9, 3, 64)
+    assert config.context == 8192
+    held = sum({x.data_ptr(): x.nbytes for x in (*model.buffers(), *model.parameters())}.values())
+    assert round(held / 1e6) == 97
+    held = KVCache(EIGHT_KEYS, EIGHT_KEYS)
+    windows = judged.windows(tokenizer)[:4]
+    with torch.no_grad():
+        model(windows[:1, :64], held)
+    assert held.nbytes == 2 * 30 * 3 * 64 * 64 * (8 + (16 + 8) / 32) / 8
+    with open(judged.CACHE, encoding="utf-8", newline="") as file:
+        rows = {(row["bits"], row["keys per"]): row for row in csv.DictReader(file)}
+    stored = {key: float(row["difference"]) for key, row in rows.items()}
+    for bits, keys in (("2", "token"), ("2", "channel")):
+        other = judged.with_cache(model, int(bits), keys, "token")
+        c = compare(model, other, [windows])
+        assert abs(c.difference - stored[bits, keys]) < 5 * c.standard_error
+    for bits in ("4", "3", "2"):
+        assert 0.23 < stored[bits, "channel"] / stored[bits, "token"] < 0.35
+    assert all(stored["8", keys] < 2 * float(rows["8", keys]["error"]) for keys in judged.PER)
+    assert all(stored[key] > 4 * float(rows[key]["error"]) for key in rows if key[0] != "8")
+
+
 PEAK = """
 import pathlib, re, sys
+from qlesson.evaluate import compare
 from qlesson.models import llama
+from qlesson.models.cache import PER_TOKEN, KVCache
 model, tokenizer = llama.load(sys.argv[1])
 ids = list(model.generate(tokenizer.chat("What is the capital of France?"), 20))
 status = pathlib.Path("/proc/self/status").read_text()
