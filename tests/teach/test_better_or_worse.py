@@ -1,7 +1,9 @@
 """Sentences that set one thing above another, in 06, 09, 11, 13, 15 and 16, beside what stands
 printed."""
 
+import ast
 import csv
+import inspect
 import itertools
 import re
 from pathlib import Path
@@ -10,6 +12,7 @@ import nbformat
 import pytest
 
 from qlesson import bench
+from qlesson.models.llama import model
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -346,3 +349,15 @@ def test_16_the_loss_and_the_questions():
     assert round(off / error) == 17 and page.said(r"And ([\d.]+) is what the second") == [off]
     assert "With 3 bits 31 are right" in page.words and judged["3"]["questions"] == "31"
     assert float(judged["3"]["high"]) > float(judged["file"]["low"])
+
+
+def test_16_how_long_the_model_is():
+    """Lines of code: no blank ones, no comments, no docstrings."""
+    tree = ast.parse(inspect.getsource(model))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            node.body[0] = ast.Pass()
+    (said,) = Page("16").said(r"in plain torch, about (\d+) lines")
+    assert abs(len(ast.unparse(tree).splitlines()) - said) < 25
