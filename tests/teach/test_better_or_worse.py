@@ -353,11 +353,14 @@ def test_16_the_loss_and_the_questions():
 
 def test_16_how_long_the_model_is():
     """Lines of code: no blank ones, no comments, no docstrings."""
-    tree = ast.parse(inspect.getsource(model))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
-            node
-        ):
-            node.body[0] = ast.Pass()
+    source = inspect.getsource(model)
+    kinds = ast.Module, ast.ClassDef, ast.FunctionDef
+    documented = [
+        ast.get_docstring(n) or "" for n in ast.walk(ast.parse(source)) if isinstance(n, kinds)
+    ]
+    lines, told = (
+        [x for x in text.splitlines() if x.strip() and not x.strip().startswith("#")]
+        for text in (source, "\n".join(documented))
+    )
     (said,) = Page("16").said(r"in plain torch, about (\d+) lines")
-    assert abs(len(ast.unparse(tree).splitlines()) - said) < 25
+    assert abs(len(lines) - len(told) - said) <= 10
