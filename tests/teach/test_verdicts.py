@@ -498,6 +498,8 @@ def test_proportion_does_not_win():
         # One number of two is right, and the one that is not is named.
         ("5.2", (43, 64), "1 of 2 numbers right. Look again at my_db."),
         ("1.2", (17, 5, 127), "2 of 3 numbers right. Look again at number 2."),
+        ("13.1", (12, 3), "these are the right numbers in the other order."),
+        ("15.2", np.array([110, 3.4375]), "these are the right numbers in the other order."),
         ("1.2", [17, 6, ...], "a part of it is still open: [17, 6, ...]"),
         ("3.2", [0, 1, 2], "it asks for 1 number, and got 3"),
         ("4.3", "none", "it asks for letters from A to E, and got none"),
