@@ -235,6 +235,26 @@ def test_tensors_that_are_no_floats_or_no_part_are_refused(tmp_path, more, why):
         llama.load(folder)
 
 
+BAD = (-1, 0, 2**70, 0.5, "x", [], [1], {}, {"rope_type": []}, True, float("inf"), float("nan"))
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_any_value_under_any_key_is_refused_in_a_sentence_or_does_no_harm(tmp_path, file):
+    folder = published(tmp_path / "tiny", head_dim=16, sliding_window=None, rope_parameters=None)
+    said = json.loads((folder / file).read_text()) | {"bos_token": None}
+    refused = 0
+    for key in said:
+        for x in BAD:
+            (folder / file).write_text(json.dumps(said | {key: x}))
+            try:
+                model, _ = llama.load(folder)
+                assert logits(model).isfinite().all(), (key, x)
+            except ValueError as error:
+                refused += 1
+                assert str(error)[-1] == "." and len(str(error)) > 30, (key, x, error)
+    assert refused or file == "tokenizer_config.json"
+
+
 @pytest.mark.parametrize("text, why", [
     ("[", "is none that the library tokenizers reads"),
     ('{"model": 1}', "is none that the library tokenizers reads"),

@@ -13,11 +13,14 @@ import judged
 import peers
 import pytest
 import torch
+from published import published
 
 import qlesson as ql
 from qlesson.evaluate import compare
+from qlesson.files import formats
 from qlesson.models import llama
 from qlesson.models.cache import PER_TOKEN, KVCache
+from qlesson.models.llama.tokens import of_json
 from qlesson.nn import QuantizedLinear
 
 PROMPTS = (
@@ -112,6 +115,20 @@ def test_every_character_has_the_tokens_of_llama_cpp(smollm2, server):
             smollm2[1].encode(text)
             == asked(server, "/tokenize", content=text, parse_special=False)["tokens"]
         ), hex(i)
+
+
+def test_the_tokenizer_json_of_a_folder_gives_the_same_tokens(smollm2, tmp_path):
+    with formats.open(peers.smollm2()) as file:
+        keys = ("tokens", "merges", "token_type")
+        tokens, merges, kinds = (file.metadata[f"tokenizer.ggml.{key}"] for key in keys)
+    own = [{"id": i, "content": tokens[i], "special": True} for i, x in enumerate(kinds) if x == 3]
+    folder = published(tmp_path / "x", lambda: (tokens, merges, own), vocab_size=len(tokens))
+    tokenizer = of_json(folder / "tokenizer.json", len(tokens))
+    for text in hostile(1000):
+        for special in (False, True):
+            ids = smollm2[1].encode(text, special)
+            assert tokenizer.encode(text, special) == ids, repr(text)
+            assert tokenizer.decode(ids) == smollm2[1].decode(ids)
 
 
 def test_a_chat_is_what_llama_cpp_makes_of_the_template(smollm2, server):
@@ -238,8 +255,10 @@ def test_what_notebook_10_says_of_its_cache(smollm2):
 PEAK = """
 import pathlib, re, sys
 from qlesson.evaluate import compare
+from qlesson.files import formats
 from qlesson.models import llama
 from qlesson.models.cache import PER_TOKEN, KVCache
+from qlesson.models.llama.tokens import of_json
 model, tokenizer = llama.load(sys.argv[1])
 ids = list(model.generate(tokenizer.chat("What is the capital of France?"), 20))
 status = pathlib.Path("/proc/self/status").read_text()

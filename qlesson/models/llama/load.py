@@ -13,6 +13,7 @@ from qlesson import checks
 from qlesson.blocks import Blocks
 from qlesson.files import formats
 from qlesson.files.formats import Opened
+from qlesson.files.formats.kinds import SuperBlocks
 from qlesson.files.formats.llama_folder import LlamaFolder
 from qlesson.granularity import PerAxis, PerGroup
 from qlesson.models.llama.model import Config, Llama
@@ -67,7 +68,8 @@ def load(path: str | Path, keep: str = "codes") -> tuple[Llama, Tokenizer]:
 
     path  a GGUF file; or a folder with config.json, tokenizer.json and safetensors, plain or
           quantized as `formats.open` reads them (GPTQ, AWQ, compressed-tensors, ...)
-    keep  "codes": the layers hold the file's own codes, packed, in about the bytes of the file.
+    keep  "codes": the layers hold the file's own codes, packed, in about the bytes of the file;
+          scales that have scales, as in ggml's K-quants, are multiplied out to float32.
           "float": they hold W_hat in float32, as a model to quantize or to train does
 
     Rows of q and k are in llama.cpp's order, in which neighbours turn together.
@@ -204,7 +206,9 @@ def _fill(model: Llama, file: Opened, keep: str) -> None:
         x = file[name]
         if isinstance(x, Tensor) and x.dtype not in checks.FLOATS:
             raise _other(file, f"{name} is {x.dtype}, and nothing says in what scale")
-        return x.dequantize() if keep == "float" and not isinstance(x, Tensor) else x
+        if keep == "float" and not isinstance(x, Tensor):
+            return x.dequantize()
+        return x.plain() if isinstance(x, SuperBlocks) else x  # as the products take them
 
     for i, block in enumerate(model.blocks):
         for ours, theirs in NAMES.items():
