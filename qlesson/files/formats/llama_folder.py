@@ -38,11 +38,8 @@ TURNED = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
 TYPES = ("llama", "mistral")  # the second is the first where no window slides
 ROPE = ("rope_parameters", "rope_scaling")  # how positions turn, by its newer and its older name
 PLAIN = {
-    "attention_bias": False,
-    "mlp_bias": False,
-    "hidden_act": "silu",
-    "partial_rotary_factor": 1,
-}
+    "attention_bias": False, "mlp_bias": False, "hidden_act": "silu", "partial_rotary_factor": 1,
+}  # fmt: skip
 MOST = 2**24  # of any number in config.json
 
 
@@ -83,14 +80,11 @@ class LlamaFolder(Opened):
     def ends(self) -> list[int]:
         """Ids of the tokens that end an answer."""
         more = self.path / "generation_config.json"
-        found = {}
-        for said in (self.config, read_json(more) if more.is_file() else {}):
-            given = said.get("eos_token_id")
-            for x in given if isinstance(given, list) else [given]:
-                place = whole_number(x, 0, MOST)
-                if place is not None:
-                    found[place] = True
-        return list(found)
+        both = (self.config, read_json(more) if more.is_file() else {})
+        given = [said.get("eos_token_id") for said in both]
+        listed = [i for x in given for i in (x if isinstance(x, list) else [x])]
+        places = [whole_number(i, 0, MOST) for i in listed]
+        return list(dict.fromkeys(i for i in places if i is not None))
 
     @property
     def template(self) -> str | None:
