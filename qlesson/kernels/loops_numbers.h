@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#ifdef __AVX2__
+#ifdef __SSE2__
 #include <immintrin.h>
 #endif
 
@@ -118,3 +118,28 @@ constexpr bool CONVERTS = true;
 #else
 constexpr bool CONVERTS = false;
 #endif
+
+// --- past the caches ---
+// A processor that writes a line reads it first, unless it is told that nobody reads it soon. Those
+// other than x86 see by themselves that line after line is written.
+constexpr int64_t LINE_PART = 16;  // bytes that are written at once
+
+template <typename T>
+inline bool may_be_far(const T* y) { return reinterpret_cast<uintptr_t>(y) % LINE_PART == 0; }
+
+template <int64_t N, typename T>
+inline void write_far(const T* x, T* y) {
+#ifdef __SSE2__
+  for (int64_t k = 0; k < N; k += LINE_PART / sizeof(T))
+    _mm_stream_si128(reinterpret_cast<__m128i*>(y + k), *reinterpret_cast<const __m128i*>(x + k));
+#else
+  std::memcpy(y, x, N * sizeof(T));
+#endif
+}
+
+// Before another core may read what was written so.
+inline void end_far() {
+#ifdef __SSE2__
+  _mm_sfence();
+#endif
+}
