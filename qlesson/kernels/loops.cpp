@@ -19,7 +19,7 @@
 
 using R = REAL;
 using Q = CODE;
-constexpr int64_t TILE = 4096;           // values that stay in the nearest cache, with those that come next
+constexpr int64_t TILE = 16384 / sizeof(R);  // values that stay in the nearest cache, with those that come next
 constexpr int64_t PIECE = 32768;         // values for one core at a time, where nothing must stay
 constexpr int64_t SCALES = 512;          // at most so many scales at a time
 constexpr int64_t NEXT = 4;              // rows of columns, after which memory is asked for
@@ -180,15 +180,16 @@ inline void block(const X* x, Y* y, const F& f, bool far) {
 // n values with one s and z.
 template <typename F, typename X, typename Y>
 inline void row(const F&, const X* x, Y* y, typename F::Step k, int64_t n, int64_t ahead, bool far) {
-  far = far && may_be_far(y);
-  const auto all = [=](const auto& value) {
+  const auto all = [=](const auto& value, auto far) {
     over(n, [=](int64_t j, auto N) {
       if (N > 1) ask_for(x + j, N, ahead);
       block<N>(x + j, y + j, value, far);
     });
   };
-  if (F::is_rare(k)) all([=](float v, int64_t) { return F::always(v, k); });
-  else all([=](float v, int64_t) { return F::value(v, k); });
+  const auto value = [=](float v, int64_t) { return F::value(v, k); };
+  if (F::is_rare(k)) all([=](float v, int64_t) { return F::always(v, k); }, std::false_type());
+  else if (far && may_be_far(y)) all(value, std::true_type());
+  else all(value, std::false_type());
 }
 
 // What is known when it is compiled is faster: the commonest group.
@@ -224,7 +225,7 @@ inline void rows(const F& f, const X* x, const Given& given, Y* y, int64_t m, in
 
 template <typename F, typename X, typename Y>
 inline void columns(const F& f, const X* x, const Given& given, Y* y, int64_t m, int64_t n, int64_t c) {
-  constexpr int64_t HEIGHT = 64;
+  constexpr int64_t HEIGHT = 256;
   const bool far = is_far(m * n * c);
 #pragma omp parallel
   {
