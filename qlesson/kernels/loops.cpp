@@ -186,10 +186,11 @@ inline void row(const F&, const X* x, Y* y, typename F::Step k, int64_t n, int64
       block<N>(x + j, y + j, value, far);
     });
   };
-  const auto value = [=](float v, int64_t) { return F::value(v, k); };
-  if (F::is_rare(k)) all([=](float v, int64_t) { return F::always(v, k); }, std::false_type());
-  else if (far && may_be_far(y)) all(value, std::true_type());
-  else all(value, std::false_type());
+  const auto near_or_far = [=](const auto& value) {
+    far && may_be_far(y) ? all(value, std::true_type()) : all(value, std::false_type());
+  };
+  if (F::is_rare(k)) near_or_far([=](float v, int64_t) { return F::always(v, k); });
+  else near_or_far([=](float v, int64_t) { return F::value(v, k); });
 }
 
 // What is known when it is compiled is faster: the commonest group.
