@@ -65,6 +65,16 @@ def test_it_is_the_model_of_the_gguf_file(tmp_path):
     assert text.chat("ab") == its.chat("ab")
 
 
+@pytest.mark.parametrize("same", [
+    {"model_type": "mistral", "sliding_window": None}, {"model_type": "mistral"},
+    {"model_type": "mistral", "sliding_window": 64}, {"head_dim": 16, "attention_bias": False},
+    {"rope_scaling": {"rope_type": "default"}}, {"num_key_value_heads": KV_HEADS, "mlp_bias": None},
+])  # fmt: skip
+def test_what_is_the_same_by_another_name_is_read(tmp_path, same):
+    whole = logits(llama.load(published(tmp_path / "tiny"))[0])
+    assert torch.equal(logits(llama.load(published(tmp_path / "tiny", **same))[0]), whole)
+
+
 def test_shards_are_one_folder(tmp_path):
     folder = published(tmp_path / "tiny")
     whole, tensors = logits(llama.load(folder)[0]), load_file(folder / FILE)

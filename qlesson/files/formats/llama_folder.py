@@ -35,7 +35,8 @@ IN_A_BLOCK = {
     "mlp.down_proj": "ffn_down",
 }  # fmt: skip
 TURNED = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
-TYPES = ("llama", "mistral")  # the second is the first where no window slides
+# Mistral's is Llama's where no window slides; and the window of a config.json that names none.
+TYPES = {"llama": None, "mistral": 4096}
 ROPE = ("rope_parameters", "rope_scaling")  # how positions turn, by its newer and its older name
 PLAIN = {
     "attention_bias": False, "mlp_bias": False, "hidden_act": "silu", "partial_rotary_factor": 1,
@@ -152,19 +153,22 @@ def _otherwise(config: Mapping[str, Any]) -> Iterator[str]:
     def said(*names: str) -> str:
         return " ".join(f"{name} {checks.shown(config.get(name))}" for name in names)
 
-    if config.get("model_type") not in TYPES:
+    model = config.get("model_type")
+    if not isinstance(model, str) or model not in TYPES:
         yield said("model_type")
+        return
     for name in ROPE:
         how = config.get(name) or {}
         kind = how.get("rope_type", how.get("type", "default")) if isinstance(how, dict) else None
         if kind != "default":
             yield said(name)
-    context, window = (config.get(x) for x in ("max_position_embeddings", "sliding_window"))
+    context = config.get("max_position_embeddings")
+    window = config.get("sliding_window", TYPES[model])
     slides = window is not None and config.get("use_sliding_window") is not False
     if slides and whole_number(window, context if isinstance(context, int) else MOST, MOST) is None:
-        yield said("sliding_window")
+        yield f"sliding_window {checks.shown(window)}"
     for name, plain in PLAIN.items():
-        if config.get(name, plain) != plain:
+        if config.get(name) not in (None, plain):
             yield said(name)
     width, heads = (number(config, key) for key in ("hidden_size", "num_attention_heads"))
     if config.get("head_dim") not in (None, width / heads):

@@ -95,6 +95,7 @@ def test_llama_cpp_writes_what_the_published_model_says(tmp_path):
 @pytest.mark.parametrize("config, words", [
     (dict(model_type="gemma"), "a model with model_type 'gemma': only Llama's type"),
     (dict(model_type="mistral", sliding_window=32), "with sliding_window 32"),
+    (dict(model_type="mistral", max_position_embeddings=8192), "with sliding_window 4096"),
     (dict(rope_scaling={"type": "linear"}), "with rope_scaling {'type': 'linear'}"),
     (dict(rope_scaling="x"), "with rope_scaling 'x'"),
     (dict(rope_parameters={"rope_type": "yarn"}), "with rope_parameters {'rope_type': 'yarn'}"),
