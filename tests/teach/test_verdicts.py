@@ -117,23 +117,7 @@ def test_three_digits_are_not_enough(ex):
 
 
 @pytest.mark.parametrize(
-    "id",
-    [
-        "1.1",
-        "3.1",
-        "4.1",
-        "4.2",
-        "6.1",
-        "6.3",
-        "8.1",
-        "8.3",
-        "9.1",
-        "9.3",
-        "11.3",
-        "12.1",
-        "15.1",
-        "17.1",
-    ],
+    "id", "1.1 3.1 4.1 4.2 6.1 6.3 8.1 8.3 9.1 9.3 11.3 12.1 15.1 17.1".split()
 )
 def test_one_wrong_element_is_enough(id):
     ex = EXERCISES[id]

@@ -129,7 +129,7 @@ class _Turn:
 def _changed(layer: Any, change: Change, dtype: torch.dtype, in_tiles: bool) -> Tensor:
     """What becomes of a layer's matrix, rounded once. The matrices outside the blocks are large,
     and their rows change one by one: so they come in tiles."""
-    parts = list(layer) if isinstance(layer, Beside) else [layer]
+    parts: list[Any] = list(layer) if isinstance(layer, Beside) else [layer]
     if not in_tiles:
         whole = torch.cat([_rows(part, 0, part.out_features) for part in parts])
         return rounded(change(whole), dtype)

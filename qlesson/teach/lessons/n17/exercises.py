@@ -25,17 +25,16 @@ class BehindNorm:
 
     hints = (
         "Which matrix V makes of u, without gain, what W makes of u times the gain?",
-        "V is W with each column times its gain: w * gain. Then x V^T = (x M)(V M)^T.",
-        "return (w * gain) @ m",
+        "V is W with each column times its gain, W diag(g). Then x V^T = (x M)(V M)^T.",
+        "return w @ torch.diag(gain) @ m",
     )
-    why = """(u * g) W^T = u (W diag(g))^T, so V = w * gain; and u V^T = (u M)(V M)^T, since M M^T =
-        I. The gain comes first: it belongs to the channels as they are, and after the rotation
+    why = """(u * g) W^T = u (W diag(g))^T, so V = W diag(g); and u V^T = (u M)(V M)^T, since M M^T
+        = I. The gain comes first: it belongs to the channels as they are, and after the rotation
         there is no such channel left."""
 
     @right
     def my_reader(w, gain, m):
-        folded = w * gain
-        return folded @ m
+        return w @ torch.diag(gain) @ m
 
     within = 1e-4
 
