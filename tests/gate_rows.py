@@ -356,7 +356,7 @@ ROWS = {
     "nn.fold.fold": row(
         qmodel=model(FACTORED), before=one_of("0"), layers=one_of("1"), inputs=things([X])),
     **{f"nn.record.{name}": "a step of those that run a model on batches"
-       for name in ("all_batches", "arguments")},
+       for name in ("all_batches", "arguments", "copied_buffers")},
     "nn.record.record": row(
         call=lambda f, batches, **more: f(batches=[batches], **more),
         model=model(MODEL), batches=anything(X), take=anything(lambda name, x: None),
