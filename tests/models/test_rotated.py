@@ -2,6 +2,8 @@
 
 import copy
 import csv
+import json
+import re
 
 import four_bit_inputs
 import peers
@@ -272,3 +274,20 @@ def test_the_stored_lines_are_those_of_the_model(smollm2, kind):
     other = four_bit_inputs.made(model, int(kind[0]), int(kind[1]), kind[2])
     found = (window_losses(other, windows) - window_losses(model, windows)).mean()
     assert found.item() == pytest.approx(float(stored["two_windows"]), abs=0.1)
+
+
+def test_what_the_notebook_says_of_them_is_what_is_stored():
+    path = four_bit_inputs.judged.ROOT / "notebooks/17_four_bit_inputs.ipynb"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    pairs = (("difference", "error"), ("beside", "beside_error"))
+    said = re.findall(r"(\d+\.\d+) ± (\d+\.\d+)", text)
+    assert len(said) >= 8
+    for difference, error in said:
+        digits = len(error.partition(".")[2])
+        stored = {
+            tuple(f"{abs(float(line[name])):.{digits}f}" for name in pair)
+            for line in STORED
+            for pair in pairs
+        }
+        assert (difference, error) in stored, (difference, error)

@@ -81,8 +81,8 @@ class BehindNorm:
 class OneStandsOut:
     """
     A token has 64 inputs: one is 32, the others are 0. It is rotated by a Hadamard matrix of 64,
-    with entries $\\pm 1/8$. How large is the largest input then? And how far apart are the 16
-    levels of a scheme whose range is as wide as the inputs now need, if half of them are positive?
+    with entries $\\pm 1/8$. How large is the largest input then? Half of the new inputs are
+    positive: how far apart are 16 levels that reach from the lowest to the highest?
     """
 
     hints = (
