@@ -64,6 +64,9 @@ const judgeNumbers = (ex, text) => {
     return verdict('wrong', soMany(wanted.length, numbers));
   }
   if (match(numbers, wanted, ex.within)) return verdict('passed', ex.why);
+  if (wanted.length > 1 && match([...numbers].reverse(), wanted, ex.within)) {
+    return verdict('wrong', 'these are the right numbers in the other order.');
+  }
   const known = recognise(ex, numbers);
   let said = `${text.trim()} is not right.`;
   if (wanted.length > 1 && !known) {

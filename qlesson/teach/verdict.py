@@ -300,6 +300,8 @@ def _judge_numbers(ex: "Exercise", answer: Any) -> Verdict:
         return _no(ex, _so_many(len(wanted), numbers))
     if _match(numbers, wanted, within):
         return Verdict("passed", textwrap.fill(f"Passed: {ex.id}. {ex.why}", 79))
+    if len(wanted) > 1 and _match(numbers[::-1], wanted, within):
+        return _no(ex, "these are the right numbers in the other order.")
     recognised = _recognise(ex, numbers)
     said = f"{in_short(answer)} is not right."
     if len(wanted) > 1 and not recognised:

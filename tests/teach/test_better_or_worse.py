@@ -1,12 +1,18 @@
-"""Sentences of 06, 09, 11 and 15 that set one thing above another, beside what stands printed."""
+"""Sentences that set one thing above another, in 06, 09, 11, 13, 15 and 16, beside what stands
+printed."""
 
+import ast
 import csv
+import inspect
 import itertools
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
+
+from qlesson import bench
+from qlesson.models.llama import model
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -264,7 +270,7 @@ def test_the_order_of_columns_cannot_be_told_apart_in_11():
 
 def test_15_formats_beside_the_float_model():
     page = Page("15")
-    row = r"^(\w+) +[\d.]+ bits +([\d.]+) dB .* ([-+][\d.]+) ± ([\d.]+)$"
+    row = r"^(\w+(?: grid)?) +[\d.]+ bits +([\d.]+) dB .* ([-+][\d.]+) ± ([\d.]+)$"
     rows = re.findall(row, page.printed, flags=re.M)
     db = {name: float(x) for name, x, _, _ in rows}
     lies = {name: float(x) for name, _, x, _ in rows}
@@ -272,8 +278,8 @@ def test_15_formats_beside_the_float_model():
     assert len(rows) == 10 and "FP8 cannot be told apart from the float model" in page.words
     assert {name for name, z in errors.items() if z < 2} == {"FP8"}
     assert round(errors["FP8"], 1) == page.said(r"its difference is (1\.6) standard errors")[0]
-    by_bits = [[lies[n] for n in names.split()] for names in (
-        "Q8_0 FP8", "Q5_1 Q5_0", "Q4_1 Q4_0 NF4 NVFP4 MXFP4 GPTQ")]  # fmt: skip
+    by_bits = [[lies[n] for n in names.split(", ")] for names in (
+        "Q8_0, FP8", "Q5_1, Q5_0", "Q4_1, Q4_0, NF4, NVFP4, MXFP4, GPTQ grid")]  # fmt: skip
     for more, fewer in itertools.pairwise(by_bits):
         assert max(more) < min(fewer)
     assert db["NVFP4"] < db["Q4_0"] and lies["NVFP4"] < lies["Q4_0"]
@@ -298,6 +304,63 @@ def test_15_what_is_said_of_blocks():
     )
     assert 0 < float(blocks["Q4_1"]) - float(blocks["Q4_K"]) < 0.1
     (share,) = re.findall(r"^([\d.]+)% of the codes differ$", page.printed, flags=re.M)
-    assert round(10 * float(share)) == 7 and "seven codes of a thousand" in page.words
+    assert round(10 * float(share)) == 7 and "Seven codes of a thousand" in page.words
     ours, theirs = (page.line(f"{name:6s} 4")[0] for name in ("ggml", "course"))
     assert ours == theirs
+
+
+def test_13_what_the_bytes_and_fresh_memory_explain():
+    page, cpu = Page("13"), bench.stored("cpu")
+    ms = bench.ms_of(cpu["rows"], work="given scale", granularity="tensor", dtype="float32")
+    whole, reused = (row["ms"] for row in cpu["memory"][:2])
+    assert "The bytes explain about 7, and fresh memory nearly all the rest" in page.words
+    assert round(reused / ms["one pass"]) == 7 and reused < whole / 8
+    left, predicted = page.said(r"(\d+) ms are left, less than the (\d+) that 37 bytes predict")
+    (copy,) = cpu["copy"]
+    assert [left, predicted] == [round(reused), round(2**25 * 37 * copy["ms"] / copy["moved"])]
+    counted, fresh = 4 * 2**27 // 4096 + 2**25 // 4096, cpu["memory"][0]["fresh_pages"]
+    assert f"have {counted:,} pages" in page.words and 0 <= fresh - counted < 100
+
+
+def test_13_rows_and_groups_find_their_ends_in_the_cache():
+    page = Page("13")
+    for name in ("row", "group 32", "group 128"):
+        given, chosen, *_ = page.line(f"{name:10s}")
+        assert given < chosen < (1.3 if name == "row" else 2) * given
+    for name in ("tensor", "column"):
+        given, chosen, *_ = page.line(f"{name:10s}")
+        assert chosen > 2 * given
+
+
+def test_16_values_that_are_rounded_already_lose_as_much_by_another_grid():
+    page = Page("16")
+    pairs = re.findall(r"^[2-8] bits: +([\d.]+) dB +([\d.]+) dB$", page.printed, flags=re.M)
+    assert len(pairs) == 5
+    for rounded, moved in pairs:
+        assert abs(float(rounded) - float(moved)) < 0.15
+
+
+def test_16_the_loss_and_the_questions():
+    with open(NOTEBOOKS / "judged.csv", newline="", encoding="utf-8") as file:
+        judged = {row["bits"]: row for row in csv.DictReader(file)}
+    page, four = Page("16"), judged["4"]
+    off, error = page.said(r"the text is worse by ([\d.]+) ± ([\d.]+) nats per token, seventeen")
+    assert [off, error] == [round(float(four[name]), 3) for name in ("difference", "error")]
+    assert round(off / error) == 17 and page.said(r"And ([\d.]+) is what the second") == [off]
+    assert "With 3 bits 31 are right" in page.words and judged["3"]["questions"] == "31"
+    assert float(judged["3"]["high"]) > float(judged["file"]["low"])
+
+
+def test_16_how_long_the_model_is():
+    """Lines of code: no blank ones, no comments, no docstrings."""
+    source = inspect.getsource(model)
+    kinds = ast.Module, ast.ClassDef, ast.FunctionDef
+    documented = [
+        ast.get_docstring(n) or "" for n in ast.walk(ast.parse(source)) if isinstance(n, kinds)
+    ]
+    lines, told = (
+        [x for x in text.splitlines() if x.strip() and not x.strip().startswith("#")]
+        for text in (source, "\n".join(documented))
+    )
+    (said,) = Page("16").said(r"in plain torch, about (\d+) lines")
+    assert abs(len(lines) - len(told) - said) <= 10

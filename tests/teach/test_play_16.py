@@ -28,3 +28,13 @@ def test_the_bars_are_its_probabilities():
     line = LINES[0]
     bars = figure.figure.axes[0].patches
     assert [b.get_width() for b in bars] == [float(line[f"p_{i}"]) for i in range(3)]
+
+
+def test_what_16_says_of_2_plus_3():
+    """Lost at 6 bits, back at 5, lost at 4, and for good from 3 on."""
+    (prompt,) = {line["prompt"] for line in LINES if "2 plus 3" in line["prompt"]}
+    answers = {line["bits"]: line["answer"] for line in LINES if line["prompt"] == prompt}
+    told = {bits: "= 5" in answer for bits, answer in answers.items()}
+    assert told == {
+        "file": True, "8": True, "6": False, "5": True, "4": False, "3": False, "2": False,
+    }  # fmt: skip

@@ -1,5 +1,6 @@
 """The exercises judge by their own words: inputs, tolerances, ties, and answers in any style."""
 
+import itertools
 import math
 import statistics
 from decimal import Decimal
@@ -188,6 +189,10 @@ RIGHT = [
     ("12.1", lambda g, r, s, a, b: np.where(abs(r / s - (a + b) / 2) < (b - a + 1) / 2, g, 0)),
     ("13.2", lambda n, a, b, k, g: n * (k * a + b) / g / 1e6),
     ("14.2", lambda bits, memory, flop: Fraction(bits) / 8 * Fraction(flop) / Fraction(memory) / 2),
+    ("13.2", lambda n, a, b, k, g: Decimal(n * (k * a + b)) / Decimal(g) / 10**6),
+    ("13.2", lambda n, a, b, k, g: math.fsum([n * a] * k + [n * b]) / (g * 1e9) * 1e3),
+    ("14.2", lambda *three: three[0] / 8 / three[1] / (2 / three[2])),
+    ("15.1", lambda d: d[:2].view(torch.half) * torch.cat([d[2:] % 16, d[2:] // 16]).sub(8.0)),
 ]  # fmt: skip
 
 
@@ -340,6 +345,14 @@ def test_every_code_exercise_has_another_style():
 # The refusals say why
 
 
+@pytest.mark.parametrize("id", ["13.3", "14.3", "15.3"])
+def test_every_choice_of_letters_has_a_hint_of_its_own(id):
+    for n in (1, 2, 3, 4):
+        for letters in itertools.combinations("ABCD", n):
+            if "".join(letters) != EXERCISES[id].right:
+                assert judged(id, "".join(letters)).recognised, letters
+
+
 def test_a_view_that_is_written_to():
     def moving(ends, weight):
         average = ends[0]
@@ -490,6 +503,8 @@ def test_proportion_does_not_win():
         # One number of two is right, and the one that is not is named.
         ("5.2", (43, 64), "1 of 2 numbers right. Look again at my_db."),
         ("1.2", (17, 5, 127), "2 of 3 numbers right. Look again at number 2."),
+        ("13.1", (12, 3), "these are the right numbers in the other order."),
+        ("15.2", np.array([110, 3.4375]), "these are the right numbers in the other order."),
         ("1.2", [17, 6, ...], "a part of it is still open: [17, 6, ...]"),
         ("3.2", [0, 1, 2], "it asks for 1 number, and got 3"),
         ("4.3", "none", "it asks for letters from A to E, and got none"),

@@ -25,9 +25,13 @@ class BytesBack:
         ((2, ...), "These are the bytes written. The code has to be read too."),
         ((1, ...), "This is the byte read. The value has to be written too."),
         ((7, ...), "The scale is one number for the whole tensor: it is not read for each value."),
+        ((24, ...), "Those are bits. A byte has eight."),
         ((..., 0.012), "That is in seconds. A second has 1000 milliseconds."),
+        ((..., 12000), "Those are microseconds. A second has 1000 milliseconds."),
         ((..., 4), "You moved one byte for each value. There are three."),
         ((..., 8), "You moved two bytes for each value. The code is read too."),
+        ((..., 20), "You moved five bytes for each value. A bfloat16 value has 2, and its code 1."),
+        ((..., 96), "You divided bits by bytes: 25 GB/s are billions of bytes."),
     ]
 
 
@@ -90,6 +94,22 @@ class Floor:
     def binary(values, bytes_in, bytes_out, readings, gb_per_s):
         return 1000 * values * (readings * bytes_in + bytes_out) / (gb_per_s * 2**30)
 
+    @wrong("A million is 10 ** 6 here, not 2 ** 20: GB and milliseconds count in thousands.")
+    def binary_millions(values, bytes_in, bytes_out, readings, gb_per_s):
+        return values * (readings * bytes_in + bytes_out) / gb_per_s / 2**20
+
+    @wrong("This is in microseconds. A millisecond has 1000 of them.")
+    def microseconds(values, bytes_in, bytes_out, readings, gb_per_s):
+        return values * (readings * bytes_in + bytes_out) / gb_per_s / 1e3
+
+    @wrong("The input is read `readings` times, and the output is written once: not the reverse.")
+    def output_read(values, bytes_in, bytes_out, readings, gb_per_s):
+        return values * (bytes_in + readings * bytes_out) / gb_per_s / 1e6
+
+    @wrong("Bytes are what moves, and gb_per_s counts bytes: nothing has to become bits.")
+    def bits(values, bytes_in, bytes_out, readings, gb_per_s):
+        return 8 * values * (readings * bytes_in + bytes_out) / gb_per_s / 1e6
+
     @wrong("More bandwidth takes less time: divide by it.")
     def multiplied(values, bytes_in, bytes_out, readings, gb_per_s):
         return 1000 * values * (readings * bytes_in + bytes_out) * gb_per_s / 1e9
@@ -121,5 +141,13 @@ class ExtraPass:
         ("A", "A is given the scale and looks for nothing: it writes while it reads."),
         ("D", "D reads the codes once; the scale is there already."),
         ("AB", "A is given the scale and looks for nothing. Which other one needs the range?"),
+        ("BD", "D reads the codes once, and B does read twice. Which other one needs the range?"),
         ("CD", "D reads the codes once. Which other one reads all of r before it writes?"),
+        ("AC", "A is given the scale and looks for nothing, C must find one. Who else looks?"),
+        ("AD", "Both write while they read: A is given its scale, and D has one beside its codes."),
+        ("ABC", "Two of these three. A is given the scale and looks for nothing."),
+        ("ABD", "B does read twice. A and D write while they read. Which one is left?"),
+        ("ACD", "C does read twice. A and D write while they read. Which one is left?"),
+        ("BCD", "Two of these three. D reads the codes once; the scale is there already."),
+        ("ABCD", "Not all four: A and D are given their scale, and write while they read."),
     ]

@@ -1,5 +1,7 @@
 """The exercises of notebook 14, writing fast."""
 
+import math
+
 from qlesson.teach.exercises import exercise, right, wrong
 
 
@@ -26,8 +28,15 @@ class TokensASecond:
         ((36, ...), "That is in billions of bits. A byte has 8."),
         ((8, ...), "That is a byte for each weight. A code has 4 bits, and 0.5 for its scale."),
         ((16, ...), "That is the float16 model. Its codes have 4 bits, and 0.5 for the scale."),
+        ((32, ...), "That is the float32 model. Its codes have 4 bits, and 0.5 for the scale."),
+        ((5, ...), "That is a scale of 32 bits for 32 codes. A float16 has 16."),
+        ((4.5e9, ...), "Those are bytes. A GB is a billion of them."),
+        ((4.19, ...), "That is in units of 2 ** 30 bytes. Here a GB is a billion bytes."),
         ((..., 0.05), "That is the time of one token, in seconds. How many fit into a second?"),
         ((..., 22.5), "That is without the scales: they are read for every token, too."),
+        ((..., 2.5), "You divided GB by bits: a token costs 4.5 GB, and a second reads 90."),
+        ((..., 160), "You divided bits by GB: a token costs 4.5 GB, and a second reads 90."),
+        ((..., 405), "You multiplied. How many times do 4.5 GB fit into the 90 of a second?"),
     ]
 
 
@@ -81,6 +90,22 @@ class Turn:
     def upside_down(bits, gb_per_s, gflop_per_s):
         return 16 * gb_per_s / (bits * gflop_per_s)
 
+    @wrong("Upside down, and 8 bits are a byte: arithmetic's time per token divides memory's time.")
+    def arithmetic_over(bits, gb_per_s, gflop_per_s):
+        return gb_per_s * bits / 8 / (2 * gflop_per_s)
+
+    @wrong("Two operations per weight make a token slower: they divide, as the bandwidth does.")
+    def operations_multiply(bits, gb_per_s, gflop_per_s):
+        return bits / 8 * 2 * gflop_per_s / gb_per_s
+
+    @wrong("The two times may be equal between whole numbers: leave the result as it is.")
+    def whole_up(bits, gb_per_s, gflop_per_s):
+        return math.ceil(bits * gflop_per_s / (16 * gb_per_s))
+
+    @wrong("Nothing is rounded down: at a whole number of tokens one of the two waits a little.")
+    def whole_down(bits, gb_per_s, gflop_per_s):
+        return math.floor(bits * gflop_per_s / (16 * gb_per_s))
+
     @wrong("These are operations for each byte. How many tokens make so many, at `bits` a weight?")
     def intensity(bits, gb_per_s, gflop_per_s):
         return gflop_per_s / gb_per_s
@@ -116,6 +141,14 @@ class PassTooMany:
         ("D", "D does, and it is not alone: where do the unpacked codes lie?"),
         ("A", "A keeps a code in a register: nothing but the outputs is written."),
         ("C", "C wrote its weights once, long before this token. Now it only reads them."),
+        ("AB", "A keeps a code in a register. Which other one writes what it made of the codes?"),
+        ("AD", "A keeps a code in a register. Which other one writes what it unpacked?"),
+        ("AC", "A keeps a code in a register, and C wrote long ago: neither writes for a token."),
         ("BC", "C reads many bytes, and writes none for a token. Which other one writes a weight?"),
+        ("ABD", "Two of these three. A keeps a code in a register: only outputs are written."),
+        ("ABC", "B does. A keeps a code in a register, and C wrote long ago. Which one is left?"),
+        ("ACD", "D does. A keeps a code in a register, and C wrote long ago. Which one is left?"),
+        ("BCD", "Two of these three. C wrote its weights once, long before this token."),
+        ("ABCD", "Not all four: A keeps its codes in registers, and C wrote before this token."),
         ("CD", "C reads many bytes, and writes none for a token. Which other one unpacks?"),
     ]

@@ -49,6 +49,12 @@ class BlockByHand:
         q = torch.stack([data[2:] & 15, data[2:] >> 4], dim=1).flatten()
         return d * (q.float() - 8)
 
+    @wrong("Your halves of a byte are neighbours, high before low. Here all the low come first.")
+    def neighbours_reversed(data):
+        d = data[:2].view(torch.float16).float()
+        q = torch.stack([data[2:] >> 4, data[2:] & 15], dim=1).flatten()
+        return d * (q.float() - 8)
+
     @wrong("Your second half comes first: the low halves are the codes 0 to 15.")
     def high_first(data):
         d = data[:2].view(torch.float16).float()
@@ -59,6 +65,40 @@ class BlockByHand:
     def no_offset(data):
         d = data[:2].view(torch.float16).float()
         return d * torch.cat([data[2:] & 15, data[2:] >> 4]).float()
+
+    @wrong("8 is subtracted from the code, before d multiplies: d * (q - 8).")
+    def subtracted_last(data):
+        d = data[:2].view(torch.float16).float()
+        return d * torch.cat([data[2:] & 15, data[2:] >> 4]).float() - 8
+
+    @wrong("These are the codes less 8. d is missing, the step that multiplies them.")
+    def no_step(data):
+        return torch.cat([data[2:] & 15, data[2:] >> 4]).float() - 8
+
+    @wrong("Your high halves are 16 times too large: shift them down, data[2:] >> 4.")
+    def not_shifted(data):
+        d = data[:2].view(torch.float16).float()
+        return d * (torch.cat([data[2:] & 15, data[2:] & 240]).float() - 8)
+
+    @wrong("You read the low halves twice: >> 4 gives the high ones.")
+    def low_twice(data):
+        d = data[:2].view(torch.float16).float()
+        return d * (torch.cat([data[2:] & 15, data[2:] & 15]).float() - 8)
+
+    @wrong("The sign is turned: a code above 8 means a value of d's sign, d * (q - 8).")
+    def turned(data):
+        d = data[:2].view(torch.float16).float()
+        return d * (8 - torch.cat([data[2:] & 15, data[2:] >> 4]).float())
+
+    @wrong("You turned the two bytes of d round. The first is the lower one, as view reads them.")
+    def turned_bytes(data):
+        d = data[:2].flip(0).view(torch.float16).float()
+        return d * (torch.cat([data[2:] & 15, data[2:] >> 4]).float() - 8)
+
+    @wrong("float16 rounds the products. The values are asked for in float32.")
+    def in_float16(data):
+        d = data[:2].view(torch.float16)
+        return d * (torch.cat([data[2:] & 15, data[2:] >> 4]).half() - 8)
 
     @wrong("That is two's complement, as in notebook 08. Here 8 is subtracted from every code.")
     def complement(data):
@@ -116,6 +156,7 @@ class PriceOfAKQuant:
         ((4.0625, ...), "A small block's scale is a code of 6 bits, and no float16 of its own."),
         ((3.25, ...), "256 values are 16 small blocks of 16; you have counted 8 of 32."),
         ((3.875, ...), "Those are scales and minima. Q3_K has no minimum."),
+        ((880, ...), "Those are the bits of a block. Divide them by its values."),
         ((..., 880), "Those are bits. A byte has eight."),
         ((..., 96), "Those are the codes alone: scale codes and a float16 follow, 14 bytes."),
         ((..., 108), "The float16 of the block is missing, two bytes."),
@@ -156,4 +197,9 @@ class WhichOrder:
         ("AD", "D is AWQ's. A is GPTQ's: neighbours share a byte, the first in its low half."),
         ("BD", "D is AWQ's. B is that of bitsandbytes: neighbours, the first in the high half."),
         ("AB", "In both, neighbours share a byte: A is GPTQ's order, B that of bitsandbytes."),
+        ("ABC", "C is ggml's. In A and B neighbours share a byte. Which one is left?"),
+        ("ABD", "D is AWQ's. In A and B neighbours share a byte. Which one is left?"),
+        ("ACD", "Two of these three. A is GPTQ's: neighbours share a byte."),
+        ("BCD", "Two of these three. B is that of bitsandbytes: neighbours share a byte."),
+        ("ABCD", "Two of the four. In A and B neighbours share a byte; look for 0 beside 4 or 2."),
     ]  # fmt: skip

@@ -3,28 +3,38 @@
 from qlesson.teach.exercises import exercise
 
 
-@exercise("16.1", "What a value costs in the file", "predict a number", difficulty=1, minutes=4)
-class CostInFile:
+@exercise("16.1", "What the embedding costs", "predict a number", difficulty=1, minutes=4)
+class CostOfEmbedding:
     """
-    A block of Q4_1 holds 32 codes of 4 bits, a scale and a minimum, both in float16. A block of
-    Q8_0 holds 32 codes of 8 bits and a scale in float16. How many bits does a value cost in each?
+    A file holds 100 million weights in Q4_1, at 5 bits each, and an embedding of 40 million in
+    Q8_0, at 8.5 bits each. How many bits does a weight cost on average? And how many MB, millions
+    of bytes, would the file save if its embedding were in Q4_1, too?
     """
 
     hints = (
-        "How many bits has a block in all, and how many values?",
-        "Q4_1: 32 * 4 bits of codes and 2 * 16 bits beside them, for 32 values.",
-        "Q8_0: 32 * 8 bits of codes and 16 bits beside them, for 32 values.",
+        "First the bits of each part, in millions: weights times bits.",
+        "100 * 5 + 40 * 8.5 million bits, for 140 million weights.",
+        "In Q4_1 each of 40 million costs 3.5 bits less. Eight bits are a byte.",
     )
-    why = """(32 * 4 + 16 + 16) / 32 = 5 bits, and (32 * 8 + 16) / 32 = 8.5. The name of a type
-        counts the bits of a code; a file pays for scales and minima too."""
-    stub = "my_q4_1, my_q8_0 = ..., ..."
-    right = (5, 8.5)
+    why = """(100 * 5 + 40 * 8.5) / 140 = 840 / 140 = 6 bits. 40 million times 3.5 bits less are 140
+        million bits, 17.5 MB, a sixth of the file. In a small model the embedding is much of
+        the file, so its type counts."""
+    stub = "my_bits, my_mb = ..., ..."
+    right = (6, 17.5)
     wrong = [
-        ((4, ...), "Those are the codes alone. Scale and minimum are in the block, too."),
-        ((4.5, ...), "Scale and minimum are two numbers of 16 bits: 32 bits for 32 values."),
-        ((6, ...), "In float16 scale and minimum have 16 bits each, not 32."),
-        ((..., 8), "Those are the codes alone. A block has a scale, too."),
-        ((..., 9), "One number of 16 bits stands beside the 32 codes: half a bit for each."),
+        (
+            (6.75, ...),
+            "That is the mean of two prices. But 100 weights cost 5 bits, and 40 cost 8.5.",
+        ),
+        ((5, ...), "That is the price in Q4_1 alone. The embedding costs more, and counts."),
+        ((8.5, ...), "That is the price of the embedding alone. Most weights are in Q4_1."),
+        ((840, ...), "Those are all bits, in millions. Divide them by the number of weights."),
+        ((105, ...), "That is the size of the file in MB. How many bits is it for each weight?"),
+        ((0.75, ...), "Those are bytes. A byte has eight bits."),
+        ((..., 140), "Those are millions of bits. A byte has eight."),
+        ((..., 20), "Those are the codes alone: beside them Q4_1 pays a bit, Q8_0 half a bit."),
+        ((..., 42.5), "That is all of the embedding. In Q4_1 it still takes 25 MB."),
+        ((..., 25), "That is what the embedding takes in Q4_1. How much less is that than now?"),
     ]
 
 
@@ -45,13 +55,17 @@ class WhatToSay:
         "With what was the model in 8 bits compared: with the original, or with the file?",
         "0.0007 is less than one standard error. What may be said of such a difference?",
     )
-    why = """The reference is the file, and it is already rounded to 4 bits: a finer grid beside a
-        coarse one has little left to lose. Of the original in 16 bits nothing was measured."""
+    why = """The reference is the file: what its first rounding, to 4 bits, has cost is part of both
+        losses, and their difference does not show it. Of the original nothing was measured."""
     stub = "my_sentence = ..."
     right = "B"
     wrong = [
-        ("A", "The values of this file lie on a 4-bit grid already; yours in 16 bits do not."),
+        ("A", "One model and one text were measured, not yours; and unseen is not nothing."),
         ("C", "The weights of the 8-bit model are those of the 4-bit file, rounded once more."),
         ("D", "The original in 16 bits was not measured: the file was."),
         ("E", "0.0007 is less than its standard error: on another text it may well fall."),
+        ("AB", "B says what was measured. A goes on to another model, yours."),
+        ("BC", "B says what was measured. C compares 8 bits with 4, and both models hold those 4."),
+        ("BD", "B says what was measured. For D the original would have to be measured, too."),
+        ("BE", "B and E contradict each other: what cannot be told apart is not worse."),
     ]
