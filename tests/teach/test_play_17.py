@@ -40,3 +40,15 @@ def test_a_rotation_keeps_the_length_of_what_stands_before_the_gain():
     lengths = [sum(float(line[c]) ** 2 for line in down) for c in ("input", "rotated")]
     assert lengths[0] == pytest.approx(lengths[1], rel=1e-3)
     assert len(down) == 1536 and len(LINES) == 1536 + 576
+
+
+def test_what_17_says_of_its_bits(capsys):
+    """Six bits for q, k and v, five for down, to do what four do rotated."""
+
+    def decibels(**how):
+        play("17", **how)
+        return float(capsys.readouterr().out.split()[-2])
+
+    for layer, bits in (("q, k, v", 6), ("down", 5)):
+        wanted = decibels(layer=layer, bits=4, rotated=True)
+        assert decibels(layer=layer, bits=bits - 1) < wanted < decibels(layer=layer, bits=bits)
