@@ -150,6 +150,12 @@ def test_down_is_rotated_online_where_asked_for(tiny):
     assert ql.sqnr(turned, layer.weight) > 40
 
 
+def test_a_model_that_was_rotated_is_rotated_as_it_computes(tiny):
+    once = llama.rotated(tiny().double(), EIGHT, online=True, seed=5)
+    wanted = logits(once)
+    torch.testing.assert_close(logits(llama.rotated(once)), wanted, rtol=1e-9, atol=1e-9)
+
+
 def by_hooks(model, factors, scheme):
     """The model with the inputs of these layers multiplied, rounded and multiplied back."""
     hooks = []
