@@ -51,6 +51,8 @@ SECONDS = {
     "notebooks/07_choosing_the_range.ipynb": 45,
     "notebooks/08_fewer_bits_than_a_byte.ipynb": 41,
     "notebooks/16_a_real_language_model.ipynb": 40,
+    "notebooks/17_four_bit_inputs.ipynb": 40,
+    "tests/models/test_rotated.py": 40,
     "tests/models/test_smollm2.py": 40,
     "tests/kernels/test_kernels.py": 40,
     "tests/browser/test_decks.py": 35,
@@ -71,7 +73,7 @@ SECONDS = {
 NOTEBOOKS = [path for path in SECONDS if path.startswith("notebooks")]
 
 
-PUBLISHED = "notebooks/16_"  # runs the model that `make models` installs
+PUBLISHED = "notebooks/16_", "notebooks/17_"  # run the model that `make models` installs
 
 
 def published():

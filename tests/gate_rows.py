@@ -356,7 +356,7 @@ ROWS = {
     "nn.fold.fold": row(
         qmodel=model(FACTORED), before=one_of("0"), layers=one_of("1"), inputs=things([X])),
     **{f"nn.record.{name}": "a step of those that run a model on batches"
-       for name in ("all_batches", "arguments")},
+       for name in ("all_batches", "arguments", "copied_buffers")},
     "nn.record.record": row(
         call=lambda f, batches, **more: f(batches=[batches], **more),
         model=model(MODEL), batches=anything(X), take=anything(lambda name, x: None),
@@ -497,7 +497,7 @@ ROWS = {
     "models.llama.model.Config": RECORD,
     **{f"models.llama.model.{name}": PART for name in
        ("Attention", "Attention.forward", "MLP", "MLP.forward", "Block", "Block.forward", "Llama",
-        "rotated", "turns")},
+        "turned", "turns")},
     "models.llama.model.Llama.forward": row(
         on=lambda: LLAMA, ids=ids(TEXTS, scalar=REFUSED, deeper=REFUSED),
         cache=anything(KVCache(), none=SOUND)),
@@ -505,6 +505,9 @@ ROWS = {
         on=lambda: LLAMA, call=lambda f, **given: list(f(**given)),
         ids=ids(TEXTS[0], list=SAME, deeper=REFUSED, empty=REFUSED), n=whole(3),
         temperature=number(0.5), seed=whole(5, zero=SOUND), new_cache=function(KVCache, none=SAME)),
+    "models.llama.rotation.rotated": row(
+        model=thing(LLAMA), scheme=scheme(IN_GROUPS, none=SOUND),
+        activations=scheme(EIGHT, none=SOUND), online=anything(False), seed=whole(5, zero=SOUND)),
     "models.llama.questions.as_ids": "needs an optional package: tests/models/test_llama.py",
     "models.llama.questions.questions": NOTHING,
     **{f"models.llama.tokens.{name}": "needs an optional package: tests/models/test_llama.py" for

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qlesson import checks
+from qlesson.nn.record import copied_buffers
 
 AT_ONCE = 2**20  # logits in float64 at one time; bounds the memory, changes no result
 
@@ -42,9 +43,8 @@ def predictions(name: str, model: nn.Module, window: Tensor, where: str) -> Tens
     """
     known = window[None, :-1]
     device = next(chain(model.parameters(), model.buffers()), known).device
-    buffers = {key: x.clone() for key, x in model.named_buffers()}
     try:
-        logits = torch.func.functional_call(model, buffers, (known.to(device),))
+        logits = torch.func.functional_call(model, copied_buffers(model), (known.to(device),))
     except IndexError as error:
         raise IndexError(
             f"{name} cannot read {where}, with ids from {window.min()} to {window.max()} "

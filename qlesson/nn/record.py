@@ -50,8 +50,7 @@ def record(
         return hook
 
     hooks = [m.register_forward_pre_hook(listening(n), with_kwargs=True) for n, m in layers.items()]
-    fixed = {n for n, m in model.named_modules() if isinstance(m, _KeepsScale)}
-    buffers = {n: x.clone() for n, x in model.named_buffers() if n.rpartition(".")[0] not in fixed}
+    buffers = copied_buffers(model)
     try:
         for batch in batches:
             args, kwargs = arguments(batch)
@@ -59,6 +58,12 @@ def record(
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def copied_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the buffers that a run could change: codes and scales are none of them."""
+    fixed = {n for n, m in model.named_modules() if isinstance(m, _KeepsScale)}
+    return {n: x.clone() for n, x in model.named_buffers() if n.rpartition(".")[0] not in fixed}
 
 
 def all_batches(name: str, batches: Any) -> list[Batch]:

@@ -10,7 +10,8 @@ from torch import nn
 import qlesson as ql
 from qlesson import observers
 from qlesson.methods import layer_inputs
-from qlesson.nn import calibrate, record
+from qlesson.nn import calibrate, quantize_model, record
+from qlesson.nn.record import copied_buffers
 
 
 class Named(nn.Module):
@@ -147,3 +148,11 @@ def test_the_ranges_come_from_any_observer():
     assert found != calibrate(model, batches, scheme)
     with pytest.raises(TypeError, match="observer must be an Observer, got int"):
         calibrate(model, batches, scheme, lambda scheme: 3)
+
+
+def test_codes_are_not_copied_and_what_a_run_may_change_is():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    qmodel, _ = quantize_model(model, ql.Scheme(8))
+    copied = copied_buffers(qmodel)
+    assert set(copied) == {f"1.{n}" for n in ("running_mean", "running_var", "num_batches_tracked")}
+    assert copied["1.running_mean"] is not qmodel[1].running_mean

@@ -1,10 +1,11 @@
-"""Sentences that set one thing above another, in 06, 09, 11, 13, 15 and 16, beside what stands
-printed."""
+"""Sentences that set one thing above another, in 06, 09, 11, 13 and 15 to 17, beside what
+stands printed."""
 
 import ast
 import csv
 import inspect
 import itertools
+import math
 import re
 from pathlib import Path
 
@@ -364,3 +365,43 @@ def test_16_how_long_the_model_is():
     )
     (said,) = Page("16").said(r"in plain torch, about (\d+) lines")
     assert abs(len(lines) - len(told) - said) <= 10
+
+
+def test_17_inputs_cost_more_than_weights():
+    page = Page("17")
+    (weights, of_weights), (inputs, of_inputs) = page.line("W4A16:"), page.line("W16A4:")
+    assert "cost a fifth of a nat" in page.words and abs(weights - 0.2) < 0.03
+    assert inputs > 3 and inputs / of_inputs > 5 and weights / of_weights > 5
+
+
+def test_17_the_bet_and_its_reason():
+    page = Page("17")
+    before, *_ = page.line("as it is          ")
+    _, db = page.line("without the gain")
+    after, rotated = page.line("rotated            ")
+    assert "Answer C" in page.words and "twenty times their rms" in page.words
+    assert round(before) == 20 and 3 <= after <= 4
+    assert page.said(r"times the rms, ([\d.]+) for 576") == [round((2 * math.log(576)) ** 0.5, 1)]
+    finer = 20 * math.log10(before / after)  # that far the range has shrunk, or further
+    assert 0.5 * finer < rotated - db < finer
+
+
+def test_17_what_the_gain_has_to_do_with_it():
+    page = Page("17")
+    weights, outputs = zip(
+        *(page.line(f"{n:12s}weights") for n in ("as it is", "gain folded", "rotated")), strict=True
+    )
+    assert max(weights) - min(weights) < 1
+    assert outputs[0] - outputs[2] > 4 and outputs[0] - outputs[1] > 0.8 * (outputs[0] - outputs[2])
+    median, most, _ = page.line("gains:")
+    assert most < 0.1 * median
+
+
+def test_17_the_rotation_is_better_for_inputs_and_worse_for_weights():
+    with open(NOTEBOOKS / "four_bit_inputs.csv", newline="", encoding="utf-8") as file:
+        stored = {(x["weights"], x["inputs"], x["rotation"]): x for x in csv.DictReader(file)}
+    for (weights, inputs, rotation), x in stored.items():
+        if rotation != "none":
+            z = float(x["beside"]) / float(x["beside_error"])
+            helps = inputs in ("4", "6") or (weights, inputs) == ("8", "8")
+            assert z < -2 if helps else z > 1

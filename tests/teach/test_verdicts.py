@@ -119,8 +119,7 @@ def test_three_digits_are_not_enough(ex):
 
 
 @pytest.mark.parametrize(
-    "id",
-    ["1.1", "3.1", "4.1", "4.2", "6.1", "6.3", "8.1", "8.3", "9.1", "9.3", "11.3", "12.1", "15.1"],
+    "id", "1.1 3.1 4.1 4.2 6.1 6.3 8.1 8.3 9.1 9.3 11.3 12.1 15.1 17.1".split()
 )
 def test_one_wrong_element_is_enough(id):
     ex = EXERCISES[id]
@@ -335,6 +334,11 @@ def by_cross_entropy(logits, ids, start):
     return -torch.nn.functional.cross_entropy(rows, choice)
 
 
+@right("17.1")
+def einsum_reader(w, gain, m):
+    return torch.einsum("ij,jk->ik", w, torch.diag(gain) @ m)
+
+
 @pytest.mark.parametrize(("id", "answer"), RIGHT)
 def test_right_in_another_style(id, answer):
     for seed in range(3):
@@ -415,6 +419,7 @@ def test_the_shrunk_input_is_one_of_the_question():
         ("13.1", [(3, 12)], [(3, 12.4), (3, 11.6)]),
         ("15.2", [(3.4375, 110), (3.4375, 110.0)], [(3.44, 110), (3.4375, 111)]),
         ("14.1", [(4.5, 20), (4.5, 20.0)], [(4.5, 20.5), (4.6, 20), (4.5, 19)]),
+        ("17.2", [(4, 0.533), (4.0, 8 / 15), (4, 0.53)], [(4, 0.54), (4.1, 0.533), (4, 0.5)]),
     ],
 )
 def test_the_tolerance_is_that_of_the_question(id, passes, fails):

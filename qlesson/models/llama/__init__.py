@@ -11,6 +11,7 @@ from qlesson.models.llama.again import requantized
 from qlesson.models.llama.load import HOW_TO_GET_IT, load, smollm2
 from qlesson.models.llama.model import Config, Llama
 from qlesson.models.llama.questions import as_ids, questions
+from qlesson.models.llama.rotation import rotated
 from qlesson.models.llama.tokens import Tokenizer
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "load",
     "questions",
     "requantized",
+    "rotated",
     "smollm2",
 ]

@@ -1,33 +1,60 @@
-"""A model's weights rounded once more   (notebook 16)."""
+"""A model's weights rounded once more   (notebook 16), and its inputs with them   (notebook 17)."""
 
 import copy
+from typing import Any
 
 import torch
 
 from qlesson import checks
 from qlesson.models.llama.model import Llama
+from qlesson.nn import QuantizedEmbedding, QuantizedLinear
+from qlesson.nn.swap import _names, naming_layer
 from qlesson.nn.weight import QuantizedWeight
+from qlesson.plan import make_plan
 from qlesson.qtensor import FindRange, quantize_by
 from qlesson.scheme import Scheme
 
+HEAD = "head"  # its inputs stay float, here as in most quantized models
+
 
 @torch.no_grad()
-def requantized(model: Llama, scheme: Scheme, find_range: FindRange | None = None) -> Llama:
+def requantized(
+    model: Llama,
+    scheme: Scheme | dict[str, Scheme],
+    find_range: FindRange | None = None,
+    activations: Scheme | None = None,
+) -> Llama:
     """A copy of a model that holds codes, in which every W_hat is rounded to its nearest codes in
     another scheme.
 
     So the error of the file's own codes stays in, and the new one comes on top. One matrix at a
-    time is in float; weights that layers share stay shared. find_range as in `ql.choose_qparams`.
+    time is in float; weights that layers share stay shared.
+
+    scheme       a Scheme for all, or {pattern: Scheme}, as `quantize_model` takes it: what no
+                 pattern fits keeps its codes
+    find_range   as in `ql.choose_qparams`
+    activations  None: weight-only. A Scheme: the linear layers quantize their inputs too, all but
+                 the head
 
     Raises ValueError for a model in float: `quantize_model` quantizes it.
     """
     checks.of_type("model", model, Llama, "use llama.load(path)")
-    checks.scheme("scheme", scheme)
-    held = [m for m in model.modules() if isinstance(m, QuantizedWeight)]
-    if not held:
+    layers = {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, QuantizedLinear | QuantizedEmbedding)
+    }
+    if not layers:
         raise ValueError("model holds no codes, but floats: use quantize_model(model, scheme).")
-    new = {}
-    for codes in held:
-        nearest = quantize_by(find_range, codes.values(torch.float32), scheme)
-        new[id(codes)] = QuantizedWeight(nearest, codes.like.dtype)
+    plan = make_plan(layers, scheme, modules=_names(model))
+    new: dict[int, Any] = {}
+    for name, layer in layers.items():
+        codes = layer.codes
+        if name in plan and id(codes) not in new:
+            nearest = quantize_by(find_range, codes.values(torch.float32), plan[name])
+            new[id(codes)] = QuantizedWeight(nearest, codes.like.dtype)
+        if activations is not None and isinstance(layer, QuantizedLinear) and name != HEAD:
+            with naming_layer(name):
+                held = new.get(id(codes), codes)
+                new[id(layer)] = QuantizedLinear(held, layer.bias, activations, None, layer.factor)
     return copy.deepcopy(model, new)

@@ -55,10 +55,10 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, turns: Tensor, seen: Tensor | None = None, cache: KVCache | None = None
     ) -> Tensor:
-        turned, still = self.heads + self.kv_heads, self.kv_heads
-        qkv = self.qkv(x).unflatten(-1, (turned + still, -1)).transpose(1, 2)
-        qk, v = qkv.split((turned, still), 1)  # each [batch, heads, time, head_width]
-        q, k = rotated(qk, turns).split((self.heads, self.kv_heads), 1)
+        moving, still = self.heads + self.kv_heads, self.kv_heads
+        qkv = self.qkv(x).unflatten(-1, (moving + still, -1)).transpose(1, 2)
+        qk, v = qkv.split((moving, still), 1)  # each [batch, heads, time, head_width]
+        q, k = turned(qk, turns).split((self.heads, self.kv_heads), 1)
         if cache is not None:
             k, v = cache.extend(self, k, v)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
@@ -204,7 +204,7 @@ def turns(past: int, time: int, width: int, base: float) -> Tensor:
     return torch.polar(torch.ones_like(angles), angles)
 
 
-def rotated(x: Tensor, turns: Tensor) -> Tensor:
+def turned(x: Tensor, turns: Tensor) -> Tensor:
     """x [..., time, width], its pairs (x[2j], x[2j + 1]) taken as complex numbers, times turns."""
     pairs = torch.view_as_complex(x.to(computing(x.dtype)).unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)

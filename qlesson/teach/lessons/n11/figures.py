@@ -74,7 +74,7 @@ def column_errors(sizes: draw.Values, errors: Mapping[str, draw.Values]) -> Figu
 
 
 def channels(rows: Mapping[str, draw.Values]) -> Figure:
-    """The largest magnitude of each input channel, a panel for each way   (notebook 11).
+    """The largest magnitude of each input channel, a panel for each way   (notebooks 11, 17).
 
     rows  {title: inputs [samples, in]}
     """
