@@ -56,7 +56,8 @@ def program(dtype, folder):
     source, made = Path(folder, "main.cpp"), Path(folder, f"main-{TYPES[dtype]}")
     source.write_text(MAIN, encoding="utf-8")
     flags = [flag for flag in cpp.FLAGS if flag not in ("-shared", "-fPIC")]
-    types = [f"-DREAL={TYPES[dtype]}", "-DCODE=int8_t", "-DAHEAD=2048", f'-DLOOPS="{LOOPS}"']
+    types = ["-DCODE=int8_t", "-DAHEAD=8192", "-DFAR=33554432", f"-DREAL={TYPES[dtype]}"]
+    types += [f'-DLOOPS="{LOOPS}"']
     command = [CXX, *flags, "-fopenmp-simd", "-static", *types, str(source), "-o", str(made)]
     subprocess.run(command, check=True)
     return made

@@ -425,8 +425,11 @@ ROWS = {
         metadata=dictionary({"a": 1})),
     **{f"files.formats.{name}": "a step of `write`" for name in
        ("quantizers.encode", "quantizers.type_of", "write.Planned", "write.write_planned")},
-    "files.formats.from_llama.to_gguf":
-        "test_from_llama.py has what it refuses: its good source is a folder of three files",
+    **{f"files.formats.{name}":
+       "test_from_llama.py has what it refuses: its good source is a folder of three files"
+       for name in ("from_llama.to_gguf", "llama_folder.LlamaFolder",
+                    "llama_folder.LlamaFolder.heads", "llama_folder.number",
+                    "llama_folder.read_json")},
     "files.inspect.Line": RECORD,
     "files.inspect.report": row(path=path(InFolder("empty.gguf"))),
     "files.inspect.histogram": row(
@@ -505,7 +508,8 @@ ROWS = {
     "models.llama.questions.as_ids": "needs an optional package: tests/models/test_llama.py",
     "models.llama.questions.questions": NOTHING,
     **{f"models.llama.tokens.{name}": "needs an optional package: tests/models/test_llama.py" for
-       name in ("Tokenizer", "Tokenizer.encode", "Tokenizer.decode", "Tokenizer.chat")},
+       name in ("Tokenizer", "Tokenizer.encode", "Tokenizer.decode", "Tokenizer.chat", "of_json",
+                "of_merges")},
     "models.minilm.Block": PART, "models.minilm.Block.forward": PART,
     "models.minilm.MiniLM": NOTHING,
     "models.minilm.MiniLM.forward": row(
@@ -572,6 +576,10 @@ ROWS = {
     "bench.report.ms_of": REPORT, "bench.report.table": REPORT, "bench.report.as_json": REPORT,
     "bench.report.plot": REPORT,
     "bench.report.report": "takes minutes: its values go to Job",
+    "bench.llama.run_llama": "takes minutes, and a published model",
+    "bench.llama.run_fresh": "starts processes, with a published model",
+    "bench.llama.table": REPORT, "bench.llama.main": "the command",
+    "bench.report.version": "asks for an installed package",
     "bench.report.machine": "asks the machine", "bench.report.processor": NOTHING,
     "bench.cells.Job": row(
         work=one_of("choose"), granularity=one_of("row"), dtype=one_of("float32"),

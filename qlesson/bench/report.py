@@ -70,7 +70,7 @@ def report(
 def machine(device: str = "cpu") -> dict[str, Any]:
     """Device, date and versions, and which peers are absent."""
     peers = ("onnxruntime", "torchao", "bitsandbytes")
-    versions = {name: _version(name) for name in ("torch", "numpy", *peers)}
+    versions = {name: version(name) for name in ("torch", "numpy", *peers)}
     return {
         "device": torch.cuda.get_device_name() if device != "cpu" else processor(),
         "vectors": torch.backends.cpu.get_cpu_capability(),
@@ -95,7 +95,8 @@ def processor() -> str:
     return f"{' '.join((names or [platform.machine()])[0].split())}, {cores}"
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
+    """Of an installed package, or None."""
     try:
         return metadata.version(name).partition("+")[0]
     except metadata.PackageNotFoundError:
@@ -110,7 +111,7 @@ def stored(name: str) -> dict[str, Any]:
 
 def as_json(results: dict[str, Any]) -> str:
     """A report as JSON, a row to a line, times to four digits."""
-    parts = ("copy", "rows", "product", "writing", "sizes", "pieces", "memory", "steps")
+    parts = ("copy", "rows", "product", "writing", "reading", "sizes", "pieces", "memory", "steps")
     for part in parts:
         for row in results.get(part, []):
             row |= {key: float(f"{row[key]:.4g}") for key in ("ms", "low", "high")}

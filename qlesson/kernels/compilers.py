@@ -79,11 +79,12 @@ TYPES = {
 
 
 def _by_hand(
-    formula: Formula, constants: Constants, kinds: Kinds, ahead: int = 2048
+    formula: Formula, constants: Constants, kinds: Kinds, ahead: int = 2**13, far: int = 2**25
 ) -> Formula | None:
     """The formula by the loops of loops.cpp; None where they lack it, or cannot be compiled.
 
     ahead  how many bytes before they are needed memory is asked for
+    far    from so many bytes on, read and written, a result is written past the caches
     """
     dtypes = [dtype for dtype, _ in kinds]
     made: dict[Formula, tuple[Callable[..., Formula], torch.dtype, torch.dtype]] = {
@@ -99,7 +100,7 @@ def _by_hand(
         return None
     source = Path(__file__).with_name("loops.cpp")
     try:
-        library = cpp.library(source, REAL=TYPES[real], CODE=TYPES[code], AHEAD=ahead)
+        library = cpp.library(source, REAL=TYPES[real], CODE=TYPES[code], AHEAD=ahead, FAR=far)
     except (OSError, RuntimeError):
         return None  # torch.compile may know better, or says what is missing
     return make(library, *constants)

@@ -3,10 +3,10 @@
 //     q     = clip(round(r / s + z), low, high)
 //     r_hat = s * (q - z)
 //
-// Compiled for a type REAL of r and a type CODE of q; memory is asked for AHEAD bytes before they are
-// needed. An inner loop has a known length and does nothing but arithmetic: so every compiler makes
-// vectors of it, on every processor. What lies in memory as [m, n, c] has an s and a z for each
-// [m, c]; c = 1 are rows.
+// Compiled for a type REAL of r and a type CODE of q. Memory is asked for AHEAD bytes before they are
+// needed, and what moves FAR bytes or more is written past the caches. An inner loop has a known
+// length and does nothing but arithmetic: so every compiler makes vectors of it, on every processor.
+// What lies in memory as [m, n, c] has an s and a z for each [m, c]; c = 1 are rows.
 
 #include <algorithm>
 #include <cmath>
@@ -14,13 +14,15 @@
 #include <limits>
 #include <type_traits>
 
+#include "loops_ends.h"
 #include "loops_numbers.h"
 
 using R = REAL;
 using Q = CODE;
-constexpr int64_t TILE = 8192;           // values that stay in a near cache
+constexpr int64_t TILE = 16384 / sizeof(R);  // values that stay in the nearest cache, with those that come next
 constexpr int64_t PIECE = 32768;         // values for one core at a time, where nothing must stay
 constexpr int64_t SCALES = 512;          // at most so many scales at a time
+constexpr int64_t NEXT = 4;              // rows of columns, after which memory is asked for
 constexpr float TINY = 0x1p-126f;        // the smallest float with all its digits
 constexpr float MIDDLE = 0x1.8p23f;      // from 2^23 on floats are whole: adding this rounds
 
@@ -129,6 +131,8 @@ struct Dequantize {
 };
 
 // --- loops over n values ---
+inline bool is_far(int64_t values) { return values * static_cast<int64_t>(sizeof(R) + sizeof(Q)) >= FAR; }
+
 template <typename T>
 inline void ask_for(const T* x, int64_t values, int64_t ahead) {
   for (int64_t k = 0; k < values; k += 64 / sizeof(T)) __builtin_prefetch(x + k + ahead);
@@ -146,15 +150,15 @@ inline void over(int64_t n, const Step& step) {
 
 // y[k] = f(x[k], k) for N values.
 template <int64_t N, typename X, typename Y, typename F>
-inline void block(const X* x, Y* y, const F& f) {
+inline void near_block(const X* x, Y* y, const F& f) {
   using Z = decltype(f(0.0f, 0));  // float or int32_t
   if constexpr (CONVERTS && (std::is_class_v<X> || sizeof(X) == 1)) {
     std::conditional_t<std::is_class_v<X>, float, int32_t> held[N];
     convert<N>(x, held);
-    block<N>(held, y, f);
+    near_block<N>(held, y, f);
   } else if constexpr (CONVERTS && (std::is_class_v<Y> || sizeof(Y) == 1)) {
     Z held[N];
-    block<N>(x, held, f);
+    near_block<N>(x, held, f);
     convert<N>(held, y);
   } else {
 #pragma omp simd
@@ -162,108 +166,107 @@ inline void block(const X* x, Y* y, const F& f) {
   }
 }
 
+template <int64_t N, typename X, typename Y, typename F>
+inline void block(const X* x, Y* y, const F& f, bool far) {
+  if constexpr (N * sizeof(Y) % LINE_PART == 0)
+    if (far) {
+      alignas(LINE_PART) Y held[N];
+      near_block<N>(x, held, f);
+      return write_far<N>(held, y);
+    }
+  near_block<N>(x, y, f);
+}
+
 // n values with one s and z.
 template <typename F, typename X, typename Y>
-inline void row(const F&, const X* x, Y* y, typename F::Step k, int64_t n, int64_t ahead = AHEAD / sizeof(X)) {
-  if (F::is_rare(k))
-    for (int64_t j = 0; j < n; j++) y[j] = from_float<Y>(F::always(to_float(x[j]), k));
-  else
+inline void row(const F&, const X* x, Y* y, typename F::Step k, int64_t n, int64_t ahead, bool far) {
+  const auto all = [=](const auto& value, auto far) {
     over(n, [=](int64_t j, auto N) {
       if (N > 1) ask_for(x + j, N, ahead);
-      block<N>(x + j, y + j, [=](float v, int64_t) { return F::value(v, k); });
+      block<N>(x + j, y + j, value, far);
     });
+  };
+  const auto near_or_far = [=](const auto& value) {
+    far && may_be_far(y) ? all(value, std::true_type()) : all(value, std::false_type());
+  };
+  if (F::is_rare(k)) near_or_far([=](float v, int64_t) { return F::always(v, k); });
+  else near_or_far([=](float v, int64_t) { return F::value(v, k); });
 }
+
+// What is known when it is compiled is faster: the commonest group.
+template <typename F>
+inline void known(int64_t n, const F& f) { n == 32 ? f(std::integral_constant<int64_t, 32>()) : f(n); }
 
 inline int64_t rows_at_once(int64_t n, int64_t values) { return std::max<int64_t>(1, std::min(SCALES, values / n)); }
 
 template <typename F, typename X, typename Y>
 inline void rows(const F& f, const X* x, const Given& given, Y* y, int64_t m, int64_t n) {
   const int64_t height = rows_at_once(n, PIECE);
-#pragma omp parallel for collapse(2)
-  for (int64_t i = 0; i < m; i += height)
-    for (int64_t first = 0; first < n; first += PIECE) {
-      Steps steps;
-      const int64_t count = std::min(height, m - i), width = std::min(PIECE, n - first);
-      read(given.s, given.s_type, i, count, steps.s);
-      read(given.z, given.z_type, i, count, steps.z);
-      f.prepare(steps, count);
-      for (int64_t k = 0; k < count; k++) {
-        const int64_t at = (i + k) * n + first;
-        row(f, x + at, y + at, F::step(steps, k), width);
+  const bool far = is_far(m * n);
+#pragma omp parallel
+  {
+#pragma omp for collapse(2)
+    for (int64_t i = 0; i < m; i += height)
+      for (int64_t first = 0; first < n; first += PIECE) {
+        Steps steps;
+        const int64_t count = std::min(height, m - i), width = std::min(PIECE, n - first);
+        read(given.s, given.s_type, i, count, steps.s);
+        read(given.z, given.z_type, i, count, steps.z);
+        f.prepare(steps, count);
+        known(width, [=, &f, &steps](auto width) {
+          for (int64_t k = 0; k < count; k++) {
+            const int64_t at = (i + k) * n + first;
+            row(f, x + at, y + at, F::step(steps, k), width, AHEAD / sizeof(X), far);
+          }
+        });
       }
-    }
+    end_far();
+  }
 }
 
 template <typename F, typename X, typename Y>
 inline void columns(const F& f, const X* x, const Given& given, Y* y, int64_t m, int64_t n, int64_t c) {
-  constexpr int64_t HEIGHT = 64;
-#pragma omp parallel for collapse(3)
-  for (int64_t i = 0; i < m; i++)
-    for (int64_t top = 0; top < n; top += HEIGHT)
-      for (int64_t first = 0; first < c; first += SCALES) {
-        Steps steps;
-        const int64_t width = std::min(SCALES, c - first);
-        read(given.s, given.s_type, i * c + first, width, steps.s);
-        read(given.z, given.z_type, i * c + first, width, steps.z);
-        f.prepare(steps, width);
-        bool rare = false;
-        for (int64_t l = 0; l < width; l++) rare |= F::is_rare(F::step(steps, l));
-        for (int64_t k = top; k < std::min(n, top + HEIGHT); k++) {
-          const X* from = x + (i * n + k) * c + first;
-          Y* to = y + (from - x);
-          if (rare)
-            for (int64_t l = 0; l < width; l++) row(f, from + l, to + l, F::step(steps, l), 1);
-          else
-            over(width, [=, &steps](int64_t j, auto N) {
-              ask_for(from + j, N, c);
-              block<N>(from + j, to + j, [=, &steps](float v, int64_t l) { return F::value(v, F::step(steps, j + l)); });
-            });
+  constexpr int64_t HEIGHT = 256;
+  const bool far = is_far(m * n * c);
+#pragma omp parallel
+  {
+#pragma omp for collapse(3)
+    for (int64_t i = 0; i < m; i++)
+      for (int64_t top = 0; top < n; top += HEIGHT)
+        for (int64_t first = 0; first < c; first += SCALES) {
+          Steps steps;
+          const int64_t width = std::min(SCALES, c - first);
+          read(given.s, given.s_type, i * c + first, width, steps.s);
+          read(given.z, given.z_type, i * c + first, width, steps.z);
+          f.prepare(steps, width);
+          bool rare = false;
+          for (int64_t l = 0; l < width; l++) rare |= F::is_rare(F::step(steps, l));
+          for (int64_t k = top; k < std::min(n, top + HEIGHT); k++) {
+            const X* from = x + (i * n + k) * c + first;
+            Y* to = y + (from - x);
+            if (rare)
+              for (int64_t l = 0; l < width; l++) row(f, from + l, to + l, F::step(steps, l), 1, 0, false);
+            else
+              over(width, [=, &steps](int64_t j, auto N) {
+                ask_for(from + j, N, NEXT * c);
+                const auto value = [=, &steps](float v, int64_t l) { return F::value(v, F::step(steps, j + l)); };
+                block<N>(from + j, to + j, value, far && may_be_far(to));
+              });
+          }
         }
-      }
+    end_far();
+  }
 }
 
 // --- the smallest and the largest value ---
-// Of floats' bits as whole numbers the largest is the largest float, the largest unsigned is the
-// float farthest below 0, and the smallest is the float nearest to 0 where all have one sign. A NaN is
-// beyond infinity on the side of its sign, so no end forgets it.
-using Key = std::conditional_t<sizeof(R) == 4, int32_t, int16_t>;
-using Bare = std::make_unsigned_t<Key>;
-struct Ends {
-  Key most = std::numeric_limits<Key>::min(), nearest = std::numeric_limits<Key>::max();
-  Bare least = 0;
-};
-
-// HOLDS_0: of a range that holds 0, whose nearest value to 0 is 0.
-template <bool HOLDS_0>
-inline Ends ends_of(const R* r, int64_t n) {
-  Ends e;
-  Key most = e.most, nearest = HOLDS_0 ? 0 : e.nearest;
-  Bare least = e.least;
-#pragma omp simd reduction(max : most, least) reduction(min : nearest)
-  for (int64_t j = 0; j < n; j++) {
-    const Key k = same_bits<Key>(r[j]);
-    most = std::max(most, k);
-    least = std::max(least, static_cast<Bare>(k));
-    if (!HOLDS_0) nearest = std::min(nearest, k);
-  }
-  return {most, nearest, least};
-}
-
-// Both as floats; a NaN makes both NaN.
-inline void as_floats(Key most, Key nearest, Bare least, float& r_min, float& r_max) {
-  const Key low = static_cast<Key>(least), high = most;
-  const float a = to_float(same_bits<R>(low < 0 ? low : nearest));
-  const float b = to_float(same_bits<R>(high < 0 ? nearest : high));
-  r_min = b == b ? a : b;
-  r_max = a == a ? b : a;
-}
-
 inline void min_max_rows(const R* r, float* r_min, float* r_max, int64_t m, int64_t n) {
+  known(n, [=](auto n) {
 #pragma omp parallel for
-  for (int64_t i = 0; i < m; i++) {
-    const Ends e = ends_of<false>(r + i * n, n);
-    as_floats(e.most, e.nearest, e.least, r_min[i], r_max[i]);
-  }
+    for (int64_t i = 0; i < m; i++) {
+      const Ends<R> e = ends_of<false>(r + i * n, n);
+      as_floats<R>(e.most, e.nearest, e.least, r_min[i], r_max[i]);
+    }
+  });
 }
 
 // Every core takes some columns, whose ends so far stay in its cache.
@@ -271,27 +274,27 @@ inline void min_max_columns(const R* r, float* r_min, float* r_max, int64_t m, i
 #pragma omp parallel for collapse(2)
   for (int64_t i = 0; i < m; i++)
     for (int64_t first = 0; first < c; first += SCALES) {
-      Key most[SCALES], nearest[SCALES];
-      Bare least[SCALES];
+      Key<R> most[SCALES], nearest[SCALES];
+      Bare<R> least[SCALES];
       const int64_t width = std::min(SCALES, c - first);
-      std::fill(most, most + width, Ends().most);
-      std::fill(nearest, nearest + width, Ends().nearest);
-      std::fill(least, least + width, Ends().least);
+      std::fill(most, most + width, Ends<R>().most);
+      std::fill(nearest, nearest + width, Ends<R>().nearest);
+      std::fill(least, least + width, Ends<R>().least);
       for (int64_t k = 0; k < n; k++) {
         const R* x = r + (i * n + k) * c + first;
         over(width, [&](int64_t j, auto N) {
-          ask_for(x + j, N, c);
+          ask_for(x + j, N, NEXT * c);
 #pragma omp simd
           for (int64_t l = j; l < j + N; l++) {
-            const Key key = same_bits<Key>(x[l]);
+            const Key<R> key = same_bits<Key<R>>(x[l]);
             most[l] = std::max(most[l], key);
-            least[l] = std::max(least[l], static_cast<Bare>(key));
+            least[l] = std::max(least[l], static_cast<Bare<R>>(key));
             nearest[l] = std::min(nearest[l], key);
           }
         });
       }
       for (int64_t l = 0; l < width; l++)
-        as_floats(most[l], nearest[l], least[l], r_min[i * c + first + l], r_max[i * c + first + l]);
+        as_floats<R>(most[l], nearest[l], least[l], r_min[i * c + first + l], r_max[i * c + first + l]);
     }
 }
 
@@ -308,6 +311,7 @@ struct Choose {
       s[k] = wide == wide ? wide : std::numeric_limits<float>::infinity();
     }
     typed(s_type, [=](auto like) {
+#pragma omp simd
       for (int64_t k = 0; k < count; k++) s[k] = to_float(from_float<decltype(like)>(s[k]));
     });
 #pragma omp simd
@@ -319,33 +323,42 @@ struct Choose {
   }
 };
 
-// Some rows at a time: their ends, their scales, and their codes while r is in the cache. Meanwhile
-// memory is asked for the rows that come next.
+// Some rows at a time: their ends, their scales, and their codes while r is in the cache. With the
+// codes memory is asked for the rows that come next.
 inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int64_t n, const Choose& choose,
                         const Quantize<false>& quantize) {
   const int64_t height = rows_at_once(n, TILE);
-#pragma omp parallel for
-  for (int64_t i = 0; i < m; i += height) {
-    Key most[SCALES];
-    Bare least[SCALES];
-    float r_min[SCALES], r_max[SCALES];
-    Steps steps;
-    const int64_t count = std::min(height, m - i);
-    for (int64_t k = 0; k < count; k++) {
-      const R* x = r + (i + k) * n;
-      ask_for(x, n / 4, count * n);
-      const Ends e = n == 32 ? ends_of<true>(x, 32) : ends_of<true>(x, n);  // what is known is faster
-      most[k] = e.most;
-      least[k] = e.least;
-    }
+  const bool far = is_far(m * n);
+#pragma omp parallel
+  {
+#pragma omp for
+    for (int64_t i = 0; i < m; i += height) {
+      Key<R> most[SCALES];
+      Bare<R> least[SCALES];
+      float r_min[SCALES], r_max[SCALES];
+      Steps steps;
+      const int64_t count = std::min(height, m - i);
+      known(n, [=, &most, &least](auto n) {
+        for (int64_t k = 0; k < count; k++) {
+          const Ends<R> e = ends_of<true>(r + (i + k) * n, n);
+          most[k] = e.most;
+          least[k] = e.least;
+        }
+      });
 #pragma omp simd
-    for (int64_t k = 0; k < count; k++) as_floats(most[k], 0, least[k], r_min[k], r_max[k]);
-    choose(count, r_min, r_max, steps.s, steps.z);
-    write(steps.s, s_out, choose.s_type, i, count);
-    for (int64_t k = 0; k < count; k++) z_out[i + k] = static_cast<Q>(static_cast<int32_t>(steps.z[k]));
-    quantize.prepare(steps, count, r_min, r_max);
-    for (int64_t k = 0; k < count; k++)
-      row(quantize, r + (i + k) * n, q + (i + k) * n, Quantize<false>::step(steps, k), n, count * n);
+      for (int64_t k = 0; k < count; k++) as_floats<R>(most[k], 0, least[k], r_min[k], r_max[k]);
+      choose(count, r_min, r_max, steps.s, steps.z);
+      write(steps.s, s_out, choose.s_type, i, count);
+      for (int64_t k = 0; k < count; k++) z_out[i + k] = static_cast<Q>(static_cast<int32_t>(steps.z[k]));
+      quantize.prepare(steps, count, r_min, r_max);
+      known(n, [=, &quantize, &steps](auto n) {
+        for (int64_t k = 0; k < count; k++) {
+          const int64_t at = (i + k) * n;
+          row(quantize, r + at, q + at, Quantize<false>::step(steps, k), n, count * n, far);
+        }
+      });
+    }
+    end_far();
   }
 }
 

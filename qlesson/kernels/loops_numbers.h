@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#ifdef __AVX2__
+#ifdef __SSE2__
 #include <immintrin.h>
 #endif
 
@@ -56,12 +56,17 @@ inline float16 from_float(float x) {
 template <int64_t N, typename X, typename Y>
 inline void convert(const X* x, Y* y) {
   constexpr bool from_f16 = std::is_same_v<X, float16>, to_f16 = std::is_same_v<Y, float16>;
-  constexpr bool to_bf16 = std::is_same_v<Y, bfloat16>, from_codes = sizeof(X) == 1, to_codes = sizeof(Y) == 1;
+  constexpr bool from_bf16 = std::is_same_v<X, bfloat16>, to_bf16 = std::is_same_v<Y, bfloat16>;
+  constexpr bool from_codes = sizeof(X) == 1, to_codes = sizeof(Y) == 1;
   int64_t k = 0;
 #ifdef __AVX512F__
   const auto to = [=](int64_t k) { return reinterpret_cast<__m256i*>(y + k); };
-  for (; (from_f16 || to_f16 || from_codes || to_codes) && k + 16 <= N; k += 16) {
+  for (; (from_f16 || from_bf16 || to_f16 || from_codes || to_codes) && k + 16 <= N; k += 16) {
     if constexpr (from_f16) _mm512_storeu_ps(y + k, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(x + k))));
+    if constexpr (from_bf16) {
+      const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(x + k)));
+      _mm512_storeu_si512(y + k, _mm512_slli_epi32(wide, 16));
+    }
     if constexpr (to_f16) _mm256_storeu_si256(to(k), _mm512_cvtps_ph(_mm512_loadu_ps(x + k), 0));
     if constexpr (to_codes) _mm_storeu_si128((__m128i*)(y + k), _mm512_cvtepi32_epi8(_mm512_loadu_si512(x + k)));
     if constexpr (from_codes) {
@@ -75,8 +80,12 @@ inline void convert(const X* x, Y* y) {
     if constexpr (to_bf16) _mm256_storeu_si256(to(k), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x + k)));
 #endif
 #ifdef __AVX2__
-  for (; (from_f16 || to_f16 || from_codes) && k + 8 <= N; k += 8) {
+  for (; (from_f16 || from_bf16 || to_f16 || from_codes) && k + 8 <= N; k += 8) {
     if constexpr (from_f16) _mm256_storeu_ps(y + k, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(x + k))));
+    if constexpr (from_bf16) {
+      const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(x + k)));
+      _mm256_storeu_si256((__m256i*)(y + k), _mm256_slli_epi32(wide, 16));
+    }
     if constexpr (to_f16) _mm_storeu_si128((__m128i*)(y + k), _mm256_cvtps_ph(_mm256_loadu_ps(x + k), 0));
     if constexpr (from_codes) {
       const __m128i in = _mm_loadl_epi64((const __m128i*)(x + k));
@@ -118,3 +127,28 @@ constexpr bool CONVERTS = true;
 #else
 constexpr bool CONVERTS = false;
 #endif
+
+// --- past the caches ---
+// A processor that writes a line reads it first, unless it is told that nobody reads it soon. Those
+// other than x86 see by themselves that line after line is written.
+constexpr int64_t LINE_PART = 16;  // bytes that are written at once
+
+template <typename T>
+inline bool may_be_far(const T* y) { return reinterpret_cast<uintptr_t>(y) % LINE_PART == 0; }
+
+template <int64_t N, typename T>
+inline void write_far(const T* x, T* y) {
+#ifdef __SSE2__
+  for (int64_t k = 0; k < N; k += LINE_PART / sizeof(T))
+    _mm_stream_si128(reinterpret_cast<__m128i*>(y + k), *reinterpret_cast<const __m128i*>(x + k));
+#else
+  std::memcpy(y, x, N * sizeof(T));
+#endif
+}
+
+// Before another core may read what was written so.
+inline void end_far() {
+#ifdef __SSE2__
+  _mm_sfence();
+#endif
+}

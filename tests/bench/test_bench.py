@@ -98,7 +98,8 @@ def test_each_step_to_the_loop_by_hand_does_the_same_work(monkeypatch):
     (job,) = jobs
     assert calls.pop(bench.FLOOR) is None
     expected = job.codes.clone()
-    assert list(calls) == [s["contestant"] for s in CPU["steps"][:3]]
+    stored = [s["contestant"] for s in CPU["steps"][:-1]]  # and the floor
+    assert list(calls)[: len(stored)] == stored
     for call in calls.values():
         job.codes.zero_()
         call()

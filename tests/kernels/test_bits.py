@@ -160,6 +160,32 @@ def test_the_loops_by_hand_agree_over_every_scheme(dtype):
         assert torch.equal(y.q, x.q)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_what_is_written_past_the_caches(dtype, monkeypatch):
+    """Small results too where `far` says so, at addresses of whole vectors and at others."""
+
+    def far(formula, constants, kinds, device):
+        return compilers._by_hand(formula, constants, kinds, far=0)
+
+    monkeypatch.setattr(kernels, "_compiled", functools.cache(far))
+    monkeypatch.setitem(kernels.modes._state, "broken", False)
+    for shape, granularity in EVERY_LAYOUT:
+        r, scheme = values(shape, dtype), ql.Scheme(granularity=granularity)
+        assert_same(r, scheme)
+        with ql.use_kernels("eager"):
+            x = ql.quantize(r, scheme)
+            r_hat = x.dequantize(dtype)
+        with ql.use_kernels("compiled"):
+            q = torch.zeros(r.numel() + 2, dtype=torch.int8)
+            ql.quantize(r, scheme, out=q[1:-1].view(shape))
+            out = torch.zeros(r.numel() + 2, dtype=dtype)
+            x.dequantize(dtype, out=out[1:-1].view(shape))
+        assert torch.equal(q[1:-1].view(shape), x.q) and q[0] == q[-1] == 0
+        assert torch.equal(out[1:-1].view(shape), r_hat) and out[0] == out[-1] == 0
+    assert not kernels.modes._state["broken"]
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_ranges_by_hand(dtype):
     """Far from 0 on either side, so that nothing but the values themselves can be an end."""

@@ -6,11 +6,14 @@ import tiny_llama
 import torch
 
 import qlesson as ql
+from qlesson.blocks import Blocks
 from qlesson.evaluate import compare
 from qlesson.files import formats
+from qlesson.files.formats.kinds import SuperBlocks
 from qlesson.models import llama
 from qlesson.models.cache import KVCache
 from qlesson.nn import QuantizedEmbedding, QuantizedLinear, quantize_model
+from qlesson.nn.product import packed_of
 
 IDS = [4, 9, 7, 200, 0, 31, 8, 8]
 
@@ -125,6 +128,39 @@ def test_rows_of_different_types_stay_layers_of_their_own(written):
     model, _ = llama.load(written(types={"attn_v": "Q8_0"}))
     bits = [[layer.codes.bits for layer in b.attention.qkv] for b in model.blocks]
     assert bits == [[4, 4, 8]] * tiny_llama.LAYERS
+
+
+def k_quant(rows, width, generator):
+    """Codes of 4 bits with scales of scales, in blocks of 32 of 64 values each."""
+
+    def drawn(high, *shape):
+        return torch.randint(1, high, shape, generator=generator, dtype=torch.uint8)
+
+    scale = torch.rand(rows, width // 64, generator=generator).div(1000).half()
+    steps = drawn(64, rows, width // 32), drawn(64, rows, width // 32), 6
+    return SuperBlocks(drawn(16, rows, width), scale, -8 * scale, 4, 64, *steps)
+
+
+def test_scales_of_scales_are_multiplied_out_for_the_products(tiny, monkeypatch):
+    made, generator = {}, torch.Generator().manual_seed(0)
+    read = formats.Opened.__getitem__
+
+    def k_quants(file, name):
+        if name.endswith("attn_output.weight"):
+            width = tiny_llama.WIDTH
+            return made.setdefault(name, k_quant(width, width, generator))
+        return read(file, name)
+
+    monkeypatch.setattr(formats.Opened, "__getitem__", k_quants)
+    for keep in ("codes", "float"):
+        model, _ = llama.load(tiny, keep)
+        for i, block in enumerate(model.blocks):
+            wanted = made[f"blk.{i}.attn_output.weight"]
+            assert torch.equal(block.attention.out.weight, wanted.dequantize())
+            if keep == "codes":
+                codes = block.attention.out.codes
+                assert codes.kind is Blocks and torch.equal(codes.q, wanted.q)
+                assert packed_of(codes) is not None  # the products take it
 
 
 def test_a_model_in_float_is_a_model_of_torch_with_a_tied_head(tiny):

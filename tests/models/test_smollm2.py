@@ -1,5 +1,6 @@
 """A real language model beside llama.cpp: the same file, the same tokens, the same answers."""
 
+import csv
 import json
 import os
 import random
@@ -8,12 +9,18 @@ import sys
 import urllib.request
 from contextlib import contextmanager
 
+import judged
 import peers
 import pytest
 import torch
+from published import published
 
 import qlesson as ql
+from qlesson.evaluate import compare
+from qlesson.files import formats
 from qlesson.models import llama
+from qlesson.models.cache import PER_TOKEN, KVCache
+from qlesson.models.llama.tokens import of_json
 from qlesson.nn import QuantizedLinear
 
 PROMPTS = (
@@ -29,6 +36,7 @@ PROMPTS = (
 )  # fmt: skip
 # What llama.cpp makes of the inputs of a product: 8 bits in groups of 32.
 EIGHT = ql.Scheme(8, "symmetric", ql.PerGroup(32))
+EIGHT_KEYS = ql.Scheme(8, granularity=PER_TOKEN, scale_dtype=torch.float16)
 LIKELIEST = 100  # tokens whose logits are compared at each step
 
 
@@ -107,6 +115,20 @@ def test_every_character_has_the_tokens_of_llama_cpp(smollm2, server):
             smollm2[1].encode(text)
             == asked(server, "/tokenize", content=text, parse_special=False)["tokens"]
         ), hex(i)
+
+
+def test_the_tokenizer_json_of_a_folder_gives_the_same_tokens(smollm2, tmp_path):
+    with formats.open(peers.smollm2()) as file:
+        keys = ("tokens", "merges", "token_type")
+        tokens, merges, kinds = (file.metadata[f"tokenizer.ggml.{key}"] for key in keys)
+    own = [{"id": i, "content": tokens[i], "special": True} for i, x in enumerate(kinds) if x == 3]
+    folder = published(tmp_path / "x", lambda: (tokens, merges, own), vocab_size=len(tokens))
+    tokenizer = of_json(folder / "tokenizer.json", len(tokens))
+    for text in hostile(1000):
+        for special in (False, True):
+            ids = smollm2[1].encode(text, special)
+            assert tokenizer.encode(text, special) == ids, repr(text)
+            assert tokenizer.decode(ids) == smollm2[1].decode(ids)
 
 
 def test_a_chat_is_what_llama_cpp_makes_of_the_template(smollm2, server):
@@ -201,9 +223,42 @@ def test_what_16_says_of_8_bit_inputs(smollm2, server):
     assert said["choices"][0]["text"].startswith("L'Étoile, la Marseillaise")
 
 
+# --- its cache ---
+
+
+def test_what_notebook_10_says_of_its_cache(smollm2):
+    """Sizes of the model, bytes of a cache, and a line of the stored table on fewer windows."""
+    model, tokenizer = smollm2
+    config = model.config
+    assert (config.layers, config.heads, config.kv_heads, config.head_width) == (30, 9, 3, 64)
+    assert config.context == 8192
+    held = sum({x.data_ptr(): x.nbytes for x in (*model.buffers(), *model.parameters())}.values())
+    assert round(held / 1e6) == 97
+    held = KVCache(EIGHT_KEYS, EIGHT_KEYS)
+    windows = judged.windows(tokenizer)[:4]
+    with torch.no_grad():
+        model(windows[:1, :64], held)
+    assert held.nbytes == 2 * 30 * 3 * 64 * 64 * (8 + (16 + 8) / 32) / 8
+    with open(judged.CACHE, encoding="utf-8", newline="") as file:
+        rows = {(row["bits"], row["keys per"]): row for row in csv.DictReader(file)}
+    stored = {key: float(row["difference"]) for key, row in rows.items()}
+    for bits, keys in (("2", "token"), ("2", "channel")):
+        other = judged.with_cache(model, int(bits), keys, "token")
+        c = compare(model, other, [windows])
+        assert abs(c.difference - stored[bits, keys]) < 5 * c.standard_error
+    for bits in ("4", "3", "2"):
+        assert 0.23 < stored[bits, "channel"] / stored[bits, "token"] < 0.35
+    assert all(stored["8", keys] < 2 * float(rows["8", keys]["error"]) for keys in judged.PER)
+    assert all(stored[key] > 4 * float(rows[key]["error"]) for key in rows if key[0] != "8")
+
+
 PEAK = """
 import pathlib, re, sys
+from qlesson.evaluate import compare
+from qlesson.files import formats
 from qlesson.models import llama
+from qlesson.models.cache import PER_TOKEN, KVCache
+from qlesson.models.llama.tokens import of_json
 model, tokenizer = llama.load(sys.argv[1])
 ids = list(model.generate(tokenizer.chat("What is the capital of France?"), 20))
 status = pathlib.Path("/proc/self/status").read_text()

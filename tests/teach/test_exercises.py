@@ -513,6 +513,7 @@ EQUIVALENT = {
     ("3.1", "torch.where(s >= 0, s, 1)"): "as above",
     ("3.1", "torch.where(s > 0, s, 0)"): "as above",
     ("3.1", "torch.where(s > -1, s, 1)"): "as above",
+    ("16.3", "log_softmax(1)"): "logits have two axes",
 }
 
 

@@ -1,4 +1,4 @@
-"""A model of Llama's kind from a GGUF file   (notebook 16)."""
+"""A model of Llama's kind from a GGUF file, or from a folder of safetensors   (notebook 16)."""
 
 import importlib.util
 import os
@@ -13,8 +13,11 @@ from qlesson import checks
 from qlesson.blocks import Blocks
 from qlesson.files import formats
 from qlesson.files.formats import Opened
+from qlesson.files.formats.kinds import SuperBlocks
+from qlesson.files.formats.llama_folder import LlamaFolder
+from qlesson.granularity import PerAxis, PerGroup
 from qlesson.models.llama.model import Config, Llama
-from qlesson.models.llama.tokens import Tokenizer
+from qlesson.models.llama.tokens import Tokenizer, of_json, of_merges
 from qlesson.nn import QuantizedEmbedding, QuantizedLinear
 from qlesson.qtensor import QTensor
 
@@ -61,15 +64,20 @@ class Beside(nn.ModuleList):
 
 
 def load(path: str | Path, keep: str = "codes") -> tuple[Llama, Tokenizer]:
-    """The model in a GGUF file, and its tokenizer.
+    """The model in a file, and its tokenizer.
 
-    keep  "codes": the layers hold the file's own codes, packed, in about the bytes of the file.
+    path  a GGUF file; or a folder with config.json, tokenizer.json and safetensors, plain or
+          quantized as `formats.open` reads them (GPTQ, AWQ, compressed-tensors, ...)
+    keep  "codes": the layers hold the file's own codes, packed, in about the bytes of the file;
+          scales that have scales, as in ggml's K-quants, are multiplied out to float32.
           "float": they hold W_hat in float32, as a model to quantize or to train does
+
+    Rows of q and k are in llama.cpp's order, in which neighbours turn together.
 
     Raises ValueError for a file that holds another architecture, or a part that is not read here.
     """
     checks.one_of("keep", keep, ("codes", "float"))
-    with formats.open(checks.path("path", path)) as file:
+    with _opened(checks.path("path", path)) as file:
         config = _config(file)
         with torch.device("meta"):
             model = Llama(config)
@@ -79,6 +87,15 @@ def load(path: str | Path, keep: str = "codes") -> tuple[Llama, Tokenizer]:
 
 
 # --- what the file says ---
+
+
+def _opened(path: Path) -> Opened:
+    if path.is_dir():
+        return LlamaFolder(path)
+    file = formats.open(path)
+    if file.format != "GGUF":
+        raise _other(file, "beside it lie config.json and tokenizer.json: name their folder")
+    return file
 
 
 def _said(file: Opened, key: str, kind: type, default: Any = None) -> Any:
@@ -119,6 +136,8 @@ def _config(file: Opened) -> Config:
 
 def _ends(file: Opened) -> tuple[int, ...]:
     """Ids of the tokens that end an answer."""
+    if isinstance(file, LlamaFolder):
+        return tuple(file.ends)
     keys = [f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot")]
     return tuple({_said(file, key, int) for key in keys if key in file.metadata})
 
@@ -135,6 +154,8 @@ def _refuse_other_turns(file: Opened, config: Config) -> None:
 
 
 def _tokenizer(file: Opened, vocabulary: int) -> Tokenizer:
+    if isinstance(file, LlamaFolder):
+        return _of_folder(file, vocabulary)
     kind = _said(file, "tokenizer.ggml.model", str)
     if kind != "gpt2":
         raise _other(file, f"its tokenizer is of the kind {kind!r}, and only 'gpt2' is read")
@@ -151,7 +172,18 @@ def _tokenizer(file: Opened, vocabulary: int) -> Tokenizer:
             names[f"{name}_token"] = tokens[
                 checks.whole(key, file.metadata[key], 0, vocabulary - 1)
             ]
-    return Tokenizer(tokens, merges, kinds, _said(file, "tokenizer.ggml.pre", str), template, names)
+    how = tokens, merges, kinds, _said(file, "tokenizer.ggml.pre", str)
+    return of_merges(*how, template=template, names=names)
+
+
+def _of_folder(file: LlamaFolder, vocabulary: int) -> Tokenizer:
+    names = {}
+    for name in ("bos_token", "eos_token"):
+        said = file.settings.get(name)
+        said = said.get("content") if isinstance(said, dict) else said
+        if isinstance(said, str):
+            names[name] = said
+    return of_json(file.path / "tokenizer.json", vocabulary, template=file.template, names=names)
 
 
 def _other(file: Opened, why: str) -> ValueError:
@@ -172,7 +204,11 @@ def _fill(model: Llama, file: Opened, keep: str) -> None:
             raise _other(file, f"it has no tensor {name}")
         left.discard(name)
         x = file[name]
-        return x.dequantize() if keep == "float" and not isinstance(x, Tensor) else x
+        if isinstance(x, Tensor) and x.dtype not in checks.FLOATS:
+            raise _other(file, f"{name} is {x.dtype}, and nothing says in what scale")
+        if keep == "float" and not isinstance(x, Tensor):
+            return x.dequantize()
+        return x.plain() if isinstance(x, SuperBlocks) else x  # as the products take them
 
     for i, block in enumerate(model.blocks):
         for ours, theirs in NAMES.items():
@@ -239,16 +275,20 @@ def _linear(weights: Sequence[Weight]) -> nn.Module:
 
 
 def _form(x: Weight) -> Any:
-    """What Blocks have in common whose rows can be joined; all else is joined with nothing."""
-    if type(x) is not Blocks:
-        return id(x)
-    return x.bits, x.group_size, x.q.dtype, x.scale.dtype, x.minimum is None
+    """What weights have in common whose rows can be joined; all else is joined with nothing."""
+    if type(x) is Blocks:
+        return x.bits, x.group_size, x.q.dtype, x.scale.dtype, x.minimum is None
+    if isinstance(x, QTensor) and type(x.scheme.granularity) in (PerAxis, PerGroup):
+        return x.scheme
+    return id(x)
 
 
 def _joined(weights: Sequence[Any]) -> Any:
+    """The same rows in one; what holds no tensor is the first's."""
     first, *others = weights
     if not others:
         return first
-    q, scale = (torch.cat([getattr(x, name) for x in weights]) for name in ("q", "scale"))
-    minimum = None if first.minimum is None else torch.cat([x.minimum for x in weights])
-    return Blocks(q, scale, minimum, first.bits, first.group_size)
+    held = vars(first)
+    tensors = [name for name, x in held.items() if isinstance(x, Tensor)]
+    rows = {name: torch.cat([vars(x)[name] for x in weights]) for name in tensors}
+    return type(first)(**held | rows)

@@ -1,7 +1,8 @@
-"""A model's tokenizer, from the tokens and merges in its file."""
+"""A model's tokenizer: from the tokens and merges in its file, or the tokenizer.json beside it."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from qlesson import checks
@@ -16,34 +17,27 @@ TEXT = "\ue000"  # stands in a chat's template for the text
 class Tokenizer:
     """Text to ids and back: bytes, of which pairs are merged (Sennrich et al. 2016).
 
-    tokens    the text of each id; bytes are written as letters, as GPT-2 does
-    merges    pairs "a b" that become one token, the first ones first
-    kinds     of each token, as ggml counts them
-    cut       a name in CUTS
+    merging   a Tokenizer of the library tokenizers; `of_merges` and `of_json` make it
+    size      of the vocabulary: ids are below
+    control   {token: id}, such as the end of an answer: read only where `special` asks for it, so
+              that no text can pretend to be one
+    named     {token: id} of those that are always read as one
     template  of a chat, in Jinja; None where there is none
     names     what else the template knows, such as {"bos_token": "<s>"}
-
-    A control token, such as the end of an answer, is read only where `special` asks for it, so that
-    no text can pretend to be one.
     """
 
     def __init__(
         self,
-        tokens: Sequence[str],
-        merges: Iterable[str],
-        kinds: Sequence[int],
-        cut: str,
+        merging: Any,
+        size: int,
+        control: Mapping[str, int],
+        named: Mapping[str, int],
         template: str | None = None,
         names: Mapping[str, str] | None = None,
     ) -> None:
-        if cut not in CUTS:
-            known = ", ".join(CUTS)
-            raise ValueError(f"The text is cut as {cut!r} says, and known are: {known}.")
         self.template, self.names = template, dict(names or {})
-        ids = {token: i for i, token in enumerate(tokens)}
-        self.control = {t: i for t, i in ids.items() if kinds[i] == CONTROL}
-        self.named = {t: i for t, i in ids.items() if kinds[i] == USER_DEFINED}
-        self._size, self._merging = len(tokens), _merging(ids, merges, CUTS[cut])
+        self.control, self.named = dict(control), dict(named)
+        self._size, self._merging = size, merging
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """The ids of a text, none for an empty one.
@@ -106,24 +100,74 @@ def _pieces(text: str, specials: Iterable[str]) -> list[str]:
     return [p for p in re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if p]
 
 
-def _merging(ids: Mapping[str, int], merges: Iterable[str], cuts: Iterable[str]) -> Any:
-    """What cuts a text and merges its bytes."""
-    try:
-        import tokenizers
-        from tokenizers import decoders, models, pre_tokenizers
-    except ImportError:
-        raise ImportError('tokenizers is missing: pip install "qlesson[models]".') from None
+def of_merges(
+    tokens: Sequence[str], merges: Iterable[str], kinds: Sequence[int], cut: str, **chat: Any
+) -> Tokenizer:
+    """A Tokenizer of what a GGUF file has.
+
+    tokens  the text of each id; bytes are written as letters, as GPT-2 does
+    merges  pairs "a b" that become one token, the first ones first
+    kinds   of each token, as ggml counts them
+    cut     a name in CUTS
+    chat    template and names
+    """
+    if cut not in CUTS:
+        known = ", ".join(CUTS)
+        raise ValueError(f"The text is cut as {cut!r} says, and known are: {known}.")
+    library = _library()
+    models, pre = library.models, library.pre_tokenizers
+    ids = {token: i for i, token in enumerate(tokens)}
+    control, named = (
+        {t: i for t, i in ids.items() if kinds[i] == kind} for kind in (CONTROL, USER_DEFINED)
+    )
     # A byte that has no token gets an id of its own behind all others: left out before merging, it
     # would let its neighbours merge.
-    extra = [b for b in pre_tokenizers.ByteLevel.alphabet() if b not in ids]
+    extra = [b for b in pre.ByteLevel.alphabet() if b not in ids]
     ids = {**ids, **{b: len(ids) + i for i, b in enumerate(sorted(extra))}}
     pairs: Any = [tuple(pair.split(" ")) for pair in merges]
-    merging = tokenizers.Tokenizer(models.BPE(ids, pairs))
-    split = [pre_tokenizers.Split(tokenizers.Regex(cut), "isolated") for cut in cuts]
-    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    merging.pre_tokenizer = pre_tokenizers.Sequence([*split, letters])
-    merging.decoder = decoders.ByteLevel()
-    return merging
+    merging = library.Tokenizer(models.BPE(ids, pairs))
+    split = [pre.Split(library.Regex(regex), "isolated") for regex in CUTS[cut]]
+    letters = pre.ByteLevel(add_prefix_space=False, use_regex=False)
+    merging.pre_tokenizer = pre.Sequence([*split, letters])
+    merging.decoder = library.decoders.ByteLevel()
+    return Tokenizer(merging, len(tokens), control, named, **chat)
+
+
+def of_json(path: Path, size: int, **chat: Any) -> Tokenizer:
+    """A Tokenizer of a tokenizer.json, of any kind that the library knows.
+
+    size  of the vocabulary: rows of the embedding
+    chat  template and names
+    """
+    text = checks.file("path", path).read_text(encoding="utf-8")
+    try:
+        merging = _library().Tokenizer.from_str(text)
+    except ImportError:
+        raise
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{path} is none that the library tokenizers reads: {error}.") from None
+    merging.encode_special_tokens = True  # as text; `Tokenizer` finds those that are meant
+    merging.no_truncation()
+    merging.no_padding()
+    added = merging.get_added_tokens_decoder()
+    most = max(merging.get_vocab(with_added_tokens=True).values(), default=0)
+    if most >= size:
+        raise ValueError(
+            f"{path} has the id {most}, and the embedding {size} rows: it is of another model."
+        )
+    control, named = (
+        {x.content: i for i, x in added.items() if x.special == special}
+        for special in (True, False)
+    )
+    return Tokenizer(merging, size, control, named, **chat)
+
+
+def _library() -> Any:
+    try:
+        import tokenizers
+    except ImportError:
+        raise ImportError('tokenizers is missing: pip install "qlesson[models]".') from None
+    return tokenizers
 
 
 def _refuse_halves(text: str) -> None:

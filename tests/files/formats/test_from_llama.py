@@ -1,100 +1,17 @@
 """A Llama as people publish it, to a GGUF file: llama.cpp then writes what the model says."""
 
-import json
 import shutil
 
 import peers
 import pytest
 import torch
-import torch.nn.functional as F
+from published import HEADS, KV_HEADS, TEMPLATE, as_published, published, small
 from safetensors.torch import load_file, save_file
 
 import qlesson as ql
 from qlesson.__main__ import main
 from qlesson.files import formats
 from qlesson.files.formats.from_llama import to_gguf
-
-WIDTH, HEADS, KV_HEADS, HIDDEN, LAYERS = 64, 4, 2, 96, 2
-TEMPLATE = "{{ messages }}"
-
-
-def small():
-    """(vocabulary, merges, added tokens) of letters."""
-    letters = [chr(i) for i in range(33, 127)] + ["Ġ", "ab", "Ġab"]
-    added = [
-        {"id": len(letters), "content": "<|end|>", "special": True},
-        {"id": len(letters) + 1, "content": "<own>", "special": False},
-    ]
-    return letters, [["a", "b"], ["Ġ", "ab"]], added
-
-
-def published(folder, words=small, tokenizer=None, **config):
-    """A folder with a model of random weights."""
-    folder.mkdir(exist_ok=True)
-    letters, merges, added = words()
-    count = len(letters) + len(added) + 3
-    made = torch.Generator().manual_seed(0)
-
-    def w(*shape):
-        return torch.randn(shape, generator=made) / shape[-1] ** 0.5
-
-    tensors = {"model.embed_tokens.weight": w(count, WIDTH) * 8, "model.norm.weight": w(WIDTH) + 1}
-    kv = WIDTH * KV_HEADS // HEADS
-    shapes = {
-        "self_attn.q_proj": (WIDTH, WIDTH), "self_attn.k_proj": (kv, WIDTH),
-        "self_attn.v_proj": (kv, WIDTH), "self_attn.o_proj": (WIDTH, WIDTH),
-        "mlp.gate_proj": (HIDDEN, WIDTH), "mlp.up_proj": (HIDDEN, WIDTH),
-        "mlp.down_proj": (WIDTH, HIDDEN),
-    }  # fmt: skip
-    for i in range(LAYERS):
-        tensors |= {f"model.layers.{i}.{n}.weight": 3 * w(*shape) for n, shape in shapes.items()}
-        for n in ("input_layernorm", "post_attention_layernorm"):
-            tensors[f"model.layers.{i}.{n}.weight"] = w(WIDTH) + 1
-    save_file(tensors, folder / "model.safetensors")
-    said = {
-        "model_type": "llama", "hidden_size": WIDTH, "num_attention_heads": HEADS,
-        "num_key_value_heads": KV_HEADS, "num_hidden_layers": LAYERS, "intermediate_size": HIDDEN,
-        "vocab_size": count, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
-        "rope_theta": 100.0, "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": [2, 3],
-    }  # fmt: skip
-    steps = [{"type": "Digits", "individual_digits": True}, {"type": "ByteLevel"}]
-    said_of_tokens = {
-        "model": {"vocab": {x: i for i, x in enumerate(letters)}, "merges": merges},
-        "added_tokens": added, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(said | config))
-    (folder / "tokenizer.json").write_text(json.dumps(said_of_tokens | (tokenizer or {})))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
-    return folder
-
-
-def as_published(tensors, ids):
-    """The logits of the last token, as the folder's own code has them: halves are turned."""
-
-    def norm(x, w):
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * w
-
-    def turned(x):
-        half = x.shape[-1] // 2
-        rate = 100.0 ** -(torch.arange(half).double() / half)
-        angle = torch.arange(len(ids)).double()[:, None] * rate
-        a, b, cos, sin = x[..., :half], x[..., half:], angle.cos(), angle.sin()
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
-
-    def heads(x, count):
-        return x.view(len(ids), count, -1).transpose(0, 1)
-
-    x = tensors["model.embed_tokens.weight"][ids]
-    for i in range(LAYERS):
-        w = {n.split(".")[-2]: t for n, t in tensors.items() if n.startswith(f"model.layers.{i}.")}
-        h = norm(x, w["input_layernorm"])
-        q, k = turned(heads(h @ w["q_proj"].T, HEADS)), turned(heads(h @ w["k_proj"].T, KV_HEADS))
-        k, v = (t.repeat_interleave(2, 0) for t in (k, heads(h @ w["v_proj"].T, KV_HEADS)))
-        mixed = F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0]
-        x = x + mixed.transpose(0, 1).reshape(len(ids), -1) @ w["o_proj"].T
-        h = norm(x, w["post_attention_layernorm"])
-        x = x + (F.silu(h @ w["gate_proj"].T) * (h @ w["up_proj"].T)) @ w["down_proj"].T
-    return (norm(x, tensors["model.norm.weight"]) @ tensors["model.embed_tokens.weight"].T)[-1]
 
 
 def test_the_tensors_and_the_keys(tmp_path):
@@ -176,8 +93,20 @@ def test_llama_cpp_writes_what_the_published_model_says(tmp_path):
 
 
 @pytest.mark.parametrize("config, words", [
-    (dict(model_type="mistral"), "a model of .type 'mistral'.: only Llama's type"),
-    (dict(rope_scaling={"type": "linear"}), "a model of 'scaled rotary positions'"),
+    (dict(model_type="gemma"), "a model with model_type 'gemma': only Llama's type"),
+    (dict(model_type="mistral", sliding_window=32), "with sliding_window 32"),
+    (dict(model_type="mistral", max_position_embeddings=8192), "with sliding_window 4096"),
+    (dict(rope_scaling={"type": "linear"}), "with rope_scaling {'type': 'linear'}"),
+    (dict(rope_scaling="x"), "with rope_scaling 'x'"),
+    (dict(rope_parameters={"rope_type": "yarn"}), "with rope_parameters {'rope_type': 'yarn'}"),
+    (dict(attention_bias=True), "with attention_bias True"),
+    (dict(mlp_bias=True), "with mlp_bias True"),
+    (dict(hidden_act="gelu"), "with hidden_act 'gelu'"),
+    (dict(partial_rotary_factor=0.5), "with partial_rotary_factor 0.5"),
+    (dict(head_dim=32), "with head_dim 32 num_attention_heads 4 hidden_size 64"),
+    (dict(tie_word_embeddings=False), "no lm_head.weight, and its config.json says no"),
+    (dict(rope_theta=-1), "rope_theta must be a positive number in config.json, got -1"),
+    (dict(rms_norm_eps="x"), "rms_norm_eps must be a positive number"),
     (dict(hidden_size="x"), "config.json must give hidden_size as a whole number"),
     (dict(num_attention_heads=5, num_key_value_heads=5), "32 rows, and 5 heads cannot share"),
 ])  # fmt: skip

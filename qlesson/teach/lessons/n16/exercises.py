@@ -1,6 +1,10 @@
 """The exercises of notebook 16, a real language model."""
 
-from qlesson.teach.exercises import exercise
+import math
+
+import torch
+
+from qlesson.teach.exercises import exercise, right, wrong
 
 
 @exercise("16.1", "What the embedding costs", "predict a number", difficulty=1, minutes=4)
@@ -69,3 +73,81 @@ class WhatToSay:
         ("BD", "B says what was measured. For D the original would have to be measured, too."),
         ("BE", "B and E contradict each other: what cannot be told apart is not worse."),
     ]
+
+
+@exercise("16.3", "How likely a choice is", "write code", difficulty=2, minutes=8)
+class HowLikely:
+    """
+    Write `my_score(logits, ids, start)`: the score of a choice, the mean of $\\log p$ over its
+    tokens. `ids` are the tokens of a prompt and, from `ids[start]` on, those of the choice. The
+    model has read them all: row $t$ of `logits` [time, vocabulary] is what it said of the token
+    after `ids[t]`.
+    """
+
+    hints = (
+        "Which row of the logits is about ids[start]? And who asked for the last row?",
+        "logits.log_softmax(-1) makes each row the log p of all tokens.",
+        "logits[start - 1 : -1].log_softmax(-1) has one row for each token of the choice.",
+    )
+    why = """A row is about the token that follows, so those of the choice begin one before it, and
+        the last one is about a token that nobody wrote. The mean keeps a long choice from losing
+        by its length alone."""
+
+    @right
+    def my_score(logits, ids, start):
+        log_p = logits[start - 1 : -1].log_softmax(-1)
+        choice = ids[start:]
+        return log_p[range(len(choice)), choice].mean()
+
+    def spec(logits, ids, start):
+        found = []
+        for t in range(start, len(ids)):
+            row = logits[t - 1]
+            found.append(row[ids[t]] - math.log(sum(math.exp(x) for x in row)))
+        return sum(found) / len(found)
+
+    def cases(rng):
+        yield torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]]), torch.tensor([0, 2]), 1
+        for _ in range(20):
+            time, vocabulary = rng.randint(3, 7), rng.randint(3, 6)
+            logits = [[rng.uniform(-4, 4) for _ in range(vocabulary)] for _ in range(time)]
+            ids = torch.tensor([rng.randrange(vocabulary) for _ in range(time)])
+            yield torch.tensor(logits), ids, rng.randint(1, time - 1)
+
+    @wrong("Row t is about the token after ids[t]; yours looks up ids[t] itself.")
+    def one_late(logits, ids, start):
+        log_p = logits[start:].log_softmax(-1)
+        return log_p[range(len(ids) - start), ids[start:]].mean()
+
+    @wrong("That is the sum: the more tokens a choice has, the lower it would be.")
+    def summed(logits, ids, start):
+        log_p = logits[start - 1 : -1].log_softmax(-1)
+        return log_p[range(len(ids) - start), ids[start:]].sum()
+
+    @wrong("The prompt's tokens are in your mean. All choices share them: only the choice counts.")
+    def all_tokens(logits, ids, start):
+        log_p = logits[:-1].log_softmax(-1)
+        return log_p[range(len(ids) - 1), ids[1:]].mean()
+
+    @wrong("That is a mean of p. The score is a mean of log p.")
+    def mean_of_p(logits, ids, start):
+        p = logits[start - 1 : -1].softmax(-1)
+        return p[range(len(ids) - start), ids[start:]].mean()
+
+    @wrong("Take the logarithm of each p, and then the mean.")
+    def log_of_mean(logits, ids, start):
+        p = logits[start - 1 : -1].softmax(-1)
+        return p[range(len(ids) - start), ids[start:]].mean().log()
+
+    @wrong("Logits are no logarithms of probabilities until log_softmax makes them so.")
+    def raw(logits, ids, start):
+        return logits[range(start - 1, len(ids) - 1), ids[start:]].mean()
+
+    @wrong("Softmax goes over the vocabulary, the last axis, not over time.")
+    def over_time(logits, ids, start):
+        log_p = logits[start - 1 : -1].log_softmax(0)
+        return log_p[range(len(ids) - start), ids[start:]].mean()
+
+    @wrong("That is the first token of the choice alone.")
+    def first_alone(logits, ids, start):
+        return logits[start - 1].log_softmax(-1)[ids[start]]

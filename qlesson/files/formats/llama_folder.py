@@ -1,0 +1,229 @@
+"""The folder of a Llama-type model, as people publish it, in llama.cpp's own words.
+
+It holds config.json, tokenizer.json and safetensors, plain or quantized. llama.cpp names keys and
+tensors otherwise, and turns neighbours of q and k by rotary positions, where the folder's code
+turns value i with value i + half: so the rows of each head change places, 0, half, 1, half + 1, ...
+
+Source: convert_hf_to_gguf.py in the repository of llama.cpp, `LlamaModel`.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qlesson import checks
+from qlesson.blocks import Blocks
+from qlesson.files.formats.opened import Opened, Value
+from qlesson.files.formats.safetensors import Safetensors
+from qlesson.files.formats.steps import whole_number
+from qlesson.qtensor import QTensor
+
+NAMES = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+IN_A_BLOCK = {
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}  # fmt: skip
+TURNED = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
+# Mistral's is Llama's where no window slides; and the window of a config.json that names none.
+TYPES = {"llama": None, "mistral": 4096}
+ROPE = ("rope_parameters", "rope_scaling")  # how positions turn, by its newer and its older name
+PLAIN = {
+    "attention_bias": False, "mlp_bias": False, "hidden_act": "silu", "partial_rotary_factor": 1,
+}  # fmt: skip
+MOST = 2**24  # of any number in config.json
+
+
+class LlamaFolder(Opened):
+    """The folder's tensors by llama.cpp's names, in its order of rows; the metadata are its keys.
+
+    config    what config.json says
+    settings  what tokenizer_config.json says, if it is there
+
+    Raises ValueError for a model that is not of Llama's type, or computes otherwise.
+    """
+
+    format = "safetensors"
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = checks.path("source", path)
+        self.config = read_json(self.path / "config.json")
+        more = self.path / "tokenizer_config.json"
+        self.settings = read_json(more) if more.is_file() else {}
+        for what in _otherwise(self.config):
+            raise ValueError(
+                f"{self.path} holds a model with {what}: only Llama's type, with plain rotary "
+                "positions, is read here. formats.open(path) reads its tensors, and llama.cpp's "
+                "own converter knows more."
+            )
+        self.metadata = _keys(self.path, self.config)
+        self._file = Safetensors(self.path)
+        tied = self.config.get("tie_word_embeddings") is True
+        self._names = {self._new_name(x): x for x in self._file if not self._is_no_part(x, tied)}
+        if not tied and "output.weight" not in self._names:
+            raise ValueError(
+                f"{self.path} has no lm_head.weight, and its config.json says no "
+                '"tie_word_embeddings": true: add what is missing.'
+            )
+        self.stored = {new: self._file.stored[name] for new, name in self._names.items()}
+
+    @property
+    def ends(self) -> list[int]:
+        """Ids of the tokens that end an answer."""
+        more = self.path / "generation_config.json"
+        both = (self.config, read_json(more) if more.is_file() else {})
+        given = [said.get("eos_token_id") for said in both]
+        listed = [i for x in given for i in (x if isinstance(x, list) else [x])]
+        places = [whole_number(i, 0, MOST) for i in listed]
+        return list(dict.fromkeys(i for i in places if i is not None))
+
+    @property
+    def template(self) -> str | None:
+        """Of a chat, in Jinja, if there is one."""
+        beside = self.path / "chat_template.jinja"
+        if beside.is_file():
+            return beside.read_text(encoding="utf-8")
+        said = self.settings.get("chat_template")
+        for named in said if isinstance(said, list) else []:
+            if isinstance(named, dict) and named.get("name") == "default":
+                said = named.get("template")
+        return said if isinstance(said, str) else None
+
+    def heads(self, name: str) -> int | None:
+        """The heads in whose rows a tensor of this name turns; None where it does not."""
+        for part, key in TURNED.items():
+            if f".{part}." in name:
+                return number(self.config, key, "num_attention_heads")
+        return None
+
+    def _read(self, name: str) -> Value:
+        x, heads = self._file[self._names[name]], self.heads(name)
+        if heads is None:
+            return x
+        if x.shape[0] % (2 * heads):
+            raise ValueError(
+                f"{self._names[name]} has {x.shape[0]} rows, and {heads} heads cannot share them: "
+                "its config.json is of another model."
+            )
+        return _in_order(x, torch.arange(x.shape[0]).view(heads, 2, -1).mT.flatten())
+
+    def _is_no_part(self, name: str, tied: bool) -> bool:
+        """What files hold besides: the table of turns, a tied head, and biases that are all 0."""
+        if name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight"):
+            return True
+        x = self._file[name] if name.endswith("_proj.bias") else None
+        return isinstance(x, Tensor) and not x.any()
+
+    def _new_name(self, name: str) -> str:
+        """llama.cpp's name of a tensor."""
+        inner = re.fullmatch(r"model\.layers\.(\d{1,4})\.([a-z_.]+)\.weight", name)
+        if inner and inner[2] in IN_A_BLOCK:
+            return f"blk.{int(inner[1])}.{IN_A_BLOCK[inner[2]]}.weight"
+        if name not in NAMES:
+            raise ValueError(
+                f"{self.path} holds {checks.shown(name)}, which a Llama has not: convert it with "
+                "llama.cpp's own converter. formats.open(path) reads its tensors."
+            )
+        return NAMES[name]
+
+
+def _in_order(x: Value, order: Tensor) -> Value:
+    """The rows in another order, and their scales with them."""
+    if isinstance(x, Tensor):
+        return x[order]
+    by_rows = {n: t[order] for n, t in vars(x).items() if isinstance(t, Tensor) and t.ndim > 1}
+    if isinstance(x, Blocks):
+        return x._trusted(**vars(x) | by_rows)
+    return QTensor._trusted(**vars(x) | by_rows)
+
+
+def _otherwise(config: Mapping[str, Any]) -> Iterator[str]:
+    """What it computes otherwise than a Llama."""
+
+    def said(*names: str) -> str:
+        return " ".join(f"{name} {checks.shown(config.get(name))}" for name in names)
+
+    model = config.get("model_type")
+    if not isinstance(model, str) or model not in TYPES:
+        yield said("model_type")
+        return
+    for name in ROPE:
+        how = config.get(name) or {}
+        kind = how.get("rope_type", how.get("type", "default")) if isinstance(how, dict) else None
+        if kind != "default":
+            yield said(name)
+    context = config.get("max_position_embeddings")
+    window = config.get("sliding_window", TYPES[model])
+    slides = window is not None and config.get("use_sliding_window") is not False
+    if slides and whole_number(window, context if isinstance(context, int) else MOST, MOST) is None:
+        yield f"sliding_window {checks.shown(window)}"
+    for name, plain in PLAIN.items():
+        if config.get(name) not in (None, plain):
+            yield said(name)
+    width, heads = (number(config, key) for key in ("hidden_size", "num_attention_heads"))
+    if config.get("head_dim") not in (None, width / heads):
+        yield said("head_dim", "num_attention_heads", "hidden_size")
+
+
+def _keys(source: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of the architecture."""
+    base = config.get("rope_theta")
+    for how in (config.get(name) for name in ROPE):
+        base = how.get("rope_theta", base) if isinstance(how, dict) else base
+    width, heads = number(config, "hidden_size"), number(config, "num_attention_heads")
+    keys = {
+        "block_count": number(config, "num_hidden_layers"),
+        "context_length": number(config, "max_position_embeddings"),
+        "embedding_length": width,
+        "feed_forward_length": number(config, "intermediate_size"),
+        "attention.head_count": heads,
+        "attention.head_count_kv": number(config, "num_key_value_heads", "num_attention_heads"),
+        "rope.dimension_count": width // heads,
+        "rope.freq_base": _positive("rope_theta", base, 10000.0),
+        "attention.layer_norm_rms_epsilon": _positive(
+            "rms_norm_eps", config.get("rms_norm_eps"), 1e-6
+        ),
+        "vocab_size": number(config, "vocab_size"),
+    }
+    general = {
+        "general.architecture": "llama", "general.name": source.resolve().name,
+        "general.quantization_version": 2,
+    }  # fmt: skip
+    return general | {f"llama.{key}": x for key, x in keys.items()}
+
+
+def _positive(key: str, given: Any, default: float) -> float:
+    x = default if given is None else given
+    checks.number(key, x, "a positive number in config.json", lambda x: x > 0)
+    return float(x)
+
+
+def number(config: Mapping[str, Any], *keys: str) -> int:
+    """A positive number of config.json, under the first of these names that it has."""
+    for key in keys:
+        found = whole_number(config.get(key), 1, MOST)
+        if found is not None:
+            return found
+    raise ValueError(f"config.json must give {keys[0]} as a whole number: add it.")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file of names and values."""
+    text = checks.file("source", path)
+    try:
+        said = json.loads(text.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict):
+        raise ValueError(f"{path} is no JSON of names and values: it is damaged.")
+    return said

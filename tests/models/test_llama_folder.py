@@ -1,0 +1,313 @@
+"""llama.load of a folder as people publish it: beside the formula of its own code, and our GGUF."""
+
+import json
+
+import peers
+import pytest
+import torch
+from published import HEADS, KV_HEADS, LAYERS, as_published, published
+from safetensors.torch import load_file, save_file
+
+from qlesson.files import formats
+from qlesson.files.formats.from_llama import to_gguf
+from qlesson.models import llama
+from qlesson.nn import QuantizedLinear
+
+IDS = [4, 9, 7, 90, 0, 31, 8, 8]
+SIZE = 32  # values that share a scale
+FILE = "model.safetensors"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tokenizers():
+    return peers.peer("tokenizers")
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(torch.tensor([IDS]))[0, -1]
+
+
+def doubles(tensors):
+    return {name: x.double() for name, x in tensors.items()}
+
+
+# --- the formula ---
+
+
+@pytest.mark.parametrize("keep", ["codes", "float"])
+@pytest.mark.parametrize("head", [False, True])
+def test_a_plain_folder_computes_what_its_own_code_does(tmp_path, keep, head):
+    folder = published(tmp_path / "tiny", tie_word_embeddings=not head)
+    tensors = load_file(folder / FILE)
+    if head:
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].flip(0).contiguous()
+        save_file(tensors, folder / FILE)
+    model, _ = llama.load(folder, keep)
+    wanted = as_published(doubles(tensors), IDS)
+    assert wanted.std() > 0.1
+    torch.testing.assert_close(logits(model.double()), wanted, rtol=1e-10, atol=1e-10)
+    assert (model.head.weight is model.embedding.weight) == (not head)
+
+
+def test_it_is_the_model_of_the_gguf_file(tmp_path):
+    folder = published(tmp_path / "tiny", rope_theta=None, rope_parameters={"rope_theta": 500.0})
+    to_gguf(folder, tmp_path / "x.gguf", "F32")
+    (ours, text), (theirs, its) = llama.load(folder), llama.load(tmp_path / "x.gguf")
+    assert ours.config.base == 500 and ours.config.ends == (2, 3)
+    same = {"ends": set(ours.config.ends), "eps": pytest.approx(1e-5)}  # float32 in the file
+    assert vars(theirs.config) | {"ends": set(theirs.config.ends)} == vars(ours.config) | same
+    torch.testing.assert_close(logits(ours), logits(theirs), rtol=1e-5, atol=1e-5)
+    for words in ("ab 12 a", "", "<|end|> b<own>", "ab\n"):
+        for special in (False, True):
+            assert text.encode(words, special) == its.encode(words, special)
+            assert text.decode(text.encode(words)) == its.decode(its.encode(words))
+    assert text.chat("ab") == its.chat("ab")
+
+
+@pytest.mark.parametrize("same", [
+    {"model_type": "mistral", "sliding_window": None}, {"model_type": "mistral"},
+    {"model_type": "mistral", "sliding_window": 64}, {"head_dim": 16, "attention_bias": False},
+    {"rope_scaling": {"rope_type": "default"}}, {"num_key_value_heads": KV_HEADS, "mlp_bias": None},
+])  # fmt: skip
+def test_what_is_the_same_by_another_name_is_read(tmp_path, same):
+    whole = logits(llama.load(published(tmp_path / "tiny"))[0])
+    assert torch.equal(logits(llama.load(published(tmp_path / "tiny", **same))[0]), whole)
+
+
+def test_shards_are_one_folder(tmp_path):
+    folder = published(tmp_path / "tiny")
+    whole, tensors = logits(llama.load(folder)[0]), load_file(folder / FILE)
+    (folder / FILE).unlink()
+    where = {name: f"part{i % 3}.safetensors" for i, name in enumerate(tensors)}
+    for part in set(where.values()):
+        save_file({n: x for n, x in tensors.items() if where[n] == part}, folder / part)
+    text = json.dumps({"weight_map": where})
+    (folder / f"{FILE}.index.json").write_text(text)
+    assert torch.equal(logits(llama.load(folder)[0]), whole)
+
+
+# --- quantized layers ---
+
+
+def steps(w, symmetric=False):
+    """(codes from 0 to 15, scale, zero point, what they stand for), in groups of SIZE inputs."""
+    groups = w.unflatten(1, (-1, SIZE))
+    low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
+    low, high = (-w.abs().amax(), w.abs().amax()) if symmetric else (low, high)
+    s = ((high - low) / 15).expand(groups.shape[:2]).half()
+    z = torch.full_like(s, 8) if symmetric else (-low / s).round().clamp(1, 15)
+    codes = (groups / s[..., None] + z[..., None]).round().clamp(0, 15)
+    values = s[..., None].float() * (codes - z[..., None].float())
+    return codes.flatten(1).long(), s, z.long(), values.flatten(1)
+
+
+def words(q):
+    """int32 of eight codes each, the first in the lowest bits."""
+    return (q.unflatten(1, (-1, 8)) << torch.arange(0, 32, 4)).sum(-1).to(torch.int32)
+
+
+def gptq(w):
+    q, s, z, values = steps(w)
+    return {"qweight": words(q).T, "qzeros": words(z.T - 1), "scales": s.T}, values
+
+
+def act_order(w):
+    order = torch.randperm(w.shape[1], generator=torch.Generator().manual_seed(1))
+    tensors, values = gptq(w[:, order])  # neighbours here are those of one group
+    back = order.argsort()
+    q = steps(w[:, order])[0][:, back]
+    index = (torch.arange(w.shape[1]) // SIZE)[back].to(torch.int32)
+    return tensors | {"qweight": words(q).T, "g_idx": index}, values[:, back]
+
+
+def awq(w):
+    q, s, z, values = steps(w)
+    q, z = (x.unflatten(1, (-1, 8))[..., [0, 2, 4, 6, 1, 3, 5, 7]].flatten(1) for x in (q.T, z.T))
+    return {"qweight": words(q), "qzeros": words(z), "scales": s.T}, values
+
+
+def compressed(w):
+    q, s, _, values = steps(w, symmetric=True)
+    shape = torch.tensor(w.shape)
+    return {"weight_packed": words(q), "weight_scale": s, "weight_shape": shape}, values
+
+
+def fp8(w):
+    s = w.abs().amax(1, keepdim=True) / 448
+    q = (w / s).to(torch.float8_e4m3fn)
+    return {"weight": q, "weight_scale": s}, s * q.float()
+
+
+def method(name):
+    said = {"quant_method": name, "bits": 4, "group_size": SIZE}
+    args = {"num_bits": 4, "group_size": SIZE, "strategy": "group", "symmetric": True}
+    return said | {"config_groups": {"group_0": {"weights": args}}}
+
+
+def quantized(folder, pack, name):
+    """The folder with its layers packed, a bias of zeros beside each; and what they stand for."""
+    stored, values = {}, {}
+    for full, x in load_file(folder / FILE).items():
+        layer, dot, _ = full.rpartition("weight")
+        if not dot or "_proj" not in full:
+            stored[full], values[full] = x.half(), x.half().float()
+            continue
+        packed, values[full] = pack(x)
+        stored |= {layer + part: t.contiguous() for part, t in packed.items()}
+        stored[f"{layer}bias"] = torch.zeros(len(x)).half()
+    save_file(stored, folder / FILE)
+    said = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(said | {"quantization_config": method(name)}))
+    return values
+
+
+@pytest.mark.parametrize("pack, name", [
+    (gptq, "gptq"), (act_order, "gptq"), (awq, "awq"), (compressed, "compressed-tensors"),
+    (fp8, "compressed-tensors"),
+])  # fmt: skip
+@pytest.mark.parametrize("keep", ["codes", "float"])
+def test_a_quantized_folder_computes_what_its_codes_stand_for(tmp_path, pack, name, keep):
+    folder = published(tmp_path / "tiny")
+    values = quantized(folder, pack, name)
+    model, _ = llama.load(folder, keep)
+    wanted = as_published(doubles(values), IDS)
+    torch.testing.assert_close(logits(model.double()), wanted, rtol=1e-9, atol=1e-9)
+    held = [m for m in model.modules() if isinstance(m, QuantizedLinear)]
+    joined = 4 if pack in (gptq, awq, compressed) else 7
+    assert len(held) == (joined * LAYERS if keep == "codes" else 0)
+    folder = published(tmp_path / "tiny")
+    exact = as_published(doubles(load_file(folder / FILE)), IDS)
+    assert 1e-4 < (exact - wanted).abs().max()  # the codes are not the floats
+
+
+def test_the_codes_are_those_of_the_folder_with_rows_in_another_order(tmp_path):
+    folder = published(tmp_path / "tiny")
+    quantized(folder, gptq, "gptq")
+    model, _ = llama.load(folder)
+    qkv = model.blocks[1].attention.qkv.codes
+    with formats.open(folder) as file:
+        at = 0
+        for part, heads in (("q", HEADS), ("k", KV_HEADS), ("v", 0)):
+            x = file[f"model.layers.1.self_attn.{part}_proj.weight"]
+            rows = range(len(x.q))
+            if heads:
+                rows = [16 * (r // 16) + r % 16 // 2 + 8 * (r % 2) for r in rows]
+            for mine, its in ((qkv.q, x.q), (qkv.scale, x.scale), (qkv.zero_points, x.zero_point)):
+                assert torch.equal(mine[at : at + len(x.q)], its[list(rows)]), part
+            at += len(x.q)
+    assert qkv.scheme == x.scheme
+
+
+# --- what is refused ---
+
+
+def test_a_file_without_its_folder_is_refused(tmp_path):
+    folder = published(tmp_path / "tiny")
+    with pytest.raises(ValueError, match="beside it lie config.json and tokenizer.json: name"):
+        llama.load(folder / FILE)
+
+
+@pytest.mark.parametrize("name, why", [
+    ("config.json", "must be a file, and .*config.json does not exist"),
+    ("tokenizer.json", "must be a file, and .*tokenizer.json does not exist"),
+    (FILE, "0 files .*safetensors: name the one to read"),
+])  # fmt: skip
+def test_a_folder_that_lacks_a_file_is_refused(tmp_path, name, why):
+    folder = published(tmp_path / "tiny")
+    (folder / name).unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match=why):
+        llama.load(folder)
+
+
+@pytest.mark.parametrize("config, why", [
+    ({"model_type": "qwen2"}, r"with model_type 'qwen2': .*formats.open\(path\) reads its tensors"),
+    ({"num_hidden_layers": 3}, "it has no tensor blk.2.attn_norm"),
+    ({"num_hidden_layers": 1}, "it has a tensor blk.1"),
+    ({"intermediate_size": 128}, "does not fit its own metadata"),
+    ({"num_attention_heads": 64, "num_key_value_heads": 32}, "heads that do not fit|cannot share"),
+])  # fmt: skip
+def test_a_folder_of_another_model_is_refused(tmp_path, config, why):
+    folder = published(tmp_path / "tiny", **config)
+    with pytest.raises(ValueError, match=why):
+        llama.load(folder)
+
+
+@pytest.mark.parametrize("more, why", [
+    ({"model.layers.0.self_attn.q_proj.bias": torch.ones(64)}, "q_proj.bias', which a Llama has"),
+    ({"model.layers.0.self_attn.k_scale": torch.ones(1)}, "k_scale', which a Llama has not"),
+    ({"model.norm.weight": torch.ones(64).to(torch.int8)}, "output_norm.weight is torch.int8"),
+])  # fmt: skip
+def test_tensors_that_are_no_floats_or_no_part_are_refused(tmp_path, more, why):
+    folder = published(tmp_path / "tiny")
+    save_file(load_file(folder / FILE) | more, folder / FILE)
+    with pytest.raises(ValueError, match=why):
+        llama.load(folder)
+
+
+BAD = (-1, 0, 2**70, 0.5, "x", [], [1], {}, {"rope_type": []}, True, float("inf"), float("nan"))
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_any_value_under_any_key_is_refused_in_a_sentence_or_does_no_harm(tmp_path, file):
+    folder = published(tmp_path / "tiny", head_dim=16, sliding_window=None, rope_parameters=None)
+    said = json.loads((folder / file).read_text()) | {"bos_token": None}
+    refused = 0
+    for key in said:
+        for x in BAD:
+            (folder / file).write_text(json.dumps(said | {key: x}))
+            try:
+                model, _ = llama.load(folder)
+                assert logits(model).isfinite().all(), (key, x)
+            except ValueError as error:
+                refused += 1
+                assert str(error)[-1] == "." and len(str(error)) > 30, (key, x, error)
+    assert refused or file == "tokenizer_config.json"
+
+
+@pytest.mark.parametrize("text, why", [
+    ("[", "is none that the library tokenizers reads"),
+    ('{"model": 1}', "is none that the library tokenizers reads"),
+])  # fmt: skip
+def test_another_tokenizer_is_refused(tmp_path, text, why):
+    folder = published(tmp_path / "tiny")
+    (folder / "tokenizer.json").write_text(text)
+    with pytest.raises(ValueError, match=why):
+        llama.load(folder)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(tmp_path):
+    folder = published(tmp_path / "tiny")
+    said = json.loads((folder / "tokenizer.json").read_text())
+    said["model"]["vocab"]["zz"] = 102
+    (folder / "tokenizer.json").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match="the id 102, and the embedding 102 rows: it is of ano"):
+        llama.load(folder)
+
+
+# --- its tokenizer ---
+
+
+def test_the_template_is_where_people_put_it(tmp_path):
+    folder = published(tmp_path / "tiny")
+    chat = "{{ bos_token }}{{ messages[0]['content'] }}"
+    tokens = {"bos_token": {"content": "<|end|>"}, "eos_token": None}
+    named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": chat}]
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokens | {"chat_template": named}))
+    _, tokenizer = llama.load(folder)
+    end = tokenizer.encode("<|end|>", special=True)
+    assert len(end) == 1 and tokenizer.chat("ab") == end + tokenizer.encode("ab")
+    assert tokenizer.chat("<|end|>")[1:] == tokenizer.encode("<|end|>") != end
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}b")
+    assert llama.load(folder)[1].chat("a") == tokenizer.encode("ab")
+    (folder / "chat_template.jinja").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(ValueError, match="no template of a chat"):
+        llama.load(folder)[1].chat("a")
+
+
+def test_the_ends_are_those_of_both_files(tmp_path):
+    folder = published(tmp_path / "tiny", eos_token_id=5)
+    assert llama.load(folder)[0].config.ends == (5,)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 9]}))
+    assert llama.load(folder)[0].config.ends == (5, 9)
