@@ -1,41 +1,65 @@
 // Inputs times packed codes, each packed byte read once. Plain C++ that gcc and clang understand.
 
-#include "product_floats.h"
+#include "product_few.h"
 #include "product_inputs.h"
 #include "product_ints.h"
+#include "product_many.h"
 
-// y [m, n] = x w_hat^T + bias for x, float32 [m, k]; the bias may be missing.
-extern "C" void linear(const Weight* w, const float* x, int64_t m, const float* bias, float* y, int64_t threads) {
-  if (m <= FEW && w->aligned()) return few_floats(*w, x, m, bias, y, threads);
-  many_floats(*w, x, m, bias, y, threads);
+// As product.py packs them, in 8 bytes each.
+struct Linear {
+  const Weight* w;
+  const float* x;  // [m, k]
+  int64_t m;
+  const float* bias;  // [n], or null
+  float* y;           // [m, n]
+  int64_t threads;
+};
+struct IntLinear {
+  const Weight* w;
+  const int8_t* codes;  // [m, k]
+  const float* scale;   // [m]
+  const int32_t* zero;  // [m]
+  int64_t m;
+  float* y;  // [m, n]
+  int64_t threads;
+};
+struct Rows {
+  const Weight* w;
+  const int64_t* ids;
+  int64_t count;
+  float* out;  // [count, k]
+};
+
+// y = x w_hat^T + bias
+extern "C" void linear(const Linear* of) {
+  if (of->m <= FEW && of->w->aligned()) return few_floats(*of->w, of->x, of->m, of->bias, of->y, of->threads);
+  many_floats(*of->w, of->x, of->m, of->bias, of->y, of->threads);
 }
 
-// y [m, n] for inputs of 8-bit codes, int8 [m, k], with scales and zero points [m].
-extern "C" void int_linear(const Weight* w, const int8_t* codes, const float* scale, const int32_t* zero, int64_t m,
-                           float* y, int64_t threads) {
-  int_products(*w, Inputs(*w, codes, scale, zero, m), y, threads);
+// y for inputs of 8-bit codes with scales and zero points
+extern "C" void int_linear(const IntLinear* of) {
+  int_products(*of->w, Inputs(*of->w, of->codes, of->scale, of->zero, of->m), of->y, of->threads);
 }
 
-// The same plus a bias, which may be missing, of x, float32 [m, k], which is quantized before to codes
-// from `low` to `high`, with one scale or one for each row. Returns 0 where x has no finite range.
-extern "C" int quantized_linear(const Weight* w, const float* x, int64_t m, int64_t low, int64_t high, int symmetric,
-                                int by_row, const float* bias, float* y, int64_t threads) {
-  Buffer<int8_t> codes(m * w->k);
-  Buffer<float> scale(m);
-  Buffer<int32_t> zero(m);
-  const Scheme scheme{static_cast<float>(low), static_cast<float>(high), symmetric != 0};
-  if (!quantize_inputs(x, m, w->k, scheme, by_row, codes.data(), scale.data(), zero.data())) return 0;
-  int_linear(w, codes.data(), scale.data(), zero.data(), m, y, threads);
-  for (int64_t t = 0; bias && t < m; t++)
-    for (int64_t i = 0; i < w->n; i++) y[t * w->n + i] += bias[i];
+// The same plus a bias, of x, which is quantized before. Returns 0 where x has no finite range.
+extern "C" int quantized_linear(const Linear* of, const Scheme* scheme) {
+  const Weight& w = *of->w;
+  Buffer<int8_t> codes(of->m * w.k);
+  Buffer<float> scale(of->m);
+  Buffer<int32_t> zero(of->m);
+  if (!quantize_inputs(of->x, of->m, w.k, *scheme, codes.data(), scale.data(), zero.data())) return 0;
+  int_products(w, Inputs(w, codes.data(), scale.data(), zero.data(), of->m), of->y, of->threads);
+  for (int64_t t = 0; of->bias && t < of->m; t++)
+    for (int64_t i = 0; i < w.n; i++) of->y[t * w.n + i] += of->bias[i];
   return 1;
 }
 
-// w_hat of some rows, float32 [count, k], the bits that `dequantize` gives.
-extern "C" void rows(const Weight* w, const int64_t* ids, int64_t count, float* out) {
-  std::vector<float> filled(w->blocks() * BLOCK);
-  for (int64_t i = 0; i < count; i++) {
-    plain_values(*w, ids[i], 0, w->blocks(), filled.data());
-    std::copy_n(filled.data(), w->k, out + i * w->k);
+// w_hat of some rows, the bits that `dequantize` gives.
+extern "C" void rows(const Rows* of) {
+  const Weight& w = *of->w;
+  std::vector<float> filled(w.blocks() * BLOCK);
+  for (int64_t i = 0; i < of->count; i++) {
+    plain_values(w, of->ids[i], 0, w.blocks(), filled.data());
+    std::copy_n(filled.data(), w.k, of->out + i * w.k);
   }
 }

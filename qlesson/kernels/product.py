@@ -9,6 +9,7 @@ summed in registers. The layers that call it, and what runs without it, are in `
 import ctypes
 from functools import cache
 from pathlib import Path
+from struct import Struct
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,8 @@ THREAD = 2**19
 
 SCALES = (torch.float32, torch.float16, torch.bfloat16)
 _read = {"bytes": 0}
+# The structs of product.cpp: ctypes takes as long for one argument as for all of them in bytes.
+_LINEAR, _INT_LINEAR, _ROWS = (Struct(f"{n}q").pack for n in (6, 7, 4))
 
 
 class Packed(NamedTuple):
@@ -99,7 +102,7 @@ def prepared(w: Packed) -> Prepared | None:
     return Prepared(w) if all(map(_lies_in_memory, tensors)) else None
 
 
-def runs(x: Tensor, w: Prepared, nbytes: int) -> bool:
+def runs(x: Tensor, nbytes: int) -> bool:
     """Whether work on x, for which so many bytes are read, goes through the kernel, which is then
     compiled."""
     mode = modes._state["mode"]
@@ -107,23 +110,25 @@ def runs(x: Tensor, w: Prepared, nbytes: int) -> bool:
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or not _lies_in_memory(x):
         return False
-    if mode == "auto":
+    if mode == "auto" and _read["bytes"] <= PAYS_OFF:
         _read["bytes"] += nbytes
         if _read["bytes"] <= PAYS_OFF:
             return False
-    with modes._or_eagerly():
+    try:
         _library()
-        return True
-    return False
+    except Exception:
+        with modes._or_eagerly():
+            raise
+        return False
+    return True
 
 
 def linear(x: Tensor, w: Prepared, bias: Tensor | None = None) -> Tensor:
     """x W_hat^T + b, float32 [..., rows], for float x [..., width]."""
-    x, y = _floats(x), torch.empty(*x.shape[:-1], w.rows)
-    b = None if bias is None else _floats(bias)
-    m = x.numel() // w.width
-    at = None if b is None else b.data_ptr()
-    _library().linear(w.address, x.data_ptr(), m, at, y.data_ptr(), w.threads(m))
+    x, b = _floats(x), None if bias is None else _floats(bias)
+    y, m = _outputs(x, w), x.numel() // w.width
+    at = 0 if b is None else b.data_ptr()
+    _library().linear(_LINEAR(w.address, x.data_ptr(), m, at, y.data_ptr(), w.threads(m)))
     return y
 
 
@@ -134,6 +139,12 @@ def _floats(x: Tensor) -> Tensor:
     return x.to(torch.float32).contiguous()
 
 
+def _outputs(x: Tensor, w: Prepared) -> Tensor:
+    """[..., rows] for x [..., width], in float32 as x is, whatever torch's default is."""
+    *shape, _ = x.shape
+    return x.new_empty(*shape, w.rows)
+
+
 def int_linear(codes: Tensor, scale: Tensor, zero_point: Tensor, w: Prepared) -> Tensor:
     """y = sum_g float(sum_{k in g} (x - z_x)(q - z)) (s_x s_g), float32 [m, rows].
 
@@ -142,9 +153,9 @@ def int_linear(codes: Tensor, scale: Tensor, zero_point: Tensor, w: Prepared) ->
     zero_point  int32 [m], of the inputs
     """
     given = [x.contiguous() for x in (codes, scale, zero_point)]
-    m, y = len(codes), torch.empty(len(codes), w.rows)
+    m, y = len(codes), given[1].new_empty(len(codes), w.rows)
     addresses = [x.data_ptr() for x in given]
-    _library().int_linear(w.address, *addresses, m, y.data_ptr(), w.threads(m))
+    _library().int_linear(_INT_LINEAR(w.address, *addresses, m, y.data_ptr(), w.threads(m)))
     return y
 
 
@@ -154,15 +165,21 @@ def quantized_linear(x: Tensor, w: Prepared, scheme: Scheme, bias: Tensor | None
 
     scheme  as `quantizes` takes it
     """
-    x, y = _floats(x), torch.empty(*x.shape[:-1], w.rows)
-    b = None if bias is None else _floats(bias)
-    m = x.numel() // w.width
+    x, b = _floats(x), None if bias is None else _floats(bias)
+    y, m = _outputs(x, w), x.numel() // w.width
+    at = 0 if b is None else b.data_ptr()
+    call = _LINEAR(w.address, x.data_ptr(), m, at, y.data_ptr(), w.threads(m))
+    return y if _library().quantized_linear(call, _inputs(scheme)) else None
+
+
+@cache
+def _inputs(scheme: Scheme) -> bytes:
+    """The scheme as the kernel takes it."""
     how = scheme.mapping == "symmetric", scheme.granularity != PerTensor()
-    given = w.address, x.data_ptr(), m, scheme.quant_min, scheme.quant_max, *how
-    at = None if b is None else b.data_ptr()
-    return y if _library().quantized_linear(*given, at, y.data_ptr(), w.threads(m)) else None
+    return Struct("4q").pack(scheme.quant_min, scheme.quant_max, *how)
 
 
+@cache
 def quantizes(scheme: Scheme) -> bool:
     """Whether the kernel quantizes inputs in this scheme: signed codes of at most 8 bits, with one
     float32 scale, or one for each row, and a range that holds 0."""
@@ -174,19 +191,17 @@ def quantizes(scheme: Scheme) -> bool:
 
 def rows(ids: Tensor, w: Prepared) -> Tensor:
     """W_hat of the rows with these numbers [n], float32 [n, width]: the bits of `dequantize`."""
-    ids, r_hat = ids.to(torch.int64).contiguous(), torch.empty(len(ids), w.width)
-    _library().rows(w.address, ids.data_ptr(), len(ids), r_hat.data_ptr())
+    ids = ids.to(torch.int64).contiguous()
+    r_hat = ids.new_empty(len(ids), w.width, dtype=torch.float32)
+    _library().rows(_ROWS(w.address, ids.data_ptr(), len(ids), r_hat.data_ptr()))
     return r_hat
 
 
 @cache  # since asking for the file's path takes longer than a small product
 def _library() -> ctypes.CDLL:
     found = library(Path(__file__).with_name("product.cpp"))
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    found.linear.argtypes = [pointer, pointer, number, pointer, pointer, number]
-    found.int_linear.argtypes = [pointer] * 4 + [number, pointer, number]
-    found.quantized_linear.argtypes = [pointer, pointer, *[number] * 3, *[ctypes.c_int] * 2]
-    found.quantized_linear.argtypes += [pointer, pointer, number]
-    found.rows.argtypes = [pointer, pointer, number, pointer]
+    text = ctypes.c_char_p
+    found.linear.argtypes = found.int_linear.argtypes = found.rows.argtypes = [text]
+    found.quantized_linear.argtypes = [text, text]
     found.linear.restype = found.int_linear.restype = found.rows.restype = None
     return found

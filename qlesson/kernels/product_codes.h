@@ -41,6 +41,9 @@ typedef int32_t WideInts __attribute__((vector_size(WIDE)));
 typedef float WideFloats __attribute__((vector_size(WIDE)));
 constexpr int64_t LANES = WIDE / 4;
 
+// What runs for each row, and is small: a compiler stops to put it in place where there is much of it.
+#define IN_PLACE inline __attribute__((always_inline))
+
 template <typename T>
 inline T load(const void* from) {
   T x;
@@ -51,6 +54,19 @@ inline T load(const void* from) {
 template <typename T>
 inline void store(void* to, T x) {
   std::memcpy(to, &x, sizeof(T));
+}
+
+// x, read from memory once. A compiler reads it again for each use where an instruction can, and all
+// of these reads wait for a line that is on its way.
+template <typename T>
+inline T load_once(const void* from) {
+  T x = load<T>(from);
+#if defined(HAS_64_BYTES)
+  asm("" : "+v"(x));
+#elif defined(__AVX2__)
+  asm("" : "+x"(x));
+#endif
+  return x;
 }
 
 // Memory in which no vector crosses a line of the cache: reading one that does takes twice as long.
@@ -139,7 +155,7 @@ inline void steps(const Weight& w, const void* from, int64_t row, int64_t g, int
 
 // zero of count groups from g on
 template <typename T>
-inline void zeros(const Weight& w, int64_t row, int64_t g, int64_t count, T* out) {
+IN_PLACE void zeros(const Weight& w, int64_t row, int64_t g, int64_t count, T* out) {
   const uint8_t* z = static_cast<const uint8_t*>(w.offset) + (w.shared ? 0 : row * w.groups) + g;
   if (w.low)
     for (int64_t i = 0; i < count; i++) out[i] = static_cast<T>(w.low + static_cast<int8_t>(z[i]));

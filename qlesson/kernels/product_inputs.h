@@ -10,9 +10,9 @@ namespace {
 
 typedef int8_t Chars __attribute__((vector_size(8)));
 
-struct Scheme {  // of inputs; a range holds 0
-  float low, high;
-  bool symmetric;
+struct Scheme {  // of inputs, as product.py packs it; a range holds 0
+  int64_t low, high, symmetric;
+  int64_t by_row;  // a scale for each row, else one
 };
 
 struct Range {
@@ -45,39 +45,40 @@ inline T clipped(T x, T low, T high) {
 
 // False where the range is too wide for a float, or no range.
 inline bool choose(const Range& r, const Scheme& scheme, float& scale, int32_t& zero) {
+  const float low = scheme.low, high = scheme.high;
   const float widest = scheme.symmetric ? std::max(-r.min, r.max) : r.max - r.min;
-  scale = widest / (scheme.symmetric ? scheme.high : scheme.high - scheme.low);
+  scale = widest / (scheme.symmetric ? high : high - low);
   if (r.spoilt != 0 || !(scale * 256 <= FLT_MAX)) return false;
   const bool narrow = scale < FLT_MIN;
   if (narrow) scale = 1;
   zero = 0;
   if (!narrow && !scheme.symmetric) {
-    const float z = clipped(scheme.low - r.min / scale, scheme.low, scheme.high);
+    const float z = clipped(low - r.min / scale, low, high);
     zero = static_cast<int32_t>(rounded(z));
   }
   return true;
 }
 
 inline void quantize(const float* x, int64_t n, float scale, int32_t zero, const Scheme& scheme, int8_t* q) {
-  const float z = static_cast<float>(zero);
-  const Floats low = Floats{} + scheme.low, high = Floats{} + scheme.high;
+  const float z = static_cast<float>(zero), lowest = scheme.low, highest = scheme.high;
+  const Floats low = Floats{} + lowest, high = Floats{} + highest;
   int64_t i = 0;
   for (; i + 8 <= n; i += 8) {
     const Ints codes = __builtin_convertvector(rounded(clipped(load<Floats>(x + i) / scale + z, low, high)), Ints);
     store(q + i, __builtin_convertvector(codes, Chars));
   }
-  for (; i < n; i++) q[i] = static_cast<int8_t>(rounded(clipped(x[i] / scale + z, scheme.low, scheme.high)));
+  for (; i < n; i++) q[i] = static_cast<int8_t>(rounded(clipped(x[i] / scale + z, lowest, highest)));
 }
 
 // Codes [m, k] of x with one scale, or one for each row, and scales and zero points [m]; false where
 // x has no finite range.
-inline bool quantize_inputs(const float* x, int64_t m, int64_t k, const Scheme& scheme, bool by_row, int8_t* codes,
-                            float* scale, int32_t* zero) {
+inline bool quantize_inputs(const float* x, int64_t m, int64_t k, const Scheme& scheme, int8_t* codes, float* scale,
+                            int32_t* zero) {
   Range all;
-  if (!by_row) all.add(x, m * k);
+  if (!scheme.by_row) all.add(x, m * k);
   for (int64_t t = 0; t < m; t++) {
     Range own = all;
-    if (by_row) own.add(x + t * k, k);
+    if (scheme.by_row) own.add(x + t * k, k);
     if (!choose(own, scheme, scale[t], zero[t])) return false;
     quantize(x + t * k, k, scale[t], zero[t], scheme, codes + t * k);
   }

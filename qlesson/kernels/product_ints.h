@@ -96,9 +96,12 @@ void block_sums(const Weight& w, int64_t row, const int8_t* x, int64_t m, int64_
   const uint8_t* b = w.row(row);
   const Quads ones = Quads{} + mask(1);
   for (int64_t i = 0; i < longs; i++, b += LONG / 8 * BITS) {
-    for (int64_t j = 0; j < LONG / 8 * BITS; j += 64) __builtin_prefetch(b + AHEAD + j);
     Quads u[V];
-    for (int64_t v = 0; v < V; v++) u[v] = decode_long<BITS, Quads>(b, v);
+#pragma GCC unroll 8
+    for (int64_t v = 0; v < V; v++) {
+      u[v] = decode_long<BITS, Quads>(b, v);
+      if (v * 4 * QUADS * BITS / 8 % 64 == 0) __builtin_prefetch(b + AHEAD + v * 4 * QUADS * BITS / 8);
+    }
     for (int64_t t = 0; t < m; t++) {
       Sums d[2] = {};
       for (int64_t v = 0; v < V; v++)
@@ -130,7 +133,7 @@ void block_sums(const Weight& w, int64_t row, const int8_t* x, int64_t m, int64_
 }
 
 // From sums of blocks to sums of groups.
-inline void join(const Weight& w, int32_t* acc) {
+IN_PLACE void join(const Weight& w, int32_t* acc) {
   const int64_t many = w.per_group();
   if (many == 1) return;
   for (int64_t g = 0; g < w.groups; g++) {
@@ -141,7 +144,7 @@ inline void join(const Weight& w, int32_t* acc) {
 }
 
 // Vector r holds eight values of row r, and then value r of eight rows.
-inline void transpose(Floats* x) {
+IN_PLACE void transpose(Floats* x) {
 #if defined(__AVX2__)
   __m256 a[8], b[8];
   for (int i = 0; i < 8; i++) a[i] = (__m256)x[i];

@@ -8,6 +8,7 @@ The integer arithmetic is in `qlesson.nn.integer`, and the formulas, as ever, in
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,15 @@ from qlesson.blocks import Blocks
 from qlesson.granularity import Granularity, PerAxis, PerGroup, PerTensor
 from qlesson.nn.factor import Factor, _Factored
 from qlesson.nn.integer import int8_codes, safe_length
-from qlesson.nn.product import accumulators, groups, int_linear, linear, quantized_linear, rows
+from qlesson.nn.product import (
+    accumulators,
+    at_once,
+    groups,
+    int_linear,
+    linear,
+    quantized_linear,
+    rows,
+)
 from qlesson.nn.weight import QuantizedWeight, _Layer
 from qlesson.qtensor import QTensor, quantize
 from qlesson.scheme import Scheme
@@ -93,6 +102,9 @@ class QuantizedLinear(_Factored):
         return self._input_scheme
 
     def forward(self, input: Tensor) -> Tensor:
+        done = self._at_once(input)
+        if done is not None:
+            return done
         x, codes = input, self.codes  # the name that nn.Linear gives it
         checks.layer_input("input", x, codes.device)
         checks.last_axis("input", x, codes.shape[1])
@@ -108,6 +120,15 @@ class QuantizedLinear(_Factored):
         if self.bias is not None:
             y = y + self.bias
         return rounded(y, x.dtype).reshape(*x.shape[:-1], -1)
+
+    def _at_once(self, x: Tensor) -> Tensor | None:
+        """The output, where nothing of the input and the layer has to be looked at more closely."""
+        # read as dicts: nn.Module finds `self.bias` only after all that it looks at before
+        modules, parameters, buffers = self._modules, self._parameters, self._buffers
+        if self.static or "bias" not in parameters or buffers["input_factor"] is not None:
+            return None
+        codes: Any = modules["codes"]
+        return at_once(x, codes, parameters["bias"], self.activations)
 
     @torch.no_grad()
     def quantize_input(self, r: Tensor) -> QTensor:

@@ -36,6 +36,32 @@ TILE = 2**20  # values of W_hat at a time
 _held: WeakKeyDictionary[QuantizedWeight, Any] = WeakKeyDictionary()
 
 
+def at_once(
+    x: object, codes: QuantizedWeight, bias: Tensor | None, scheme: Scheme | None
+) -> Tensor | None:
+    """`linear`, or with a scheme `quantized_linear`, where the kernel takes x as it is.
+
+    None where anything is left to be asked, checked or made. What Python does for a call takes as
+    long as a small product: so the usual case is told by few questions, and comes first.
+    """
+    if torch.compiler.is_compiling() or type(x) is not Tensor or x.dtype is not torch.float32:
+        return None
+    ready = _prepared(codes)
+    if ready is None or x.is_nested or x.ndim == 0 or x.shape[-1] != ready.width or not x.is_cpu:
+        return None
+    if torch.is_autocast_enabled("cpu") or (torch.is_grad_enabled() and _learns(x, bias)):
+        return None
+    if not product.runs(x, 0):  # bytes are counted where it does not run yet
+        return None
+    if scheme is None:
+        return product.linear(x, ready, bias)
+    return product.quantized_linear(x, ready, scheme, bias) if product.quantizes(scheme) else None
+
+
+def _learns(x: Tensor, bias: Tensor | None) -> bool:
+    return x.requires_grad or (bias is not None and bias.requires_grad)
+
+
 def linear(x: Tensor, codes: QuantizedWeight, bias: Tensor | None) -> Tensor:
     """x W_hat^T + b in x's dtype, for float x [..., inputs] on the codes' device."""
     grad = torch.is_grad_enabled()
@@ -45,7 +71,7 @@ def linear(x: Tensor, codes: QuantizedWeight, bias: Tensor | None) -> Tensor:
         return F.linear(x, codes.values(x.dtype), _rounded(bias, x.dtype))
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    if ready is not None and product.runs(x, ready, ready.nbytes):
+    if ready is not None and product.runs(x, ready.nbytes):
         learns = bias is not None and grad and bias.requires_grad
         y = product.linear(x, ready, None if learns else bias)
         bias = bias if learns else None
@@ -71,7 +97,7 @@ def quantized_linear(
     learns = bias is not None and bias.requires_grad and torch.is_grad_enabled()
     if ready is None or learns or not product.quantizes(scheme):
         return None
-    if not product.runs(x, ready, ready.nbytes):
+    if not product.runs(x, ready.nbytes):
         return None
     y = product.quantized_linear(x, ready, scheme, bias)
     return y if y is None or y.dtype == x.dtype else rounded(y, x.dtype)
@@ -93,7 +119,7 @@ def rows(ids: Tensor, codes: QuantizedWeight) -> Tensor:
     ready, dtype = _prepared(codes), codes.like.dtype
     if ready is None or dtype == torch.float64:
         return codes.rows(ids)
-    if not product.runs(ids, ready, len(ids) * codes.packed.shape[1]):
+    if not product.runs(ids, len(ids) * codes.packed.shape[1]):
         return codes.rows(ids)
     return rounded(product.rows(ids, ready), dtype)
 
@@ -155,7 +181,7 @@ def _linear(
 ) -> Tensor:
     w = Packed(packed, scale, offset, bits, signed, width, group_size)
     ready = product.prepared(w)
-    if ready is not None and product.runs(x, ready, ready.nbytes):
+    if ready is not None and product.runs(x, ready.nbytes):
         return product.linear(x, ready)
     y = _by_triton(x, w)
     return _in_tiles(x, w, None).to(computing(x.dtype)) if y is None else y
@@ -241,7 +267,7 @@ def _values(w: Packed, dtype: torch.dtype) -> Tensor:
 def _int_product(
     q_x: Tensor, s_x: Tensor, z_x: Tensor, w: Packed, ready: Prepared | None
 ) -> Tensor:
-    if ready is not None and product.runs(s_x, ready, ready.nbytes):
+    if ready is not None and product.runs(s_x, ready.nbytes):
         scale, zero_point = (p.flatten().expand(len(q_x)) for p in (s_x, z_x))
         return product.int_linear(q_x, scale, zero_point, ready)
     if (found := _int_by_triton(q_x, s_x, z_x, w)) is not None:

@@ -176,6 +176,21 @@ def test_blocks_are_multiplied_with_their_minima(bits, signed, minimum):
             assert ((compiled(QuantizedLinear(w), x) - wanted).abs() <= bound).all()
 
 
+@pytest.mark.parametrize("bits", [4, 5, 8])
+def test_wide_inputs_go_by_in_parts(bits):
+    """What stays in the first cache of few inputs, 1,024 or 2,048 columns, is less than a row."""
+    for w in (
+        blocks_of(2350, 32, bits, False, True),
+        codes_of(2350, ql.PerGroup(64), bits, KINDS[2]),
+    ):
+        w_hat = w.dequantize(torch.float64)
+        for m in (3, 8):
+            x = drawn(m, 2350, seed=m)
+            size = x.double().abs() @ w_hat.abs().T + 40 * x.double().abs().sum(1, keepdim=True)
+            off = (compiled(QuantizedLinear(w), x) - x.double() @ w_hat.T).abs()
+            assert (off <= 64 * EPS * size).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_layers_round_once(dtype):
     w, x = codes_of(320, ql.PerGroup(32), 4), drawn(3, 320).to(dtype)
@@ -186,6 +201,35 @@ def test_half_layers_round_once(dtype):
     torch.testing.assert_close(y.double(), wanted, rtol=2 * torch.finfo(dtype).eps, atol=1e-3)
     with torch.autocast("cpu", dtype):
         assert compiled(QuantizedLinear(w), x.float()).dtype == dtype
+
+
+@pytest.mark.parametrize("activations", [None, INPUTS[0]])
+def test_outputs_follow_the_inputs_not_torchs_default(activations):
+    w, x = codes_of(64, ql.PerGroup(32), 4), drawn(2, 64)
+    layer, ids = QuantizedLinear(w, drawn(ROWS, seed=1), activations), torch.tensor([3])
+    wanted = compiled(layer, x)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(compiled(layer, x), wanted)
+        assert torch.equal(compiled(QuantizedEmbedding(w), ids), w.dequantize()[ids])
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("activations", [None, INPUTS[0]])
+def test_what_is_no_input_is_refused_in_the_same_words(activations):
+    layer = QuantizedLinear(codes_of(64, ql.PerGroup(32), 4), None, activations)
+    wrong = [drawn(2, 63), torch.tensor(1.0), drawn(2, 64).int(), drawn(2, 64).to_sparse(), [1.0]]
+    wrong += [torch.nested.nested_tensor([drawn(64), drawn(64)]), torch.empty(2, 64, device="meta")]
+    compiled(layer, drawn(1, 64))
+    for x in wrong:
+        said = []
+        for mode in ("eager", "compiled"):
+            with ql.use_kernels(mode), torch.no_grad():
+                with pytest.raises((TypeError, ValueError)) as error:
+                    layer(x)
+            said.append(str(error.value))
+        assert said[0] == said[1]
 
 
 @pytest.mark.parametrize("shape", [(0, 64), (64,), (2, 3, 64), (2, 0, 64)])
