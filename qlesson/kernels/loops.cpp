@@ -189,8 +189,11 @@ inline void row(const F&, const X* x, Y* y, typename F::Step k, int64_t n, int64
   const auto near_or_far = [=](const auto& value) {
     far && may_be_far(y) ? all(value, std::true_type()) : all(value, std::false_type());
   };
-  if (F::is_rare(k)) near_or_far([=](float v, int64_t) { return F::always(v, k); });
-  else near_or_far([=](float v, int64_t) { return F::value(v, k); });
+  if (!F::is_rare(k)) return near_or_far([=](float v, int64_t) { return F::value(v, k); });
+  if constexpr (std::is_class_v<Y>)  // an instruction that makes bfloat16 takes the smallest for 0
+    for (int64_t j = 0; j < n; j++) y[j] = from_float<Y>(F::always(to_float(x[j]), k));
+  else
+    near_or_far([=](float v, int64_t) { return F::always(v, k); });
 }
 
 // What is known when it is compiled is faster: the commonest group.
