@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import qlesson as ql
 from qlesson import checks
-from qlesson.bench.measure import Call, measure
+from qlesson.bench.measure import ROUNDS, Call, measure
 from qlesson.models import tinygpt
 from qlesson.nn import QuantizedLinear, quantize_model
 
@@ -22,7 +22,7 @@ WIDTH = 4096  # inputs of a row
 GROUP = 32
 TOKENS = (1, 8, 64, 256)
 BITS = (8, 4)
-OTHERS = 2**28  # bytes, beyond any cache
+OTHERS = 2**29  # bytes: caches keep some of what came before fewer
 READ_ONCE = "codes read once"
 INT8 = ql.Scheme(8, "symmetric", ql.PerAxis(0))  # a scale for each token
 
@@ -189,7 +189,8 @@ def run_product(
     """A row for each contestant, number of bits and number of tokens; `moved` is READ_ONCE's.
 
     Between two calls OTHERS bytes are written, as the other layers of a model would: the codes of
-    a layer have left the cache when their turn comes.
+    a layer have left the cache when their turn comes. READ_ONCE is a bound, and the same for all
+    tokens: of its times the fastest stands.
     """
     found: list[dict[str, Any]] = []
     others = torch.ones(min(OTHERS, 16 * rows * WIDTH) // 4, device=device)
@@ -197,14 +198,25 @@ def run_product(
         matrix = Matrix(bits, rows, device)
         for tokens in TOKENS:
             keys = {"bits": bits, "tokens": tokens, "moved": matrix.nbytes, "shape": matrix.shape}
-            times = measure(matrix.contestants(tokens), device, before=lambda: others.add_(1))
+            rounds = 3 * ROUNDS if tokens == 1 else ROUNDS  # short ones vary more
+            contestants = matrix.contestants(tokens)
+            times = measure(contestants, device, rounds, before=lambda: others.add_(1))
             found += [
                 keys | {"contestant": name, "ms": ms, "low": low, "high": high}
                 for name, (ms, low, high) in times.items()
             ]
             if progress:
                 progress(keys)
-    return found
+    return [
+        row | _bound(found, row["bits"]) if row["contestant"] == READ_ONCE else row for row in found
+    ]
+
+
+def _bound(rows: list[dict[str, Any]], bits: int) -> dict[str, float]:
+    """The fastest time of READ_ONCE."""
+    times = [r for r in rows if r["contestant"] == READ_ONCE and r["bits"] == bits]
+    fastest = min(times, key=lambda r: float(r["ms"]))
+    return {name: fastest[name] for name in ("ms", "low", "high")}
 
 
 def run_writing(tokens: int = 32) -> list[dict[str, Any]]:

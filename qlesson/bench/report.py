@@ -19,7 +19,7 @@ from qlesson.bench.cells import (
     WORKS,
     Job,
     run,
-    run_copy,
+    run_bandwidth,
     run_memory,
     run_pieces,
     run_sizes,
@@ -55,7 +55,7 @@ def report(
         warnings.simplefilter("ignore")  # torch.quantize_per_tensor is deprecated
         results = {
             **machine(device),
-            "copy": run_copy(nbytes, device),
+            "bandwidth": run_bandwidth(nbytes, device),
             "rows": run(nbytes, device, progress),
             "product": run_product(max(1, nbytes // (2 * WIDTH)), device, progress),
             "writing": run_writing(),
@@ -111,7 +111,8 @@ def stored(name: str) -> dict[str, Any]:
 
 def as_json(results: dict[str, Any]) -> str:
     """A report as JSON, a row to a line, times to four digits."""
-    parts = ("copy", "rows", "product", "writing", "reading", "sizes", "pieces", "memory", "steps")
+    timed = ("bandwidth", "rows", "product", "writing", "reading", "sizes")
+    parts = (*timed, "pieces", "memory", "steps")
     for part in parts:
         for row in results.get(part, []):
             row |= {key: float(f"{row[key]:.4g}") for key in ("ms", "low", "high")}
@@ -127,8 +128,8 @@ def table(results: dict[str, Any]) -> str:
     """A line per cell: the floor, and every contestant's time as a multiple of it."""
     lines = [f"{results['device']}, {results['date']}, torch {results['versions']['torch']}"]
     lines += [f"absent: {', '.join(results['absent'])}"] if results["absent"] else []
-    copy = results["copy"][0]
-    lines.append(f"copy of float32: {copy['moved'] / copy['ms'] / 1e6:.1f} GB/s")
+    read = results["bandwidth"][0]
+    lines.append(f"reading float32: {read['moved'] / read['ms'] / 1e6:.1f} GB/s")
     lines.append("median ms; in brackets, how much of the one-pass floor's speed is reached")
     cells = dict.fromkeys(
         (r["work"], r["granularity"], r["dtype"], r["nbytes"]) for r in results["rows"]

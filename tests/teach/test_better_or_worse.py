@@ -12,7 +12,6 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from qlesson import bench
 from qlesson.models.llama import model
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -308,29 +307,6 @@ def test_15_what_is_said_of_blocks():
     assert round(10 * float(share)) == 7 and "Seven codes of a thousand" in page.words
     ours, theirs = (page.line(f"{name:6s} 4")[0] for name in ("ggml", "course"))
     assert ours == theirs
-
-
-def test_13_what_the_bytes_and_fresh_memory_explain():
-    page, cpu = Page("13"), bench.stored("cpu")
-    ms = bench.ms_of(cpu["rows"], work="given scale", granularity="tensor", dtype="float32")
-    whole, reused = (row["ms"] for row in cpu["memory"][:2])
-    assert "The bytes explain about 7, and fresh memory nearly all the rest" in page.words
-    assert round(reused / ms["one pass"]) == 7 and reused < whole / 8
-    left, predicted = page.said(r"(\d+) ms are left, less than the (\d+) that 37 bytes predict")
-    (copy,) = cpu["copy"]
-    assert [left, predicted] == [round(reused), round(2**25 * 37 * copy["ms"] / copy["moved"])]
-    counted, fresh = 4 * 2**27 // 4096 + 2**25 // 4096, cpu["memory"][0]["fresh_pages"]
-    assert f"have {counted:,} pages" in page.words and 0 <= fresh - counted < 100
-
-
-def test_13_rows_and_groups_find_their_ends_in_the_cache():
-    page = Page("13")
-    for name in ("row", "group 32", "group 128"):
-        given, chosen, *_ = page.line(f"{name:10s}")
-        assert given < chosen < (1.3 if name == "row" else 2) * given
-    for name in ("tensor", "column"):
-        given, chosen, *_ = page.line(f"{name:10s}")
-        assert chosen > 2 * given
 
 
 def test_16_values_that_are_rounded_already_lose_as_much_by_another_grid():
