@@ -160,6 +160,10 @@ def test_a_route_is_the_same_everywhere_and_stops_at_what_is_there(start):
     assert len(stops) > 1 and all(title in titles_of(number) for number, title in stops)
     for number in re.findall(r"(\d\d) up to its bet", first):
         assert any("Predict" in title for title in titles_of(number))
+    passed = list(dict.fromkeys(re.findall(r"\b\d\d\b", first.split("in this order")[0])))
+    for k, number in enumerate(passed[:-1] if start != "Half an hour" else []):
+        (needs,) = re.findall(r"^\*\*Needs:\*\* .*$", words_of(number), flags=re.M) or [""]
+        assert set(re.findall(r"\[(\d\d)\]", needs)) <= set(passed[:k]), number
     if start == "Half an hour":
         assert sum(map(int, re.findall(r"\((\d+)(?: minutes)?\)", first))) == 30
 
