@@ -15,6 +15,7 @@ html_math_renderer = "mathml"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+autodoc_inherit_docstrings = False  # torch says nothing of ours
 autodoc_preserve_defaults = True  # a path as the code has it, and not as it is on one machine
 python_maximum_signature_line_length = 88
 

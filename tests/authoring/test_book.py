@@ -145,6 +145,14 @@ def test_the_package_is_described(book):
         assert re.search(rf'<dt class="sig[^>]+id="qlesson\.[\w.]*{name}"', page), name
 
 
+def test_code_in_a_docstring_is_shown_as_code(book):
+    page = (book / "api" / "models.html").read_text(encoding="utf-8")
+    shown = re.findall(r'<div class="highlight-python.*?</div>', page, flags=re.S)
+    assert any("SmolLM2-135M-Instruct.Q4_1.gguf" in code for code in shown)
+    assert 'id="qlesson.models.llama.load"' in page
+    assert "Should be overridden" not in page  # what torch says of every forward
+
+
 def course_of(root, text):
     """A checkout of docs/ and one notebook with this text."""
     shutil.copytree(ROOT / "docs", root / "docs")

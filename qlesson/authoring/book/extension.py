@@ -3,6 +3,7 @@
 docs/conf.py names this module, and Sphinx calls `setup`.
 """
 
+import ast
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -120,8 +121,18 @@ def _paragraphs(lines: list[str]) -> Iterator[list[str]]:
             part = []
 
 
+def _is_code(part: list[str]) -> bool:
+    try:
+        tree = ast.parse("\n".join(part))
+    except SyntaxError:
+        return False
+    return any(isinstance(node, ast.Import | ast.ImportFrom | ast.Assign) for node in tree.body)
+
+
 def _restructured(part: list[str]) -> list[str]:
     """A paragraph of a docstring as reStructuredText: a table or code as it is, words as words."""
+    if _is_code(part):
+        return [".. code-block:: python", "", *(f"    {line}" for line in part)]
     if any(re.search(r"^ |\S {2,}\S", line) for line in part):
         return [".. code-block:: text", "", *(f"    {line}" for line in part)]
     words = re.sub(r"([\\*_|])", r"\\\1", " ".join(part))
