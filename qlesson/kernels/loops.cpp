@@ -9,138 +9,23 @@
 // What lies in memory as [m, n, c] has an s and a z for each [m, c]; c = 1 are rows.
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
-#include <limits>
 #include <type_traits>
 
 #include "loops_ends.h"
+#include "loops_formulas.h"
 #include "loops_numbers.h"
 
-using R = REAL;
-using Q = CODE;
 constexpr int64_t TILE = 16384 / sizeof(R);  // values that stay in the nearest cache, with those that come next
 constexpr int64_t PIECE = 32768;         // values for one core at a time, where nothing must stay
-constexpr int64_t SCALES = 512;          // at most so many scales at a time
 constexpr int64_t NEXT = 4;              // rows of columns, after which memory is asked for
-constexpr float TINY = 0x1p-126f;        // the smallest float with all its digits
-constexpr float MIDDLE = 0x1.8p23f;      // from 2^23 on floats are whole: adding this rounds
-
-// --- scales and zero points, of a type that is known when the loop runs ---
-enum Type { FLOAT32, BFLOAT16, FLOAT16, INT8, UINT8, INT16 };
-
-template <typename F>
-inline void typed(int type, const F& f) {
-  if (type == FLOAT32) f(float());
-  if (type == BFLOAT16) f(bfloat16());
-  if (type == FLOAT16) f(float16());
-  if (type == INT8) f(int8_t());
-  if (type == UINT8) f(uint8_t());
-  if (type == INT16) f(int16_t());
-}
-
-inline void read(const void* x, int type, int64_t first, int64_t count, float* to) {
-  typed(type, [=](auto like) {
-    const auto* from = static_cast<const decltype(like)*>(x) + first;
-#pragma omp simd
-    for (int64_t k = 0; k < count; k++) to[k] = to_float(from[k]);
-  });
-}
-
-inline void write(const float* from, void* x, int type, int64_t first, int64_t count) {
-  typed(type, [=](auto like) {
-    using T = decltype(like);
-    auto* to = static_cast<T*>(x) + first;
-#pragma omp simd
-    for (int64_t k = 0; k < count; k++) to[k] = from_float<T>(from[k]);
-  });
-}
-
-struct Given {
-  const void *s; int s_type; const void* z; int z_type;
-};
-
-// --- the formulas, of a value and what it needs of its scale and zero point ---
-// NaN stays, as neither comparison holds.
-inline float clipped(float x, float low, float high) {
-  x = x < low ? low : x;
-  return x > high ? high : x;
-}
-
-#if defined(__FMA__) || defined(__aarch64__)
-constexpr bool FUSED = true;
-#else
-constexpr bool FUSED = false;
-#endif
-
-// Of some scales at a time.
-struct Steps { float s[SCALES], inverse[SCALES], low[SCALES], high[SCALES], z[SCALES], then[SCALES]; };
-
-// CLIPS: not where r is known to lie within the codes, as their own range does.
-template <bool CLIPS>
-struct Quantize {
-  float low, high; bool inside;
-  struct Step { float s, inverse, low, high, first, then; };
-  static inline Step step(const Steps& of, int64_t k) {
-    return {of.s[k], of.inverse[k], of.low[k], of.high[k], of.z[k], of.then[k]};
-  }
-  // r itself is clipped, at the values of the first and the last code, where products can take the
-  // place of the division; else r / s is.
-  void prepare(Steps& to, int64_t count, const float* r_min = nullptr, const float* r_max = nullptr) const {
-#pragma omp simd
-    for (int64_t k = 0; k < count; k++) {
-      const float s = to.s[k], z = to.z[k];
-      const bool within = CLIPS || (r_min[k] / s + z > low - 0.5f && r_max[k] / s + z < high + 0.5f);
-      const bool products = FUSED && s > 0x1p-60f && s < 0x1p60f && within;
-      to.inverse[k] = products ? 1 / s : 0;
-      to.low[k] = (low - z) * (products ? s : 1);
-      to.high[k] = (high - z) * (products ? s : 1);
-      to.z[k] = inside ? z : MIDDLE;
-      to.then[k] = inside ? MIDDLE : z;
-    }
-  }
-  static inline bool is_rare(Step k) { return FUSED && k.inverse == 0; }
-  // To add MIDDLE rounds, and its last 16 bits are 0.
-  static inline int32_t code(float x, Step k) {
-    x = (x + k.first) + k.then;
-#if !defined(__x86_64__) && !defined(__aarch64__)
-    x = x == x ? x : 0;  // these two make NaN an int32 that ends in sixteen 0
-#endif
-    return static_cast<int32_t>(x);
-  }
-  static inline int32_t always(float r, Step k) { return code(clipped(r / k.s, k.low, k.high), k); }
-  // r / s, rounded once: one product with 1 / s misses it by less than 3/2 of its last place, and
-  // what is then left of r is exact enough to correct that. (Where |r / s| < 2^-26 it may still
-  // miss; that is code z all the same.)
-  static inline int32_t value(float r, Step k) {
-    if (!FUSED) return always(r, k);
-    const float x = CLIPS ? clipped(r, k.low, k.high) : r, q = x * k.inverse;
-    return code(std::fma(std::fma(-q, k.s, x), k.inverse, q), k);
-  }
-};
-
-// What does not fit a half type becomes its largest number.
-struct Dequantize {
-  struct Step { float s, z; };
-  static inline Step step(const Steps& of, int64_t k) { return {of.s[k], of.z[k]}; }
-  void prepare(Steps&, int64_t) const {}
-  static constexpr float MOST = std::is_same_v<R, float16> ? 65504 : 0x1.fep127f;
-  static inline bool is_rare(Step k) { return sizeof(R) == 2 && !(k.s > TINY && k.s < MOST / 65536); }
-  static inline float value(float q, Step k) { return k.s * (q - k.z); }
-  static inline float always(float q, Step k) { return sizeof(R) == 2 ? clipped(value(q, k), -MOST, MOST) : value(q, k); }
-};
 
 // --- loops over n values ---
 inline bool is_far(int64_t values) { return values * static_cast<int64_t>(sizeof(R) + sizeof(Q)) >= FAR; }
 
-template <typename T>
-inline void ask_for(const T* x, int64_t values, int64_t ahead) {
-  for (int64_t k = 0; k < values; k += 64 / sizeof(T)) __builtin_prefetch(x + k + ahead);
-}
-
 // step(j, N) for blocks of N values from j on, where the compiler knows N.
 template <typename Step>
-inline void over(int64_t n, const Step& step) {
+IN_PLACE void over(int64_t n, const Step& step) {
   int64_t j = 0;
   for (; j + 64 <= n; j += 64) step(j, std::integral_constant<int64_t, 64>());
   for (; j + 32 <= n; j += 32) step(j, std::integral_constant<int64_t, 32>());
@@ -148,57 +33,70 @@ inline void over(int64_t n, const Step& step) {
   for (; j < n; j++) step(j, std::integral_constant<int64_t, 1>());
 }
 
-// y[k] = f(x[k], k) for N values.
-template <int64_t N, typename X, typename Y, typename F>
-inline void near_block(const X* x, Y* y, const F& f) {
+// y[k] = f(x[k], k) for N values of each of H rows: what f needs of k is read once for all of them.
+template <int64_t N, int64_t H, typename X, typename Y, typename F>
+IN_PLACE void near_block(const X* x, int64_t x_row, Y* y, int64_t y_row, const F& f) {
   using Z = decltype(f(0.0f, 0));  // float or int32_t
   if constexpr (CONVERTS && (std::is_class_v<X> || sizeof(X) == 1)) {
-    std::conditional_t<std::is_class_v<X>, float, int32_t> held[N];
-    convert<N>(x, held);
-    near_block<N>(held, y, f);
+    std::conditional_t<std::is_class_v<X>, float, int32_t> held[H * N];
+    for (int64_t h = 0; h < H; h++) convert<N>(x + h * x_row, held + h * N);
+    near_block<N, H>(held, N, y, y_row, f);
   } else if constexpr (CONVERTS && (std::is_class_v<Y> || sizeof(Y) == 1)) {
-    Z held[N];
-    near_block<N>(x, held, f);
-    convert<N>(held, y);
+    Z held[H * N];
+    near_block<N, H>(x, x_row, held, N, f);
+    for (int64_t h = 0; h < H; h++) convert<N>(held + h * N, y + h * y_row);
   } else {
 #pragma omp simd
-    for (int64_t k = 0; k < N; k++) y[k] = from_float<Y>(f(to_float(x[k]), k));
+    for (int64_t k = 0; k < N; k++) {
+      for (int64_t h = 0; h < H; h++) y[h * y_row + k] = from_float<Y>(f(to_float(x[h * x_row + k]), k));
+    }
   }
 }
 
-template <int64_t N, typename X, typename Y, typename F>
-inline void block(const X* x, Y* y, const F& f, bool far) {
+template <int64_t N, int64_t H, typename X, typename Y, typename F>
+IN_PLACE void block(const X* x, Y* y, int64_t row, const F& f, bool far) {
   if constexpr (N * sizeof(Y) % LINE_PART == 0)
     if (far) {
-      alignas(LINE_PART) Y held[N];
-      near_block<N>(x, held, f);
-      return write_far<N>(held, y);
+      alignas(LINE_PART) Y held[H * N];
+      near_block<N, H>(x, row, held, N, f);
+      for (int64_t h = 0; h < H; h++) write_far<N>(held + h * N, y + h * row);
+      return;
     }
-  near_block<N>(x, y, f);
+  near_block<N, H>(x, row, y, row, f);
 }
 
-// n values with one s and z.
+// y[j] = f(x[j]) for n values.
 template <typename F, typename X, typename Y>
-inline void row(const F&, const X* x, Y* y, typename F::Step k, int64_t n, int64_t ahead, bool far) {
-  const auto all = [=](const auto& value, auto far) {
-    over(n, [=](int64_t j, auto N) {
+IN_PLACE void values(const X* x, Y* y, const F& f, int64_t n, int64_t ahead, bool far) {
+  const auto all = [=](auto far) __attribute__((always_inline)) {
+    over(n, [=](int64_t j, auto N) __attribute__((always_inline)) {
       if (N > 1) ask_for(x + j, N, ahead);
-      block<N>(x + j, y + j, value, far);
+      block<N, 1>(x + j, y + j, 0, f, far);
     });
   };
-  const auto near_or_far = [=](const auto& value) {
-    far && may_be_far(y) ? all(value, std::true_type()) : all(value, std::false_type());
-  };
-  if (!F::is_rare(k)) return near_or_far([=](float v, int64_t) { return F::value(v, k); });
+  far && may_be_far(y) ? all(std::true_type()) : all(std::false_type());
+}
+
+template <typename F, typename X, typename Y>
+void rare_row(const X* x, Y* y, typename F::Step k, int64_t n, int64_t ahead, bool far) {
   if constexpr (std::is_class_v<Y>)  // an instruction that makes bfloat16 takes the smallest for 0
     for (int64_t j = 0; j < n; j++) y[j] = from_float<Y>(F::always(to_float(x[j]), k));
   else
-    near_or_far([=](float v, int64_t) { return F::always(v, k); });
+    values(x, y, [=](float v, int64_t) { return F::always(v, k); }, n, ahead, far);
 }
 
-// What is known when it is compiled is faster: the commonest group.
+// n values with one s and z; rare says whether k may be so.
+template <typename F, typename X, typename Y>
+IN_PLACE void row(const F&, const X* x, Y* y, typename F::Step k, bool rare, int64_t n, int64_t ahead, bool far) {
+  if (rare && F::is_rare(k)) return rare_row<F>(x, y, k, n, ahead, far);
+  values(x, y, [=](float v, int64_t) { return F::value(v, k); }, n, ahead, far);
+}
+
+// What is known when it is compiled is faster: the commonest group, where nothing is rare.
 template <typename F>
-inline void known(int64_t n, const F& f) { n == 32 ? f(std::integral_constant<int64_t, 32>()) : f(n); }
+inline void known(int64_t n, bool rare, const F& f) {
+  n == 32 && !rare ? f(std::integral_constant<int64_t, 32>(), std::false_type()) : f(n, rare);
+}
 
 inline int64_t rows_at_once(int64_t n, int64_t values) { return std::max<int64_t>(1, std::min(SCALES, values / n)); }
 
@@ -215,11 +113,11 @@ inline void rows(const F& f, const X* x, const Given& given, Y* y, int64_t m, in
         const int64_t count = std::min(height, m - i), width = std::min(PIECE, n - first);
         read(given.s, given.s_type, i, count, steps.s);
         read(given.z, given.z_type, i, count, steps.z);
-        f.prepare(steps, count);
-        known(width, [=, &f, &steps](auto width) {
+        const bool rare = f.prepare(steps, count);
+        known(width, rare, [=, &f, &steps](auto width, auto rare) {
           for (int64_t k = 0; k < count; k++) {
             const int64_t at = (i + k) * n + first;
-            row(f, x + at, y + at, F::step(steps, k), width, AHEAD / sizeof(X), far);
+            row(f, x + at, y + at, F::step(steps, k), rare, width, AHEAD / sizeof(X), far);
           }
         });
       }
@@ -241,21 +139,26 @@ inline void columns(const F& f, const X* x, const Given& given, Y* y, int64_t m,
           const int64_t width = std::min(SCALES, c - first);
           read(given.s, given.s_type, i * c + first, width, steps.s);
           read(given.z, given.z_type, i * c + first, width, steps.z);
-          f.prepare(steps, width);
-          bool rare = false;
-          for (int64_t l = 0; l < width; l++) rare |= F::is_rare(F::step(steps, l));
-          for (int64_t k = top; k < std::min(n, top + HEIGHT); k++) {
+          const bool rare = f.prepare(steps, width);
+          const int64_t end = std::min(n, top + HEIGHT);
+          int64_t k = top;
+          const auto some_rows = [&](auto H) {
             const X* from = x + (i * n + k) * c + first;
             Y* to = y + (from - x);
             if (rare)
-              for (int64_t l = 0; l < width; l++) row(f, from + l, to + l, F::step(steps, l), 1, 0, false);
+              for (int64_t h = 0; h < H; h++)
+                for (int64_t l = 0; l < width; l++)
+                  row(f, from + h * c + l, to + h * c + l, F::step(steps, l), rare, 1, 0, false);
             else
               over(width, [=, &steps](int64_t j, auto N) {
-                ask_for(from + j, N, NEXT * c);
-                const auto value = [=, &steps](float v, int64_t l) { return F::value(v, F::step(steps, j + l)); };
-                block<N>(from + j, to + j, value, far && may_be_far(to));
+                for (int64_t h = 0; h < H; h++) ask_for(from + h * c + j, N, NEXT * c);
+                const auto of_column = [=, &steps](float v, int64_t l) { return F::value(v, F::step(steps, j + l)); };
+                block<N, H>(from + j, to + j, c, of_column, far && may_be_far(to));
               });
-          }
+            k += H;
+          };
+          while (k + 4 <= end) some_rows(std::integral_constant<int64_t, 4>());
+          while (k < end) some_rows(std::integral_constant<int64_t, 1>());
         }
     end_far();
   }
@@ -263,7 +166,7 @@ inline void columns(const F& f, const X* x, const Given& given, Y* y, int64_t m,
 
 // --- the smallest and the largest value ---
 inline void min_max_rows(const R* r, float* r_min, float* r_max, int64_t m, int64_t n) {
-  known(n, [=](auto n) {
+  known(n, false, [=](auto n, auto) {
 #pragma omp parallel for
     for (int64_t i = 0; i < m; i++) {
       const Ends<R> e = ends_of<false>(r + i * n, n);
@@ -301,31 +204,6 @@ inline void min_max_columns(const R* r, float* r_min, float* r_max, int64_t m, i
     }
 }
 
-// --- scale and zero point of a range that holds 0: affine.safe_qparams ---
-inline float rounded(float x) { return (x + MIDDLE) - MIDDLE; }  // for |x| < 2^22; halves go to the even one
-
-struct Choose {
-  float low, high; bool symmetric; int s_type;
-  void operator()(int64_t count, const float* r_min, const float* r_max, float* s, float* z) const {
-#pragma omp simd
-    for (int64_t k = 0; k < count; k++) {
-      const float larger = -r_min[k] > r_max[k] ? -r_min[k] : r_max[k];
-      const float wide = (symmetric ? larger : r_max[k] - r_min[k]) / (symmetric ? high : high - low);
-      s[k] = wide == wide ? wide : std::numeric_limits<float>::infinity();
-    }
-    typed(s_type, [=](auto like) {
-#pragma omp simd
-      for (int64_t k = 0; k < count; k++) s[k] = to_float(from_float<decltype(like)>(s[k]));
-    });
-#pragma omp simd
-    for (int64_t k = 0; k < count; k++) {
-      const float zero = rounded(clipped(low - r_min[k] / s[k], low, high));
-      z[k] = symmetric || s[k] < TINY ? 0 : zero;
-      s[k] = s[k] < TINY ? 1 : s[k];
-    }
-  }
-};
-
 // Some rows at a time: their ends, their scales, and their codes while r is in the cache. With the
 // codes memory is asked for the rows that come next.
 inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int64_t n, const Choose& choose,
@@ -341,23 +219,17 @@ inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int6
       float r_min[SCALES], r_max[SCALES];
       Steps steps;
       const int64_t count = std::min(height, m - i);
-      known(n, [=, &most, &least](auto n) {
-        for (int64_t k = 0; k < count; k++) {
-          const Ends<R> e = ends_of<true>(r + (i + k) * n, n);
-          most[k] = e.most;
-          least[k] = e.least;
-        }
-      });
+      ends_of_rows(r + i * n, count, n, most, least, count * n);
 #pragma omp simd
       for (int64_t k = 0; k < count; k++) as_floats<R>(most[k], 0, least[k], r_min[k], r_max[k]);
       choose(count, r_min, r_max, steps.s, steps.z);
       write(steps.s, s_out, choose.s_type, i, count);
       for (int64_t k = 0; k < count; k++) z_out[i + k] = static_cast<Q>(static_cast<int32_t>(steps.z[k]));
-      quantize.prepare(steps, count, r_min, r_max);
-      known(n, [=, &quantize, &steps](auto n) {
+      const bool rare = quantize.prepare(steps, count, r_min, r_max);
+      known(n, rare, [=, &quantize, &steps](auto n, auto rare) {
         for (int64_t k = 0; k < count; k++) {
           const int64_t at = (i + k) * n;
-          row(quantize, r + at, q + at, Quantize<false>::step(steps, k), n, count * n, far);
+          row(quantize, r + at, q + at, Quantize<false>::step(steps, k), rare, n, count * n, far);
         }
       });
     }

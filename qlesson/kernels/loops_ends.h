@@ -32,18 +32,98 @@ inline void as_floats(Key<R> most, Key<R> nearest, Bare<R> least, float& r_min, 
   r_max = a == a ? b : a;
 }
 
-// HOLDS_0: of a range that holds 0, whose nearest value to 0 is 0.
+// HOLDS_0: of a range that holds 0, whose nearest value to 0 is 0. Of two halves at once, since a
+// comparison takes longer than the next may wait.
 template <bool HOLDS_0, typename R>
 inline Ends<R> ends_of(const R* r, int64_t n) {
   const Ends<R> none;
+  const int64_t half = n / 2;
   Key<R> most = none.most, nearest = HOLDS_0 ? 0 : none.nearest;
   Bare<R> least = none.least;
 #pragma omp simd reduction(max : most, least) reduction(min : nearest)
-  for (int64_t j = 0; j < n; j++) {
-    const Key<R> k = same_bits<Key<R>>(r[j]);
+  for (int64_t j = 0; j < half; j++) {
+    const Key<R> k = same_bits<Key<R>>(r[j]), l = same_bits<Key<R>>(r[j + half]);
+    most = std::max(most, std::max(k, l));
+    least = std::max(least, std::max(static_cast<Bare<R>>(k), static_cast<Bare<R>>(l)));
+    if (!HOLDS_0) nearest = std::min(nearest, std::min(k, l));
+  }
+  if (n % 2) {
+    const Key<R> k = same_bits<Key<R>>(r[n - 1]);
     most = std::max(most, k);
     least = std::max(least, static_cast<Bare<R>>(k));
     if (!HOLDS_0) nearest = std::min(nearest, k);
   }
   return Ends<R>{most, nearest, least};
+}
+
+// --- of many short rows that lie one after the other, in a range that holds 0 ---
+// So many values in a vector: rows first become as short as that.
+#if defined(__AVX512F__)
+template <typename R>
+constexpr int64_t LANES = 64 / sizeof(R);
+#elif defined(__AVX2__)
+template <typename R>
+constexpr int64_t LANES = 32 / sizeof(R);
+#else
+template <typename R>
+constexpr int64_t LANES = 16 / sizeof(R);
+#endif
+
+// The larger of each two neighbours, and of those again, from N values down to LAST: so all rows
+// become shorter at once, and no vector is reduced alone.
+template <int64_t N, int64_t LAST, typename T>
+IN_PLACE void largest_neighbours(const T* x, T* y) {
+  T half[N / 2];
+#pragma omp simd
+  for (int64_t k = 0; k < N / 2; k++) half[k] = std::max(x[2 * k], x[2 * k + 1]);
+  if constexpr (N / 2 > LAST) largest_neighbours<N / 2, LAST>(half, y);
+  else std::copy(half, half + LAST, y);
+}
+
+// The largest of N values, of which only every LANES-th is looked at.
+template <int64_t N, typename T, typename R>
+IN_PLACE T largest_apart(const R* r) {
+  if constexpr (N == LANES<R>) return same_bits<T>(*r);
+  else return std::max(largest_apart<N / 2, T>(r), largest_apart<N / 2, T>(r + N / 2));
+}
+
+// LANES rows of N values, N a power of 2.
+template <int64_t N, typename R>
+inline void ends_of_lanes(const R* r, Key<R>* most, Bare<R>* least, int64_t ahead) {
+  constexpr int64_t L = LANES<R>;
+  Key<R> high[L * L];
+  Bare<R> low[L * L];
+  for (int64_t i = 0; i < L; i++) {
+    ask_for_some(r + i * N, N, ahead);
+#pragma omp simd
+    for (int64_t l = 0; l < L; l++) {
+      high[i * L + l] = largest_apart<N, Key<R>>(r + i * N + l);
+      low[i * L + l] = largest_apart<N, Bare<R>>(r + i * N + l);
+    }
+  }
+  largest_neighbours<L * L, L>(high, most);
+  largest_neighbours<L * L, L>(low, least);
+}
+
+// Rows of the usual lengths together, others and the last ones one by one, in pieces. Meanwhile some
+// memory is asked for.
+template <typename R>
+inline void ends_of_rows(const R* r, int64_t count, int64_t n, Key<R>* most, Bare<R>* least, int64_t ahead) {
+  constexpr int64_t L = LANES<R>, PART = 512;
+  int64_t k = 0;
+  for (; n == 32 && k + L <= count; k += L) ends_of_lanes<32>(r + k * n, most + k, least + k, ahead);
+  for (; n == 64 && k + L <= count; k += L) ends_of_lanes<64>(r + k * n, most + k, least + k, ahead);
+  for (; n == 128 && k + L <= count; k += L) ends_of_lanes<128>(r + k * n, most + k, least + k, ahead);
+  for (; k < count; k++) {
+    Ends<R> all;
+    for (int64_t first = 0; first < n; first += PART) {
+      const int64_t size = std::min(PART, n - first);
+      ask_for_some(r + k * n + first, size, ahead);
+      const Ends<R> e = ends_of<true>(r + k * n + first, size);
+      all.most = std::max(all.most, e.most);
+      all.least = std::max(all.least, e.least);
+    }
+    most[k] = all.most;
+    least[k] = all.least;
+  }
 }

@@ -10,6 +10,9 @@
 #include <immintrin.h>
 #endif
 
+// What runs for some values: a compiler stops to put it in place where there is much of it.
+#define IN_PLACE inline __attribute__((always_inline))
+
 struct bfloat16 { uint16_t bits; };
 struct float16 { uint16_t bits; };
 
@@ -54,7 +57,7 @@ inline float16 from_float(float x) {
 
 // N values from one type to another; what no compiler finds is said in the processor's own words.
 template <int64_t N, typename X, typename Y>
-inline void convert(const X* x, Y* y) {
+IN_PLACE void convert(const X* x, Y* y) {
   constexpr bool from_f16 = std::is_same_v<X, float16>, to_f16 = std::is_same_v<Y, float16>;
   constexpr bool from_bf16 = std::is_same_v<X, bfloat16>, to_bf16 = std::is_same_v<Y, bfloat16>;
   constexpr bool from_codes = sizeof(X) == 1, to_codes = sizeof(Y) == 1;
@@ -128,7 +131,18 @@ constexpr bool CONVERTS = true;
 constexpr bool CONVERTS = false;
 #endif
 
-// --- past the caches ---
+// --- before memory is needed, and past the caches ---
+template <typename T>
+IN_PLACE void ask_for(const T* x, int64_t values, int64_t ahead) {
+  for (int64_t k = 0; k < values; k += 64 / sizeof(T)) __builtin_prefetch(x + k + ahead);
+}
+
+// A quarter of that: where a loop is so short that the rest is asked for elsewhere.
+template <typename T>
+IN_PLACE void ask_for_some(const T* x, int64_t values, int64_t ahead) {
+  for (int64_t k = 0; k < values; k += 256 / sizeof(T)) __builtin_prefetch(x + k + ahead);
+}
+
 // A processor that writes a line reads it first, unless it is told that nobody reads it soon. Those
 // other than x86 see by themselves that line after line is written.
 constexpr int64_t LINE_PART = 16;  // bytes that are written at once
