@@ -18,7 +18,7 @@
 
 constexpr int64_t TILE = 16384 / sizeof(R);  // values that stay in the nearest cache, with those that come next
 constexpr int64_t PIECE = 32768;         // values for one core at a time, where nothing must stay
-constexpr int64_t NEXT = 4;              // rows of columns, after which memory is asked for
+constexpr int64_t HIGH = 4;               // rows of columns at a time
 
 // --- loops over n values ---
 inline bool is_far(int64_t values) { return values * static_cast<int64_t>(sizeof(R) + sizeof(Q)) >= FAR; }
@@ -54,15 +54,15 @@ IN_PLACE void near_block(const X* x, int64_t x_row, Y* y, int64_t y_row, const F
 }
 
 template <int64_t N, int64_t H, typename X, typename Y, typename F>
-IN_PLACE void block(const X* x, Y* y, int64_t row, const F& f, bool far) {
+IN_PLACE void block(const X* x, int64_t x_row, Y* y, int64_t y_row, const F& f, bool far) {
   if constexpr (N * sizeof(Y) % LINE_PART == 0)
     if (far) {
       alignas(LINE_PART) Y held[H * N];
-      near_block<N, H>(x, row, held, N, f);
-      for (int64_t h = 0; h < H; h++) write_far<N>(held + h * N, y + h * row);
+      near_block<N, H>(x, x_row, held, N, f);
+      for (int64_t h = 0; h < H; h++) write_far<N>(held + h * N, y + h * y_row);
       return;
     }
-  near_block<N, H>(x, row, y, row, f);
+  near_block<N, H>(x, x_row, y, y_row, f);
 }
 
 // y[j] = f(x[j]) for n values.
@@ -71,7 +71,7 @@ IN_PLACE void values(const X* x, Y* y, const F& f, int64_t n, int64_t ahead, boo
   const auto all = [=](auto far) __attribute__((always_inline)) {
     over(n, [=](int64_t j, auto N) __attribute__((always_inline)) {
       if (N > 1) ask_for(x + j, N, ahead);
-      block<N, 1>(x + j, y + j, 0, f, far);
+      block<N, 1>(x + j, 0, y + j, 0, f, far);
     });
   };
   far && may_be_far(y) ? all(std::true_type()) : all(std::false_type());
@@ -125,6 +125,33 @@ inline void rows(const F& f, const X* x, const Given& given, Y* y, int64_t m, in
   }
 }
 
+// f(k, H) for each HIGH rows k from first to end, and for each that is left.
+template <typename F>
+IN_PLACE void over_rows(int64_t first, int64_t end, const F& f) {
+  for (; first + HIGH <= end; first += HIGH) f(first, std::integral_constant<int64_t, HIGH>());
+  for (; first < end; first++) f(first, std::integral_constant<int64_t, 1>());
+}
+
+// width columns of n rows, with an s and z for each column.
+template <typename F, typename X, typename Y>
+inline void strip(const F& f, const X* x, int64_t x_row, Y* y, int64_t y_row, const Steps& steps, bool rare,
+                  int64_t n, int64_t width, bool far) {
+  over_rows(0, n, [&](int64_t k, auto H) {
+    const X* from = x + k * x_row;
+    Y* to = y + k * y_row;
+    if (rare)
+      for (int64_t h = 0; h < H; h++)
+        for (int64_t l = 0; l < width; l++)
+          row(f, from + h * x_row + l, to + h * y_row + l, F::step(steps, l), rare, 1, 0, false);
+    else
+      over(width, [=, &steps](int64_t j, auto N) {
+        for (int64_t h = 0; h < H; h++) ask_for(from + h * x_row + j, N, HIGH * x_row);
+        const auto value = [=, &steps](float v, int64_t l) { return F::value(v, F::step(steps, j + l)); };
+        block<N, H>(from + j, x_row, to + j, y_row, value, far && may_be_far(to) && may_be_far(to + y_row));
+      });
+  });
+}
+
 template <typename F, typename X, typename Y>
 inline void columns(const F& f, const X* x, const Given& given, Y* y, int64_t m, int64_t n, int64_t c) {
   constexpr int64_t HEIGHT = 256;
@@ -136,29 +163,11 @@ inline void columns(const F& f, const X* x, const Given& given, Y* y, int64_t m,
       for (int64_t top = 0; top < n; top += HEIGHT)
         for (int64_t first = 0; first < c; first += SCALES) {
           Steps steps;
-          const int64_t width = std::min(SCALES, c - first);
+          const int64_t width = std::min(SCALES, c - first), at = (i * n + top) * c + first;
           read(given.s, given.s_type, i * c + first, width, steps.s);
           read(given.z, given.z_type, i * c + first, width, steps.z);
           const bool rare = f.prepare(steps, width);
-          const int64_t end = std::min(n, top + HEIGHT);
-          int64_t k = top;
-          const auto some_rows = [&](auto H) {
-            const X* from = x + (i * n + k) * c + first;
-            Y* to = y + (from - x);
-            if (rare)
-              for (int64_t h = 0; h < H; h++)
-                for (int64_t l = 0; l < width; l++)
-                  row(f, from + h * c + l, to + h * c + l, F::step(steps, l), rare, 1, 0, false);
-            else
-              over(width, [=, &steps](int64_t j, auto N) {
-                for (int64_t h = 0; h < H; h++) ask_for(from + h * c + j, N, NEXT * c);
-                const auto of_column = [=, &steps](float v, int64_t l) { return F::value(v, F::step(steps, j + l)); };
-                block<N, H>(from + j, to + j, c, of_column, far && may_be_far(to));
-              });
-            k += H;
-          };
-          while (k + 4 <= end) some_rows(std::integral_constant<int64_t, 4>());
-          while (k < end) some_rows(std::integral_constant<int64_t, 1>());
+          strip(f, x + at, c, y + at, c, steps, rare, std::min(HEIGHT, n - top), width, far);
         }
     end_far();
   }
@@ -186,22 +195,41 @@ inline void min_max_columns(const R* r, float* r_min, float* r_max, int64_t m, i
       std::fill(most, most + width, Ends<R>().most);
       std::fill(nearest, nearest + width, Ends<R>().nearest);
       std::fill(least, least + width, Ends<R>().least);
-      for (int64_t k = 0; k < n; k++) {
-        const R* x = r + (i * n + k) * c + first;
-        over(width, [&](int64_t j, auto N) {
-          ask_for(x + j, N, NEXT * c);
+      over_rows(0, n, [&](int64_t k, auto H) {
+        const R* from = r + (i * n + k) * c + first;
+        over(width, [&, from](int64_t j, auto N) {
+          const R* x = from + j;
+          for (int64_t h = 0; h < H; h++) ask_for(x + h * c, N, HIGH * c);
 #pragma omp simd
-          for (int64_t l = j; l < j + N; l++) {
-            const Key<R> key = same_bits<Key<R>>(x[l]);
-            most[l] = std::max(most[l], key);
-            least[l] = std::max(least[l], static_cast<Bare<R>>(key));
-            nearest[l] = std::min(nearest[l], key);
+          for (int64_t l = 0; l < N; l++) {
+            Ends<R> e{most[j + l], nearest[j + l], least[j + l]};
+            for (int64_t h = 0; h < H; h++) {
+              const Key<R> key = same_bits<Key<R>>(x[h * c + l]);
+              e.most = std::max(e.most, key);
+              e.nearest = std::min(e.nearest, key);
+              e.least = std::max(e.least, static_cast<Bare<R>>(key));
+            }
+            most[j + l] = e.most;
+            nearest[j + l] = e.nearest;
+            least[j + l] = e.least;
           }
         });
-      }
+      });
       for (int64_t l = 0; l < width; l++)
         as_floats<R>(most[l], nearest[l], least[l], r_min[i * c + first + l], r_max[i * c + first + l]);
     }
+}
+
+// The scales and zero points of some ends; whether a step of theirs is rare.
+inline bool chosen(const Key<R>* most, const Bare<R>* least, Steps& steps, void* s_out, Q* z_out, int64_t at,
+                   int64_t count, const Choose& choose, const Quantize<false>& quantize) {
+  float r_min[SCALES], r_max[SCALES];
+#pragma omp simd
+  for (int64_t k = 0; k < count; k++) as_floats<R>(most[k], 0, least[k], r_min[k], r_max[k]);
+  choose(count, r_min, r_max, steps.s, steps.z);
+  write(steps.s, s_out, choose.s_type, at, count);
+  for (int64_t k = 0; k < count; k++) z_out[at + k] = static_cast<Q>(static_cast<int32_t>(steps.z[k]));
+  return quantize.prepare(steps, count, r_min, r_max);
 }
 
 // Some rows at a time: their ends, their scales, and their codes while r is in the cache. With the
@@ -216,16 +244,10 @@ inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int6
     for (int64_t i = 0; i < m; i += height) {
       Key<R> most[SCALES];
       Bare<R> least[SCALES];
-      float r_min[SCALES], r_max[SCALES];
       Steps steps;
       const int64_t count = std::min(height, m - i);
       ends_of_rows(r + i * n, count, n, most, least, count * n);
-#pragma omp simd
-      for (int64_t k = 0; k < count; k++) as_floats<R>(most[k], 0, least[k], r_min[k], r_max[k]);
-      choose(count, r_min, r_max, steps.s, steps.z);
-      write(steps.s, s_out, choose.s_type, i, count);
-      for (int64_t k = 0; k < count; k++) z_out[i + k] = static_cast<Q>(static_cast<int32_t>(steps.z[k]));
-      const bool rare = quantize.prepare(steps, count, r_min, r_max);
+      const bool rare = chosen(most, least, steps, s_out, z_out, i, count, choose, quantize);
       known(n, rare, [=, &quantize, &steps](auto n, auto rare) {
         for (int64_t k = 0; k < count; k++) {
           const int64_t at = (i + k) * n;

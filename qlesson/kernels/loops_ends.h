@@ -69,15 +69,32 @@ template <typename R>
 constexpr int64_t LANES = 16 / sizeof(R);
 #endif
 
-// The larger of each two neighbours, and of those again, from N values down to LAST: so all rows
-// become shorter at once, and no vector is reduced alone.
+// The larger of each two neighbours of N values.
+template <int64_t N, typename T>
+IN_PLACE void larger_neighbours(const T* x, T* y) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4 && N >= 16) {  // two shuffles and one, where compilers take six
+    for (int64_t k = 0; k < N / 2; k += 8) {
+      const auto in = [=](int64_t j) { return _mm256_loadu_ps(reinterpret_cast<const float*>(x + 2 * k + j)); };
+      const __m256i even = _mm256_castps_si256(_mm256_shuffle_ps(in(0), in(8), 0x88));
+      const __m256i odd = _mm256_castps_si256(_mm256_shuffle_ps(in(0), in(8), 0xdd));
+      const __m256i larger = std::is_signed_v<T> ? _mm256_max_epi32(even, odd) : _mm256_max_epu32(even, odd);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + k), _mm256_permute4x64_epi64(larger, 0xd8));
+    }
+    return;
+  }
+#endif
+#pragma omp simd
+  for (int64_t k = 0; k < N / 2; k++) y[k] = std::max(x[2 * k], x[2 * k + 1]);
+}
+
+// And of those again, down to LAST: all rows become shorter at once, and no vector is reduced alone.
 template <int64_t N, int64_t LAST, typename T>
 IN_PLACE void largest_neighbours(const T* x, T* y) {
+  if constexpr (N / 2 == LAST) return larger_neighbours<N>(x, y);
   T half[N / 2];
-#pragma omp simd
-  for (int64_t k = 0; k < N / 2; k++) half[k] = std::max(x[2 * k], x[2 * k + 1]);
+  larger_neighbours<N>(x, half);
   if constexpr (N / 2 > LAST) largest_neighbours<N / 2, LAST>(half, y);
-  else std::copy(half, half + LAST, y);
 }
 
 // The largest of N values, of which only every LANES-th is looked at.
