@@ -204,15 +204,16 @@ def _min_max_of_all(r: Tensor) -> tuple[Tensor, Tensor]:
 def choose_and_quantize(r: Tensor, scheme: Scheme, out: Tensor) -> tuple[Tensor, Tensor] | None:
     """Fill `out`, scale and zero point together; None where that is not to be.
 
-    It is for compiled rows and groups along the last axis, and a range that holds 0: a literal one
-    may call for a warning, which needs its ends. A block with NaN or infinity gets a scale that is
-    not finite: refusing it is the caller's.
+    It is for compiled rows and groups, on a processor for columns too, and for a range that holds
+    0: a literal one may call for a warning, which needs its ends. A block with NaN or infinity gets
+    a scale that is not finite: refusing it is the caller's.
     """
     literal = scheme.mapping == "asymmetric" and not scheme.include_zero
     if torch.compiler.is_compiling() or literal or not out.is_contiguous():
         return None
     blocks = _own_blocks(r, scheme.granularity)
-    if blocks is None or blocks.ndim != 2 or len(blocks) < 64:
+    shape = scheme.granularity.scale_shape(r.shape)
+    if blocks is None or math.prod(shape) < 64 or (blocks.ndim == 3 and r.is_cuda):
         return None
     codes = scheme.quant_min, scheme.quant_max
     constants = (*codes, scheme.rounding, scheme.mapping, scheme.include_zero, scheme.scale_dtype)
@@ -220,10 +221,10 @@ def choose_and_quantize(r: Tensor, scheme: Scheme, out: Tensor) -> tuple[Tensor,
         return None
     # As numbers the compiler would know them, and on a GPU multiply by 1 / 255.
     held = r.new_tensor(codes, dtype=torch.float32)
-    scale = r.new_empty((len(blocks), 1), dtype=scheme.scale_dtype or torch.float32)
-    zero_point = r.new_empty((len(blocks), 1), dtype=scheme.dtype)
+    one_each = blocks[:, :1].shape
+    scale = r.new_empty(one_each, dtype=scheme.scale_dtype or torch.float32)
+    zero_point = r.new_empty(one_each, dtype=scheme.dtype)
     tensors = blocks, scale, zero_point, out.view(blocks.shape)
-    shape = scheme.granularity.scale_shape(r.shape)
     with _or_eagerly():
         _loop(loops.choose_and_quantize, constants, held, *tensors)()
         return scale.view(shape), zero_point.view(shape)

@@ -151,7 +151,7 @@ def _choose_and_quantize(
         held = r, scale, zero_point, out
         ends = ctypes.c_float(low), ctypes.c_float(high)
         how = rounding == "inside", mapping == "symmetric"
-        library.choose_and_quantize(*map(_address, held), *_sizes(r)[:2], _type(scale), *ends, *how)
+        library.choose_and_quantize(*map(_address, held), *_sizes(r), _type(scale), *ends, *how)
         return ()
 
     return choose_and_quantize

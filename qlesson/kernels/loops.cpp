@@ -184,45 +184,59 @@ inline void min_max_rows(const R* r, float* r_min, float* r_max, int64_t m, int6
   });
 }
 
-// Every core takes some columns, whose ends so far stay in its cache.
-inline void min_max_columns(const R* r, float* r_min, float* r_max, int64_t m, int64_t n, int64_t c) {
-#pragma omp parallel for collapse(2)
-  for (int64_t i = 0; i < m; i++)
-    for (int64_t first = 0; first < c; first += SCALES) {
-      Key<R> most[SCALES], nearest[SCALES];
-      Bare<R> least[SCALES];
-      const int64_t width = std::min(SCALES, c - first);
-      std::fill(most, most + width, Ends<R>().most);
-      std::fill(nearest, nearest + width, Ends<R>().nearest);
-      std::fill(least, least + width, Ends<R>().least);
-      over_rows(0, n, [&](int64_t k, auto H) {
-        const R* from = r + (i * n + k) * c + first;
-        over(width, [&, from](int64_t j, auto N) {
-          const R* x = from + j;
-          for (int64_t h = 0; h < H; h++) ask_for(x + h * c, N, HIGH * c);
+// Of some columns, whose ends so far stay in the nearest cache.
+struct EndsOfStrip { Key<R> most[SCALES], nearest[SCALES]; Bare<R> least[SCALES]; };
+
+inline void ends_of_strip(const R* r, int64_t n, int64_t c, int64_t width, EndsOfStrip& found) {
+  std::fill(found.most, found.most + width, Ends<R>().most);
+  std::fill(found.nearest, found.nearest + width, Ends<R>().nearest);
+  std::fill(found.least, found.least + width, Ends<R>().least);
+  over_rows(0, n, [=, &found](int64_t k, auto H) {
+    over(width, [=, &found](int64_t j, auto N) {
+      const R* x = r + k * c + j;
+      for (int64_t h = 0; h < H; h++) ask_for(x + h * c, N, HIGH * c);
 #pragma omp simd
-          for (int64_t l = 0; l < N; l++) {
-            Ends<R> e{most[j + l], nearest[j + l], least[j + l]};
-            for (int64_t h = 0; h < H; h++) {
-              const Key<R> key = same_bits<Key<R>>(x[h * c + l]);
-              e.most = std::max(e.most, key);
-              e.nearest = std::min(e.nearest, key);
-              e.least = std::max(e.least, static_cast<Bare<R>>(key));
-            }
-            most[j + l] = e.most;
-            nearest[j + l] = e.nearest;
-            least[j + l] = e.least;
-          }
-        });
-      });
-      for (int64_t l = 0; l < width; l++)
-        as_floats<R>(most[l], nearest[l], least[l], r_min[i * c + first + l], r_max[i * c + first + l]);
-    }
+      for (int64_t l = 0; l < N; l++) {
+        Ends<R> e{found.most[j + l], found.nearest[j + l], found.least[j + l]};
+        for (int64_t h = 0; h < H; h++) {
+          const Key<R> key = same_bits<Key<R>>(x[h * c + l]);
+          e.most = std::max(e.most, key);
+          e.nearest = std::min(e.nearest, key);
+          e.least = std::max(e.least, static_cast<Bare<R>>(key));
+        }
+        found.most[j + l] = e.most;
+        found.nearest[j + l] = e.nearest;
+        found.least[j + l] = e.least;
+      }
+    });
+  });
+}
+
+// f(first, width) for the columns of each i < m, some at a time.
+template <typename F>
+inline void over_strips(int64_t m, int64_t c, const F& f) {
+#pragma omp parallel
+  {
+#pragma omp for collapse(2)
+    for (int64_t i = 0; i < m; i++)
+      for (int64_t first = 0; first < c; first += SCALES) f(i, first, std::min(SCALES, c - first));
+    end_far();
+  }
+}
+
+inline void min_max_columns(const R* r, float* r_min, float* r_max, int64_t m, int64_t n, int64_t c) {
+  over_strips(m, c, [=](int64_t i, int64_t first, int64_t width) {
+    EndsOfStrip e;
+    ends_of_strip(r + i * n * c + first, n, c, width, e);
+    for (int64_t l = 0, at = i * c + first; l < width; l++, at++)
+      as_floats<R>(e.most[l], e.nearest[l], e.least[l], r_min[at], r_max[at]);
+  });
 }
 
 // The scales and zero points of some ends; whether a step of theirs is rare.
+template <typename F>
 inline bool chosen(const Key<R>* most, const Bare<R>* least, Steps& steps, void* s_out, Q* z_out, int64_t at,
-                   int64_t count, const Choose& choose, const Quantize<false>& quantize) {
+                   int64_t count, const Choose& choose, const F& quantize) {
   float r_min[SCALES], r_max[SCALES];
 #pragma omp simd
   for (int64_t k = 0; k < count; k++) as_floats<R>(most[k], 0, least[k], r_min[k], r_max[k]);
@@ -259,6 +273,22 @@ inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int6
   }
 }
 
+// Some columns at a time. Read twice, the second time from the last cache if they fit there: of fewer
+// columns the copies would fit a nearer one, but less than half a page of each row comes slower than
+// all comes twice.
+inline void choose_columns(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int64_t n, int64_t c,
+                           const Choose& choose, const Quantize<true>& quantize) {
+  const bool far = is_far(m * n * c);
+  over_strips(m, c, [=, &choose, &quantize](int64_t i, int64_t first, int64_t width) {
+    EndsOfStrip e;
+    Steps steps;
+    const int64_t at = i * n * c + first;
+    ends_of_strip(r + at, n, c, width, e);
+    const bool rare = chosen(e.most, e.least, steps, s_out, z_out, i * c + first, width, choose, quantize);
+    strip(quantize, r + at, c, q + at, c, steps, rare, n, width, far);
+  });
+}
+
 // --- what Python calls ---
 extern "C" void quantize(const R* r, const void* s, const void* z, Q* q, int64_t m, int64_t n, int64_t c,
                          int s_type, int z_type, float low, float high, bool inside) {
@@ -277,7 +307,9 @@ extern "C" void min_max(const R* r, float* r_min, float* r_max, int64_t m, int64
   c == 1 ? min_max_rows(r, r_min, r_max, m, n) : min_max_columns(r, r_min, r_max, m, n, c);
 }
 
-extern "C" void choose_and_quantize(const R* r, void* s, Q* z, Q* q, int64_t m, int64_t n, int s_type,
+extern "C" void choose_and_quantize(const R* r, void* s, Q* z, Q* q, int64_t m, int64_t n, int64_t c, int s_type,
                                     float low, float high, bool inside, bool symmetric) {
-  choose_rows(r, s, z, q, m, n, {low, high, symmetric, s_type}, {low, high, inside});
+  const Choose choose{low, high, symmetric, s_type};
+  c == 1 ? choose_rows(r, s, z, q, m, n, choose, {low, high, inside})
+         : choose_columns(r, s, z, q, m, n, c, choose, {low, high, inside});
 }

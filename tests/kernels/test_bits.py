@@ -45,6 +45,7 @@ LAYOUTS = [
     ((64, 100), ql.PerGroup(32)),
 ]
 MORE_LAYOUTS = [
+    ((90, 100), ql.PerAxis(1)),  # no row but the first begins where a vector may
     ((6, 16, 96), ql.PerAxis(1)),
     ((6, 16, 96), ql.PerGroup(5, 1)),
     ((96, 384), ql.PerGroup(1)),
