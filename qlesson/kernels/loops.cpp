@@ -47,9 +47,8 @@ IN_PLACE void near_block(const X* x, int64_t x_row, Y* y, int64_t y_row, const F
     for (int64_t h = 0; h < H; h++) convert<N>(held + h * N, y + h * y_row);
   } else {
 #pragma omp simd
-    for (int64_t k = 0; k < N; k++) {
+    for (int64_t k = 0; k < N; k++)
       for (int64_t h = 0; h < H; h++) y[h * y_row + k] = from_float<Y>(f(to_float(x[h * x_row + k]), k));
-    }
   }
 }
 
@@ -125,18 +124,19 @@ inline void rows(const F& f, const X* x, const Given& given, Y* y, int64_t m, in
   }
 }
 
-// f(k, H) for each HIGH rows k from first to end, and for each that is left.
+// f(k, H) for H rows from k on, until all n have had their turn.
 template <typename F>
-IN_PLACE void over_rows(int64_t first, int64_t end, const F& f) {
-  for (; first + HIGH <= end; first += HIGH) f(first, std::integral_constant<int64_t, HIGH>());
-  for (; first < end; first++) f(first, std::integral_constant<int64_t, 1>());
+IN_PLACE void over_rows(int64_t n, const F& f) {
+  int64_t k = 0;
+  for (; k + HIGH <= n; k += HIGH) f(k, std::integral_constant<int64_t, HIGH>());
+  for (; k < n; k++) f(k, std::integral_constant<int64_t, 1>());
 }
 
 // width columns of n rows, with an s and z for each column.
 template <typename F, typename X, typename Y>
 inline void strip(const F& f, const X* x, int64_t x_row, Y* y, int64_t y_row, const Steps& steps, bool rare,
                   int64_t n, int64_t width, bool far) {
-  over_rows(0, n, [&](int64_t k, auto H) {
+  over_rows(n, [&](int64_t k, auto H) {
     const X* from = x + k * x_row;
     Y* to = y + k * y_row;
     if (rare)
@@ -191,7 +191,7 @@ inline void ends_of_strip(const R* r, int64_t n, int64_t c, int64_t width, EndsO
   std::fill(found.most, found.most + width, Ends<R>().most);
   std::fill(found.nearest, found.nearest + width, Ends<R>().nearest);
   std::fill(found.least, found.least + width, Ends<R>().least);
-  over_rows(0, n, [=, &found](int64_t k, auto H) {
+  over_rows(n, [=, &found](int64_t k, auto H) {
     over(width, [=, &found](int64_t j, auto N) {
       const R* x = r + k * c + j;
       for (int64_t h = 0; h < H; h++) ask_for(x + h * c, N, HIGH * c);
@@ -212,7 +212,7 @@ inline void ends_of_strip(const R* r, int64_t n, int64_t c, int64_t width, EndsO
   });
 }
 
-// f(first, width) for the columns of each i < m, some at a time.
+// f(i, first, width) for the columns of each i < m, some at a time.
 template <typename F>
 inline void over_strips(int64_t m, int64_t c, const F& f) {
 #pragma omp parallel
@@ -273,9 +273,9 @@ inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int6
   }
 }
 
-// Some columns at a time. Read twice, the second time from the last cache if they fit there: of fewer
-// columns the copies would fit a nearer one, but less than half a page of each row comes slower than
-// all comes twice.
+// Some columns at a time, read twice: their codes need the ends of all rows. The second time they come
+// from the last cache, if they fit there: two readings are the limit, else. Narrower strips, copied to
+// where they fit, were slower: memory gives parts of a page in turn at half its speed.
 inline void choose_columns(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int64_t n, int64_t c,
                            const Choose& choose, const Quantize<true>& quantize) {
   const bool far = is_far(m * n * c);
