@@ -13,13 +13,13 @@ Where absmax is uint8 it is quantized once more: nested_quant_map[absmax] * nest
 Source: QuantState in bitsandbytes/functional.py.
 """
 
-import json
 import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from qlesson.files import written
 from qlesson.files.formats.kinds import BookBlocks
 from qlesson.files.formats.parts import Config, Found, Part, Parts, found, need
 from qlesson.files.formats.steps import whole_number
@@ -60,7 +60,7 @@ def _state(part: Part) -> dict[str, Any]:
     if part.entry.nbytes > MOST:
         raise part.wrong(f"takes {part.entry.nbytes} bytes")
     try:
-        state = json.loads(bytes(part.read("U8").tolist()))
+        state = written.parsed(bytes(part.read("U8").tolist()))
         shape = tuple(whole_number(n, 1, 2**40) for n in state["shape"])
         size = whole_number(state["blocksize"], 1, 2**16)
     except (ValueError, KeyError, TypeError):

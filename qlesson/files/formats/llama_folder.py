@@ -7,7 +7,6 @@ turns value i with value i + half: so the rows of each head change places, 0, ha
 Source: convert_hf_to_gguf.py in the repository of llama.cpp, `LlamaModel`.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from qlesson import checks
 from qlesson.blocks import Blocks
+from qlesson.files import written
 from qlesson.files.formats.opened import Opened, Value
 from qlesson.files.formats.safetensors import Safetensors
 from qlesson.files.formats.steps import whole_number
@@ -221,8 +221,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """A file of names and values."""
     text = checks.file("source", path)
     try:
-        said = json.loads(text.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        said = written.read(text)
+    except ValueError:
         said = None
     if not isinstance(said, dict):
         raise ValueError(f"{path} is no JSON of names and values: it is damaged.")

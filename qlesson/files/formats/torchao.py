@@ -6,11 +6,11 @@ has the class under "x.weight". Classes other than those below are laid out for 
 refused by name.
 """
 
-import json
 from typing import Any
 
 import torch
 
+from qlesson.files import written
 from qlesson.files.formats.floats import EIGHT_BITS
 from qlesson.files.formats.kinds import BookBlocks
 from qlesson.files.formats.opened import Value
@@ -23,7 +23,7 @@ INTEGERS = ("Int8Tensor", "IntxUnpackedToInt8Tensor")
 def description(text: str | None) -> dict[str, Any] | None:
     """What the header says about a tensor, if it is one of torchao's."""
     try:
-        said = json.loads(text or "")
+        said = written.parsed(text or "")
     except ValueError:
         return None
     right = isinstance(said, dict) and isinstance(said.get("_type"), str)
