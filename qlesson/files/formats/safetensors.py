@@ -15,7 +15,7 @@ from qlesson.files.checkpoint.format import _File
 from qlesson.files.checkpoint.shards import _open_all
 from qlesson.files.formats import bitsandbytes, compressed_tensors, floats, gptq, torchao
 from qlesson.files.formats.opened import Opened, Stored, Value
-from qlesson.files.formats.parts import Config, Found, Part, Parts
+from qlesson.files.formats.parts import Config, Found, Part, Parts, not_read
 from qlesson.report import naming
 
 CONFIGS = ("config.json", "quantize_config.json", "quant_config.json")
@@ -34,6 +34,10 @@ BITSANDBYTES = (
 
 
 def _packed(parts: Parts, config: Config) -> Found:
+    if "weight_scale" not in parts:
+        return not_read(
+            parts, "weight_packed", "weight_packed", "comes without weight_scale, as in marlin-24"
+        )
     words = parts["weight_packed"].entry.dtype != "U8"
     return (compressed_tensors.packed if words else floats.packed_floats)(parts, config)
 
