@@ -40,7 +40,30 @@ TYPES = {"llama": None, "mistral": 4096}
 ROPE = ("rope_parameters", "rope_scaling")  # how positions turn, by its newer and its older name
 PLAIN = {
     "attention_bias": False, "mlp_bias": False, "hidden_act": "silu", "partial_rotary_factor": 1,
+    "rope_interleaved": False,
 }  # fmt: skip
+ARCHITECTURES = ("llamaforcausallm", "mistralforcausallm")
+UNDERSTOOD = {
+    "model_type", "architectures", "vocab_size", "hidden_size", "intermediate_size",
+    "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "max_position_embeddings", "rms_norm_eps", "rope_theta", "tie_word_embeddings",
+    "sliding_window", "use_sliding_window", "layer_types", "quantization_config",
+    "compression_config", *PLAIN, *ROPE,
+}  # fmt: skip
+# What says nothing of the arithmetic: who wrote the file, how it was trained, how text is drawn.
+HARMLESS = re.compile(
+    r"_.*|.*_token_id|(torch_)?dtype|.*version|use_cache|initializer_range|.*dropout|pretraining_tp"
+    r"|is_llama_config|transformers\.js_config|auto_map|unsloth_.*|neftune_noise_alpha"
+    r"|(name|model_name)(_or_path)?|tokenizer_class|max_(new_tokens|length|sequence_length)"
+    r"|do_sample|temperature|top_[kp]|repetition_penalty|gradient_checkpointing|torchscript"
+    r"|output_(attentions|hidden_states)|return_dict|id2label|label2id|keys_to_ignore_at_inference"
+)
+METHODS = (
+    "gptq", "awq", "auto-round", "intel/auto-round", "rtn", "compressed-tensors", "fp8",
+    "fbgemm_fp8", "bitsandbytes", "modelopt", "torchao", "quark", "mxfp4",
+)  # fmt: skip
+# Steps for inputs and for the cache, which stay floats here.
+OF_INPUTS = re.compile(r".*_proj\.(input|output)_(scale|zero_point)|.*\.self_attn\.[kqv]_scale")
 MOST = 2**24  # of any number in config.json
 
 
@@ -50,7 +73,10 @@ class LlamaFolder(Opened):
     config    what config.json says
     settings  what tokenizer_config.json says, if it is there
 
-    Raises ValueError for a model that is not of Llama's type, or computes otherwise.
+    Inputs are floats, also where a file was made for inputs in 8 bits.
+
+    Raises ValueError for a model that is not of Llama's type, or computes otherwise; so does a key
+    of config.json that is not known.
     """
 
     format = "safetensors"
@@ -68,6 +94,11 @@ class LlamaFolder(Opened):
             )
         self.metadata = _keys(self.path, self.config)
         self._file = Safetensors(self.path)
+        for what in _changed(self._file.metadata.get("quantization_config", {})):
+            raise ValueError(
+                f"{self.path} holds a quantized model with {what}, which is not read here: "
+                "dequantize it with the library that wrote it, and save it again."
+            )
         tied = self.config.get("tie_word_embeddings") is True
         self._names = {self._new_name(x): x for x in self._file if not self._is_no_part(x, tied)}
         if not tied and "output.weight" not in self._names:
@@ -83,7 +114,7 @@ class LlamaFolder(Opened):
         more = self.path / "generation_config.json"
         both = (self.config, read_json(more) if more.is_file() else {})
         given = [said.get("eos_token_id") for said in both]
-        listed = [i for x in given for i in (x if isinstance(x, list) else [x])]
+        listed = [i for x in given for i in _listed(x)]
         places = [whole_number(i, 0, MOST) for i in listed]
         return list(dict.fromkeys(i for i in places if i is not None))
 
@@ -118,8 +149,10 @@ class LlamaFolder(Opened):
         return _in_order(x, torch.arange(x.shape[0]).view(heads, 2, -1).mT.flatten())
 
     def _is_no_part(self, name: str, tied: bool) -> bool:
-        """What files hold besides: the table of turns, a tied head, and biases that are all 0."""
+        """What files hold besides: turns, a tied head, steps for inputs, and biases of 0."""
         if name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight"):
+            return True
+        if OF_INPUTS.fullmatch(name):
             return True
         x = self._file[name] if name.endswith("_proj.bias") else None
         return isinstance(x, Tensor) and not x.any()
@@ -148,7 +181,7 @@ def _in_order(x: Value, order: Tensor) -> Value:
 
 
 def _otherwise(config: Mapping[str, Any]) -> Iterator[str]:
-    """What it computes otherwise than a Llama."""
+    """What it computes otherwise than a Llama, or might: a key that is not known says how."""
 
     def said(*names: str) -> str:
         return " ".join(f"{name} {checks.shown(config.get(name))}" for name in names)
@@ -157,22 +190,49 @@ def _otherwise(config: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(model, str) or model not in TYPES:
         yield said("model_type")
         return
+    for name, x in config.items():
+        if x is not None and not (name in UNDERSTOOD or HARMLESS.fullmatch(name)):
+            yield f"{checks.shown(name)} {checks.shown(x)}, which is not known here"
+    if any(str(x).lower() not in ARCHITECTURES for x in _listed(config.get("architectures"))):
+        yield said("architectures")
     for name in ROPE:
-        how = config.get(name) or {}
-        kind = how.get("rope_type", how.get("type", "default")) if isinstance(how, dict) else None
-        if kind != "default":
+        if not _turns_plainly(config.get(name) or {}):
             yield said(name)
     context = config.get("max_position_embeddings")
     window = config.get("sliding_window", TYPES[model])
-    slides = window is not None and config.get("use_sliding_window") is not False
+    slides = window is not None and (model != "llama" or config.get("use_sliding_window", True))
     if slides and whole_number(window, context if isinstance(context, int) else MOST, MOST) is None:
         yield f"sliding_window {checks.shown(window)}"
     for name, plain in PLAIN.items():
         if config.get(name) not in (None, plain):
             yield said(name)
+    if any(x != "full_attention" for x in _listed(config.get("layer_types"))):
+        yield said("layer_types")
     width, heads = (number(config, key) for key in ("hidden_size", "num_attention_heads"))
     if config.get("head_dim") not in (None, width / heads):
         yield said("head_dim", "num_attention_heads", "hidden_size")
+
+
+def _listed(x: Any) -> list[Any]:
+    return x if isinstance(x, list) else [] if x is None else [x]
+
+
+def _turns_plainly(how: Any) -> bool:
+    """Whether positions turn by rope_theta alone."""
+    if not isinstance(how, dict):
+        return False
+    plain = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1}
+    return all(x is None or n == "rope_theta" or plain.get(n) == x for n, x in how.items())
+
+
+def _changed(config: Mapping[str, Any]) -> Iterator[str]:
+    """What the codes of a quantized folder leave open: a way that is not read, or a rotation."""
+    method = config.get("quant_method")
+    if method is not None and method not in METHODS:
+        yield f"quant_method {checks.shown(method)}"
+    for name, x in config.items():
+        if x and re.search("rotat|spin|transform|hadamard|adapter|lora", name):
+            yield f"{checks.shown(name)} {checks.shown(x)}"
 
 
 def _keys(source: Path, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,14 @@ NAMES = {
 }
 
 
+# Keys of the architecture: another may change what it computes. The last ones are not needed.
+KEYS = (
+    "block_count", "context_length", "embedding_length", "feed_forward_length",
+    "attention.head_count", "attention.head_count_kv", "attention.layer_norm_rms_epsilon",
+    "attention.key_length", "attention.value_length", "rope.dimension_count", "rope.freq_base",
+    "rope.scaling.type", "rope.scaling.factor", "vocab_size", "rope.scaling.finetuned",
+    "rope.scaling.original_context_length", "tensor_data_layout",
+)  # fmt: skip
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 HOW_TO_GET_IT = (
     "The model is not here: `make models` installs it (93 MB), or name its file in QLESSON_SMOLLM2."
@@ -109,12 +117,23 @@ def _said(file: Opened, key: str, kind: type, default: Any = None) -> Any:
 def _config(file: Opened) -> Config:
     kind = _said(file, "general.architecture", str)
     if kind != "llama":
-        raise _other(file, f"its architecture is {kind!r}")
+        raise _other(file, f"its architecture is {checks.shown(kind)}")
+    if file.metadata.get("split.count") not in (None, 0, 1):
+        raise _other(file, "it is one of several parts; llama-gguf-split --merge joins them")
     if EMBEDDING not in file or len(file.stored[EMBEDDING].shape) != 2:
         raise _other(file, f"it has no matrix {EMBEDDING}")
 
     def whole(key: str, high: int, default: int | None = None) -> int:
         return checks.whole(key, _said(file, f"llama.{key}", int, default), 1, high)
+
+    for key, x in file.metadata.items():
+        if key.startswith("llama.") and key.removeprefix("llama.") not in KEYS:
+            raise _other(file, f"{checks.shown(key)} {checks.shown(x)} is not known here")
+
+    def positive(key: str, default: float | None = None) -> float:
+        x = _said(file, f"llama.{key}", float, default)
+        checks.number(key, x, "a positive number that float32 holds", lambda x: 0 < x < 1e38)
+        return float(x)
 
     vocabulary, width = file.stored[EMBEDDING].shape
     heads = whole("attention.head_count", width)
@@ -126,8 +145,8 @@ def _config(file: Opened) -> Config:
         heads=heads,
         kv_heads=whole("attention.head_count_kv", heads, heads),
         context=whole("context_length", 2**31),
-        base=float(_said(file, "llama.rope.freq_base", float, 10_000.0)),
-        eps=float(_said(file, "llama.attention.layer_norm_rms_epsilon", float)),
+        base=positive("rope.freq_base", 10_000.0),
+        eps=positive("attention.layer_norm_rms_epsilon"),
         ends=_ends(file),
     )
     _refuse_other_turns(file, config)
@@ -147,10 +166,14 @@ def _refuse_other_turns(file: Opened, config: Config) -> None:
     width = config.head_width
     if config.width % config.heads or config.heads % config.kv_heads or width % 2:
         raise _other(file, f"{config} has heads that do not fit together")
-    turned = _said(file, "llama.rope.dimension_count", int, width)
+    keys = "rope.dimension_count", "attention.key_length", "attention.value_length"
+    for key in keys:
+        if (given := _said(file, f"llama.{key}", int, width)) != width:
+            raise _other(file, f"llama.{key} is {given}, and a head has {width} numbers")
     scaling = _said(file, "llama.rope.scaling.type", str, "none")
-    if turned != width or scaling != "none":
-        raise _other(file, f"positions turn {turned} of {width} numbers, scaled by {scaling!r}")
+    factor = _said(file, "llama.rope.scaling.factor", float, 1.0)
+    if scaling != "none" or factor != 1:
+        raise _other(file, f"positions are scaled by {factor}, in the way {scaling!r}")
 
 
 def _tokenizer(file: Opened, vocabulary: int) -> Tokenizer:

@@ -110,7 +110,12 @@ def of_merges(
     kinds   of each token, as ggml counts them
     cut     a name in CUTS
     chat    template and names
+
+    Raises ValueError where these are not what they should be, or do not fit together.
     """
+    texts = tokens, merges = list(tokens), list(merges)
+    if any(not isinstance(x, str) for listed in texts for x in listed) or len(kinds) != len(tokens):
+        raise ValueError("The tokens and merges are no texts, or not each has its kind.")
     if cut not in CUTS:
         known = ", ".join(CUTS)
         raise ValueError(f"The text is cut as {cut!r} says, and known are: {known}.")
@@ -125,6 +130,12 @@ def of_merges(
     extra = [b for b in pre.ByteLevel.alphabet() if b not in ids]
     ids = {**ids, **{b: len(ids) + i for i, b in enumerate(sorted(extra))}}
     pairs: Any = [tuple(pair.split(" ")) for pair in merges]
+    for pair in pairs:
+        if len(pair) != 2 or not {*pair, "".join(pair)} <= ids.keys():
+            raise ValueError(
+                f"The merge {checks.shown(' '.join(pair))} is not of two tokens into a third: the "
+                "merges are those of another vocabulary."
+            )
     merging = library.Tokenizer(models.BPE(ids, pairs))
     split = [pre.Split(library.Regex(regex), "isolated") for regex in CUTS[cut]]
     letters = pre.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -142,9 +153,9 @@ def of_json(path: Path, size: int, **chat: Any) -> Tokenizer:
     text = checks.file("path", path).read_text(encoding="utf-8")
     try:
         merging = _library().Tokenizer.from_str(text)
-    except ImportError:
+    except (ImportError, KeyboardInterrupt):
         raise
-    except Exception as error:  # the library raises nothing narrower
+    except BaseException as error:  # the library raises nothing narrower, and panics
         raise ValueError(f"{path} is none that the library tokenizers reads: {error}.") from None
     merging.encode_special_tokens = True  # as text; `Tokenizer` finds those that are meant
     merging.no_truncation()
