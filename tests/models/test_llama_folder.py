@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from qlesson.files import formats
 from qlesson.files.formats.from_llama import to_gguf
 from qlesson.models import llama
+from qlesson.models.llama.tokens import of_json
 from qlesson.nn import QuantizedLinear
 
 IDS = [4, 9, 7, 90, 0, 31, 8, 8]
@@ -387,6 +388,86 @@ def test_the_template_is_where_people_put_it(tmp_path):
     (folder / "tokenizer_config.json").unlink()
     with pytest.raises(ValueError, match="no template of a chat"):
         llama.load(folder)[1].chat("a")
+
+
+@pytest.mark.parametrize("template, wanted", [
+    ("{% for m in messages %}{{ m.content }}b{% break %}{% endfor %}", "ab"),
+    ("{% if not messages %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}", "a"),
+    ("{{ messages[0].content | tojson }}{{ {'x': '<b>'} | tojson }}", '"a"{"x": "<b>"}'),
+    ("{{ messages[0].content }}{{ strftime_now('%Y')[:2] }}", "a20"),
+])  # fmt: skip
+def test_a_template_may_do_what_those_of_others_do(tmp_path, template, wanted):
+    folder = published(tmp_path / "tiny")
+    (folder / "chat_template.jinja").write_text(template)
+    tokenizer = llama.load(folder)[1]
+    assert tokenizer.decode(tokenizer.chat("a")) == wanted
+
+
+@pytest.mark.parametrize("template, why", [
+    ("{{ raise_exception('Roles must alternate') }}", "Roles must alternate"),
+    ("{% nothing %}", "unknown tag"), ("{{ messages[7].content.x }}", "no attribute|no element"),
+    ("{{ 1 / 0 }}", "division by zero"), ("{{ ''.__class__.__mro__ }}", "unsafe"),
+])  # fmt: skip
+def test_a_template_that_fails_says_so_in_a_sentence(tmp_path, template, why):
+    folder = published(tmp_path / "tiny")
+    (folder / "chat_template.jinja").write_text(template)
+    tokenizer = llama.load(folder)[1]
+    with pytest.raises(ValueError, match=f"template of a chat fails: .*({why}).* Use tokenizer"):
+        tokenizer.chat("a")
+
+
+def sentencepiece(scheme, path):
+    """A tokenizer as Llama 2 and Mistral have it: spaces as letters, one before the text."""
+    import tokenizers as library
+
+    letters = [
+        "<unk>",
+        "<s>",
+        "[x]",
+        "<r>",
+        *(f"<0x{i:02X}>" for i in range(256)),
+        *"\u2581abc",
+        "ab",
+    ]
+    ids = {x: i for i, x in enumerate([*letters, "\u2581a", "\u2581ab"])}
+    pairs = [("a", "b"), ("\u2581", "a"), ("\u2581", "ab")]
+    made = library.Tokenizer(library.models.BPE(ids, pairs, byte_fallback=True, unk_token="<unk>"))
+    steps = library.normalizers
+    if scheme is None:
+        made.normalizer = steps.Sequence([steps.Prepend("\u2581"), steps.Replace(" ", "\u2581")])
+    else:
+        made.pre_tokenizer = library.pre_tokenizers.Metaspace("\u2581", scheme, False)
+    strips = {"<s>": {}, "[x]": {}, "<r>": {"lstrip": True, "rstrip": True}}
+    made.add_special_tokens([library.AddedToken(x, normalized=False, **how)
+                             for x, how in strips.items()])  # fmt: skip
+    made.save(str(path))
+    return made
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never", None])
+def test_spaces_beside_special_tokens_are_those_of_the_library(tmp_path, scheme):
+    theirs = sentencepiece(scheme, tmp_path / "tokenizer.json")
+    ours = of_json(tmp_path / "tokenizer.json", theirs.get_vocab_size(), template="<s>{{ "
+                   "messages[0].content }}[x] b<r> c")  # fmt: skip
+    words = [
+        "ab",
+        "",
+        " ab",
+        "a<s>b",
+        "<s>ab[x] ab",
+        "<s>",
+        "a <r> b",
+        "<r>a<r>",
+        "<s> <r>\n c",
+        "é<s>é",
+    ]
+    for text in words:
+        assert ours.encode(text, special=True) == theirs.encode(text, add_special_tokens=False).ids
+    for text in ("ab", " ab"):
+        wanted = theirs.encode(f"<s>{text}[x] b<r> c", add_special_tokens=False).ids
+        assert ours.chat(text) == wanted
+    hidden = ours.chat("a<s>b")  # the text cannot add one
+    assert hidden.count(ours.control["<s>"]) == 1
 
 
 def test_the_ends_are_those_of_both_files(tmp_path):
