@@ -1,17 +1,31 @@
 """A Llama as people publish it, to a GGUF file: llama.cpp then writes what the model says."""
 
+import json
 import shutil
 
 import peers
 import pytest
 import torch
-from published import HEADS, KV_HEADS, TEMPLATE, as_published, published, small
+from published import HEADS, KV_HEADS, PLAIN, TEMPLATE, as_published, published, small
 from safetensors.torch import load_file, save_file
 
 import qlesson as ql
 from qlesson.__main__ import main
 from qlesson.files import formats
 from qlesson.files.formats.from_llama import to_gguf
+
+# The pattern in the tokenizer.json of Llama 3, as published.
+LLAMA_3 = (
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|"
+    " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+)
+
+
+def cut_by(regex):
+    """The steps of a tokenizer that cuts by a regular expression."""
+    split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+    letters = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+    return {"type": "Sequence", "pretokenizers": [split, letters]}
 
 
 def test_the_tensors_and_the_keys(tmp_path):
@@ -120,11 +134,59 @@ def test_another_model_is_refused(config, words, tmp_path):
 @pytest.mark.parametrize("tokenizer, words", [
     (dict(model={"vocab": []}), "is no BPE with a vocabulary, merges and added tokens"),
     (dict(pre_tokenizer={"type": "Metaspace"}), "cuts text by .'Metaspace'., and only the ways of"),
+    (dict(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True}), "cuts text by"),
+    (dict(pre_tokenizer={"type": "ByteLevel", "use_regex": False}), "cuts text by"),
+    (dict(pre_tokenizer=cut_by(r"\\p{N}{1,3}|other")), "cuts text by .'Split', 'ByteLevel'."),
+    (dict(pre_tokenizer=cut_by(LLAMA_3)), "otherwise than llama.cpp.s llama-bpe, by .ignore"),
+    (dict(normalizer={"type": "NFC"}), "otherwise than llama.cpp's smollm, by .normalizer"),
 ])  # fmt: skip
 def test_another_tokenizer_is_refused(tokenizer, words, tmp_path):
     published(tmp_path / "tiny", tokenizer=tokenizer)
     with pytest.raises(ValueError, match=words):
         to_gguf(tmp_path / "tiny", tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize("change, words", [
+    (dict(ignore_merges=True), "smollm, by 'ignore_merges'"), (dict(dropout=0.1), "by 'dropout'"),
+    (dict(byte_fallback=True), "'byte_fallback'"), (dict(end_of_word_suffix="x"), "end_of_word"),
+    (dict(ignore_merges=False, dropout=None), None),
+])  # fmt: skip
+def test_merging_in_another_way_is_refused(change, words, tmp_path):
+    folder = published(tmp_path / "tiny")
+    said = json.loads((folder / "tokenizer.json").read_text())
+    said["model"] |= change
+    (folder / "tokenizer.json").write_text(json.dumps(said))
+    if words is None:
+        to_gguf(folder, tmp_path / "x.gguf")
+        return
+    with pytest.raises(ValueError, match=words):
+        to_gguf(folder, tmp_path / "x.gguf")
+
+
+def test_tokens_that_take_spaces_along_are_refused(tmp_path):
+    added = [x | PLAIN | {"rstrip": True} for x in small()[2]]
+    folder = published(tmp_path / "tiny", tokenizer={"added_tokens": added})
+    with pytest.raises(ValueError, match=r"merges otherwise than llama.cpp's smollm, by '<.end.>"):
+        to_gguf(folder, tmp_path / "x.gguf")
+
+
+def test_llama_3s_way_and_the_token_that_begins_a_text(tmp_path):
+    after = {"type": "TemplateProcessing", "pair": [], "special_tokens": {},
+             "single": [{"SpecialToken": {"id": "<|end|>", "type_id": 0}},
+                        {"Sequence": {"id": "A", "type_id": 0}}]}  # fmt: skip
+    both = {"type": "Sequence", "processors": [{"type": "ByteLevel"}, after]}
+    folder = published(tmp_path / "tiny")
+    said = json.loads((folder / "tokenizer.json").read_text())
+    said["model"] |= {"ignore_merges": True}
+    said |= {"pre_tokenizer": cut_by(LLAMA_3)}
+    for post, given, begins in [(None, None, False), (after, None, True), (both, None, True),
+                                (both, False, False), (None, True, True)]:  # fmt: skip
+        (folder / "tokenizer.json").write_text(json.dumps(said | {"post_processor": post}))
+        (folder / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": given}))
+        to_gguf(folder, tmp_path / "x.gguf")
+        metadata = formats.open(tmp_path / "x.gguf").metadata
+        assert metadata["tokenizer.ggml.add_bos_token"] is begins
+        assert metadata["tokenizer.ggml.pre"] == "llama-bpe"
 
 
 def test_folders_that_lack_a_part(tmp_path):
