@@ -322,7 +322,9 @@ def test_steps_for_inputs_and_for_the_cache_are_left_out(tmp_path):
     folder = published(tmp_path / "tiny")
     whole, tensors = logits(llama.load(folder)[0]), load_file(folder / FILE)
     for layer in ("self_attn.q_proj.input_scale", "mlp.down_proj.input_scale", "self_attn.k_scale",
-                  "self_attn.k_proj.output_scale", "self_attn.v_scale"):  # fmt: skip
+                  "self_attn.k_proj.output_scale", "self_attn.v_scale",
+                  "mlp.up_proj.input_global_scale", "mlp.up_proj.input_scale_ub",
+                  "self_attn.v_proj.v_scale"):  # fmt: skip
         tensors[f"model.layers.0.{layer}"] = torch.tensor(0.5)
     save_file(tensors, folder / FILE)
     assert torch.equal(logits(llama.load(folder)[0]), whole)

@@ -47,12 +47,40 @@ def to_gguf(source: str | Path, target: str | Path, type: str = "Q8_0") -> list[
     target = checks.new_file("target", target)
     rows: list[Row] = []
     with LlamaFolder(source) as folder:
+        _refuse_other_shapes(folder)
         metadata = folder.metadata | _of_tokens(folder)
         metadata["general.file_type"] = FILE_TYPES[type]
         with tqdm(total=len(folder), desc="quantize", disable=None) as bar:
             planned = {name: _planned(folder, name, type, rows, bar) for name in folder}
             write_planned(target, planned, metadata)
     return rows
+
+
+def _refuse_other_shapes(folder: LlamaFolder) -> None:
+    """A part that is missing, or does not fit config.json: llama.cpp would not load the file."""
+    keys = "embedding_length", "feed_forward_length", "attention.head_count_kv", "vocab_size"
+    width, hidden, kv_heads, rows = (folder.metadata[f"llama.{key}"] for key in keys)
+    kv = kv_heads * folder.metadata["llama.rope.dimension_count"]
+    layers, wanted = folder.metadata["llama.block_count"], {"token_embd": (rows, width)}
+    wanted |= {"output_norm": (width,)}
+    if "output.weight" in folder:
+        wanted["output"] = (rows, width)
+    of_block = {
+        "attn_norm": (width,), "attn_q": (width, width), "attn_k": (kv, width),
+        "attn_v": (kv, width), "attn_output": (width, width), "ffn_norm": (width,),
+        "ffn_gate": (hidden, width), "ffn_up": (hidden, width), "ffn_down": (width, hidden),
+    }  # fmt: skip
+    for i in range(min(layers, len(folder) + 1)):  # more cannot be there
+        wanted |= {f"blk.{i}.{name}": shape for name, shape in of_block.items()}
+    for name in sorted({f"{x}.weight" for x in wanted} ^ set(folder)):
+        raise ValueError(f"{folder.path} and its config.json differ: {name} is only in one.")
+    for name, shape in wanted.items():
+        found = folder.stored[f"{name}.weight"].shape
+        if found != shape:
+            raise ValueError(
+                f"{folder.path} has {name}.weight of shape {found}, and its config.json is of a "
+                f"model with {shape}."
+            )
 
 
 def _planned(folder: LlamaFolder, name: str, type: str, rows: list[Row], bar: tqdm) -> Planned:

@@ -63,7 +63,10 @@ METHODS = (
     "fbgemm_fp8", "bitsandbytes", "modelopt", "torchao", "quark", "mxfp4",
 )  # fmt: skip
 # Steps for inputs and for the cache, which stay floats here.
-OF_INPUTS = re.compile(r".*_proj\.(input|output)_(scale|zero_point)|.*\.self_attn\.[kqv]_scale")
+OF_INPUTS = re.compile(
+    r".*_proj\.(input|output)_(scale|zero_point|global_scale|scale_ub)"
+    r"|.*\.self_attn\.([kqv]_proj\.)?[kqv]_scale"
+)
 MOST = 2**24  # of any number in config.json
 
 

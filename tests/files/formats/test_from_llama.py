@@ -122,7 +122,12 @@ def test_llama_cpp_writes_what_the_published_model_says(tmp_path):
     (dict(rope_theta=-1), "rope_theta must be a positive number in config.json, got -1"),
     (dict(rms_norm_eps="x"), "rms_norm_eps must be a positive number"),
     (dict(hidden_size="x"), "config.json must give hidden_size as a whole number"),
-    (dict(num_attention_heads=5, num_key_value_heads=5), "32 rows, and 5 heads cannot share"),
+    (dict(num_attention_heads=8), r"k.weight of shape \(32, 64\), .* \(16, 64\)"),
+    (dict(num_hidden_layers=3), "differ: blk.2.attn_k.weight is only in one"),
+    (dict(num_hidden_layers=1), "differ: blk.1.attn_k.weight is only in one"),
+    (dict(num_hidden_layers=2**24), "differ: blk.10.attn_k.weight is only in one"),
+    (dict(vocab_size=99), r"has token_embd.weight of shape \(102, 64\), and .* with \(99, 64\)"),
+    (dict(intermediate_size=128), r"blk.0.ffn_gate.weight of shape \(96, 64\), and"),
 ])  # fmt: skip
 def test_another_model_is_refused(config, words, tmp_path):
     published(tmp_path / "tiny", **config)

@@ -419,6 +419,44 @@ def test_nvfp4_in_compressed_tensors_and_in_modelopt(opened):
     assert torch.equal(opened(other)["l.weight"].dequantize(), x.dequantize())
 
 
+def groups_of(*several, **more):
+    """A configuration in which layers differ, and nothing says here which layer is which."""
+    named = {f"group_{i}": {"targets": ["re:.*"], "weights": x} for i, x in enumerate(several)}
+    return {"quant_method": "compressed-tensors", "config_groups": named} | more
+
+
+def test_bytes_have_the_bits_of_all_layers_or_8(opened):
+    q = torch.tensor([[-127, 3, 126, 0]], dtype=torch.int8)
+    four, eight, scale = {"num_bits": 4}, {"num_bits": 8}, torch.tensor([[0.5]])
+    for codes, said, bits in [(q, (four, eight), 8), (q, (four,), 8), (q, (), 8),
+                              (q % 8, (four,), 4), (q % 8, (four, eight), 8)]:  # fmt: skip
+        x = opened({"l.weight": codes, "l.weight_scale": scale}, groups_of(*said))["l.weight"]
+        assert x.scheme.bits == bits and torch.equal(x.dequantize(), 0.5 * codes.float())
+
+
+def test_the_size_of_groups_is_said_or_divides_the_row(opened):
+    q, scale = drawn(-9, 9, 4, 192).to(torch.int8), scales(4, 2, dtype=torch.float32)
+    for said, size in [((), 96), ((128,), 128), ((128, 96), 96), ((64, 128), 128), (("x", 0), 96)]:
+        config = groups_of(*({"num_bits": 8, "group_size": n} for n in said))
+        x = opened({"l.weight": q, "l.weight_scale": scale}, config)["l.weight"]
+        assert x.scheme.granularity == ql.PerGroup(size), said
+        wide = scale.repeat_interleave(size, 1)[:, :192]
+        assert torch.equal(x.dequantize(), wide * q.float())
+    config = groups_of({"group_size": 128}, {"group_size": 120})
+    with pytest.raises(ValueError, match="has 2 scales for 192 values, and no group_size says"):
+        opened({"l.weight": q, "l.weight_scale": scale}, config)["l.weight"]
+
+
+def test_words_that_may_have_two_numbers_of_bits_are_not_read(opened):
+    """Padded words hold four codes of 7 bits or of 8."""
+    made = {"l.weight_packed": drawn(0, 99, 8, 48).to(torch.int32)}
+    made |= {"l.weight_scale": torch.ones(8, 1), "l.weight_shape": torch.tensor([8, 192])}
+    both = groups_of({"num_bits": 7}, {"num_bits": 8}, version="0.17.1")
+    with pytest.raises(NotRead, match="may have 7 or 8 bits, which qlesson does not read"):
+        opened(made, both)["l.weight"]
+    assert opened(made, both | {"version": "0.18.0"})["l.weight"].scheme.bits == 8
+
+
 # --- gpt-oss, bitsandbytes, torchao ---
 
 
