@@ -64,15 +64,16 @@ def published(folder, words=small, tokenizer=None, **config):
     return folder
 
 
-def as_published(tensors, ids):
-    """The logits of the last token, as the folder's own code has them: halves are turned."""
+def as_published(tensors, ids, slower=1.0):
+    """The logits of the last token, as the folder's own code has them: halves are turned, slower
+    than rope_theta says in models that were stretched."""
 
     def norm(x, w):
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * w
 
     def turned(x):
         half = x.shape[-1] // 2
-        rate = 100.0 ** -(torch.arange(half).double() / half)
+        rate = 100.0 ** -(torch.arange(half).double() / half) / slower
         angle = torch.arange(len(ids)).double()[:, None] * rate
         a, b, cos, sin = x[..., :half], x[..., half:], angle.cos(), angle.sin()
         return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)

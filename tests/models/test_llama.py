@@ -184,7 +184,16 @@ def test_a_model_in_float_is_a_model_of_torch_with_a_tied_head(tiny):
         ({"words": {"llama.block_count": ("uint32", 1)}}, "it has a tensor blk.1"),
         ({"words": {"llama.feed_forward_length": ("uint32", 128)}}, "does not fit its own"),
         ({"words": {"llama.rope.scaling.type": ("text", "yarn")}}, "the way 'yarn'"),
-        ({"words": {"llama.rope.scaling.factor": ("float32", 4.0)}}, "positions are scaled by 4"),
+        ({"words": {"llama.rope.scaling.factor": ("float32", -4.0)}}, "are scaled by -4"),
+        (
+            {
+                "words": {
+                    "llama.rope.scaling.factor": ("float32", 4.0),
+                    "llama.rope.scaling.type": ("text", "none"),
+                }
+            },
+            "are scaled by 4.0, in the way 'none'",
+        ),
         ({"words": {"llama.rope.scale_linear": ("float32", 4.0)}}, "'llama.rope.scale_linear' 4.0"),
         ({"words": {"llama.attention.key_length": ("uint32", 32)}}, "key_length is 32, and a head"),
         ({"words": {"llama.attention.sliding_window": ("uint32", 8)}}, "sliding_window' 8 is not"),
@@ -197,7 +206,8 @@ def test_a_model_in_float_is_a_model_of_torch_with_a_tied_head(tiny):
         ({"words": {"tokenizer.ggml.tokens": (["text"], ["a"])}}, "it has 1 tokens"),
         ({"words": {"tokenizer.ggml.bos_token_id": ("uint32", 9999)}}, "bos_token_id must be"),
         ({"words": {"tokenizer.ggml.eos_token_id": ("uint32", 9999)}}, "eos_token_id must be"),
-        ({"more": {"rope_freqs.weight": (8,)}}, "it has a tensor rope_freqs"),
+        ({"more": {"rope_freqs.weight": (4,)}}, "rope_freqs.weight must be 8 positive numbers"),
+        ({"more": {"rope_freqs.weight": (8, 32)}}, "rope_freqs.weight must be 8 positive"),
         ({"more": {"blk.0.attn_q.bias": (64,)}}, "it has a tensor blk.0.attn_q.bias"),
     ],
 )

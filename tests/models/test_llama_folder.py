@@ -1,6 +1,7 @@
 """llama.load of a folder as people publish it: beside the formula of its own code, and our GGUF."""
 
 import json
+import math
 
 import peers
 import pytest
@@ -247,9 +248,10 @@ def test_tensors_that_are_no_floats_or_no_part_are_refused(tmp_path, more, why):
 
 
 @pytest.mark.parametrize("key, value", [
-    ("rope_scaling", {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
-                      "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}),
-    ("rope_scaling", {"type": "linear", "factor": 2.0}), ("rope_scaling", {"factor": 2.0}),
+    ("rope_scaling", {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}),
+    ("rope_scaling", {"rope_type": "linear", "factor": 8.0, "attention_factor": 2.0}),
+    ("rope_scaling", {"type": "linear", "factor": "2"}), ("rope_scaling", {"factor": 2.0}),
+    ("rope_scaling", {"type": "linear", "factor": 0}), ("rope_scaling", {"type": ["linear"]}),
     ("rope_scaling", {"type": "dynamic", "factor": 2.0}), ("rope_scaling", "linear"),
     ("rope_scaling", {"rope_type": "default", "type": "linear", "factor": 2.0}),
     ("rope_scaling", {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}),
@@ -271,6 +273,53 @@ def test_what_changes_the_arithmetic_or_is_not_known_is_refused_by_name(tmp_path
     with pytest.raises(ValueError, match=f"holds a model with .*{key}") as told:
         llama.load(folder)
     assert str(told.value).endswith(".")
+
+
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 64}  # fmt: skip
+
+
+def test_two_ways_of_turning_are_refused(tmp_path):
+    ways = {"rope_parameters": {"rope_theta": 100.0},
+            "rope_scaling": {"type": "linear", "factor": 2.0}}  # fmt: skip
+    with pytest.raises(ValueError, match="with rope_parameters .* rope_scaling"):
+        llama.load(published(tmp_path / "tiny", **ways))
+
+
+def slower_as_published(half=8, base=100.0, context=64):
+    """_compute_llama3_parameters of transformers, number by number, as divisors."""
+    found = []
+    for j in range(half):
+        speed = base ** -(j / half)
+        wavelength = 2 * math.pi / speed
+        slow = speed
+        if wavelength > context / LLAMA3["low_freq_factor"]:
+            slow = speed / LLAMA3["factor"]
+        elif wavelength > context / LLAMA3["high_freq_factor"]:
+            mix = (context / wavelength - 1.0) / (4.0 - 1.0)
+            slow = (1 - mix) * speed / LLAMA3["factor"] + mix * speed
+        found.append(speed / slow)
+    return torch.tensor(found).double()
+
+
+@pytest.mark.parametrize("how, slower", [
+    ({"rope_scaling": {"rope_type": "llama3"} | LLAMA3}, slower_as_published()),
+    ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 100.0} | LLAMA3},
+     slower_as_published()),
+    ({"rope_scaling": {"type": "linear", "factor": 4}}, 4.0),
+])  # fmt: skip
+def test_positions_of_a_stretched_model_turn_slower(tmp_path, how, slower):
+    assert len(set(slower_as_published().tolist())) > 3  # kept, slowed and mixed
+    folder = published(tmp_path / "tiny", **how)
+    tensors, ids = doubles(load_file(folder / FILE)), list(range(40))
+    wanted = as_published(tensors, ids, slower)
+    assert (as_published(tensors, ids) - wanted).abs().max() > 0.1
+    to_gguf(folder, tmp_path / "x.gguf", "F32")
+    for path in (folder, tmp_path / "x.gguf"):
+        model = llama.load(path, "float")[0].double()
+        with torch.no_grad():
+            got = model(torch.tensor([ids]))[0, -1]
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)  # eps is float32 in GGUF
 
 
 def test_a_window_slides_in_mistral_whatever_another_models_switch_says(tmp_path):

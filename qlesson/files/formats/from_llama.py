@@ -61,11 +61,13 @@ def _refuse_other_shapes(folder: LlamaFolder) -> None:
     keys = "embedding_length", "feed_forward_length", "attention.head_count_kv", "vocab_size"
     width, hidden, kv_heads, rows = (folder.metadata[f"llama.{key}"] for key in keys)
     kv = kv_heads * folder.metadata["llama.rope.dimension_count"]
-    layers, wanted = folder.metadata["llama.block_count"], {"token_embd": (rows, width)}
-    wanted |= {"output_norm": (width,)}
+    layers = folder.metadata["llama.block_count"]
+    wanted: dict[str, tuple[int, ...]] = {"token_embd": (rows, width), "output_norm": (width,)}
     if "output.weight" in folder:
         wanted["output"] = (rows, width)
-    of_block = {
+    if "rope_freqs.weight" in folder:
+        wanted["rope_freqs"] = (folder.metadata["llama.rope.dimension_count"] // 2,)
+    of_block: dict[str, tuple[int, ...]] = {
         "attn_norm": (width,), "attn_q": (width, width), "attn_k": (kv, width),
         "attn_v": (kv, width), "attn_output": (width, width), "ffn_norm": (width,),
         "ffn_gate": (hidden, width), "ffn_up": (hidden, width), "ffn_down": (width, hidden),

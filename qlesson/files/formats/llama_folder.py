@@ -7,6 +7,7 @@ turns value i with value i + half: so the rows of each head change places, 0, ha
 Source: convert_hf_to_gguf.py in the repository of llama.cpp, `LlamaModel`.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from qlesson import checks
 from qlesson.blocks import Blocks
 from qlesson.files import written
-from qlesson.files.formats.opened import Opened, Value
+from qlesson.files.formats.opened import Opened, Stored, Value
 from qlesson.files.formats.safetensors import Safetensors
 from qlesson.files.formats.steps import whole_number
 from qlesson.qtensor import QTensor
@@ -67,6 +68,11 @@ OF_INPUTS = re.compile(
     r".*_proj\.(input|output)_(scale|zero_point|global_scale|scale_ub)"
     r"|.*\.self_attn\.([kqv]_proj\.)?[kqv]_scale"
 )
+# What slows them, by the name of the way: the numbers that it needs.
+SLOWED = {
+    "default": (), "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}  # fmt: skip
 MOST = 2**24  # of any number in config.json
 
 
@@ -91,7 +97,7 @@ class LlamaFolder(Opened):
         self.settings = read_json(more) if more.is_file() else {}
         for what in _otherwise(self.config):
             raise ValueError(
-                f"{self.path} holds a model with {what}: only Llama's type, with plain rotary "
+                f"{self.path} holds a model with {what}: only Llama's type, with its rotary "
                 "positions, is read here. formats.open(path) reads its tensors, and llama.cpp's "
                 "own converter knows more."
             )
@@ -110,6 +116,9 @@ class LlamaFolder(Opened):
                 '"tie_word_embeddings": true: add what is missing.'
             )
         self.stored = {new: self._file.stored[name] for new, name in self._names.items()}
+        self._slower = _slower(self.config, self.metadata)
+        if self._slower is not None:
+            self.stored["rope_freqs.weight"] = Stored("F32", tuple(self._slower.shape), 0)
 
     @property
     def ends(self) -> list[int]:
@@ -141,6 +150,8 @@ class LlamaFolder(Opened):
         return None
 
     def _read(self, name: str) -> Value:
+        if name not in self._names and self._slower is not None:
+            return self._slower
         x, heads = self._file[self._names[name]], self.heads(name)
         if heads is None:
             return x
@@ -199,8 +210,12 @@ def _otherwise(config: Mapping[str, Any]) -> Iterator[str]:
     if any(str(x).lower() not in ARCHITECTURES for x in _listed(config.get("architectures"))):
         yield said("architectures")
     for name in ROPE:
-        if not _turns_plainly(config.get(name) or {}):
+        if not _is_read(config.get(name) or {}):
             yield said(name)
+    hows = [how for how in map(config.get, ROPE) if isinstance(how, dict) and how]
+    factors = {str(how.get("factor")) for how in hows}
+    if len(factors) > 1:
+        yield said(*ROPE)
     context = config.get("max_position_embeddings")
     window = config.get("sliding_window", TYPES[model])
     slides = window is not None and (model != "llama" or config.get("use_sliding_window", True))
@@ -220,12 +235,41 @@ def _listed(x: Any) -> list[Any]:
     return x if isinstance(x, list) else [] if x is None else [x]
 
 
-def _turns_plainly(how: Any) -> bool:
-    """Whether positions turn by rope_theta alone."""
+def _is_read(how: Any) -> bool:
+    """Whether positions turn by rope_theta, or slower in a way that `_slower` has."""
     if not isinstance(how, dict):
         return False
-    plain = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1}
-    return all(x is None or n == "rope_theta" or plain.get(n) == x for n, x in how.items())
+    kinds = [how[name] for name in ("rope_type", "type") if how.get(name) is not None]
+    kind = kinds[0] if kinds else "default"
+    if any(k != kind for k in kinds) or not isinstance(kind, str) or kind not in SLOWED:
+        return False
+    given = {name for name, x in how.items() if x is not None} - {"rope_type", "type", "rope_theta"}
+    if how.get("partial_rotary_factor") == 1:
+        given -= {"partial_rotary_factor"}
+    numbers = [how.get(name) for name in SLOWED[kind]]
+    return given == set(SLOWED[kind]) and all(
+        isinstance(x, int | float) and not isinstance(x, bool) and 1e-9 < x < 1e9 for x in numbers
+    )
+
+
+def _slower(config: Mapping[str, Any], keys: Mapping[str, Any]) -> Tensor | None:
+    """By what the speed of each pair is divided, as convert_hf_to_gguf.py has it; None by 1.
+
+    "llama3" slows what turns less than low_freq_factor times in the context that the model was
+    trained on, keeps what turns more than high_freq_factor times, and mixes in between.
+    """
+    hows = [how for how in (config.get(name) or {} for name in ROPE) if how.get("factor")]
+    if not hows:
+        return None
+    how, width = hows[0], keys["llama.rope.dimension_count"]
+    places = torch.arange(0, width, 2, dtype=torch.float64)
+    if "low_freq_factor" not in how:
+        return torch.full_like(places, how["factor"]).float()
+    speeds = keys["llama.rope.freq_base"] ** (-places / width)
+    low, high = how["low_freq_factor"], how["high_freq_factor"]
+    times = how["original_max_position_embeddings"] * speeds / (2 * math.pi)
+    kept = ((times - low) / (high - low)).clamp(0, 1)
+    return (1 / (kept + (1 - kept) / how["factor"])).float()
 
 
 def _changed(config: Mapping[str, Any]) -> Iterator[str]:

@@ -41,7 +41,8 @@ def unpack_padded(words: Tensor, bits: int, count: int) -> Tensor:
 
 def unpack_planes(words: Tensor, bits: int, count: int) -> Tensor:
     """The same, of blocks of `bits` words for 32 codes."""
-    rest, codes, below = words.unflatten(1, (-1, bits)), 0, 0
+    rest, below = words.unflatten(1, (-1, bits)), 0
+    codes = words.new_zeros(len(words), count, dtype=torch.uint8)
     for width in PLANES.get(bits, (bits,)):
         plane, rest = rest.split((width, rest.shape[-1] - width), -1)
         codes = codes | unpack_padded(plane.flatten(1), width, count) << below

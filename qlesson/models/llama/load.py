@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from qlesson.qtensor import QTensor
 Weight = Tensor | QTensor | Blocks
 Read = Callable[[str], Weight]
 EMBEDDING, NORM, HEAD = "token_embd.weight", "output_norm.weight", "output.weight"
+SLOWER = "rope_freqs.weight"
 # Ours: those of the file, behind "blk." and the number of the block.
 NAMES = {
     "norm_1": ("attn_norm",),
@@ -150,7 +152,7 @@ def _config(file: Opened) -> Config:
         ends=_ends(file),
     )
     _refuse_other_turns(file, config)
-    return config
+    return replace(config, slower=_slower(file, config.head_width // 2))
 
 
 def _ends(file: Opened) -> tuple[int, ...]:
@@ -170,10 +172,20 @@ def _refuse_other_turns(file: Opened, config: Config) -> None:
     for key in keys:
         if (given := _said(file, f"llama.{key}", int, width)) != width:
             raise _other(file, f"llama.{key} is {given}, and a head has {width} numbers")
-    scaling = _said(file, "llama.rope.scaling.type", str, "none")
+
+
+def _slower(file: Opened, pairs: int) -> tuple[float, ...]:
+    """By what the speeds of the pairs are divided: a number for all, a tensor, or both."""
+    scaling = _said(file, "llama.rope.scaling.type", str, "linear")
     factor = _said(file, "llama.rope.scaling.factor", float, 1.0)
-    if scaling != "none" or factor != 1:
-        raise _other(file, f"positions are scaled by {factor}, in the way {scaling!r}")
+    if scaling not in ("none", "linear") or (scaling == "none" and factor != 1) or not factor > 0:
+        raise _other(file, f"positions are scaled by {factor}, in the way {checks.shown(scaling)}")
+    if SLOWER not in file:
+        return (factor,) * pairs if factor != 1 else ()
+    x = file[SLOWER]
+    if not isinstance(x, Tensor) or x.shape != (pairs,) or not (x > 0).logical_and(x < 1e9).all():
+        raise _other(file, f"{SLOWER} must be {pairs} positive numbers, and is {checks.shown(x)}")
+    return tuple((factor * x.double()).tolist())
 
 
 def _tokenizer(file: Opened, vocabulary: int) -> Tokenizer:
@@ -220,7 +232,7 @@ def _other(file: Opened, why: str) -> ValueError:
 
 
 def _fill(model: Llama, file: Opened, keep: str) -> None:
-    left = set(file)
+    left = set(file) - {SLOWER}
 
     def read(name: str) -> Weight:
         if name not in file:

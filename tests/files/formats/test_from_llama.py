@@ -76,12 +76,18 @@ def test_a_head_of_its_own_and_one_that_is_tied(tmp_path):
         assert ("output.weight" in formats.open(tmp_path / "x.gguf")) == (not tied)
 
 
-def test_llama_cpp_writes_what_the_published_model_says(tmp_path):
+@pytest.mark.parametrize("how, slower", [
+    ({}, 1.0), ({"rope_scaling": {"rope_type": "linear", "factor": 8.0}}, 8.0),
+    ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                       "high_freq_factor": 4.0, "original_max_position_embeddings": 6}}, None),
+])  # fmt: skip
+def test_llama_cpp_writes_what_the_published_model_says(tmp_path, how, slower):
     xllamacpp = peers.peer("xllamacpp")
     with formats.open(peers.smollm2()) as real:
         tokens, merges = (real.metadata[f"tokenizer.ggml.{n}"] for n in ("tokens", "merges"))
         own = [{"id": i, "content": tokens[i], "special": True} for i in range(17)]
-        folder = published(tmp_path / "tiny", lambda: (tokens, merges, own), vocab_size=len(tokens))
+        how |= {"vocab_size": len(tokens)}
+        folder = published(tmp_path / "tiny", lambda: (tokens, merges, own), **how)
         given = load_file(folder / "model.safetensors")
         given["model.embed_tokens.weight"] = given["model.embed_tokens.weight"][
             : len(tokens)
@@ -99,6 +105,8 @@ def test_llama_cpp_writes_what_the_published_model_says(tmp_path):
     answer = xllamacpp.Server(params).handle_completions(asked)
     got = [x["id"] for x in answer["choices"][0]["logprobs"]["content"]]
     doubles = {name: x.double() for name, x in given.items()}
+    if slower is None:
+        slower = formats.open(tmp_path / "x.gguf")["rope_freqs.weight"].double()
     for token in got:
         logits = as_published(doubles, ids)
         assert logits.max() - logits[token] < 1e-2
