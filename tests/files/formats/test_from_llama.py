@@ -108,7 +108,7 @@ def test_llama_cpp_writes_what_the_published_model_says(tmp_path, how, slower):
     if slower is None:
         slower = formats.open(tmp_path / "x.gguf")["rope_freqs.weight"].double()
     for token in got:
-        logits = as_published(doubles, ids)
+        logits = as_published(doubles, ids, slower)
         assert logits.max() - logits[token] < 1e-2
         ids.append(token)
     assert len(got) == 8
