@@ -82,9 +82,11 @@ def load(path: str | Path, keep: str = "codes") -> tuple[Llama, Tokenizer]:
           scales that have scales, as in ggml's K-quants, are multiplied out to float32.
           "float": they hold W_hat in float32, as a model to quantize or to train does
 
-    Rows of q and k are in llama.cpp's order, in which neighbours turn together.
+    Rows of q and k are in llama.cpp's order, in which neighbours turn together. Inputs are floats,
+    also where the file has steps for them.
 
-    Raises ValueError for a file that holds another architecture, or a part that is not read here.
+    Raises ValueError for a file that holds another architecture, a part that is not read here, or
+    a key that is not known and may change what the model computes.
     """
     checks.one_of("keep", keep, ("codes", "float"))
     with _opened(checks.path("path", path)) as file:
