@@ -11,6 +11,21 @@ PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": F
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}"
 
 
+# The pattern in the tokenizer.json of Llama 3, as published.
+LLAMA_3 = (
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|"
+    " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+)
+
+
+def cut_by(regex):
+    """The steps of a tokenizer that cuts by a regular expression."""
+    split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+    letters = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+    letters |= {"trim_offsets": True}
+    return {"type": "Sequence", "pretokenizers": [split, letters]}
+
+
 def small():
     """(vocabulary, merges, added tokens) of letters."""
     letters = [chr(i) for i in range(33, 127)] + ["Ġ", "ab", "Ġab"]

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from qlesson import checks
+from qlesson.files.formats.from_llama import LLAMA_3
 
 CONTROL, USER_DEFINED = 3, 4  # kinds of tokens as ggml counts them; 1 is an ordinary one
 # Where a text is cut before anything is merged, by the name that files give it.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-CUTS = {"smollm": (r"\p{N}", WORDS), "gpt-2": (WORDS,)}
+CUTS = {"smollm": (r"\p{N}", WORDS), "gpt-2": (WORDS,), "llama-bpe": (LLAMA_3,)}
 TEXT = "\ue000"  # stands in a chat's template for the text
 
 
@@ -170,7 +171,8 @@ def of_merges(
                 f"The merge {checks.shown(' '.join(pair))} is not of two tokens into a third: the "
                 "merges are those of another vocabulary."
             )
-    merging = library.Tokenizer(models.BPE(ids, pairs))
+    # Llama 3 takes a word that is a token as it is, whatever the merges make of it.
+    merging = library.Tokenizer(models.BPE(ids, pairs, ignore_merges=cut == "llama-bpe"))
     split = [pre.Split(library.Regex(regex), "isolated") for regex in CUTS[cut]]
     letters = pre.ByteLevel(add_prefix_space=False, use_regex=False)
     merging.pre_tokenizer = pre.Sequence([*split, letters])

@@ -6,26 +6,23 @@ import shutil
 import peers
 import pytest
 import torch
-from published import HEADS, KV_HEADS, PLAIN, TEMPLATE, as_published, published, small
+from published import (
+    HEADS,
+    KV_HEADS,
+    LLAMA_3,
+    PLAIN,
+    TEMPLATE,
+    as_published,
+    cut_by,
+    published,
+    small,
+)
 from safetensors.torch import load_file, save_file
 
 import qlesson as ql
 from qlesson.__main__ import main
 from qlesson.files import formats
 from qlesson.files.formats.from_llama import to_gguf
-
-# The pattern in the tokenizer.json of Llama 3, as published.
-LLAMA_3 = (
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|"
-    " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-)
-
-
-def cut_by(regex):
-    """The steps of a tokenizer that cuts by a regular expression."""
-    split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
-    letters = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
-    return {"type": "Sequence", "pretokenizers": [split, letters]}
 
 
 def test_the_tensors_and_the_keys(tmp_path):
