@@ -1,9 +1,10 @@
 """Codes times inputs at the speed of memory: every packed byte is read once.
 
 What runs is in product.cpp, plain C++ without torch's headers, compiled once for each kind of
-weight: its bits, and what its offset is. For up to eight inputs a row of codes becomes numbers in registers, and is multiplied there. For more, some rows
-stand in the cache, as W_hat or, with 8-bit inputs, as codes, and a tile of inputs times rows is
-summed in registers. The layers that call it, and what runs without it, are in `qlesson.nn.product`.
+weight: its bits, and what its offset is. For up to eight inputs a row of codes becomes numbers in
+registers, and is multiplied there. For more, some rows stand in the cache, as W_hat or, with 8-bit
+inputs, as codes, and a tile of inputs times rows is summed in registers. The layers that call it,
+and what runs without it, are in `qlesson.nn.product`.
 """
 
 import ctypes
