@@ -18,35 +18,71 @@ typedef Ints Sums;
 #endif
 constexpr int64_t QUADS = sizeof(Quads) / 4;
 
-// Adds products of four neighbours to each sum. Exact: none saturates.
-inline Ints add_products(Ints sums, Words u, Words x) {
+// Sums of products of four neighbours each, exact: `flush` after at most MANY.
+#if defined(__AVX2__) && !defined(__AVXVNNI__) && !(defined(HAS_64_BYTES) && defined(__AVX512VNNI__))
+
+// The instruction adds two products in 16 bits: there they stay, as many as fit.
+template <typename V>
+struct Dots {
+  static constexpr int64_t CHAINS = 1, MANY = BITS == 8 ? 8 : std::min(8, 32767 / (256 * ((1 << BITS) - 1)));
+  Ints sums = {};
+  __m256i pairs = _mm256_setzero_si256();
+  void add(Words u, Words x) {
+    if (BITS < 8) {
+      pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16((__m256i)u, (__m256i)x));
+      return;
+    }
+    const __m256i even = _mm256_madd_epi16(_mm256_and_si256((__m256i)u, _mm256_set1_epi16(255)),
+                                           _mm256_srai_epi16(_mm256_slli_epi16((__m256i)x, 8), 8));
+    const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16((__m256i)u, 8), _mm256_srai_epi16((__m256i)x, 8));
+    sums += (Ints)_mm256_add_epi32(even, odd);
+  }
+  void flush() {
+    if (BITS == 8) return;
+    sums += (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    pairs = _mm256_setzero_si256();
+  }
+};
+
+#else
+
+inline Ints with_products(Ints sums, Words u, Words x) {
 #if defined(HAS_64_BYTES) && defined(__AVX512VNNI__)
   return (Ints)_mm256_dpbusd_epi32((__m256i)sums, (__m256i)u, (__m256i)x);
 #elif defined(__AVXVNNI__)
   return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)u, (__m256i)x);
-#elif defined(__AVX2__)
-  if (BITS < 8) {  // then no sum of two saturates
-    const __m256i pairs = _mm256_maddubs_epi16((__m256i)u, (__m256i)x);
-    return sums + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-  }
-  const __m256i even = _mm256_madd_epi16(_mm256_and_si256((__m256i)u, _mm256_set1_epi16(255)),
-                                         _mm256_srai_epi16(_mm256_slli_epi16((__m256i)x, 8), 8));
-  const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16((__m256i)u, 8), _mm256_srai_epi16((__m256i)x, 8));
-  return sums + (Ints)_mm256_add_epi32(even, odd);
 #else
   for (int64_t i = 0; i < BLOCK; i++)
     sums[i / 4] += static_cast<int32_t>(u[i / 4] >> 8 * (i % 4) & 255) * static_cast<int8_t>(x[i / 4] >> 8 * (i % 4));
   return sums;
 #endif
 }
-
-inline Ints folded(Ints x) { return x; }
-#if defined(HAS_64_BYTES)
-#if defined(__AVX512VNNI__)
-inline WideInts add_products(WideInts sums, WideWords u, WideWords x) {
+#if defined(HAS_64_BYTES) && defined(__AVX512VNNI__)
+inline WideInts with_products(WideInts sums, WideWords u, WideWords x) {
   return (WideInts)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)u, (__m512i)x);
 }
 #endif
+
+template <typename V>
+struct Dots {
+  static constexpr int64_t CHAINS = 2, MANY = 8;  // a sum waits for the one before it
+  std::conditional_t<sizeof(V) == sizeof(Words), Ints, WideInts> sums = {};
+  void add(V u, V x) { sums = with_products(sums, u, x); }
+  void flush() {}
+};
+
+#endif
+
+template <typename V>
+IN_PLACE auto products(V u, V x) {
+  Dots<V> of;
+  of.add(u, x);
+  of.flush();
+  return of.sums;
+}
+
+inline Ints folded(Ints x) { return x; }
+#if defined(HAS_64_BYTES)
 inline Ints folded(WideInts x) {
   return (Ints)_mm512_castsi512_si256((__m512i)x) + (Ints)_mm512_extracti32x8_epi32((__m512i)x, 1);
 }
@@ -102,30 +138,38 @@ inline Buffer<int8_t> in_packed_order(const Weight& w, const int8_t* x, int64_t 
   return y;
 }
 
+constexpr int64_t LONG_QUADS = LONG / (4 * QUADS);
+
+// Sums over each block of 32 of a block of 256.
+IN_PLACE Ints long_products(const Quads* u, const int8_t* x) {
+  constexpr int64_t CHAINS = Dots<Quads>::CHAINS, MANY = Dots<Quads>::MANY;
+  Dots<Quads> d[CHAINS];
+  for (int64_t v = 0; v < LONG_QUADS; v++) {
+    Dots<Quads>& one = d[v % CHAINS];
+    one.add(u[v], load<Quads>(x + v * 4 * QUADS));
+    if (v / CHAINS % MANY == MANY - 1) one.flush();
+  }
+  return folded(CHAINS == 1 ? d[0].sums : d[0].sums + d[CHAINS - 1].sums);
+}
+
 // Sums over each block of 32 of a row times x [m, width] in the order of the packed codes, to
 // acc + t * step; of the codes alone too, where `u_sums` is given.
 inline void block_sums(const Weight& w, int64_t row, const int8_t* x, int64_t m, int64_t step, int32_t* acc, int32_t* u_sums) {
-  constexpr int64_t V = LONG / (4 * QUADS);
   const int64_t width = w.blocks() * BLOCK;
   const int64_t longs = w.longs();
   const uint8_t* b = w.row(row);
   const Quads ones = Quads{} + mask(1);
   for (int64_t i = 0; i < longs; i++, b += LONG / 8 * BITS) {
-    Quads u[V];
+    Quads u[LONG_QUADS];
 #pragma GCC unroll 8
-    for (int64_t v = 0; v < V; v++) {
+    for (int64_t v = 0; v < LONG_QUADS; v++) {
       u[v] = decode_long<Quads>(b, v);
       if (v * 4 * QUADS * BITS / 8 % 64 == 0) __builtin_prefetch(b + AHEAD + v * 4 * QUADS * BITS / 8);
     }
-    for (int64_t t = 0; t < m; t++) {
-      Sums d[2] = {};
-      for (int64_t v = 0; v < V; v++)
-        d[v % 2] = add_products(d[v % 2], u[v], load<Quads>(x + t * width + i * LONG + v * 4 * QUADS));
-      store(acc + t * step + 8 * i, folded(d[0] + d[1]));
-    }
+    for (int64_t t = 0; t < m; t++) store(acc + t * step + 8 * i, long_products(u, x + t * width + i * LONG));
     if (!u_sums) continue;
     Sums d = {};
-    for (int64_t v = 0; v < V; v++) d = add_products(d, u[v], ones);
+    for (int64_t v = 0; v < LONG_QUADS; v++) d += products(u[v], ones);
     store(u_sums + 8 * i, folded(d));
   }
   if (w.longs() * 8 == w.blocks()) return;
@@ -135,8 +179,8 @@ inline void block_sums(const Weight& w, int64_t row, const int8_t* x, int64_t m,
     const uint8_t* u = rest + (i - w.longs() * 8) * BLOCK;
     const Words words = load<Words>(u);
     for (int64_t t = 0; t < m; t++)
-      acc[t * step + i] = sum(add_products(Ints{}, words, load<Words>(x + t * width + i * BLOCK)));
-    if (u_sums) u_sums[i] = sum(add_products(Ints{}, words, Words{} + mask(1)));
+      acc[t * step + i] = sum(products(words, load<Words>(x + t * width + i * BLOCK)));
+    if (u_sums) u_sums[i] = sum(products(words, Words{} + mask(1)));
   }
 }
 
@@ -197,10 +241,11 @@ inline void int_rows(const Weight& w, const Inputs& x, const int8_t* ordered, in
       Floats sums = {};
       for (int64_t g = 0; g < g8; g += 8) {
         const Ints x_sums = load<Ints>(&x.sums[t * g8 + g]), count = load<Ints>(&counts[g]);
+        const Ints by_low = x_sums * static_cast<int32_t>(w.low);
         Floats terms[TOGETHER];
         for (int64_t r = 0; r < TOGETHER; r++) {
           const Ints z = load<Ints>(&zero[r * g8 + g]);
-          Ints total = load<Ints>(&acc[r * row_step + t * step + g]) - z * x_sums;
+          Ints total = load<Ints>(&acc[r * row_step + t * step + g]) - (ZERO_POINTS ? z * x_sums : by_low);
           if (!x.centred) total -= z_x * (load<Ints>(&u_sums[r * step + g]) - count * z);
           terms[r] = __builtin_convertvector(total, Floats) * (x.scale[t] * load<Floats>(&s[r * g8 + g]));
         }
@@ -294,18 +339,21 @@ inline void int_tile(const Weight& w, const Fours& fours, const IntBatch& x, con
   const Sums z_x = load<Sums>(x.zero);
   Terms y[INT_ROWS] = {};
   for (int64_t g = 0; g < w.groups; g++) {
-    Sums acc[INT_ROWS] = {};
-    for (int64_t i = fours.first[g]; i < fours.first[g + 1]; i++) {
-      const Quads some = load<Quads>(&x.codes[4 * i * QUADS]);
-      const uint8_t* u = &tile.u[fours.place[i]];
-      for (int64_t r = 0; r < INT_ROWS; r++)
-        acc[r] = add_products(acc[r], Quads{} + load<uint32_t>(u + r * tile.width), some);
+    Dots<Quads> acc[INT_ROWS];
+    for (int64_t i = fours.first[g]; i < fours.first[g + 1];) {
+      for (const int64_t end = std::min(fours.first[g + 1], i + Dots<Quads>::MANY); i < end; i++) {
+        const Quads some = load<Quads>(&x.codes[4 * i * QUADS]);
+        const uint8_t* u = &tile.u[fours.place[i]];
+        for (int64_t r = 0; r < INT_ROWS; r++) acc[r].add(Quads{} + load<uint32_t>(u + r * tile.width), some);
+      }
+      for (Dots<Quads>& one : acc) one.flush();
     }
     const Sums sums = load<Sums>(&x.sums[g * QUADS]);
+    const Sums by_low = sums * static_cast<int32_t>(w.low);
     const int32_t count = static_cast<int32_t>(w.end(g) - w.first(g));
     for (int64_t r = 0; r < INT_ROWS; r++) {
       const int64_t at = r * w.groups + g;
-      Sums total = acc[r] - sums * tile.zero[at];
+      Sums total = acc[r].sums - (ZERO_POINTS ? sums * tile.zero[at] : by_low);
       if (!centred) total -= z_x * (tile.u_sums[at] - count * tile.zero[at]);
       y[r] += __builtin_convertvector(total, Terms) * (s_x * tile.s[at]);
     }
