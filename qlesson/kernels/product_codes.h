@@ -27,6 +27,7 @@ constexpr int BITS = CODE_BITS;
 constexpr bool ZERO_POINTS = OFFSET == 1, MINIMA = OFFSET == 2;
 constexpr int64_t FEW = 8;  // inputs, up to which a row is multiplied as it is read
 constexpr int64_t BLOCK = 32, LONG = 256;
+constexpr int64_t TOGETHER = 8;  // rows whose sums are folded at once
 constexpr int64_t AHEAD = 4096;  // bytes, before they are needed, memory is asked for
 
 typedef uint8_t Bytes __attribute__((vector_size(32)));
@@ -94,6 +95,31 @@ inline WideWords both(Words x) {
   return (WideWords)_mm512_broadcast_i32x8((__m256i)x);
 #else
   return x;
+#endif
+}
+
+// Vector r holds eight values of row r, and then value r of eight rows.
+IN_PLACE void transpose(Floats* x) {
+#if defined(__AVX2__)
+  __m256 a[8], b[8];
+  for (int i = 0; i < 8; i++) a[i] = (__m256)x[i];
+  for (int i = 0; i < 8; i += 2) b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]), b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+  for (int i = 0; i < 8; i += 4)
+    for (int j = 0; j < 2; j++) {
+      a[i + 2 * j] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0x44);
+      a[i + 2 * j + 1] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0xee);
+    }
+  for (int i = 0; i < 4; i++) {
+    x[i] = (Floats)_mm256_permute2f128_ps(a[i], a[i + 4], 0x20);
+    x[i + 4] = (Floats)_mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
+  }
+#else
+  for (int i = 0; i < 8; i++)
+    for (int j = 0; j < i; j++) {
+      const float held = x[i][j];
+      x[i][j] = x[j][i];
+      x[j][i] = held;
+    }
 #endif
 }
 

@@ -88,17 +88,26 @@ IN_PLACE void add_minima(const Row& row, const FewInputs& x, int64_t first, int6
 }
 
 template <int T>
-void row_by_row(const Weight& w, const FewInputs& x, int64_t m, const float* bias, int64_t begin, int64_t end, float* y) {
+void row_by_row(const Weight& given, const FewInputs& x, int64_t m, const float* bias, int64_t begin, int64_t end, float* y) {
+  const Weight w = given;  // nothing that is written can change a copy
   Row row(w);
   const Number numbers(w);
+  Floats all[T][TOGETHER] = {};
   for (int64_t i = begin; i < end; i++) {
+    const int64_t r = (i - begin) % TOGETHER;
     WideFloats found[T] = {};
     Floats others[T] = {};
     row.read(w, i, 0, w.blocks());
     sum_groups<T>(w, numbers, row, x, found);
     add_rest<T>(w, row, x, 0, found);
     add_minima<T>(row, x, 0, w.blocks(), others);
-    for (int64_t t = 0; t < m; t++) y[t * w.n + i] = with_bias(sum(folded(found[t]) + others[t]), bias, i);
+    for (int t = 0; t < T; t++) all[t][r] = folded(found[t]) + others[t];
+    if (r + 1 < TOGETHER && i + 1 < end) continue;
+    for (int64_t t = 0; t < m; t++) {
+      transpose(all[t]);
+      const Floats sums = ((all[t][0] + all[t][1]) + (all[t][2] + all[t][3])) + ((all[t][4] + all[t][5]) + (all[t][6] + all[t][7]));
+      for (int64_t k = 0; k <= r; k++) y[t * w.n + i - r + k] = with_bias(sums[k], bias, i - r + k);
+    }
   }
 }
 

@@ -123,8 +123,6 @@ struct Inputs {
 
 // --- few inputs: a row is multiplied as it is read, and eight rows are added up beside each other ---
 
-constexpr int64_t TOGETHER = 8;
-
 // Each whole block of 256 in the order in which codes are packed, filled up to whole blocks of 32.
 inline Buffer<int8_t> in_packed_order(const Weight& w, const int8_t* x, int64_t m) {
   const int64_t width = w.blocks() * BLOCK;
@@ -193,31 +191,6 @@ IN_PLACE void join(const Weight& w, int32_t* acc) {
     for (int64_t i = g * many; i < std::min(w.blocks(), (g + 1) * many); i++) y += acc[i];
     acc[g] = y;
   }
-}
-
-// Vector r holds eight values of row r, and then value r of eight rows.
-IN_PLACE void transpose(Floats* x) {
-#if defined(__AVX2__)
-  __m256 a[8], b[8];
-  for (int i = 0; i < 8; i++) a[i] = (__m256)x[i];
-  for (int i = 0; i < 8; i += 2) b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]), b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
-  for (int i = 0; i < 8; i += 4)
-    for (int j = 0; j < 2; j++) {
-      a[i + 2 * j] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0x44);
-      a[i + 2 * j + 1] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0xee);
-    }
-  for (int i = 0; i < 4; i++) {
-    x[i] = (Floats)_mm256_permute2f128_ps(a[i], a[i + 4], 0x20);
-    x[i + 4] = (Floats)_mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
-  }
-#else
-  for (int i = 0; i < 8; i++)
-    for (int j = 0; j < i; j++) {
-      const float held = x[i][j];
-      x[i][j] = x[j][i];
-      x[j][i] = held;
-    }
-#endif
 }
 
 inline void int_rows(const Weight& w, const Inputs& x, const int8_t* ordered, int64_t begin, int64_t end, float* y) {
