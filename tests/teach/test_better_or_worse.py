@@ -328,6 +328,24 @@ def test_16_the_loss_and_the_questions():
     assert float(judged["3"]["high"]) > float(judged["file"]["low"])
 
 
+def test_16_question_by_question():
+    with open(NOTEBOOKS / "judged.csv", newline="", encoding="utf-8") as file:
+        judged = {row["bits"]: row for row in csv.DictReader(file)}
+    for row in judged.values():
+        lost, won = int(row["lost"]), int(row["won"])
+        assert int(row["questions"]) == int(judged["file"]["questions"]) - lost + won
+    page, three = Page("16"), judged["3"]
+    lost, won, share, error = page.said(
+        r"(\d+) answers were lost and (\d+) won, a share of ([\d.]+) ± ([\d.]+), two errors"
+    )
+    assert (lost, won) == (int(three["lost"]), int(three["won"]))
+    mean = (lost - won) / 60
+    of_mean = math.sqrt(((lost + won) / 60 - mean**2) / 59)
+    assert (share, error) == (round(mean, 2), round(of_mean, 2)) and round(mean / of_mean) == 2
+    assert "risen by thirty-seven of its own" in page.words
+    assert round(float(three["difference"]) / float(three["error"])) == 37
+
+
 def test_16_how_long_the_model_is():
     """Lines of code: no blank ones, no comments, no docstrings."""
     source = inspect.getsource(model)
