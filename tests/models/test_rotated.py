@@ -270,7 +270,9 @@ with open(four_bit_inputs.CSV, newline="", encoding="utf-8") as file:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", [("8", "4", "none"), ("4", "4", "folded"), ("4", "4", "online"), ("8", "4", "groups")], ids="-".join
+    "kind",
+    [("8", "4", "none"), ("4", "4", "folded"), ("4", "4", "online"), ("8", "4", "groups")],
+    ids="-".join,
 )
 def test_the_stored_lines_are_those_of_the_model(smollm2, kind):
     """Two of the forty windows: a code of an input may differ on another processor."""

@@ -64,7 +64,7 @@ class BehindNorm:
     def as_it_writes(w, gain, m):
         return m.T @ (w * gain)
 
-    @wrong("Your gain multiplies the rows of w. A row is one output; the gain is one for each input.")
+    @wrong("Your gain multiplies the rows of w, its outputs. The gain is one for each input.")
     def gain_of_rows(w, gain, m):
         return (w * gain[:, None]) @ m
 
