@@ -19,23 +19,22 @@ typedef Ints Sums;
 constexpr int64_t QUADS = sizeof(Quads) / 4;
 
 // Adds products of four neighbours to each sum. Exact: none saturates.
-template <bool NARROW>  // u is below 128
-inline Sums add_products(Sums sums, Quads u, Quads x) {
+inline Ints add_products(Ints sums, Words u, Words x) {
 #if defined(HAS_64_BYTES) && defined(__AVX512VNNI__)
-  return (Sums)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)u, (__m512i)x);
+  return (Ints)_mm256_dpbusd_epi32((__m256i)sums, (__m256i)u, (__m256i)x);
 #elif defined(__AVXVNNI__)
-  return (Sums)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)u, (__m256i)x);
+  return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)u, (__m256i)x);
 #elif defined(__AVX2__)
-  if (NARROW) {
+  if (BITS < 8) {  // then no sum of two saturates
     const __m256i pairs = _mm256_maddubs_epi16((__m256i)u, (__m256i)x);
-    return sums + (Sums)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    return sums + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
   }
   const __m256i even = _mm256_madd_epi16(_mm256_and_si256((__m256i)u, _mm256_set1_epi16(255)),
                                          _mm256_srai_epi16(_mm256_slli_epi16((__m256i)x, 8), 8));
   const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16((__m256i)u, 8), _mm256_srai_epi16((__m256i)x, 8));
-  return sums + (Sums)_mm256_add_epi32(even, odd);
+  return sums + (Ints)_mm256_add_epi32(even, odd);
 #else
-  for (int64_t i = 0; i < 4 * QUADS; i++)
+  for (int64_t i = 0; i < BLOCK; i++)
     sums[i / 4] += static_cast<int32_t>(u[i / 4] >> 8 * (i % 4) & 255) * static_cast<int8_t>(x[i / 4] >> 8 * (i % 4));
   return sums;
 #endif
@@ -43,10 +42,27 @@ inline Sums add_products(Sums sums, Quads u, Quads x) {
 
 inline Ints folded(Ints x) { return x; }
 #if defined(HAS_64_BYTES)
+#if defined(__AVX512VNNI__)
+inline WideInts add_products(WideInts sums, WideWords u, WideWords x) {
+  return (WideInts)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)u, (__m512i)x);
+}
+#endif
 inline Ints folded(WideInts x) {
   return (Ints)_mm512_castsi512_si256((__m512i)x) + (Ints)_mm512_extracti32x8_epi32((__m512i)x, 1);
 }
 #endif
+
+inline int32_t sum(Ints x) {
+#if defined(__AVX2__)
+  const __m128i fours = _mm_add_epi32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
+  const __m128i twos = _mm_add_epi32(fours, _mm_unpackhi_epi64(fours, fours));
+  return _mm_cvtsi128_si32(_mm_add_epi32(twos, _mm_shuffle_epi32(twos, 1)));
+#else
+  int32_t y = 0;
+  for (int i = 0; i < 8; i++) y += x[i];
+  return y;
+#endif
+}
 
 struct Inputs {
   const int8_t* codes;  // [m, k]
@@ -88,8 +104,7 @@ inline Buffer<int8_t> in_packed_order(const Weight& w, const int8_t* x, int64_t 
 
 // Sums over each block of 32 of a row times x [m, width] in the order of the packed codes, to
 // acc + t * step; of the codes alone too, where `u_sums` is given.
-template <int BITS>
-void block_sums(const Weight& w, int64_t row, const int8_t* x, int64_t m, int64_t step, int32_t* acc, int32_t* u_sums) {
+inline void block_sums(const Weight& w, int64_t row, const int8_t* x, int64_t m, int64_t step, int32_t* acc, int32_t* u_sums) {
   constexpr int64_t V = LONG / (4 * QUADS);
   const int64_t width = w.blocks() * BLOCK;
   const int64_t longs = w.longs();
@@ -99,18 +114,18 @@ void block_sums(const Weight& w, int64_t row, const int8_t* x, int64_t m, int64_
     Quads u[V];
 #pragma GCC unroll 8
     for (int64_t v = 0; v < V; v++) {
-      u[v] = decode_long<BITS, Quads>(b, v);
+      u[v] = decode_long<Quads>(b, v);
       if (v * 4 * QUADS * BITS / 8 % 64 == 0) __builtin_prefetch(b + AHEAD + v * 4 * QUADS * BITS / 8);
     }
     for (int64_t t = 0; t < m; t++) {
       Sums d[2] = {};
       for (int64_t v = 0; v < V; v++)
-        d[v % 2] = add_products<BITS != 8>(d[v % 2], u[v], load<Quads>(x + t * width + i * LONG + v * 4 * QUADS));
+        d[v % 2] = add_products(d[v % 2], u[v], load<Quads>(x + t * width + i * LONG + v * 4 * QUADS));
       store(acc + t * step + 8 * i, folded(d[0] + d[1]));
     }
     if (!u_sums) continue;
     Sums d = {};
-    for (int64_t v = 0; v < V; v++) d = add_products<BITS != 8>(d, u[v], ones);
+    for (int64_t v = 0; v < V; v++) d = add_products(d, u[v], ones);
     store(u_sums + 8 * i, folded(d));
   }
   if (w.longs() * 8 == w.blocks()) return;
@@ -118,17 +133,10 @@ void block_sums(const Weight& w, int64_t row, const int8_t* x, int64_t m, int64_
   unpack_rest(w, row, rest);
   for (int64_t i = w.longs() * 8; i < w.blocks(); i++) {
     const uint8_t* u = rest + (i - w.longs() * 8) * BLOCK;
-    const int64_t count = std::min(BLOCK, w.k - i * BLOCK);
-    for (int64_t t = 0; t < m; t++) {
-      int32_t d = 0;
-      for (int64_t j = 0; j < BLOCK; j++) d += static_cast<int16_t>(u[j]) * static_cast<int16_t>(x[t * width + i * BLOCK + j]);
-      acc[t * step + i] = d;
-    }
-    if (u_sums) {
-      int32_t d = 0;
-      for (int64_t j = 0; j < count; j++) d += u[j];
-      u_sums[i] = d;
-    }
+    const Words words = load<Words>(u);
+    for (int64_t t = 0; t < m; t++)
+      acc[t * step + i] = sum(add_products(Ints{}, words, load<Words>(x + t * width + i * BLOCK)));
+    if (u_sums) u_sums[i] = sum(add_products(Ints{}, words, Words{} + mask(1)));
   }
 }
 
@@ -168,8 +176,7 @@ IN_PLACE void transpose(Floats* x) {
 #endif
 }
 
-template <int BITS>
-void int_rows(const Weight& w, const Inputs& x, const int8_t* ordered, int64_t begin, int64_t end, float* y) {
+inline void int_rows(const Weight& w, const Inputs& x, const int8_t* ordered, int64_t begin, int64_t end, float* y) {
   const int64_t g8 = x.g8, step = std::max(g8, w.blocks() + 8), row_step = x.m * step;
   Buffer<int32_t> acc(TOGETHER * row_step), u_sums(TOGETHER * step), zero(TOGETHER * g8, static_cast<int32_t>(w.low));
   Buffer<int32_t> counts(g8);
@@ -179,11 +186,11 @@ void int_rows(const Weight& w, const Inputs& x, const int8_t* ordered, int64_t b
     const int64_t rows = std::min(TOGETHER, end - first);
     for (int64_t r = 0; r < rows; r++) {
       int32_t* alone = x.centred ? nullptr : &u_sums[r * step];
-      block_sums<BITS>(w, first + r, ordered, x.m, step, &acc[r * row_step], alone);
+      block_sums(w, first + r, ordered, x.m, step, &acc[r * row_step], alone);
       for (int64_t t = 0; t < x.m; t++) join(w, &acc[r * row_step + t * step]);
       if (alone) join(w, alone);
       steps(w, w.scale, first + r, 0, w.groups, &s[r * g8]);
-      if (w.offset_kind == 1) zeros(w, first + r, 0, w.groups, &zero[r * g8]);
+      if (ZERO_POINTS) zeros(w, first + r, 0, w.groups, &zero[r * g8]);
     }
     for (int64_t t = 0; t < x.m; t++) {
       const int32_t z_x = x.zero[t];
@@ -262,7 +269,7 @@ struct IntTile {  // some rows of codes, and their steps
   void read(const Weight& w, const Fours& fours, int64_t row, int64_t r, bool centred) {
     uint8_t* codes = &u[r * width];
     if (w.aligned()) {
-      with_bits(w.bits, [&](auto bits) { unpack_longs<bits>(w.row(row), w.longs(), codes); });
+      unpack_longs(w.row(row), w.longs(), codes);
       unpack_rest(w, row, codes + w.longs() * LONG);
     } else {
       std::vector<uint8_t> own(w.blocks() * BLOCK);
@@ -270,7 +277,7 @@ struct IntTile {  // some rows of codes, and their steps
       fours.fill(w, own.data(), codes);
     }
     steps(w, w.scale, row, 0, w.groups, &s[r * w.groups]);
-    if (w.offset_kind == 1) zeros(w, row, 0, w.groups, &zero[r * w.groups]);
+    if (ZERO_POINTS) zeros(w, row, 0, w.groups, &zero[r * w.groups]);
     for (int64_t g = 0; g < w.groups && !centred; g++) {
       int32_t sum = 0;
       for (int64_t i = fours.first[g]; i < fours.first[g + 1]; i++)
@@ -281,8 +288,7 @@ struct IntTile {  // some rows of codes, and their steps
 };
 
 // One batch times INT_ROWS rows: sums of a group, then the terms of every lane, in registers.
-template <bool NARROW>
-void int_tile(const Weight& w, const Fours& fours, const IntBatch& x, const IntTile& tile, bool centred, float* found) {
+inline void int_tile(const Weight& w, const Fours& fours, const IntBatch& x, const IntTile& tile, bool centred, float* found) {
   typedef float Terms __attribute__((vector_size(sizeof(Sums))));
   const Terms s_x = load<Terms>(x.scale);
   const Sums z_x = load<Sums>(x.zero);
@@ -293,7 +299,7 @@ void int_tile(const Weight& w, const Fours& fours, const IntBatch& x, const IntT
       const Quads some = load<Quads>(&x.codes[4 * i * QUADS]);
       const uint8_t* u = &tile.u[fours.place[i]];
       for (int64_t r = 0; r < INT_ROWS; r++)
-        acc[r] = add_products<NARROW>(acc[r], Quads{} + load<uint32_t>(u + r * tile.width), some);
+        acc[r] = add_products(acc[r], Quads{} + load<uint32_t>(u + r * tile.width), some);
     }
     const Sums sums = load<Sums>(&x.sums[g * QUADS]);
     const int32_t count = static_cast<int32_t>(w.end(g) - w.first(g));
@@ -315,10 +321,7 @@ inline void int_tiles(const Weight& w, const Inputs& x, const Fours& fours, cons
     for (int64_t r = 0; r < rows; r++) tile.read(w, fours, first + r, r, x.centred);
     for (int64_t b = 0; b < static_cast<int64_t>(batches.size()); b++) {
       float found[INT_ROWS * QUADS];
-      if (w.bits == 8)
-        int_tile<false>(w, fours, batches[b], tile, x.centred, found);
-      else
-        int_tile<true>(w, fours, batches[b], tile, x.centred, found);
+      int_tile(w, fours, batches[b], tile, x.centred, found);
       for (int64_t t = 0; t < std::min(QUADS, x.m - b * QUADS); t++)
         for (int64_t r = 0; r < rows; r++) y[(b * QUADS + t) * w.n + first + r] = found[r * QUADS + t];
     }
@@ -328,9 +331,7 @@ inline void int_tiles(const Weight& w, const Inputs& x, const Fours& fours, cons
 inline void int_products(const Weight& w, const Inputs& x, float* y, int64_t threads) {
   if (x.m <= FEW && w.aligned()) {
     const Buffer<int8_t> ordered = in_packed_order(w, x.codes, x.m);
-    return share(w.n, threads, 16, [&](int64_t from, int64_t to) {
-      with_bits(w.bits, [&](auto bits) { int_rows<bits>(w, x, ordered.data(), from, to, y); });
-    });
+    return share(w.n, threads, 16, [&](int64_t from, int64_t to) { int_rows(w, x, ordered.data(), from, to, y); });
   }
   const Fours fours(w);
   std::vector<IntBatch> batches;
