@@ -113,7 +113,7 @@ def _of_tokens(folder: LlamaFolder) -> dict[str, Any]:
         ids = {i: token for token, i in said["model"]["vocab"].items()}
         added = {x["id"]: x for x in said.get("added_tokens") or []}
         merges = [m if isinstance(m, str) else " ".join(m) for m in said["model"]["merges"]]
-        ids |= {i: x["content"] for i, x in added.items()}
+        ids |= {i: "" + x["content"] for i, x in added.items()}  # texts, and nothing else
         kinds = {i: CONTROL if x["special"] else OWN for i, x in added.items()}
         adds_bos, pre = _adds_bos(folder, said), _pre_tokenizer(source, said)
     except (KeyError, TypeError, AttributeError):

@@ -143,6 +143,9 @@ def test_another_model_is_refused(config, words, tmp_path):
 
 @pytest.mark.parametrize("tokenizer, words", [
     (dict(model={"vocab": []}), "is no BPE with a vocabulary, merges and added tokens"),
+    (dict(added_tokens=[{"id": 3, "content": 7, "special": True}]), "is no BPE with a vocabulary"),
+    (dict(post_processor=[1]), "is no BPE"), (dict(post_processor={"processors": 1}), "is no BPE"),
+    (dict(pre_tokenizer="x"), "is no BPE"), (dict(pre_tokenizer={"pretokenizers": []}), "cuts tex"),
     (dict(pre_tokenizer={"type": "Metaspace"}), "cuts text by .'Metaspace'., and only the ways of"),
     (dict(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True}), "cuts text by"),
     (dict(pre_tokenizer={"type": "ByteLevel", "use_regex": False}), "cuts text by"),
