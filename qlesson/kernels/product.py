@@ -23,10 +23,10 @@ from qlesson.kernels.cpp import library
 from qlesson.kernels.packed import unpack_rows
 from qlesson.scheme import Scheme
 
-# "auto" runs eagerly until the layers have read so many bytes of codes. Compiling takes about 7 s.
-# On two cores of an AMD EPYC the kernel then saves 3.1 ns a byte at 4 bits, 1.6 at 8, for one
-# input: the 7 s come back after 2.3e9 bytes, or 4.4e9.
-PAYS_OFF = 2**31
+# "auto" runs eagerly until the layers have read so many bytes of codes. Compiling takes about 2 s
+# for a kind of weight. On two cores of an AMD EPYC the kernel then saves 3.1 ns a byte at 4 bits,
+# 1.6 at 8, for one input: the 2 s come back after 0.6e9 bytes, or 1.2e9.
+PAYS_OFF = 2**30
 # Products of one code and one input for which another thread pays: waking it takes as long as some
 # hundred thousand.
 THREAD = 2**19
