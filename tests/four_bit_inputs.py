@@ -4,9 +4,9 @@ python tests/four_bit_inputs.py          writes both again, in twenty minutes of
 python tests/four_bit_inputs.py 8 4      the lines with weights of 8 and inputs of 4 bits
 
 The language model with weights of 8 or 4 bits, and inputs of 16 (float), 8, 6 or 4 bits: as it is,
-with its rotation folded into the weights, and with the inputs of `down` rotated online as well. In
-float32, by the compiled products; so the last digits are those of the machine, and they are not
-printed.
+with its rotation folded into the weights, and with the inputs of `down` rotated online as well; and
+as it is with a scale for each 32 inputs of 4 bits. In float32, by the compiled products; so the
+last digits are those of the machine, and they are not printed.
 """
 
 import csv
@@ -20,13 +20,13 @@ import qlesson as ql
 from qlesson.authoring import refresh
 from qlesson.evaluate import mean_and_error, window_losses
 from qlesson.models import llama
-from qlesson.nn import Rotation, record
+from qlesson.nn import QuantizedLinear, Rotation, record
 
 CSV = judged.ROOT / "notebooks/four_bit_inputs.csv"
 TOKEN = judged.ROOT / "qlesson/teach/lessons/n17/token.csv"
 BLOCK, AT = 15, 40  # whose inputs are shown, and for which token of the first window
 PAIRS = ((8, 16), (8, 8), (8, 6), (8, 4), (4, 16), (4, 8), (4, 4))
-ROTATIONS = ("none", "folded", "online")
+WAYS = ("none", "folded", "online", "groups")
 PROMPT = judged.PROMPTS[0]
 
 
@@ -35,26 +35,37 @@ def schemes(weights):
     return {"blocks.*": judged.scheme(weights), "*": judged.scheme(8)}
 
 
-def made(model, weights, inputs, rotation):
+def made(model, weights, inputs, way):
     """The model with weights and inputs of these bits; a scale and a zero point for each token."""
+    if way == "groups":
+        return in_groups(llama.requantized(model, schemes(weights)), inputs)
     activations = None if inputs == 16 else ql.Scheme(inputs, granularity=ql.PerAxis(0))
-    if rotation == "none":
+    if way == "none":
         return llama.requantized(model, schemes(weights), activations=activations)
-    return llama.rotated(model, schemes(weights), activations, online=rotation == "online")
+    return llama.rotated(model, schemes(weights), activations, online=way == "online")
 
 
-def line(model, tokenizer, weights, inputs, rotation, its, own, unrotated):
+def in_groups(model, bits):
+    """The model with a scale and a zero point for each 32 inputs: its layers take one a token."""
+    scheme = ql.Scheme(bits, granularity=ql.PerGroup(32))
+    for layer in model.blocks.modules():
+        if isinstance(layer, QuantizedLinear):
+            layer.register_forward_pre_hook(lambda _, x: ql.fake_quantize(x[0], scheme))
+    return model
+
+
+def line(model, tokenizer, weights, inputs, way, its, own, plain):
     """One line of the file, from the loss of each window: its, the file's, and that of the same
-    bits without a rotation."""
+    bits with a scale a token and no rotation."""
     difference, error = mean_and_error(its - own)
-    beside, beside_error = mean_and_error(its - unrotated)
+    beside, beside_error = mean_and_error(its - plain)
     answer = tokenizer.decode(model.generate(tokenizer.chat(PROMPT), 12))
     return {
         "processor": refresh.machine().partition(",")[0],
         "date": f"{datetime.date.today():%Y-%m}",
         "weights": weights,
         "inputs": inputs,
-        "rotation": rotation,
+        "way": way,
         "perplexity": f"{its.mean().exp():.2f}",
         "difference": f"{difference:.4f}",
         "error": f"{error:.4f}",
@@ -72,7 +83,7 @@ def write(lines):
         with open(CSV, newline="", encoding="utf-8") as file:
             found = {_kind(x): x for x in csv.DictReader(file)}
     found |= {_kind(x): x for x in lines}
-    order = [(str(w), str(i), r) for w, i in PAIRS for r in ROTATIONS]
+    order = [(str(w), str(i), way) for w, i in PAIRS for way in WAYS]
     with open(CSV, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
         writer.writeheader()
@@ -80,7 +91,7 @@ def write(lines):
 
 
 def _kind(x):
-    return str(x["weights"]), str(x["inputs"]), x["rotation"]
+    return str(x["weights"]), str(x["inputs"]), x["way"]
 
 
 def one_token(model, window):
@@ -111,12 +122,12 @@ def main():
         write_token(model, batches[0][0])
         model.float()
     for weights, inputs in [asked] if asked else PAIRS:
-        lines, unrotated = [], None
-        for rotation in ROTATIONS:
-            other = made(model, weights, inputs, rotation)
+        lines, plain = [], None
+        for way in WAYS if inputs == 4 else WAYS[:-1]:
+            other = made(model, weights, inputs, way)
             its = window_losses(other, batches)
-            unrotated = its if unrotated is None else unrotated
-            told = line(other, tokenizer, weights, inputs, rotation, its, own, unrotated)
+            plain = its if plain is None else plain
+            told = line(other, tokenizer, weights, inputs, way, its, own, plain)
             print(told, flush=True)
             lines.append(told)
         write(lines)

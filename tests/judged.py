@@ -92,9 +92,10 @@ def where_and_when():
     return {"processor": processor, "date": f"{datetime.date.today():%Y-%m}"}
 
 
-def judged(name, model, other, batches, asked):
-    """One line of judged.csv."""
+def judged(name, model, other, batches, asked, own):
+    """One line of judged.csv; own: which of the questions the model answers right."""
     accuracy = choice_accuracy(other, asked)
+    change = accuracy.right - own
     c = compare(model, other, [batches])
     return where_and_when() | {
         "bits": name,
@@ -107,6 +108,8 @@ def judged(name, model, other, batches, asked):
         "questions": int(accuracy.right.sum()),
         "low": f"{accuracy.low:.3f}",
         "high": f"{accuracy.high:.3f}",
+        "lost": int((change < 0).sum()),
+        "won": int((change > 0).sum()),
     }
 
 
@@ -147,9 +150,10 @@ def main():
     asked = sys.argv[1:] or [*ALL, "cache"]
     if "cache" in asked:
         store(CACHE, list(judged_caches(model, batches)))
+    own = choice_accuracy(model, questions).right
     for bits in [x for x in asked if x in ALL]:
         other = model if bits == "file" else llama.requantized(model, scheme(int(bits)))
-        line = judged(bits, model, other, batches, questions)
+        line = judged(bits, model, other, batches, questions, own)
         print(line, flush=True)
         write(JUDGED, bits, [line])
         write(ANSWERS, bits, list(answers(bits, other, tokenizer)))

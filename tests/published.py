@@ -11,6 +11,21 @@ PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": F
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}"
 
 
+# The pattern in the tokenizer.json of Llama 3, as published.
+LLAMA_3 = (
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|"
+    " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+)
+
+
+def cut_by(regex):
+    """The steps of a tokenizer that cuts by a regular expression."""
+    split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+    letters = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+    letters |= {"trim_offsets": True}
+    return {"type": "Sequence", "pretokenizers": [split, letters]}
+
+
 def small():
     """(vocabulary, merges, added tokens) of letters."""
     letters = [chr(i) for i in range(33, 127)] + ["Ġ", "ab", "Ġab"]
@@ -64,15 +79,16 @@ def published(folder, words=small, tokenizer=None, **config):
     return folder
 
 
-def as_published(tensors, ids):
-    """The logits of the last token, as the folder's own code has them: halves are turned."""
+def as_published(tensors, ids, slower=1.0):
+    """The logits of the last token, as the folder's own code has them: halves are turned, slower
+    than rope_theta says in models that were stretched."""
 
     def norm(x, w):
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * w
 
     def turned(x):
         half = x.shape[-1] // 2
-        rate = 100.0 ** -(torch.arange(half).double() / half)
+        rate = 100.0 ** -(torch.arange(half).double() / half) / slower
         angle = torch.arange(len(ids)).double()[:, None] * rate
         a, b, cos, sin = x[..., :half], x[..., half:], angle.cos(), angle.sin()
         return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)

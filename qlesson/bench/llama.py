@@ -2,19 +2,20 @@
 
 python -m qlesson.bench.llama               the table, in two minutes; needs `make models`
 python -m qlesson.bench.llama --json FILE   the same, stored
-python -m qlesson.bench.llama --one-core    one thread by its own clock, where others are at work
 
 llama.cpp, where xllamacpp is installed, has as many threads as torch, and rounds the inputs of a
-product to 8 bits; ours are float32.
+product to 8 bits; ours are float32. It runs in a process of its own: in one process its threads and
+torch's are more than there are cores, and OpenMP puts them to sleep between two products.
 """
 
 import argparse
 import dataclasses
+import importlib.util
+import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ import torch
 
 import qlesson as ql
 from qlesson import checks
-from qlesson.bench.measure import Call, measure, on_one_core
+from qlesson.bench.measure import Call, measure
 from qlesson.bench.product import READ_ONCE
 from qlesson.bench.report import as_json, machine, version
 from qlesson.models import llama
@@ -32,6 +33,19 @@ from qlesson.models import llama
 WRITTEN, READ = 64, 256  # tokens of an answer, and of a prompt
 ROUNDS = 4
 KEPT = {"qlesson": "codes", "float32": "float"}
+LLAMA_CPP = """
+import json, sys, xllamacpp
+how = xllamacpp.CommonParams()
+how.model.path, how.n_ctx, how.n_parallel = sys.argv[1], int(sys.argv[2]), 1
+how.cpuparams.n_threads = how.cpuparams_batch.n_threads = int(sys.argv[3])
+how.verbosity, how.cache_ram_mib = 0, 0
+server = xllamacpp.Server(how)
+for line in sys.stdin:
+    ids, n = json.loads(line)
+    asked = {"prompt": ids, "max_tokens": n, "temperature": 0, "ignore_eos": True}
+    said = server.handle_completions(asked | {"cache_prompt": False})
+    print("written", said["usage"]["completion_tokens"], flush=True)
+"""
 FRESH = """
 import pathlib, re, sys, time
 from qlesson.models import llama
@@ -94,21 +108,18 @@ def _nbytes(model: torch.nn.Module) -> int:
 
 def _llama_cpp(path: Path) -> Any:
     """A function that makes llama.cpp read ids and write n tokens; None where it is missing."""
-    try:
-        import xllamacpp
-    except ImportError:
+    if importlib.util.find_spec("xllamacpp") is None:
         return None
-    how = xllamacpp.CommonParams()
-    how.model.path, how.n_ctx, how.n_parallel = str(path), 2 * READ, 1
-    how.cpuparams.n_threads = how.cpuparams_batch.n_threads = torch.get_num_threads()
-    how.verbosity, how.cache_ram_mib = 0, 0
-    server = xllamacpp.Server(how)
+    sizes = map(str, (2 * READ, torch.get_num_threads()))
+    started = [sys.executable, "-c", LLAMA_CPP, str(path), *sizes]
+    peer = subprocess.Popen(started, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def call(ids: list[int], n: int) -> None:
-        asked = {"prompt": ids, "max_tokens": n, "temperature": 0}
-        said = server.handle_completions(asked | {"ignore_eos": True, "cache_prompt": False})
-        if said["usage"]["completion_tokens"] != n:
-            raise RuntimeError(f"llama.cpp wrote {said['usage']} tokens in the place of {n}.")
+        print(json.dumps([ids, n]), file=peer.stdin, flush=True)
+        said = (line for line in peer.stdout or () if line.startswith("written"))
+        answer = next(said, "nothing")
+        if answer.split() != ["written", str(n)]:
+            raise RuntimeError(f"llama.cpp has {answer.strip()}, in the place of {n} tokens.")
 
     return call
 
@@ -152,7 +163,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="qlesson.bench.llama", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--json", metavar="FILE", help="store the report")
-    parser.add_argument("--one-core", action="store_true", help="one thread, by its own clock")
     args = parser.parse_args(argv)
     try:
         path = llama.smollm2()
@@ -160,8 +170,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             checks.new_file("--json", args.json)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-    if args.one_core:
-        on_one_core(time.process_time)
     rows = run_llama(path, lambda: print(".", end="", flush=True))
     results = machine()
     results["versions"] |= {"xllamacpp": version("xllamacpp")}

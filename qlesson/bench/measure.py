@@ -15,15 +15,13 @@ ROUNDS, PAUSE, BLOCK_SECONDS, SLOW_MS = 3, 0.06, 0.1, 50
 _clock: dict[str, Callable[[], float]] = {"now": time.perf_counter}
 
 
-def on_one_core(now: Callable[[], float] = time.thread_time) -> None:
+def on_one_core() -> None:
     """From now on one thread, by its own clock: the time that other programs take does not count.
 
     So a machine that others use can be measured, as far as they leave its memory alone.
-
-    now  time.process_time, where a contestant computes in a thread of its own, one at a time
     """
     torch.set_num_threads(1)
-    _clock["now"] = now
+    _clock["now"] = time.thread_time
 
 
 def clock() -> str:

@@ -21,17 +21,18 @@ LEVELS = {"avx2": "-march=x86-64-v3", "default": "-march=x86-64"}
 
 
 @cache
-def library(source: Path, **macros: object) -> ctypes.CDLL:
+def library(source: Path, *flags: str, **macros: object) -> ctypes.CDLL:
     """The functions of a C++ file, with OpenMP on torch's own threads.
 
     It is compiled again where the source, a header beside it, the compiler, its flags or the
     processor are others.
 
+    flags   of the compiler, beside FLAGS
     macros  names that the source leaves open, such as TYPE="float"
 
     Raises RuntimeError or OSError where there is no compiler, it fails, or nothing can be kept.
     """
-    compile_it = [*command(), *(f"-D{name}={value}" for name, value in macros.items())]
+    compile_it = [*command(), *flags, *(f"-D{name}={value}" for name, value in macros.items())]
     kept = _folder() / f"{source.stem}-{_fingerprint(source, compile_it)}.so"
     if not kept.exists():
         with tempfile.TemporaryDirectory(dir=kept.parent) as folder:

@@ -1,9 +1,10 @@
 """Codes times inputs at the speed of memory: every packed byte is read once.
 
-What runs is in product.cpp, plain C++ without torch's headers, compiled once. For up to eight
-inputs a row of codes becomes numbers in registers, and is multiplied there. For more, some rows
-stand in the cache, as W_hat or, with 8-bit inputs, as codes, and a tile of inputs times rows is
-summed in registers. The layers that call it, and what runs without it, are in `qlesson.nn.product`.
+What runs is in product.cpp, plain C++ without torch's headers, compiled once for each kind of
+weight: its bits, and what its offset is. For up to eight inputs a row of codes becomes numbers in
+registers, and is multiplied there. For more, some rows stand in the cache, as W_hat or, with 8-bit
+inputs, as codes, and a tile of inputs times rows is summed in registers. The layers that call it,
+and what runs without it, are in `qlesson.nn.product`.
 """
 
 import ctypes
@@ -22,10 +23,10 @@ from qlesson.kernels.cpp import library
 from qlesson.kernels.packed import unpack_rows
 from qlesson.scheme import Scheme
 
-# "auto" runs eagerly until the layers have read so many bytes of codes. Compiling takes about 7 s.
-# On two cores of an AMD EPYC the kernel then saves 3.1 ns a byte at 4 bits, 1.6 at 8, for one
-# input: the 7 s come back after 2.3e9 bytes, or 4.4e9.
-PAYS_OFF = 2**31
+# "auto" runs eagerly until the layers have read so many bytes of codes. Compiling takes about 2 s
+# for a kind of weight. On two cores of an AMD EPYC the kernel then saves 3.1 ns a byte at 4 bits,
+# 1.6 at 8, for one input: the 2 s come back after 0.6e9 bytes, or 1.2e9.
+PAYS_OFF = 2**30
 # Products of one code and one input for which another thread pays: waking it takes as long as some
 # hundred thousand.
 THREAD = 2**19
@@ -77,16 +78,21 @@ class Prepared:
         steps = w.scale.contiguous(), None if w.offset is None else w.offset.contiguous()
         scale, offset = self.steps = steps
         self.packed = w.packed.contiguous()
-        kind = 0 if offset is None else 1 + offset.is_floating_point()
+        self.offset = 0 if offset is None else 1 + offset.is_floating_point()
         low = 2 ** (w.bits - 1) if w.signed else 0
         self.rows, self.width, self.nbytes = len(w.packed), w.width, w.packed.nbytes
         shared = len(scale) == 1 < self.rows
         self.products = self.rows * self.width
         addresses = [0 if x is None else x.data_ptr() for x in (self.packed, scale, offset)]
         sizes = self.rows, w.width, self.packed.shape[1], scale.shape[1], w.group_size
-        form = w.bits, low, SCALES.index(scale.dtype), kind, shared
-        self.numbers = (ctypes.c_int64 * 13)(*addresses, *sizes, *form)
+        form = low, SCALES.index(scale.dtype), shared
+        self.numbers = (ctypes.c_int64 * 11)(*addresses, *sizes, *form)
         self.address = ctypes.addressof(self.numbers)
+
+    @property
+    def library(self) -> ctypes.CDLL:
+        """What multiplies this kind of weight."""
+        return _library(self.of.bits, self.offset)
 
     def threads(self, inputs: int) -> int:
         """How many pay for this product."""
@@ -102,9 +108,9 @@ def prepared(w: Packed) -> Prepared | None:
     return Prepared(w) if all(map(_lies_in_memory, tensors)) else None
 
 
-def runs(x: Tensor, nbytes: int) -> bool:
-    """Whether work on x, for which so many bytes are read, goes through the kernel, which is then
-    compiled."""
+def runs(x: Tensor, w: Prepared, nbytes: int) -> bool:
+    """Whether work on x, for which so many bytes of w are read, goes through the kernel, which is
+    then compiled."""
     mode = modes._state["mode"]
     if mode == "eager" or modes._state["broken"] or x.dtype == torch.float64:
         return False
@@ -115,7 +121,7 @@ def runs(x: Tensor, nbytes: int) -> bool:
         if _read["bytes"] <= PAYS_OFF:
             return False
     try:
-        _library()
+        w.library  # noqa: B018
     except Exception:
         with modes._or_eagerly():
             raise
@@ -128,7 +134,7 @@ def linear(x: Tensor, w: Prepared, bias: Tensor | None = None) -> Tensor:
     x, b = _floats(x), None if bias is None else _floats(bias)
     y, m = _outputs(x, w), x.numel() // w.width
     at = 0 if b is None else b.data_ptr()
-    _library().linear(_LINEAR(w.address, x.data_ptr(), m, at, y.data_ptr(), w.threads(m)))
+    w.library.linear(_LINEAR(w.address, x.data_ptr(), m, at, y.data_ptr(), w.threads(m)))
     return y
 
 
@@ -155,7 +161,7 @@ def int_linear(codes: Tensor, scale: Tensor, zero_point: Tensor, w: Prepared) ->
     given = [x.contiguous() for x in (codes, scale, zero_point)]
     m, y = len(codes), given[1].new_empty(len(codes), w.rows)
     addresses = [x.data_ptr() for x in given]
-    _library().int_linear(_INT_LINEAR(w.address, *addresses, m, y.data_ptr(), w.threads(m)))
+    w.library.int_linear(_INT_LINEAR(w.address, *addresses, m, y.data_ptr(), w.threads(m)))
     return y
 
 
@@ -169,7 +175,7 @@ def quantized_linear(x: Tensor, w: Prepared, scheme: Scheme, bias: Tensor | None
     y, m = _outputs(x, w), x.numel() // w.width
     at = 0 if b is None else b.data_ptr()
     call = _LINEAR(w.address, x.data_ptr(), m, at, y.data_ptr(), w.threads(m))
-    return y if _library().quantized_linear(call, _inputs(scheme)) else None
+    return y if w.library.quantized_linear(call, _inputs(scheme)) else None
 
 
 @cache
@@ -193,13 +199,15 @@ def rows(ids: Tensor, w: Prepared) -> Tensor:
     """W_hat of the rows with these numbers [n], float32 [n, width]: the bits of `dequantize`."""
     ids = ids.to(torch.int64).contiguous()
     r_hat = ids.new_empty(len(ids), w.width, dtype=torch.float32)
-    _library().rows(_ROWS(w.address, ids.data_ptr(), len(ids), r_hat.data_ptr()))
+    w.library.rows(_ROWS(w.address, ids.data_ptr(), len(ids), r_hat.data_ptr()))
     return r_hat
 
 
 @cache  # since asking for the file's path takes longer than a small product
-def _library() -> ctypes.CDLL:
-    found = library(Path(__file__).with_name("product.cpp"))
+def _library(bits: int, offset: int) -> ctypes.CDLL:
+    source = Path(__file__).with_name("product.cpp")
+    # It is written in vectors: a compiler that looks for more takes twice as long, and finds none.
+    found = library(source, "-fno-tree-vectorize", CODE_BITS=bits, OFFSET=offset)
     text = ctypes.c_char_p
     found.linear.argtypes = found.int_linear.argtypes = found.rows.argtypes = [text]
     found.quantized_linear.argtypes = [text, text]

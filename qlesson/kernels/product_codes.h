@@ -1,5 +1,7 @@
 // A weight of packed codes, and what its bytes mean. How a row is packed is told in packed.py.
 //
+// Compiled for one kind of weight: codes of CODE_BITS bits, whose offset is OFFSET.
+//
 // A code u is unsigned; with `zero` the code of 0.0 as u,
 //
 //     w_hat = s (u - zero)    or, with a minimum m,    w_hat = s (u - low) + m
@@ -21,8 +23,11 @@
 
 namespace {
 
+constexpr int BITS = CODE_BITS;
+constexpr bool ZERO_POINTS = OFFSET == 1, MINIMA = OFFSET == 2;
 constexpr int64_t FEW = 8;  // inputs, up to which a row is multiplied as it is read
 constexpr int64_t BLOCK = 32, LONG = 256;
+constexpr int64_t TOGETHER = 8;  // rows whose sums are folded at once
 constexpr int64_t AHEAD = 4096;  // bytes, before they are needed, memory is asked for
 
 typedef uint8_t Bytes __attribute__((vector_size(32)));
@@ -93,6 +98,31 @@ inline WideWords both(Words x) {
 #endif
 }
 
+// Vector r holds eight values of row r, and then value r of eight rows.
+IN_PLACE void transpose(Floats* x) {
+#if defined(__AVX2__)
+  __m256 a[8], b[8];
+  for (int i = 0; i < 8; i++) a[i] = (__m256)x[i];
+  for (int i = 0; i < 8; i += 2) b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]), b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+  for (int i = 0; i < 8; i += 4)
+    for (int j = 0; j < 2; j++) {
+      a[i + 2 * j] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0x44);
+      a[i + 2 * j + 1] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0xee);
+    }
+  for (int i = 0; i < 4; i++) {
+    x[i] = (Floats)_mm256_permute2f128_ps(a[i], a[i + 4], 0x20);
+    x[i + 4] = (Floats)_mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
+  }
+#else
+  for (int i = 0; i < 8; i++)
+    for (int j = 0; j < i; j++) {
+      const float held = x[i][j];
+      x[i][j] = x[j][i];
+      x[j][i] = held;
+    }
+#endif
+}
+
 // --- the weight ---
 
 struct Weight {  // as product.py lays it out
@@ -100,9 +130,8 @@ struct Weight {  // as product.py lays it out
   const void* scale;      // [n, groups], or [1, groups] for all rows
   const void* offset;     // like the scale: zero points of one byte, or minima in the scale's type
   int64_t n, k, row_bytes, groups, group;
-  int64_t bits, low;     // u = q + low
+  int64_t low;           // u = q + low
   int64_t scale_type;    // 0 float, 1 half, 2 bfloat16
-  int64_t offset_kind;   // 0 none, 1 zero points, 2 minima
   int64_t shared;        // whether all rows have the same scales
   int64_t first(int64_t g) const { return g * group; }
   int64_t end(int64_t g) const { return std::min(k, (g + 1) * group); }
@@ -130,6 +159,13 @@ inline float from_half(uint16_t h) {
   return x;
 }
 
+inline float from_bfloat16(uint16_t h) {
+  const uint32_t bits = static_cast<uint32_t>(h) << 16;
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+
 // count steps (scales or minima) of the row from group g on, as floats; up to seven more are written.
 inline void steps(const Weight& w, const void* from, int64_t row, int64_t g, int64_t count, float* out) {
   const int64_t type = w.scale_type, at = (w.shared ? 0 : row * w.groups) + g;
@@ -139,28 +175,40 @@ inline void steps(const Weight& w, const void* from, int64_t row, int64_t g, int
   }
   const uint16_t* halves = static_cast<const uint16_t*>(from) + at;
   int64_t i = 0;
-  if (type == 2) {
-    for (; i < count; i++) {
-      const uint32_t bits = static_cast<uint32_t>(halves[i]) << 16;
-      std::memcpy(out + i, &bits, 4);
-    }
-    return;
-  }
 #if defined(__F16C__) && defined(__AVX2__)
   const int64_t readable = (w.shared ? 1 : w.n) * w.groups - at;
-  for (; i < count && i + 8 <= readable; i += 8) _mm256_storeu_ps(out + i, _mm256_cvtph_ps(load<__m128i>(halves + i)));
+  for (; i < count && i + 8 <= readable; i += 8) {
+    const __m128i eight = load<__m128i>(halves + i);
+    store(out + i, type == 2 ? (__m256)_mm256_slli_epi32(_mm256_cvtepu16_epi32(eight), 16) : _mm256_cvtph_ps(eight));
+  }
 #endif
-  for (; i < count; i++) out[i] = from_half(halves[i]);
+  for (; i < count; i++) out[i] = type == 2 ? from_bfloat16(halves[i]) : from_half(halves[i]);
 }
 
-// zero of count groups from g on
+// Eight bytes as numbers.
+inline Ints widened(const uint8_t* from) {
+#if defined(__AVX2__)
+  return (Ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+#else
+  Ints x;
+  for (int i = 0; i < 8; i++) x[i] = from[i];
+  return x;
+#endif
+}
+
+// zero of count groups from g on, as numbers or as floats; up to seven more are written.
 template <typename T>
 IN_PLACE void zeros(const Weight& w, int64_t row, int64_t g, int64_t count, T* out) {
-  const uint8_t* z = static_cast<const uint8_t*>(w.offset) + (w.shared ? 0 : row * w.groups) + g;
-  if (w.low)
-    for (int64_t i = 0; i < count; i++) out[i] = static_cast<T>(w.low + static_cast<int8_t>(z[i]));
-  else
-    for (int64_t i = 0; i < count; i++) out[i] = static_cast<T>(z[i]);
+  typedef T Eight __attribute__((vector_size(8 * sizeof(T))));
+  const int64_t at = (w.shared ? 0 : row * w.groups) + g, all = (w.shared ? 1 : w.n) * w.groups;
+  const uint8_t* z = static_cast<const uint8_t*>(w.offset) + at;
+  const int32_t flipped = w.low ? 128 : 0, low = static_cast<int32_t>(w.low) - flipped;  // z is signed where u is not q
+  uint8_t last[8] = {};
+  for (int64_t i = 0; i < count; i += 8) {
+    if (at + i + 8 > all) std::copy(z + i, z + (all - at), last);
+    const Ints x = (widened(at + i + 8 > all ? last : z + i) ^ flipped) + low;
+    store(out + i, __builtin_convertvector(x, Eight));
+  }
 }
 
 // --- codes as bytes ---
@@ -183,7 +231,7 @@ inline V field(const uint8_t* b, int64_t i) {
     return (load<V>(b + size * i % n) >> static_cast<uint32_t>(P * (size * i / n))) & mask(P);
 }
 
-template <int BITS, typename V>
+template <typename V>
 inline V decode_long(const uint8_t* b, int64_t i) {
   if constexpr (BITS == 8 || BITS == 4 || BITS == 2) return field<BITS, V>(b, i);
   if constexpr (BITS == 3) return field<2, V>(b, i) | (field<1, V>(b + 64, i) << 2);
@@ -208,7 +256,6 @@ inline Words fours(const uint8_t* b) {
   return (Words)(w >> Longs{0, 0, 4, 4}) & mask(4);
 }
 
-template <int BITS>
 inline Words decode(const uint8_t* b) {
   if constexpr (BITS == 8) return load<Words>(b);
   if constexpr (BITS == 4) return fours(b);
@@ -220,13 +267,13 @@ inline Words decode(const uint8_t* b) {
 }
 
 // The last block of a row, of `count` codes, filled up with zeros.
-inline void decode_last(const uint8_t* b, int64_t bits, int64_t count, uint8_t* out) {
-  const int64_t narrow = bits & -bits, step = 8 / narrow;
+inline void decode_last(const uint8_t* b, int64_t count, uint8_t* out) {
+  constexpr int64_t step = 8 / (BITS & -BITS);
   const int64_t size = (count + step - 1) / step * step;
   std::memset(out, 0, BLOCK);
   int64_t shift = 0;
   for (int64_t p = 8; p; p /= 2) {
-    if (!(bits & p)) continue;
+    if (!(BITS & p)) continue;
     const int64_t n = size * p / 8;
     for (int64_t j = 0; j < count; j++) out[j] |= ((b[j % n] >> (j / n * p)) & ((1 << p) - 1)) << shift;
     b += n;
@@ -234,43 +281,26 @@ inline void decode_last(const uint8_t* b, int64_t bits, int64_t count, uint8_t* 
   }
 }
 
-// f(the bits as a constant)
-template <typename F>
-inline void with_bits(int64_t bits, F f) {
-  switch (bits) {
-    case 2: return f(std::integral_constant<int, 2>());
-    case 3: return f(std::integral_constant<int, 3>());
-    case 4: return f(std::integral_constant<int, 4>());
-    case 5: return f(std::integral_constant<int, 5>());
-    case 6: return f(std::integral_constant<int, 6>());
-    case 7: return f(std::integral_constant<int, 7>());
-    default: return f(std::integral_constant<int, 8>());
-  }
-}
-
 // Some blocks of 256 of a row as bytes, in the order in which they are packed.
-template <int BITS>
 inline void unpack_longs(const uint8_t* b, int64_t count, uint8_t* out) {
   for (int64_t i = 0; i < count; i++)
     for (int64_t v = 0; v < LONG / WIDE; v++)
-      store(out + i * LONG + WIDE * v, decode_long<BITS, WideWords>(b + i * LONG / 8 * BITS, v));
+      store(out + i * LONG + WIDE * v, decode_long<WideWords>(b + i * LONG / 8 * BITS, v));
 }
 
 // What a row holds behind its blocks of 256, as bytes in their own order, filled up to whole blocks.
 inline void unpack_rest(const Weight& w, int64_t row, uint8_t* out) {
-  const uint8_t* b = w.row(row) + w.longs() * LONG / 8 * w.bits;
+  const uint8_t* b = w.row(row) + w.longs() * LONG / 8 * BITS;
   const int64_t count = w.whole() - w.longs() * 8;
-  with_bits(w.bits, [&](auto bits) {
-    for (int64_t i = 0; i < count; i++) store(out + i * BLOCK, decode<bits>(b + i * 4 * bits));
-  });
-  if (w.k % BLOCK) decode_last(b + count * 4 * w.bits, w.bits, w.k % BLOCK, out + count * BLOCK);
+  for (int64_t i = 0; i < count; i++) store(out + i * BLOCK, decode(b + i * 4 * BITS));
+  if (w.k % BLOCK) decode_last(b + count * 4 * BITS, w.k % BLOCK, out + count * BLOCK);
 }
 
 // All codes of a row in their own order; `out` has room for whole blocks.
 inline void unpack_row(const Weight& w, int64_t row, uint8_t* out) {
   uint8_t u[LONG];
   for (int64_t i = 0; i < w.longs(); i++) {
-    with_bits(w.bits, [&](auto bits) { unpack_longs<bits>(w.row(row) + i * LONG / 8 * bits, 1, u); });
+    unpack_longs(w.row(row) + i * LONG / 8 * BITS, 1, u);
     for (int64_t v = 0; v < 8; v++)
       for (int64_t j = 0; j < 8; j++) std::memcpy(out + i * LONG + 32 * j + 4 * v, u + 32 * v + 4 * j, 4);
   }

@@ -13,7 +13,7 @@ struct FewInputs {
   int64_t count, blocks;  // inputs, those that fill up with zeros too
   Buffer<float> x, sums;  // [places / LANES, count, LANES] in order, filled up with zeros; [count, blocks] for minima
   FewInputs(const Weight& w, const float* given, int64_t m, int64_t count)
-      : count(count), blocks(w.blocks() + 8), x(count * (w.blocks() + 1) * BLOCK), sums(w.offset_kind == 2 ? count * blocks : 0) {
+      : count(count), blocks(w.blocks() + 8), x(count * (w.blocks() + 1) * BLOCK), sums(MINIMA ? count * blocks : 0) {
     const std::vector<int32_t> columns = columns_of(w);
     const int64_t places = columns.size(), full = w.k % BLOCK ? places - BLOCK : places;
     for (int64_t t = 0; t < m; t++) {
@@ -22,29 +22,28 @@ struct FewInputs {
         for (int64_t lane = 0; lane < LANES; lane++) x[place(t, i) + lane] = from[columns[i + lane]];
       for (int64_t i = full; i < places; i++)
         if (columns[i] < w.k) x[place(t, i)] = from[columns[i]];
-      for (int64_t i = 0; i < w.k && w.offset_kind == 2; i++) sums[t * blocks + i / BLOCK] += from[i];
+      for (int64_t i = 0; MINIMA && i < w.k; i++) sums[t * blocks + i / BLOCK] += from[i];
     }
   }
   int64_t place(int64_t t, uint64_t i) const { return (i / LANES * count + t) * LANES + i % LANES; }
 };
 
 // Adds to y [T] the products of the blocks of 256 of a row.
-template <int P, bool ONE, int T>
-void sum_groups(const Weight& w, Numbers<P, ONE> numbers, const Row& row, const FewInputs& x, Floats* y) {
-  typedef Numbers<P, ONE> N;
-  constexpr int SLOTS = N::SLOTS, SUMS = T == 1 ? 4 : std::max(2, SLOTS);  // a sum waits for the one before it
+template <int T>
+void sum_groups(const Weight& w, Number numbers, const Row& row, const FewInputs& x, WideFloats* y) {
+  constexpr int SLOTS = Number::SLOTS, SUMS = T == 1 ? 4 : std::max(2, SLOTS);  // a sum waits for the one before it
   const uint8_t* at = row.words;
   const float* some = x.x.data();
   WideFloats found[SLOTS][T] = {};
   for (int64_t i = 0; i < w.longs(); i++) {
     WideFloats sums[SUMS][T] = {}, s[SLOTS], u[4];
-    if (!ONE) numbers.take(load<Floats>(&row.zero[8 * i]));
+    if (ZERO_POINTS) numbers.take(load<Floats>(&row.zero[8 * i]));
 #pragma GCC unroll 8
-    for (int64_t j = 0; j < 8 * P / LANES; j++, at += WIDE) {
+    for (int64_t j = 0; j < 8 * FIELD / LANES; j++, at += WIDE) {
       const WideWords words = load_once<WideWords>(at);
       if (j * WIDE % 64 == 0) __builtin_prefetch(at + AHEAD);
 #pragma GCC unroll 2
-      for (int part = 0; part < 8 / P; part++) {
+      for (int part = 0; part < 8 / FIELD; part++) {
         numbers(words, part, u);
 #pragma GCC unroll 4
         for (int f = 0; f < 4; f++)
@@ -54,7 +53,7 @@ void sum_groups(const Weight& w, Numbers<P, ONE> numbers, const Row& row, const 
           }
       }
     }
-    N::spread(load<Floats>(&row.s[8 * i]), s);
+    Number::spread(load<Floats>(&row.s[8 * i]), s);
     for (int t = 0; t < T; t++)
       for (int k = 0; k < SLOTS; k++) {
         WideFloats sum = sums[k * SUMS / SLOTS][t];
@@ -63,62 +62,74 @@ void sum_groups(const Weight& w, Numbers<P, ONE> numbers, const Row& row, const 
       }
   }
   for (int t = 0; t < T; t++)
-    for (int k = 0; k < SLOTS; k++) y[t] += folded(found[k][t]);
+    for (int k = 0; k < SLOTS; k++) y[t] += found[k][t];
 }
 
-// What minima add, and the blocks of 32 behind those of 256, of a row that was read from `first` on.
+// Adds to y [T] the products of the blocks of 32 behind those of 256, of a row that was read from the block `first` on.
 template <int T>
-IN_PLACE void add_rest(const Weight& w, const Row& row, const FewInputs& x, int64_t first, int64_t last, Floats* y) {
-  for (int64_t i = first; i < last && w.offset_kind == 2; i++)
-    for (int t = 0; t < T; t++)
-      y[t] = multiply_add(load<Floats>(&row.m[8 * (i - first)]), load<Floats>(&x.sums[t * x.blocks + 8 * i]), y[t]);
-  for (int64_t i = w.longs() * 8; i < w.blocks() && last == w.longs(); i++) {
-    const int64_t at = i - first * 8;
-    const Words words = load<Words>(&row.rest[(i - w.longs() * 8) * BLOCK]);
-    Floats u[4];
-    for (int f = 0; f < 4; f++) u[f] = difference<8>(words, f, row.zero[at] - Floats{});
-    for (int t = 0; t < T; t++) {
-      Floats sums = {};
-      for (int f = 0; f < 4; f++) sums = multiply_add(u[f], load<Floats>(&x.x[x.place(t, i * BLOCK + f * 8)]), sums);
-      y[t] = multiply_add(sums, row.s[at] - Floats{}, y[t]);
-      if (w.offset_kind == 2) y[t][0] += row.m[at] * x.sums[t * x.blocks + i];
+IN_PLACE void add_rest(const Weight& w, const Row& row, const FewInputs& x, int64_t first, WideFloats* y) {
+  const int64_t long_end = w.longs() * 8;
+  for (int64_t i = long_end; i < w.blocks(); i++) {
+    const WideFloats s = row.s[i - first] - WideFloats{}, zero = row.zero[i - first] - WideFloats{};
+    for (int64_t at = 0; at < BLOCK; at += LANES) {
+      const WideFloats value = s * difference(&row.rest[(i - long_end) * BLOCK + at], zero);
+      for (int t = 0; t < T; t++)
+        y[t] = multiply_add(value, load<WideFloats>(&x.x[x.place(t, i * BLOCK + at)]), y[t]);
     }
   }
 }
 
-template <int P, bool ONE, int T>
-void row_by_row(const Weight& w, const FewInputs& x, int64_t m, const float* bias, int64_t begin, int64_t end, float* y) {
+// Adds to y [T] what minima add, in blocks from `first`, the first of a block of 256, to `end`.
+template <int T>
+IN_PLACE void add_minima(const Row& row, const FewInputs& x, int64_t first, int64_t end, Floats* y) {
+  for (int64_t i = first; MINIMA && i < end; i += 8)
+    for (int t = 0; t < T; t++)
+      y[t] = multiply_add(load<Floats>(&row.m[i - first]), load<Floats>(&x.sums[t * x.blocks + i]), y[t]);
+}
+
+template <int T>
+void row_by_row(const Weight& given, const FewInputs& x, int64_t m, const float* bias, int64_t begin, int64_t end, float* y) {
+  const Weight w = given;  // nothing that is written can change a copy
   Row row(w);
-  const Numbers<P, ONE> numbers(w);
+  const Number numbers(w);
+  Floats all[T][TOGETHER] = {};
   for (int64_t i = begin; i < end; i++) {
-    Floats found[T] = {};
+    const int64_t r = (i - begin) % TOGETHER;
+    WideFloats found[T] = {};
+    Floats others[T] = {};
     row.read(w, i, 0, w.blocks());
-    sum_groups<P, ONE, T>(w, numbers, row, x, found);
-    add_rest<T>(w, row, x, 0, w.longs(), found);
-    for (int64_t t = 0; t < m; t++) y[t * w.n + i] = with_bias(sum(found[t]), bias, i);
+    sum_groups<T>(w, numbers, row, x, found);
+    add_rest<T>(w, row, x, 0, found);
+    add_minima<T>(row, x, 0, w.blocks(), others);
+    for (int t = 0; t < T; t++) all[t][r] = folded(found[t]) + others[t];
+    if (r + 1 < TOGETHER && i + 1 < end) continue;
+    for (int64_t t = 0; t < m; t++) {
+      transpose(all[t]);
+      const Floats sums = ((all[t][0] + all[t][1]) + (all[t][2] + all[t][3])) + ((all[t][4] + all[t][5]) + (all[t][6] + all[t][7]));
+      for (int64_t k = 0; k <= r; k++) y[t * w.n + i - r + k] = with_bias(sums[k], bias, i - r + k);
+    }
   }
 }
 
 // Adds to y [R, T] the products of some blocks of 256 of R rows, their numbers multiplied by their scales.
-template <int P, bool ONE, int R, int T>
-void scale_first(Numbers<P, ONE> given, const Row* rows, const float* x, int64_t count, int64_t ahead, WideFloats* y) {
-  typedef Numbers<P, ONE> N;
-  WideFloats sums[R][T], s[R][N::SLOTS], u[R][4];
+template <int R, int T>
+void scale_first(Number given, const Row* rows, const float* x, int64_t count, int64_t ahead, WideFloats* y) {
+  WideFloats sums[R][T], s[R][Number::SLOTS], u[R][4];
   std::memcpy(sums, y, sizeof(sums));
   for (int64_t i = 0; i < count; i++) {
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++) N::spread(load<Floats>(&rows[r].s[8 * i]), s[r]);
-    for (int64_t j = 0; j < 8 * P / LANES; j++) {
+    for (int r = 0; r < R; r++) Number::spread(load<Floats>(&rows[r].s[8 * i]), s[r]);
+    for (int64_t j = 0; j < 8 * FIELD / LANES; j++) {
 #pragma GCC unroll 2
-      for (int part = 0; part < 8 / P; part++) {
+      for (int part = 0; part < 8 / FIELD; part++) {
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
-          const uint8_t* at = rows[r].words + i * 32 * P + j * WIDE;
+          const uint8_t* at = rows[r].words + i * 32 * FIELD + j * WIDE;
           if (part == 0 && j * WIDE % 64 == 0) __builtin_prefetch(at + ahead);
-          if (!ONE) given.take(load<Floats>(&rows[r].zero[8 * i]));
+          if (ZERO_POINTS) given.take(load<Floats>(&rows[r].zero[8 * i]));
           given(load_once<WideWords>(at), part, u[r]);
 #pragma GCC unroll 4
-          for (int f = 0; f < 4; f++) u[r][f] *= s[r][N::slot(f)];
+          for (int f = 0; f < 4; f++) u[r][f] *= s[r][Number::slot(f)];
         }
 #pragma GCC unroll 4
         for (int f = 0; f < 4; f++)
@@ -135,11 +146,11 @@ void scale_first(Numbers<P, ONE> given, const Row* rows, const float* x, int64_t
 }
 
 // The inputs of `near` blocks stay in the first cache, while some rows go by.
-template <int P, bool ONE, int T>
+template <int T>
 void rows_by_columns(const Weight& w, const FewInputs& x, int64_t m, const float* bias, int64_t begin, int64_t end, float* y) {
   constexpr int R = WIDE < 64 ? 8 / T : T == 8 ? 2 : 3;  // as many sums as there are registers for
   constexpr int64_t TILE = 12, near = 32 / T;
-  const Numbers<P, ONE> numbers(w);
+  const Number numbers(w);
   std::vector<Row> rows(R, Row(w));
   for (int64_t top = begin; top < end; top += TILE) {
     const int64_t count = std::min(TILE, end - top);
@@ -150,8 +161,11 @@ void rows_by_columns(const Weight& w, const FewInputs& x, int64_t m, const float
       for (int64_t at = 0; at < count; at += R) {
         for (int64_t r = 0; r < R; r++) rows[r].read(w, std::min(top + at + r, end - 1), first * 8, blocks);
         const float* from = &x.x[x.place(0, first * LONG)];
-        scale_first<P, ONE, R, T>(numbers, rows.data(), from, last - first, 2 * R * w.row_bytes, sums + at * T);
-        for (int64_t r = 0; r < R; r++) add_rest<T>(w, rows[r], x, first, last, others + (at + r) * T);
+        scale_first<R, T>(numbers, rows.data(), from, last - first, 2 * R * w.row_bytes, sums + at * T);
+        for (int64_t r = 0; r < R; r++) {
+          if (last == w.longs()) add_rest<T>(w, rows[r], x, first * 8, sums + (at + r) * T);
+          add_minima<T>(rows[r], x, first * 8, blocks, others + (at + r) * T);
+        }
       }
     }
     for (int64_t t = 0; t < m; t++)
@@ -164,14 +178,10 @@ inline void few_floats(const Weight& w, const float* x, int64_t m, const float* 
   const int64_t count = m <= 2 ? m : m <= 4 ? 4 : FEW;
   const FewInputs inputs(w, x, m, count);
   share(w.n, threads, 16, [&](int64_t from, int64_t to) {
-    auto run = [&](auto p, auto one) {
-      if (count == 1) return row_by_row<p, one, 1>(w, inputs, m, bias, from, to, y);
-      if (count == 2) return row_by_row<p, one, 2>(w, inputs, m, bias, from, to, y);
-      if (count == 4) return rows_by_columns<p, one, 4>(w, inputs, m, bias, from, to, y);
-      return rows_by_columns<p, one, FEW>(w, inputs, m, bias, from, to, y);
-    };
-    auto by_zeros = [&](auto p) { w.offset_kind == 1 ? run(p, std::false_type()) : run(p, std::true_type()); };
-    field_bits(w) == 4 ? by_zeros(std::integral_constant<int, 4>()) : by_zeros(std::integral_constant<int, 8>());
+    if (count == 1) return row_by_row<1>(w, inputs, m, bias, from, to, y);
+    if (count == 2) return row_by_row<2>(w, inputs, m, bias, from, to, y);
+    if (count == 4) return rows_by_columns<4>(w, inputs, m, bias, from, to, y);
+    return rows_by_columns<FEW>(w, inputs, m, bias, from, to, y);
   });
 }
 

@@ -18,27 +18,67 @@ typedef Ints Sums;
 #endif
 constexpr int64_t QUADS = sizeof(Quads) / 4;
 
-// Adds products of four neighbours to each sum. Exact: none saturates.
-template <bool NARROW>  // u is below 128
-inline Sums add_products(Sums sums, Quads u, Quads x) {
-#if defined(HAS_64_BYTES) && defined(__AVX512VNNI__)
-  return (Sums)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)u, (__m512i)x);
-#elif defined(__AVXVNNI__)
-  return (Sums)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)u, (__m256i)x);
-#elif defined(__AVX2__)
-  if (NARROW) {
-    const __m256i pairs = _mm256_maddubs_epi16((__m256i)u, (__m256i)x);
-    return sums + (Sums)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+// Sums of products of four neighbours each, exact: `flush` after at most MANY.
+#if defined(__AVX2__) && !defined(__AVXVNNI__) && !(defined(HAS_64_BYTES) && defined(__AVX512VNNI__))
+
+// The instruction adds two products in 16 bits: there they stay, as many as fit.
+template <typename V>
+struct Dots {
+  static constexpr int64_t CHAINS = 1, MANY = BITS == 8 ? 8 : std::min(8, 32767 / (256 * ((1 << BITS) - 1)));
+  Ints sums = {};
+  __m256i pairs = _mm256_setzero_si256();
+  void add(Words u, Words x) {
+    if (BITS < 8) {
+      pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16((__m256i)u, (__m256i)x));
+      return;
+    }
+    const __m256i even = _mm256_madd_epi16(_mm256_and_si256((__m256i)u, _mm256_set1_epi16(255)),
+                                           _mm256_srai_epi16(_mm256_slli_epi16((__m256i)x, 8), 8));
+    const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16((__m256i)u, 8), _mm256_srai_epi16((__m256i)x, 8));
+    sums += (Ints)_mm256_add_epi32(even, odd);
   }
-  const __m256i even = _mm256_madd_epi16(_mm256_and_si256((__m256i)u, _mm256_set1_epi16(255)),
-                                         _mm256_srai_epi16(_mm256_slli_epi16((__m256i)x, 8), 8));
-  const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16((__m256i)u, 8), _mm256_srai_epi16((__m256i)x, 8));
-  return sums + (Sums)_mm256_add_epi32(even, odd);
+  void flush() {
+    if (BITS == 8) return;
+    sums += (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    pairs = _mm256_setzero_si256();
+  }
+};
+
 #else
-  for (int64_t i = 0; i < 4 * QUADS; i++)
+
+inline Ints with_products(Ints sums, Words u, Words x) {
+#if defined(HAS_64_BYTES) && defined(__AVX512VNNI__)
+  return (Ints)_mm256_dpbusd_epi32((__m256i)sums, (__m256i)u, (__m256i)x);
+#elif defined(__AVXVNNI__)
+  return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)u, (__m256i)x);
+#else
+  for (int64_t i = 0; i < BLOCK; i++)
     sums[i / 4] += static_cast<int32_t>(u[i / 4] >> 8 * (i % 4) & 255) * static_cast<int8_t>(x[i / 4] >> 8 * (i % 4));
   return sums;
 #endif
+}
+#if defined(HAS_64_BYTES) && defined(__AVX512VNNI__)
+inline WideInts with_products(WideInts sums, WideWords u, WideWords x) {
+  return (WideInts)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)u, (__m512i)x);
+}
+#endif
+
+template <typename V>
+struct Dots {
+  static constexpr int64_t CHAINS = 2, MANY = 8;  // a sum waits for the one before it
+  std::conditional_t<sizeof(V) == sizeof(Words), Ints, WideInts> sums = {};
+  void add(V u, V x) { sums = with_products(sums, u, x); }
+  void flush() {}
+};
+
+#endif
+
+template <typename V>
+IN_PLACE auto products(V u, V x) {
+  Dots<V> of;
+  of.add(u, x);
+  of.flush();
+  return of.sums;
 }
 
 inline Ints folded(Ints x) { return x; }
@@ -47,6 +87,18 @@ inline Ints folded(WideInts x) {
   return (Ints)_mm512_castsi512_si256((__m512i)x) + (Ints)_mm512_extracti32x8_epi32((__m512i)x, 1);
 }
 #endif
+
+inline int32_t sum(Ints x) {
+#if defined(__AVX2__)
+  const __m128i fours = _mm_add_epi32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
+  const __m128i twos = _mm_add_epi32(fours, _mm_unpackhi_epi64(fours, fours));
+  return _mm_cvtsi128_si32(_mm_add_epi32(twos, _mm_shuffle_epi32(twos, 1)));
+#else
+  int32_t y = 0;
+  for (int i = 0; i < 8; i++) y += x[i];
+  return y;
+#endif
+}
 
 struct Inputs {
   const int8_t* codes;  // [m, k]
@@ -71,8 +123,6 @@ struct Inputs {
 
 // --- few inputs: a row is multiplied as it is read, and eight rows are added up beside each other ---
 
-constexpr int64_t TOGETHER = 8;
-
 // Each whole block of 256 in the order in which codes are packed, filled up to whole blocks of 32.
 inline Buffer<int8_t> in_packed_order(const Weight& w, const int8_t* x, int64_t m) {
   const int64_t width = w.blocks() * BLOCK;
@@ -86,31 +136,38 @@ inline Buffer<int8_t> in_packed_order(const Weight& w, const int8_t* x, int64_t 
   return y;
 }
 
+constexpr int64_t LONG_QUADS = LONG / (4 * QUADS);
+
+// Sums over each block of 32 of a block of 256.
+IN_PLACE Ints long_products(const Quads* u, const int8_t* x) {
+  constexpr int64_t CHAINS = Dots<Quads>::CHAINS, MANY = Dots<Quads>::MANY;
+  Dots<Quads> d[CHAINS];
+  for (int64_t v = 0; v < LONG_QUADS; v++) {
+    Dots<Quads>& one = d[v % CHAINS];
+    one.add(u[v], load<Quads>(x + v * 4 * QUADS));
+    if (v / CHAINS % MANY == MANY - 1) one.flush();
+  }
+  return folded(CHAINS == 1 ? d[0].sums : d[0].sums + d[CHAINS - 1].sums);
+}
+
 // Sums over each block of 32 of a row times x [m, width] in the order of the packed codes, to
 // acc + t * step; of the codes alone too, where `u_sums` is given.
-template <int BITS>
-void block_sums(const Weight& w, int64_t row, const int8_t* x, int64_t m, int64_t step, int32_t* acc, int32_t* u_sums) {
-  constexpr int64_t V = LONG / (4 * QUADS);
+inline void block_sums(const Weight& w, int64_t row, const int8_t* x, int64_t m, int64_t step, int32_t* acc, int32_t* u_sums) {
   const int64_t width = w.blocks() * BLOCK;
   const int64_t longs = w.longs();
   const uint8_t* b = w.row(row);
   const Quads ones = Quads{} + mask(1);
   for (int64_t i = 0; i < longs; i++, b += LONG / 8 * BITS) {
-    Quads u[V];
+    Quads u[LONG_QUADS];
 #pragma GCC unroll 8
-    for (int64_t v = 0; v < V; v++) {
-      u[v] = decode_long<BITS, Quads>(b, v);
+    for (int64_t v = 0; v < LONG_QUADS; v++) {
+      u[v] = decode_long<Quads>(b, v);
       if (v * 4 * QUADS * BITS / 8 % 64 == 0) __builtin_prefetch(b + AHEAD + v * 4 * QUADS * BITS / 8);
     }
-    for (int64_t t = 0; t < m; t++) {
-      Sums d[2] = {};
-      for (int64_t v = 0; v < V; v++)
-        d[v % 2] = add_products<BITS != 8>(d[v % 2], u[v], load<Quads>(x + t * width + i * LONG + v * 4 * QUADS));
-      store(acc + t * step + 8 * i, folded(d[0] + d[1]));
-    }
+    for (int64_t t = 0; t < m; t++) store(acc + t * step + 8 * i, long_products(u, x + t * width + i * LONG));
     if (!u_sums) continue;
     Sums d = {};
-    for (int64_t v = 0; v < V; v++) d = add_products<BITS != 8>(d, u[v], ones);
+    for (int64_t v = 0; v < LONG_QUADS; v++) d += products(u[v], ones);
     store(u_sums + 8 * i, folded(d));
   }
   if (w.longs() * 8 == w.blocks()) return;
@@ -118,17 +175,10 @@ void block_sums(const Weight& w, int64_t row, const int8_t* x, int64_t m, int64_
   unpack_rest(w, row, rest);
   for (int64_t i = w.longs() * 8; i < w.blocks(); i++) {
     const uint8_t* u = rest + (i - w.longs() * 8) * BLOCK;
-    const int64_t count = std::min(BLOCK, w.k - i * BLOCK);
-    for (int64_t t = 0; t < m; t++) {
-      int32_t d = 0;
-      for (int64_t j = 0; j < BLOCK; j++) d += static_cast<int16_t>(u[j]) * static_cast<int16_t>(x[t * width + i * BLOCK + j]);
-      acc[t * step + i] = d;
-    }
-    if (u_sums) {
-      int32_t d = 0;
-      for (int64_t j = 0; j < count; j++) d += u[j];
-      u_sums[i] = d;
-    }
+    const Words words = load<Words>(u);
+    for (int64_t t = 0; t < m; t++)
+      acc[t * step + i] = sum(products(words, load<Words>(x + t * width + i * BLOCK)));
+    if (u_sums) u_sums[i] = sum(products(words, Words{} + mask(1)));
   }
 }
 
@@ -143,33 +193,7 @@ IN_PLACE void join(const Weight& w, int32_t* acc) {
   }
 }
 
-// Vector r holds eight values of row r, and then value r of eight rows.
-IN_PLACE void transpose(Floats* x) {
-#if defined(__AVX2__)
-  __m256 a[8], b[8];
-  for (int i = 0; i < 8; i++) a[i] = (__m256)x[i];
-  for (int i = 0; i < 8; i += 2) b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]), b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
-  for (int i = 0; i < 8; i += 4)
-    for (int j = 0; j < 2; j++) {
-      a[i + 2 * j] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0x44);
-      a[i + 2 * j + 1] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0xee);
-    }
-  for (int i = 0; i < 4; i++) {
-    x[i] = (Floats)_mm256_permute2f128_ps(a[i], a[i + 4], 0x20);
-    x[i + 4] = (Floats)_mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
-  }
-#else
-  for (int i = 0; i < 8; i++)
-    for (int j = 0; j < i; j++) {
-      const float held = x[i][j];
-      x[i][j] = x[j][i];
-      x[j][i] = held;
-    }
-#endif
-}
-
-template <int BITS>
-void int_rows(const Weight& w, const Inputs& x, const int8_t* ordered, int64_t begin, int64_t end, float* y) {
+inline void int_rows(const Weight& w, const Inputs& x, const int8_t* ordered, int64_t begin, int64_t end, float* y) {
   const int64_t g8 = x.g8, step = std::max(g8, w.blocks() + 8), row_step = x.m * step;
   Buffer<int32_t> acc(TOGETHER * row_step), u_sums(TOGETHER * step), zero(TOGETHER * g8, static_cast<int32_t>(w.low));
   Buffer<int32_t> counts(g8);
@@ -179,21 +203,22 @@ void int_rows(const Weight& w, const Inputs& x, const int8_t* ordered, int64_t b
     const int64_t rows = std::min(TOGETHER, end - first);
     for (int64_t r = 0; r < rows; r++) {
       int32_t* alone = x.centred ? nullptr : &u_sums[r * step];
-      block_sums<BITS>(w, first + r, ordered, x.m, step, &acc[r * row_step], alone);
+      block_sums(w, first + r, ordered, x.m, step, &acc[r * row_step], alone);
       for (int64_t t = 0; t < x.m; t++) join(w, &acc[r * row_step + t * step]);
       if (alone) join(w, alone);
       steps(w, w.scale, first + r, 0, w.groups, &s[r * g8]);
-      if (w.offset_kind == 1) zeros(w, first + r, 0, w.groups, &zero[r * g8]);
+      if (ZERO_POINTS) zeros(w, first + r, 0, w.groups, &zero[r * g8]);
     }
     for (int64_t t = 0; t < x.m; t++) {
       const int32_t z_x = x.zero[t];
       Floats sums = {};
       for (int64_t g = 0; g < g8; g += 8) {
         const Ints x_sums = load<Ints>(&x.sums[t * g8 + g]), count = load<Ints>(&counts[g]);
+        const Ints by_low = x_sums * static_cast<int32_t>(w.low);
         Floats terms[TOGETHER];
         for (int64_t r = 0; r < TOGETHER; r++) {
           const Ints z = load<Ints>(&zero[r * g8 + g]);
-          Ints total = load<Ints>(&acc[r * row_step + t * step + g]) - z * x_sums;
+          Ints total = load<Ints>(&acc[r * row_step + t * step + g]) - (ZERO_POINTS ? z * x_sums : by_low);
           if (!x.centred) total -= z_x * (load<Ints>(&u_sums[r * step + g]) - count * z);
           terms[r] = __builtin_convertvector(total, Floats) * (x.scale[t] * load<Floats>(&s[r * g8 + g]));
         }
@@ -262,7 +287,7 @@ struct IntTile {  // some rows of codes, and their steps
   void read(const Weight& w, const Fours& fours, int64_t row, int64_t r, bool centred) {
     uint8_t* codes = &u[r * width];
     if (w.aligned()) {
-      with_bits(w.bits, [&](auto bits) { unpack_longs<bits>(w.row(row), w.longs(), codes); });
+      unpack_longs(w.row(row), w.longs(), codes);
       unpack_rest(w, row, codes + w.longs() * LONG);
     } else {
       std::vector<uint8_t> own(w.blocks() * BLOCK);
@@ -270,7 +295,7 @@ struct IntTile {  // some rows of codes, and their steps
       fours.fill(w, own.data(), codes);
     }
     steps(w, w.scale, row, 0, w.groups, &s[r * w.groups]);
-    if (w.offset_kind == 1) zeros(w, row, 0, w.groups, &zero[r * w.groups]);
+    if (ZERO_POINTS) zeros(w, row, 0, w.groups, &zero[r * w.groups]);
     for (int64_t g = 0; g < w.groups && !centred; g++) {
       int32_t sum = 0;
       for (int64_t i = fours.first[g]; i < fours.first[g + 1]; i++)
@@ -281,25 +306,27 @@ struct IntTile {  // some rows of codes, and their steps
 };
 
 // One batch times INT_ROWS rows: sums of a group, then the terms of every lane, in registers.
-template <bool NARROW>
-void int_tile(const Weight& w, const Fours& fours, const IntBatch& x, const IntTile& tile, bool centred, float* found) {
+inline void int_tile(const Weight& w, const Fours& fours, const IntBatch& x, const IntTile& tile, bool centred, float* found) {
   typedef float Terms __attribute__((vector_size(sizeof(Sums))));
   const Terms s_x = load<Terms>(x.scale);
   const Sums z_x = load<Sums>(x.zero);
   Terms y[INT_ROWS] = {};
   for (int64_t g = 0; g < w.groups; g++) {
-    Sums acc[INT_ROWS] = {};
-    for (int64_t i = fours.first[g]; i < fours.first[g + 1]; i++) {
-      const Quads some = load<Quads>(&x.codes[4 * i * QUADS]);
-      const uint8_t* u = &tile.u[fours.place[i]];
-      for (int64_t r = 0; r < INT_ROWS; r++)
-        acc[r] = add_products<NARROW>(acc[r], Quads{} + load<uint32_t>(u + r * tile.width), some);
+    Dots<Quads> acc[INT_ROWS];
+    for (int64_t i = fours.first[g]; i < fours.first[g + 1];) {
+      for (const int64_t end = std::min(fours.first[g + 1], i + Dots<Quads>::MANY); i < end; i++) {
+        const Quads some = load<Quads>(&x.codes[4 * i * QUADS]);
+        const uint8_t* u = &tile.u[fours.place[i]];
+        for (int64_t r = 0; r < INT_ROWS; r++) acc[r].add(Quads{} + load<uint32_t>(u + r * tile.width), some);
+      }
+      for (Dots<Quads>& one : acc) one.flush();
     }
     const Sums sums = load<Sums>(&x.sums[g * QUADS]);
+    const Sums by_low = sums * static_cast<int32_t>(w.low);
     const int32_t count = static_cast<int32_t>(w.end(g) - w.first(g));
     for (int64_t r = 0; r < INT_ROWS; r++) {
       const int64_t at = r * w.groups + g;
-      Sums total = acc[r] - sums * tile.zero[at];
+      Sums total = acc[r].sums - (ZERO_POINTS ? sums * tile.zero[at] : by_low);
       if (!centred) total -= z_x * (tile.u_sums[at] - count * tile.zero[at]);
       y[r] += __builtin_convertvector(total, Terms) * (s_x * tile.s[at]);
     }
@@ -315,10 +342,7 @@ inline void int_tiles(const Weight& w, const Inputs& x, const Fours& fours, cons
     for (int64_t r = 0; r < rows; r++) tile.read(w, fours, first + r, r, x.centred);
     for (int64_t b = 0; b < static_cast<int64_t>(batches.size()); b++) {
       float found[INT_ROWS * QUADS];
-      if (w.bits == 8)
-        int_tile<false>(w, fours, batches[b], tile, x.centred, found);
-      else
-        int_tile<true>(w, fours, batches[b], tile, x.centred, found);
+      int_tile(w, fours, batches[b], tile, x.centred, found);
       for (int64_t t = 0; t < std::min(QUADS, x.m - b * QUADS); t++)
         for (int64_t r = 0; r < rows; r++) y[(b * QUADS + t) * w.n + first + r] = found[r * QUADS + t];
     }
@@ -328,9 +352,7 @@ inline void int_tiles(const Weight& w, const Inputs& x, const Fours& fours, cons
 inline void int_products(const Weight& w, const Inputs& x, float* y, int64_t threads) {
   if (x.m <= FEW && w.aligned()) {
     const Buffer<int8_t> ordered = in_packed_order(w, x.codes, x.m);
-    return share(w.n, threads, 16, [&](int64_t from, int64_t to) {
-      with_bits(w.bits, [&](auto bits) { int_rows<bits>(w, x, ordered.data(), from, to, y); });
-    });
+    return share(w.n, threads, 16, [&](int64_t from, int64_t to) { int_rows(w, x, ordered.data(), from, to, y); });
   }
   const Fours fours(w);
   std::vector<IntBatch> batches;

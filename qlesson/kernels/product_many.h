@@ -10,52 +10,49 @@ constexpr int64_t ROWS = 6, VECTORS = WIDE == 64 ? 4 : 2;  // a tile, in registe
 constexpr int64_t COLUMNS = 2 * LONG, PANEL = 16 * ROWS;   // what stays in the cache
 
 // s (u - zero) or with a minimum, the bits that `dequantize` gives, of some blocks of a row that was read.
-template <int P>
-void values(const Weight& w, const Row& row, int64_t first, int64_t end, float* out) {
-  typedef Numbers<P, false> N;
-  const bool minima = w.offset_kind == 2;
+inline void values(const Weight& w, const Row& row, int64_t first, int64_t end, float* out) {
+  typedef Number N;
   const int64_t longs = std::min(end / 8, w.longs()) - first / 8;
   N numbers(w);
   for (int64_t i = 0; i < longs; i++) {
     WideFloats s[N::SLOTS], m[N::SLOTS], u[4];
     N::spread(load<Floats>(&row.s[8 * i]), s);
-    if (minima) N::spread(load<Floats>(&row.m[8 * i]), m);
-    numbers.take(load<Floats>(&row.zero[8 * i]));
+    if (MINIMA) N::spread(load<Floats>(&row.m[8 * i]), m);
+    if (ZERO_POINTS) numbers.take(load<Floats>(&row.zero[8 * i]));
     float* to = out + i * LONG;
-    for (int64_t j = 0; j < 8 * P / LANES; j++)
+    for (int64_t j = 0; j < 8 * FIELD / LANES; j++)
 #pragma GCC unroll 2
-      for (int part = 0; part < 8 / P; part++) {
-        numbers(load<WideWords>(row.words + i * 32 * P + j * WIDE), part, u);
+      for (int part = 0; part < 8 / FIELD; part++) {
+        numbers(load<WideWords>(row.words + i * 32 * FIELD + j * WIDE), part, u);
 #pragma GCC unroll 4
         for (int f = 0; f < 4; f++, to += LANES) {
           WideFloats value = s[N::slot(f)] * u[f];
-          if (minima) value += m[N::slot(f)];
+          if (MINIMA) value += m[N::slot(f)];
           store(to, value);
         }
       }
   }
   for (int64_t i = longs * 8; i < end - first; i++)
-    for (int f = 0; f < 4; f++) {
-      const Words words = load<Words>(&row.rest[(i - longs * 8) * BLOCK]);
-      Floats value = row.s[i] * difference<8>(words, f, row.zero[i] - Floats{});
-      if (minima) value += row.m[i];
-      store(out + i * BLOCK + f * 8, value);
+    for (int64_t at = 0; at < BLOCK; at += LANES) {
+      WideFloats value = row.s[i] * difference(&row.rest[(i - longs * 8) * BLOCK + at], row.zero[i] - WideFloats{});
+      if (MINIMA) value += row.m[i];
+      store(out + i * BLOCK + at, value);
     }
 }
 
 // The same of any groups, in the columns' own order, filled up with zeros.
 inline void plain_values(const Weight& w, int64_t row, int64_t first, int64_t end, float* out) {
   std::vector<uint8_t> u(w.blocks() * BLOCK);
-  std::vector<float> s(w.groups + 8), m(w.groups + 8), zero(w.groups, static_cast<float>(w.low));
+  std::vector<float> s(w.groups + 8), m(w.groups + 8), zero(w.groups + 8, static_cast<float>(w.low));
   unpack_row(w, row, u.data());
   steps(w, w.scale, row, 0, w.groups, s.data());
-  if (w.offset_kind == 1) zeros(w, row, 0, w.groups, zero.data());
-  if (w.offset_kind == 2) steps(w, w.offset, row, 0, w.groups, m.data());
+  if (ZERO_POINTS) zeros(w, row, 0, w.groups, zero.data());
+  if (MINIMA) steps(w, w.offset, row, 0, w.groups, m.data());
   std::fill(out, out + (end - first) * BLOCK, 0.0f);
   for (int64_t i = first * BLOCK; i < std::min(w.k, end * BLOCK); i++) {
     const int64_t g = i / w.group;
     const float value = s[g] * (u[i] - zero[g]);
-    out[i - first * BLOCK] = w.offset_kind == 2 ? value + m[g] : value;
+    out[i - first * BLOCK] = MINIMA ? value + m[g] : value;
   }
 }
 
@@ -123,7 +120,7 @@ inline void panel(const Weight& w, const std::vector<Batch>& batches, int64_t be
           continue;
         }
         row.read(w, at, first, last);
-        field_bits(w) == 4 ? values<4>(w, row, first, last, out) : values<8>(w, row, first, last, out);
+        values(w, row, first, last, out);
       }
       for (int64_t b = 0; b < count; b++)
         tile_of(w_hat, batches[b], first * BLOCK, (last - first) * BLOCK, &acc[(i * count + b) * ROWS * VECTORS]);

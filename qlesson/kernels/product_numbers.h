@@ -29,9 +29,15 @@ inline Floats folded(WideFloats x) {
 #endif
 
 inline float sum(Floats x) {
+#if defined(__AVX2__)
+  const __m128 fours = _mm_add_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
+  const __m128 twos = _mm_add_ps(fours, _mm_movehl_ps(fours, fours));
+  return _mm_cvtss_f32(_mm_add_ss(twos, _mm_movehdup_ps(twos)));
+#else
   float y = 0;
   for (int i = 0; i < 8; i++) y += x[i];
   return y;
+#endif
 }
 
 inline float with_bias(float y, const float* bias, int64_t row) { return bias ? y + bias[row] : y; }
@@ -48,7 +54,7 @@ inline F difference(W w, int f, F zero) {
 }
 
 // Bits of the fields in which a weight's words are read: other codes are unpacked to bytes before.
-inline int64_t field_bits(const Weight& w) { return w.bits == 4 ? 4 : 8; }
+constexpr int FIELD = BITS == 4 ? 4 : 8;
 
 // Vectors of words as u - zero, four vectors of floats at a time: part 0 of P = 8, parts 0 and 1 of 4.
 // Lanes of the f-th have the groups of `spread`'s vector slot(f); ONE says that all zeros are w.low.
@@ -163,13 +169,23 @@ struct Numbers {
 
 #endif
 
+using Number = Numbers<FIELD, !ZERO_POINTS>;
+
+// Bytes as u - zero.
+inline WideFloats difference(const uint8_t* u, WideFloats zero) {
+#if defined(HAS_64_BYTES)
+  return (WideFloats)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load<__m128i>(u))) - zero;
+#else
+  return __builtin_convertvector(widened(u), Floats) - zero;
+#endif
+}
+
 // The column, within a block of 256, of each place in that order.
-template <int P>
-inline std::vector<int32_t> order_of() {
+inline std::vector<int32_t> order_of_longs() {
   std::vector<int32_t> order(LONG);
   for (int64_t i = 0; i < LONG; i++) {
-    const int64_t f = i / LANES % (32 / P), vector = i / LANES / (32 / P);
-    const int64_t code = Numbers<P, true>::code(vector, f / 4, f % 4, i % LANES);
+    const int64_t f = i / LANES % (32 / FIELD), vector = i / LANES / (32 / FIELD);
+    const int64_t code = Number::code(vector, f / 4, f % 4, i % LANES);
     order[i] = static_cast<int32_t>(32 * (code % 32 / 4) + 4 * (code / 32) + code % 4);
   }
   return order;
@@ -177,14 +193,11 @@ inline std::vector<int32_t> order_of() {
 
 // The column of each place of a row, the last block of 32 filled up.
 inline std::vector<int32_t> columns_of(const Weight& w) {
-  static const std::vector<int32_t> by_fours = order_of<4>(), by_eights = order_of<8>();
-  const std::vector<int32_t>& order = field_bits(w) == 4 ? by_fours : by_eights;
+  static const std::vector<int32_t> order = order_of_longs();
   std::vector<int32_t> columns(w.blocks() * BLOCK);
   const int64_t long_end = w.aligned() ? w.longs() * LONG : 0, size = columns.size();
-  for (int64_t i = 0; i < long_end; i += LONG)
-    for (int64_t j = 0; j < LONG; j++) columns[i + j] = static_cast<int32_t>(i) + order[j];
-  for (int64_t i = long_end; i < size; i++)
-    columns[i] = static_cast<int32_t>(w.aligned() ? i / BLOCK * BLOCK + i % 8 * 4 + i % BLOCK / 8 : i);
+  for (int64_t i = 0; i < size; i++)
+    columns[i] = static_cast<int32_t>(i < long_end ? i / LONG * LONG + order[i % LONG] : i);
   return columns;
 }
 
@@ -195,22 +208,24 @@ struct Row {
   Buffer<uint8_t> unpacked;
   Buffer<float> s, zero, m, of_groups;  // the last two where there are minima, and groups of many blocks
   explicit Row(const Weight& w)
-      : unpacked(w.bits == 4 || w.bits == 8 ? 0 : w.k), s(w.blocks() + 8), zero(s.size(), static_cast<float>(w.low)),
-        m(w.offset_kind == 2 ? s.size() : 0), of_groups(w.per_group() > 1 ? w.groups + 8 : 0) {}
+      : unpacked(BITS == FIELD ? 0 : w.k), s(w.blocks() + 8), zero(s.size(), static_cast<float>(w.low)),
+        m(MINIMA ? s.size() : 0), of_groups(w.per_group() > 1 ? w.groups + 8 : 0) {}
   // blocks from `first`, the first of a block of 256, to `end`
   IN_PLACE void read(const Weight& w, int64_t row, int64_t first, int64_t end) {
     const int64_t long_end = std::min(end / 8, w.longs());
-    words = w.row(row) + first * 4 * w.bits;
-    if (!unpacked.empty()) {
-      with_bits(w.bits, [&](auto bits) { unpack_longs<bits>(words, long_end - first / 8, unpacked.data()); });
+    words = w.row(row) + first * 4 * BITS;
+    if (BITS != FIELD) {
+      unpack_longs(words, long_end - first / 8, unpacked.data());
       words = unpacked.data();
     }
     if (end > long_end * 8) unpack_rest(w, row, rest);
     each(w, first, end, s.data(), [&](int64_t g, int64_t n, float* to) { steps(w, w.scale, row, g, n, to); });
-    if (w.offset_kind == 1)
+    if (ZERO_POINTS)
       each(w, first, end, zero.data(), [&](int64_t g, int64_t n, float* to) { zeros(w, row, g, n, to); });
-    if (w.offset_kind == 2)
+    if (MINIMA) {
       each(w, first, end, m.data(), [&](int64_t g, int64_t n, float* to) { steps(w, w.offset, row, g, n, to); });
+      store(&m[end - first], Floats{});  // what fills up whole eights
+    }
   }
   // of(first group, count, to) for each block
   template <typename F>

@@ -51,7 +51,7 @@ def at_once(
         return None
     if torch.is_autocast_enabled("cpu") or (torch.is_grad_enabled() and _learns(x, bias)):
         return None
-    if not product.runs(x, 0):  # bytes are counted where it does not run yet
+    if not product.runs(x, ready, 0):  # bytes are counted where it does not run yet
         return None
     if scheme is None:
         return product.linear(x, ready, bias)
@@ -71,7 +71,7 @@ def linear(x: Tensor, codes: QuantizedWeight, bias: Tensor | None) -> Tensor:
         return F.linear(x, codes.values(x.dtype), _rounded(bias, x.dtype))
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    if ready is not None and product.runs(x, ready.nbytes):
+    if ready is not None and product.runs(x, ready, ready.nbytes):
         learns = bias is not None and grad and bias.requires_grad
         y = product.linear(x, ready, None if learns else bias)
         bias = bias if learns else None
@@ -97,7 +97,7 @@ def quantized_linear(
     learns = bias is not None and bias.requires_grad and torch.is_grad_enabled()
     if ready is None or learns or not product.quantizes(scheme):
         return None
-    if not product.runs(x, ready.nbytes):
+    if not product.runs(x, ready, ready.nbytes):
         return None
     y = product.quantized_linear(x, ready, scheme, bias)
     return y if y is None or y.dtype == x.dtype else rounded(y, x.dtype)
@@ -119,7 +119,7 @@ def rows(ids: Tensor, codes: QuantizedWeight) -> Tensor:
     ready, dtype = _prepared(codes), codes.like.dtype
     if ready is None or dtype == torch.float64:
         return codes.rows(ids)
-    if not product.runs(ids, len(ids) * codes.packed.shape[1]):
+    if not product.runs(ids, ready, len(ids) * codes.packed.shape[1]):
         return codes.rows(ids)
     return rounded(product.rows(ids, ready), dtype)
 
@@ -181,7 +181,7 @@ def _linear(
 ) -> Tensor:
     w = Packed(packed, scale, offset, bits, signed, width, group_size)
     ready = product.prepared(w)
-    if ready is not None and product.runs(x, ready.nbytes):
+    if ready is not None and product.runs(x, ready, ready.nbytes):
         return product.linear(x, ready)
     y = _by_triton(x, w)
     return _in_tiles(x, w, None).to(computing(x.dtype)) if y is None else y
@@ -267,7 +267,7 @@ def _values(w: Packed, dtype: torch.dtype) -> Tensor:
 def _int_product(
     q_x: Tensor, s_x: Tensor, z_x: Tensor, w: Packed, ready: Prepared | None
 ) -> Tensor:
-    if ready is not None and product.runs(s_x, ready.nbytes):
+    if ready is not None and product.runs(s_x, ready, ready.nbytes):
         scale, zero_point = (p.flatten().expand(len(q_x)) for p in (s_x, z_x))
         return product.int_linear(q_x, scale, zero_point, ready)
     if (found := _int_by_triton(q_x, s_x, z_x, w)) is not None:

@@ -399,7 +399,9 @@ def test_a_folder_with_one_file_is_read(tmp_path):
     assert checkpoint.load(tmp_path / "done").keys() == weights().keys()
     checkpoint.dequantize_file(tmp_path / "done", tmp_path / "back.safetensors")
     assert load_file(tmp_path / "back.safetensors").keys() == weights().keys()
-    save_file(weights(), folder / "another.safetensors")
+    save_file({}, folder / "consolidated.safetensors")  # as Mistral's folders have
+    assert checkpoint.quantize_file(folder, tmp_path / "r", FOUR) == rows
+    (folder / "model.safetensors").rename(folder / "another.safetensors")
     with pytest.raises(ValueError, match="0 files .*index.json and 2 files .*: name the one to"):
         checkpoint.quantize_file(folder, tmp_path / "q", FOUR)
     with pytest.raises(ValueError, match="is the source: write to another file"):
@@ -567,16 +569,16 @@ def test_no_shard_is_left_when_one_fails(shards, tmp_path):
     ("change", "error", "words"),
     [
         (lambda f: (f / "model-1.safetensors").unlink(), FileNotFoundError, "model-1.* not exist"),
-        (lambda f: rewrite(f, lambda m: m.pop("1.ids")), ValueError, "differ: 1.ids in model-1"),
+        (lambda f: rewrite(f, lambda m: m.pop("1.ids")), ValueError, "differ: '1.ids' in model-1"),
         (
             lambda f: rewrite(f, lambda m: m.update(x="model-1.safetensors")),
             ValueError,
-            "differ: x",
+            "differ: 'x'",
         ),
         (
             lambda f: rewrite(f, lambda m: m.update(x="../y")),
             ValueError,
-            "names '../y': the shards",
+            "names '../y': shards",
         ),
         (lambda f: rewrite(f, lambda m: m.update(x=3)), ValueError, "is no index"),
         (lambda f: (f / INDEX).write_text("["), ValueError, "is no index of a sharded checkpoint"),
@@ -588,7 +590,11 @@ def test_no_shard_is_left_when_one_fails(shards, tmp_path):
         ),
         (lambda f: (f / INDEX).write_text("[]"), ValueError, "is no index of a sharded checkpoint"),
         (lambda f: (f / INDEX).unlink(), ValueError, "is a folder with 0 files"),
-        (lambda f: (f / f"b{INDEX}").write_text(""), ValueError, "is a folder with 2 files"),
+        (
+            lambda f: (f / INDEX).rename(f / f"a{INDEX}").with_name(f"b{INDEX}").write_text(""),
+            ValueError,
+            "is a folder with 2 files",
+        ),
     ],
 )
 def test_a_wrong_index_is_refused(shards, tmp_path, change, error, words):

@@ -183,20 +183,54 @@ def test_a_model_in_float_is_a_model_of_torch_with_a_tied_head(tiny):
         ({"words": {"llama.block_count": ("uint32", 3)}}, "no tensor blk.2.attn_norm"),
         ({"words": {"llama.block_count": ("uint32", 1)}}, "it has a tensor blk.1"),
         ({"words": {"llama.feed_forward_length": ("uint32", 128)}}, "does not fit its own"),
-        ({"words": {"llama.rope.scaling.type": ("text", "yarn")}}, "scaled by 'yarn'"),
-        ({"words": {"llama.rope.dimension_count": ("uint32", 8)}}, "turn 8 of 16"),
+        ({"words": {"llama.rope.scaling.type": ("text", "yarn")}}, "the way 'yarn'"),
+        ({"words": {"llama.rope.scaling.factor": ("float32", -4.0)}}, "are scaled by -4"),
+        (
+            {
+                "words": {
+                    "llama.rope.scaling.factor": ("float32", 4.0),
+                    "llama.rope.scaling.type": ("text", "none"),
+                }
+            },
+            "are scaled by 4.0, in the way 'none'",
+        ),
+        ({"words": {"llama.rope.scale_linear": ("float32", 4.0)}}, "'llama.rope.scale_linear' 4.0"),
+        ({"words": {"llama.attention.key_length": ("uint32", 32)}}, "key_length is 32, and a head"),
+        ({"words": {"llama.attention.sliding_window": ("uint32", 8)}}, "sliding_window' 8 is not"),
+        ({"words": {"llama.expert_count": ("uint32", 8)}}, "'llama.expert_count' 8 is not known"),
+        ({"words": {"llama.logit_scale": ("float32", 0.5)}}, "'llama.logit_scale' 0.5 is not"),
+        ({"words": {"split.count": ("uint16", 2)}}, "one of several parts; llama-gguf-split"),
+        ({"words": {"llama.rope.dimension_count": ("uint32", 8)}}, "dimension_count is 8, and"),
         ({"words": {"tokenizer.ggml.model": ("text", "llama")}}, "of the kind 'llama'"),
         ({"words": {"tokenizer.ggml.pre": ("text", "other")}}, "cut as 'other' says"),
         ({"words": {"tokenizer.ggml.tokens": (["text"], ["a"])}}, "it has 1 tokens"),
         ({"words": {"tokenizer.ggml.bos_token_id": ("uint32", 9999)}}, "bos_token_id must be"),
         ({"words": {"tokenizer.ggml.eos_token_id": ("uint32", 9999)}}, "eos_token_id must be"),
-        ({"more": {"rope_freqs.weight": (8,)}}, "it has a tensor rope_freqs"),
+        ({"more": {"rope_freqs.weight": (4,)}}, "rope_freqs.weight must be 8 positive numbers"),
+        ({"more": {"rope_freqs.weight": (8, 32)}}, "rope_freqs.weight must be 8 positive"),
         ({"more": {"blk.0.attn_q.bias": (64,)}}, "it has a tensor blk.0.attn_q.bias"),
     ],
 )
 def test_what_it_cannot_compute_rightly_is_refused(written, how, why):
     with pytest.raises(ValueError, match=why):
         llama.load(written(**how))
+
+
+def test_any_value_under_any_key_is_refused_in_a_sentence_or_does_no_harm(written):
+    count = len(tiny_llama.TOKENS)
+    odd = [("text", "x"), ("text", ""), ("int32", -1), ("uint64", 2**64 - 1), ("bool", True),
+           ("float32", float("nan")), ("float64", 1e300), (["text"], ["a"] * count), None,
+           (["int32"], [7] * count), (["text"], ["x y", "\u00e9"]),
+           ([["text"]], [["a b"]] * count)]  # fmt: skip
+    for key in tiny_llama.WORDS:
+        for x in odd:
+            try:
+                model, text = llama.load(written(words={key: x}))
+                with torch.no_grad():
+                    assert model(torch.tensor([[4, 5]])).isfinite().all(), (key, x)
+                text.decode(text.encode("ab 1"))
+            except (ValueError, TypeError) as error:
+                assert str(error)[-1] == "." and len(str(error)) > 30, (key, x, error)
 
 
 def test_what_is_no_file_is_refused(tmp_path):

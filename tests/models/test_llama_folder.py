@@ -1,6 +1,7 @@
 """llama.load of a folder as people publish it: beside the formula of its own code, and our GGUF."""
 
 import json
+import math
 
 import peers
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from qlesson.files import formats
 from qlesson.files.formats.from_llama import to_gguf
 from qlesson.models import llama
+from qlesson.models.llama.tokens import of_json
 from qlesson.nn import QuantizedLinear
 
 IDS = [4, 9, 7, 90, 0, 31, 8, 8]
@@ -235,7 +237,7 @@ def test_a_folder_of_another_model_is_refused(tmp_path, config, why):
 
 @pytest.mark.parametrize("more, why", [
     ({"model.layers.0.self_attn.q_proj.bias": torch.ones(64)}, "q_proj.bias', which a Llama has"),
-    ({"model.layers.0.self_attn.k_scale": torch.ones(1)}, "k_scale', which a Llama has not"),
+    ({"model.layers.0.mlp.down_proj.pre_quant_scale": torch.ones(96)}, "_quant_scale', which"),
     ({"model.norm.weight": torch.ones(64).to(torch.int8)}, "output_norm.weight is torch.int8"),
 ])  # fmt: skip
 def test_tensors_that_are_no_floats_or_no_part_are_refused(tmp_path, more, why):
@@ -245,12 +247,145 @@ def test_tensors_that_are_no_floats_or_no_part_are_refused(tmp_path, more, why):
         llama.load(folder)
 
 
+@pytest.mark.parametrize("key, value", [
+    ("rope_scaling", {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}),
+    ("rope_scaling", {"rope_type": "linear", "factor": 8.0, "attention_factor": 2.0}),
+    ("rope_scaling", {"type": "linear", "factor": "2"}), ("rope_scaling", {"factor": 2.0}),
+    ("rope_scaling", {"type": "linear", "factor": 0}), ("rope_scaling", {"type": ["linear"]}),
+    ("rope_scaling", {"type": "dynamic", "factor": 2.0}), ("rope_scaling", "linear"),
+    ("rope_scaling", {"rope_type": "default", "type": "linear", "factor": 2.0}),
+    ("rope_scaling", {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}),
+    ("rope_scaling", {"type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}),
+    ("rope_parameters", {"rope_theta": 100.0, "partial_rotary_factor": 0.5}),
+    ("rope_parameters", {"full_attention": {"rope_type": "yarn"}}),
+    ("rope_parameters", {"rope_type": "proportional", "rope_theta": 100.0}),
+    ("rope_interleaved", True), ("partial_rotary_factor", 0.5), ("head_dim", 32),
+    ("attention_bias", True), ("mlp_bias", True), ("hidden_act", "gelu"), ("layer_types", ["x"]),
+    ("layer_types", ["full_attention", "sliding_attention"]), ("sliding_window", 16),
+    ("architectures", ["LlamaForCausalLMEagle3"]), ("architectures", [["x"]]), ("logit_scale", 2),
+    ("attention_multiplier", 0.5), ("residual_multiplier", 0.2), ("embedding_multiplier", 12),
+    ("logits_scaling", 8), ("final_logit_softcapping", 30.0), ("attn_logit_softcapping", 50.0),
+    ("query_pre_attn_scalar", 256), ("clip_qkv", 8), ("qk_norm", True), ("use_rope", False),
+    ("no_rope_layers", [1, 0]), ("num_local_experts", 8), ("causal", False), ("scale_emb", 12),
+])  # fmt: skip
+def test_what_changes_the_arithmetic_or_is_not_known_is_refused_by_name(tmp_path, key, value):
+    folder = published(tmp_path / "tiny", **{key: value})
+    with pytest.raises(ValueError, match=f"holds a model with .*{key}") as told:
+        llama.load(folder)
+    assert str(told.value).endswith(".")
+
+
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 64}  # fmt: skip
+
+
+def test_two_ways_of_turning_are_refused(tmp_path):
+    ways = {"rope_parameters": {"rope_theta": 100.0},
+            "rope_scaling": {"type": "linear", "factor": 2.0}}  # fmt: skip
+    with pytest.raises(ValueError, match="with rope_parameters .* rope_scaling"):
+        llama.load(published(tmp_path / "tiny", **ways))
+
+
+def slower_as_published(half=8, base=100.0, context=64):
+    """_compute_llama3_parameters of transformers, number by number, as divisors."""
+    found = []
+    for j in range(half):
+        speed = base ** -(j / half)
+        wavelength = 2 * math.pi / speed
+        slow = speed
+        if wavelength > context / LLAMA3["low_freq_factor"]:
+            slow = speed / LLAMA3["factor"]
+        elif wavelength > context / LLAMA3["high_freq_factor"]:
+            mix = (context / wavelength - 1.0) / (4.0 - 1.0)
+            slow = (1 - mix) * speed / LLAMA3["factor"] + mix * speed
+        found.append(speed / slow)
+    return torch.tensor(found).double()
+
+
+@pytest.mark.parametrize("how, slower", [
+    ({"rope_scaling": {"rope_type": "llama3"} | LLAMA3}, slower_as_published()),
+    ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 100.0} | LLAMA3},
+     slower_as_published()),
+    ({"rope_scaling": {"type": "linear", "factor": 4}}, 4.0),
+])  # fmt: skip
+def test_positions_of_a_stretched_model_turn_slower(tmp_path, how, slower):
+    assert len(set(slower_as_published().tolist())) > 3  # kept, slowed and mixed
+    folder = published(tmp_path / "tiny", **how)
+    tensors, ids = doubles(load_file(folder / FILE)), list(range(40))
+    wanted = as_published(tensors, ids, slower)
+    assert (as_published(tensors, ids) - wanted).abs().max() > 0.1
+    to_gguf(folder, tmp_path / "x.gguf", "F32")
+    for path in (folder, tmp_path / "x.gguf"):
+        model = llama.load(path, "float")[0].double()
+        with torch.no_grad():
+            got = model(torch.tensor([ids]))[0, -1]
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)  # eps is float32 in GGUF
+
+
+def test_a_window_slides_in_mistral_whatever_another_models_switch_says(tmp_path):
+    window = {"sliding_window": 16, "use_sliding_window": False}
+    llama.load(published(tmp_path / "llama", **window))  # whose code knows no window
+    with pytest.raises(ValueError, match="sliding_window 16"):
+        llama.load(published(tmp_path / "mistral", model_type="mistral", **window))
+
+
+REAL = [
+    {  # SmolLM2
+        "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "hidden_act": "silu", "initializer_range": 0.0416, "is_llama_config": True,
+        "mlp_bias": False, "pad_token_id": 2, "pretraining_tp": 1, "rope_interleaved": False,
+        "rope_scaling": None, "torch_dtype": "bfloat16", "transformers_version": "4.42.3",
+        "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}, "use_cache": True,
+        "_name_or_path": "x", "_attn_implementation_autoset": True,
+    },
+    {  # of transformers 5, and of unsloth
+        "architectures": ["LlamaForCausalLM"], "dtype": "bfloat16", "head_dim": 16,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 100.0}, "rope_theta": None,
+        "unsloth_fixed": True, "unsloth_version": "2025.1", "bos_token_id": None,
+        "layer_types": ["full_attention"] * LAYERS,
+    },
+    {"architectures": ["LLaMAForCausalLM"], "max_sequence_length": 2048},  # the first ones
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("config", REAL)
+def test_what_real_folders_say_besides_is_no_obstacle(tmp_path, config):
+    whole = logits(llama.load(published(tmp_path / "tiny"))[0])
+    assert torch.equal(logits(llama.load(published(tmp_path / "tiny", **config))[0]), whole)
+
+
+@pytest.mark.parametrize("config, why", [
+    ({"quant_method": "bitnet", "quantization_mode": "online"}, "quant_method 'bitnet'"),
+    ({"quant_method": ["gptq"]}, r"quant_method \['gptq'\]"),
+    ({"transform_config": {"config_groups": {"R4": {"type": "hadamard"}}}}, "'transform_config'"),
+    ({"rotation": "hadamard"}, "'rotation' 'hadamard'"), ({"adapter": {"rank": 8}}, "'adapter'"),
+    ({"spinquant_config": {"r4": True}}, "'spinquant_config'"),
+])  # fmt: skip
+def test_what_the_codes_leave_open_is_refused_by_name(tmp_path, config, why):
+    folder = published(tmp_path / "tiny", quantization_config=config)
+    with pytest.raises(ValueError, match=f"quantized model with {why}.*not read here: dequant"):
+        llama.load(folder)
+
+
+def test_steps_for_inputs_and_for_the_cache_are_left_out(tmp_path):
+    folder = published(tmp_path / "tiny")
+    whole, tensors = logits(llama.load(folder)[0]), load_file(folder / FILE)
+    for layer in ("self_attn.q_proj.input_scale", "mlp.down_proj.input_scale", "self_attn.k_scale",
+                  "self_attn.k_proj.output_scale", "self_attn.v_scale",
+                  "mlp.up_proj.input_global_scale", "mlp.up_proj.input_scale_ub",
+                  "self_attn.v_proj.v_scale"):  # fmt: skip
+        tensors[f"model.layers.0.{layer}"] = torch.tensor(0.5)
+    save_file(tensors, folder / FILE)
+    assert torch.equal(logits(llama.load(folder)[0]), whole)
+
+
 BAD = (-1, 0, 2**70, 0.5, "x", [], [1], {}, {"rope_type": []}, True, float("inf"), float("nan"))
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "tokenizer.json"])
 def test_any_value_under_any_key_is_refused_in_a_sentence_or_does_no_harm(tmp_path, file):
-    folder = published(tmp_path / "tiny", head_dim=16, sliding_window=None, rope_parameters=None)
+    more = dict.fromkeys(("sliding_window", "rope_parameters", "architectures", "layer_types"))
+    folder = published(tmp_path / "tiny", head_dim=16, quantization_config=None, **more)
     said = json.loads((folder / file).read_text()) | {"bos_token": None}
     refused = 0
     for key in said:
@@ -304,6 +439,86 @@ def test_the_template_is_where_people_put_it(tmp_path):
     (folder / "tokenizer_config.json").unlink()
     with pytest.raises(ValueError, match="no template of a chat"):
         llama.load(folder)[1].chat("a")
+
+
+@pytest.mark.parametrize("template, wanted", [
+    ("{% for m in messages %}{{ m.content }}b{% break %}{% endfor %}", "ab"),
+    ("{% if not messages %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}", "a"),
+    ("{{ messages[0].content | tojson }}{{ {'x': '<b>'} | tojson }}", '"a"{"x": "<b>"}'),
+    ("{{ messages[0].content }}{{ strftime_now('%Y')[:2] }}", "a20"),
+])  # fmt: skip
+def test_a_template_may_do_what_those_of_others_do(tmp_path, template, wanted):
+    folder = published(tmp_path / "tiny")
+    (folder / "chat_template.jinja").write_text(template)
+    tokenizer = llama.load(folder)[1]
+    assert tokenizer.decode(tokenizer.chat("a")) == wanted
+
+
+@pytest.mark.parametrize("template, why", [
+    ("{{ raise_exception('Roles must alternate') }}", "Roles must alternate"),
+    ("{% nothing %}", "unknown tag"), ("{{ messages[7].content.x }}", "no attribute|no element"),
+    ("{{ 1 / 0 }}", "division by zero"), ("{{ ''.__class__.__mro__ }}", "unsafe"),
+])  # fmt: skip
+def test_a_template_that_fails_says_so_in_a_sentence(tmp_path, template, why):
+    folder = published(tmp_path / "tiny")
+    (folder / "chat_template.jinja").write_text(template)
+    tokenizer = llama.load(folder)[1]
+    with pytest.raises(ValueError, match=f"template of a chat fails: .*({why}).* Use tokenizer"):
+        tokenizer.chat("a")
+
+
+def sentencepiece(scheme, path):
+    """A tokenizer as Llama 2 and Mistral have it: spaces as letters, one before the text."""
+    import tokenizers as library
+
+    letters = [
+        "<unk>",
+        "<s>",
+        "[x]",
+        "<r>",
+        *(f"<0x{i:02X}>" for i in range(256)),
+        *"\u2581abc",
+        "ab",
+    ]
+    ids = {x: i for i, x in enumerate([*letters, "\u2581a", "\u2581ab"])}
+    pairs = [("a", "b"), ("\u2581", "a"), ("\u2581", "ab")]
+    made = library.Tokenizer(library.models.BPE(ids, pairs, byte_fallback=True, unk_token="<unk>"))
+    steps = library.normalizers
+    if scheme is None:
+        made.normalizer = steps.Sequence([steps.Prepend("\u2581"), steps.Replace(" ", "\u2581")])
+    else:
+        made.pre_tokenizer = library.pre_tokenizers.Metaspace("\u2581", scheme, False)
+    strips = {"<s>": {}, "[x]": {}, "<r>": {"lstrip": True, "rstrip": True}}
+    made.add_special_tokens([library.AddedToken(x, normalized=False, **how)
+                             for x, how in strips.items()])  # fmt: skip
+    made.save(str(path))
+    return made
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never", None])
+def test_spaces_beside_special_tokens_are_those_of_the_library(tmp_path, scheme):
+    theirs = sentencepiece(scheme, tmp_path / "tokenizer.json")
+    ours = of_json(tmp_path / "tokenizer.json", theirs.get_vocab_size(), template="<s>{{ "
+                   "messages[0].content }}[x] b<r> c")  # fmt: skip
+    words = [
+        "ab",
+        "",
+        " ab",
+        "a<s>b",
+        "<s>ab[x] ab",
+        "<s>",
+        "a <r> b",
+        "<r>a<r>",
+        "<s> <r>\n c",
+        "é<s>é",
+    ]
+    for text in words:
+        assert ours.encode(text, special=True) == theirs.encode(text, add_special_tokens=False).ids
+    for text in ("ab", " ab"):
+        wanted = theirs.encode(f"<s>{text}[x] b<r> c", add_special_tokens=False).ids
+        assert ours.chat(text) == wanted
+    hidden = ours.chat("a<s>b")  # the text cannot add one
+    assert hidden.count(ours.control["<s>"]) == 1
 
 
 def test_the_ends_are_those_of_both_files(tmp_path):

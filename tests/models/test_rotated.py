@@ -270,11 +270,13 @@ with open(four_bit_inputs.CSV, newline="", encoding="utf-8") as file:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", [("8", "4", "none"), ("4", "4", "folded"), ("4", "4", "online")], ids="-".join
+    "kind",
+    [("8", "4", "none"), ("4", "4", "folded"), ("4", "4", "online"), ("8", "4", "groups")],
+    ids="-".join,
 )
 def test_the_stored_lines_are_those_of_the_model(smollm2, kind):
     """Two of the forty windows: a code of an input may differ on another processor."""
-    (stored,) = (x for x in STORED if (x["weights"], x["inputs"], x["rotation"]) == kind)
+    (stored,) = (x for x in STORED if (x["weights"], x["inputs"], x["way"]) == kind)
     model, tokenizer = smollm2
     windows = [four_bit_inputs.judged.windows(tokenizer)[:2]]
     other = four_bit_inputs.made(model, int(kind[0]), int(kind[1]), kind[2])

@@ -13,11 +13,13 @@ import judged
 import peers
 import pytest
 import torch
-from published import published
+from published import LLAMA_3, cut_by, published
+from safetensors.torch import load_file, save_file
 
 import qlesson as ql
 from qlesson.evaluate import compare
 from qlesson.files import formats
+from qlesson.files.formats.from_llama import to_gguf
 from qlesson.models import llama
 from qlesson.models.cache import PER_TOKEN, KVCache
 from qlesson.models.llama.tokens import of_json
@@ -129,6 +131,37 @@ def test_the_tokenizer_json_of_a_folder_gives_the_same_tokens(smollm2, tmp_path)
             ids = smollm2[1].encode(text, special)
             assert tokenizer.encode(text, special) == ids, repr(text)
             assert tokenizer.decode(ids) == smollm2[1].decode(ids)
+
+
+def test_the_words_of_llama_3_are_those_of_llama_cpp(tmp_path):
+    """SmolLM2's tokens and merges, cut as Llama 3 cuts: no vocabulary of Llama 3 is at hand.
+    A tenth of the merges is left, so that many a word is a token that they do not reach."""
+    x = peers.peer("xllamacpp")
+    with formats.open(peers.smollm2()) as file:
+        keys = ("tokens", "merges", "token_type")
+        tokens, merges, kinds = (file.metadata[f"tokenizer.ggml.{key}"] for key in keys)
+    own = [{"id": i, "content": tokens[i], "special": True} for i, x in enumerate(kinds) if x == 3]
+    merges = merges[: len(merges) // 10]
+    folder = published(tmp_path / "x", lambda: (tokens, merges, own), vocab_size=len(tokens))
+    tensors = load_file(folder / "model.safetensors")
+    rows = tensors["model.embed_tokens.weight"][: len(tokens)].clone()
+    tensors["model.embed_tokens.weight"] = rows
+    save_file(tensors, folder / "model.safetensors")
+    said = json.loads((folder / "tokenizer.json").read_text())
+    said["pre_tokenizer"] = cut_by(LLAMA_3)
+    said["model"]["ignore_merges"] = True
+    (folder / "tokenizer.json").write_text(json.dumps(said))
+    to_gguf(folder, tmp_path / "x.gguf")
+    with formats.open(tmp_path / "x.gguf") as file:
+        assert file.metadata["tokenizer.ggml.pre"] == "llama-bpe"
+    ours, folders = llama.load(tmp_path / "x.gguf")[1], llama.load(folder)[1]
+    how = x.CommonParams()
+    how.model.path, how.n_ctx, how.warmup, how.verbosity = str(tmp_path / "x.gguf"), 64, False, 0
+    server = x.Server(how)
+    known = set("".join((*SCRIPTS, *PIECES)))  # tables of letters differ in the newest ones
+    for text in ("".join(c for c in text if c in known) for text in hostile(1000)):
+        wanted = asked(server, "/tokenize", content=text, parse_special=False)["tokens"]
+        assert ours.encode(text) == wanted == folders.encode(text), repr(text)
 
 
 def test_a_chat_is_what_llama_cpp_makes_of_the_template(smollm2, server):
@@ -256,6 +289,7 @@ PEAK = """
 import pathlib, re, sys
 from qlesson.evaluate import compare
 from qlesson.files import formats
+from qlesson.files.formats.from_llama import to_gguf
 from qlesson.models import llama
 from qlesson.models.cache import PER_TOKEN, KVCache
 from qlesson.models.llama.tokens import of_json

@@ -328,6 +328,24 @@ def test_16_the_loss_and_the_questions():
     assert float(judged["3"]["high"]) > float(judged["file"]["low"])
 
 
+def test_16_question_by_question():
+    with open(NOTEBOOKS / "judged.csv", newline="", encoding="utf-8") as file:
+        judged = {row["bits"]: row for row in csv.DictReader(file)}
+    for row in judged.values():
+        lost, won = int(row["lost"]), int(row["won"])
+        assert int(row["questions"]) == int(judged["file"]["questions"]) - lost + won
+    page, three = Page("16"), judged["3"]
+    lost, won, share, error = page.said(
+        r"(\d+) answers were lost and (\d+) won, a share of ([\d.]+) ± ([\d.]+), two errors"
+    )
+    assert (lost, won) == (int(three["lost"]), int(three["won"]))
+    mean = (lost - won) / 60
+    of_mean = math.sqrt(((lost + won) / 60 - mean**2) / 59)
+    assert (share, error) == (round(mean, 2), round(of_mean, 2)) and round(mean / of_mean) == 2
+    assert "risen by thirty-seven of its own" in page.words
+    assert round(float(three["difference"]) / float(three["error"])) == 37
+
+
 def test_16_how_long_the_model_is():
     """Lines of code: no blank ones, no comments, no docstrings."""
     source = inspect.getsource(model)
@@ -345,18 +363,34 @@ def test_16_how_long_the_model_is():
 
 def test_17_inputs_cost_more_than_weights():
     page = Page("17")
-    (weights, of_weights), (inputs, of_inputs) = page.line("W4A16:"), page.line("W16A4:")
-    assert "cost a fifth of a nat" in page.words and abs(weights - 0.2) < 0.03
-    assert inputs > 3 and inputs / of_inputs > 5 and weights / of_weights > 5
+    weights, of_weights = page.line("W4A16:")
+    inputs, of_inputs = page.line("W16A4, a scale for a token ")
+    groups, of_groups = page.line("W16A4, a scale for 32 inputs")
+    assert "what weights cost, a fifth of a nat" in page.words
+    assert all(abs(x - 0.2) < 0.03 for x in (weights, groups))
+    assert inputs > 3 and inputs / of_inputs > 5
+    assert weights / of_weights > 5 and groups / of_groups > 5
+
+
+def test_17_what_a_float_step_for_each_group_takes():
+    """Of 4-bit and of float32 operations, in trillions a second."""
+    four, full, half = 1248, 19.5, 312
+    page = Page("17")
+    assert "four times as many" in page.words and four / half == 4
+    (times,) = page.said(r"does (\d+) times as many of these a second \(1,248 against 19\.5\)")
+    assert four / full == times and "the one takes twice as long as the 32" in page.words
+    assert times / 32 == 2
 
 
 def test_17_the_bet_and_its_reason():
     page = Page("17")
-    before, *_ = page.line("as it is          ")
-    _, db = page.line("without the gain")
-    after, rotated = page.line("rotated            ")
+    before, db = page.line("as it is          ")
+    after, rotated = page.line("rotated           ")
+    _, gainless = page.line("without the gain  ")
+    least, turned = page.line("without it, rotated")
     assert "Answer C" in page.words and "twenty times their rms" in page.words
-    assert round(before) == 20 and 3 <= after <= 4
+    assert round(before) == 20 and 3 <= least < after <= 4
+    assert abs(gainless - db) < 0.5 and turned - gainless > 10
     assert page.said(r"times the rms, ([\d.]+) for 576") == [round((2 * math.log(576)) ** 0.5, 1)]
     finer = 20 * math.log10(before / after)  # that far the range has shrunk, or further
     assert 0.5 * finer < rotated - db < finer
@@ -375,9 +409,22 @@ def test_17_what_the_gain_has_to_do_with_it():
 
 def test_17_the_rotation_is_better_for_inputs_and_worse_for_weights():
     with open(NOTEBOOKS / "four_bit_inputs.csv", newline="", encoding="utf-8") as file:
-        stored = {(x["weights"], x["inputs"], x["rotation"]): x for x in csv.DictReader(file)}
-    for (weights, inputs, rotation), x in stored.items():
-        if rotation != "none":
+        stored = {(x["weights"], x["inputs"], x["way"]): x for x in csv.DictReader(file)}
+    for (weights, inputs, way), x in stored.items():
+        if way != "none":
             z = float(x["beside"]) / float(x["beside_error"])
             helps = inputs in ("4", "6") or (weights, inputs) == ("8", "8")
             assert z < -2 if helps else z > 1
+    for weights in "84":  # groups do more: their losses lie apart by more than both errors explain
+        groups, online = (stored[weights, "4", way] for way in ("groups", "online"))
+        apart = float(online["difference"]) - float(groups["difference"])
+        assert apart > 3 * (float(online["error"]) + float(groups["error"]))
+
+
+def test_17_what_the_models_say():
+    page = Page("17")
+    assert "with 4 it is Morocco" in page.words
+    for way, word in {
+        "W8A4 online": "Paris", "W4A4 online": "Morocco", "W8A4 groups": "La femme",
+    }.items():  # fmt: skip
+        assert re.search(rf"^{way} .*{word}", page.printed, flags=re.M)

@@ -9,8 +9,9 @@ PANELS = {
     "rotated": {"qkv": [3.1, 3.2, 3.4], "down": [3.3, 3.5, 3.4]},
 }
 FOUND = {
-    "none": {"16": (0.001, 0.001), "8": (0.02, 0.004), "4": (3.5, 0.07)},
-    "folded": {"16": (0.003, 0.001), "8": (0.01, 0.003), "4": (1.5, 0.05)},
+    "none": {"8": (0.02, 0.004), "6": (0.2, 0.01), "4": (3.5, 0.07)},
+    "folded": {"8": (0.01, 0.003), "6": (0.08, 0.009), "4": (1.5, 0.05)},
+    "groups": {"4": (0.2, 0.01)},
 }
 X, X_HAT = [0.1, -3.0, 0.4, 0.0], [0.0, -3.0, 0.5, 0.0]
 CASES = {"by_block": [PANELS], "input_bits": [FOUND], "one_token": [X, X_HAT]}
@@ -32,7 +33,10 @@ def test_bars_reach_two_errors():
         ends = [(low, high) for (_, low), (_, high) in drawn.get_segments()]
         wanted = [(m - 2 * e, m + 2 * e) for m, e in its.values()]
         assert ends == [pytest.approx(pair) for pair in wanted]
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["16", "8", "4"]
+        places = [round(x) for (x, _), _ in drawn.get_segments()]
+        assert places == [["8", "6", "4"].index(bits) for bits in its]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["8", "6", "4"]
+    assert ax.get_yscale() == "log"
 
 
 def test_a_token_is_drawn_as_it_is_and_as_it_comes_back():

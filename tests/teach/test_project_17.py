@@ -22,7 +22,8 @@ def my_windows():
     return torch.arange(8 * 20).view(8, 20) % 200
 
 def my_scheme():
-    return {{"blocks.*": ql.Scheme(4, granularity=ql.PerGroup(32))}}
+    four = ql.Scheme(4, granularity=ql.PerGroup(32))
+    return {{"blocks.0.mlp.down": four, "blocks.1.attention.out": four}}
 
 """
 
@@ -46,9 +47,9 @@ def test_it_runs_on_the_course_s_own_model(tmp_path):
     assert list(said) == list("123456")
     assert "worse" in said["2"] and "better" in said["4"]
     changes = [float(re.search(r"[+-]\d\.\d+", said[step])[0]) for step in "24"]
-    assert first_number(said["1"]) + sum(changes) == pytest.approx(
-        first_number(said["6"]), abs=2e-3
-    )
+    losses = [first_number(re.sub("^blocks.* in 8 bits: ", "", said[step])) for step in "1246"]
+    assert losses[1:3] == pytest.approx([losses[0] + changes[0], losses[1] + changes[1]], abs=2e-3)
+    assert losses[2] == losses[3]
     size = int(re.search(r"[\d,]+ bytes", said["5"])[0].split()[0].replace(",", ""))
     assert (tmp_path / "my_codes.safetensors").stat().st_size == size
 
@@ -63,6 +64,8 @@ def test_with_three_functions_changed_it_runs_on_another(tmp_path):
     script.write_text(source[:start] + TINY.format(path=str(model)) + source[end:])
     said = run(script)
     assert list(said) == list("123456") and "blocks." in said["3"]
+    (four,), (repaired,) = (re.findall(r"([\d,]+) bytes", said[step]) for step in "24")
+    assert four != repaired  # also where the layer that breaks has its scheme by its own name
 
 
 def test_the_layer_that_breaks_is_found():

@@ -3,6 +3,7 @@
 import itertools
 import math
 import statistics
+import struct
 from decimal import Decimal
 from fractions import Fraction
 
@@ -193,7 +194,15 @@ RIGHT = [
     ("13.2", lambda n, a, b, k, g: Decimal(n * (k * a + b)) / Decimal(g) / 10**6),
     ("13.2", lambda n, a, b, k, g: math.fsum([n * a] * k + [n * b]) / (g * 1e9) * 1e3),
     ("14.2", lambda *three: three[0] / 8 / three[1] / (2 / three[2])),
+    ("14.2", lambda bits, memory, flop: np.float32(bits / 8 / memory / (2 / flop))),
     ("15.1", lambda d: d[:2].view(torch.half) * torch.cat([d[2:] % 16, d[2:] // 16]).sub(8.0)),
+    ("15.1", lambda d: d[:2].view(torch.half) * (torch.cat([d[2:] & 15, d[2:] >> 4]).char() - 8.0)),
+    ("16.3", lambda x, i, n: x.log_softmax(-1)[n - 1 : -1].gather(1, i[n:, None]).mean().item()),
+    ("16.3", lambda x, i, n: x.softmax(-1)[range(n - 1, len(i) - 1), i[n:]].log().mean()),
+    ("17.1", lambda w, gain, m: (w.numpy() * gain.numpy()) @ m.numpy()),
+    ("17.1", lambda w, gain, m: (w.double() @ (gain[:, None] * m).double()).tolist()),
+    ("17.1", lambda w, gain, m: torch.nn.functional.linear(w * gain, m.T)),
+    ("17.1", lambda w, gain, m: (m.T @ (w * gain).T).T),
 ]  # fmt: skip
 
 
@@ -328,6 +337,19 @@ def numpy_block(data):
     return data[:2].view(np.float16).astype(np.float32) * (q - 8)
 
 
+@right("15.1")
+def from_struct(data):
+    (d,) = struct.unpack("<e", bytes(data[:2].tolist()))
+    low, high = zip(*((x & 15, x >> 4) for x in data[2:].tolist()), strict=True)
+    return [d * (q - 8) for q in low + high]
+
+
+@right("16.3")
+def token_by_token(logits, ids, start):
+    log_p = [logits[t - 1].log_softmax(0)[ids[t]] for t in range(start, len(ids))]
+    return sum(log_p) / len(log_p)
+
+
 @right("16.3")
 def by_cross_entropy(logits, ids, start):
     rows, choice = logits[start - 1 : -1], ids[start:]
@@ -352,10 +374,13 @@ def test_every_code_exercise_has_another_style():
 # The refusals say why
 
 
-@pytest.mark.parametrize("id", ["13.3", "14.3", "15.3"])
-def test_every_choice_of_letters_has_a_hint_of_its_own(id):
-    for n in (1, 2, 3, 4):
-        for letters in itertools.combinations("ABCD", n):
+@pytest.mark.parametrize(
+    ("id", "offered"),
+    [("13.3", "ABCD"), ("14.3", "ABCD"), ("15.3", "ABCD"), ("16.2", "ABCDE"), ("17.3", "ABCDE")],
+)
+def test_every_choice_of_letters_has_a_hint(id, offered):
+    for n in range(1, len(offered) + 1):
+        for letters in itertools.combinations(offered, n):
             if "".join(letters) != EXERCISES[id].right:
                 assert judged(id, "".join(letters)).recognised, letters
 
@@ -515,6 +540,8 @@ def test_proportion_does_not_win():
         ("1.2", [17, 6, ...], "a part of it is still open: [17, 6, ...]"),
         ("3.2", [0, 1, 2], "it asks for 1 number, and got 3"),
         ("4.3", "none", "it asks for letters from A to E, and got none"),
+        # What a hint says of one number does not give away the other.
+        ("17.2", (2, 4 / 15), "The range begins at the lowest, below 0."),
         # Letters beside the right ones get the hint of theirs, whatever else is missing.
         ("4.3", "BE", "the last grid point is 3.75, not 4"),
         ("4.3", {"A"}, "would need the code -9"),

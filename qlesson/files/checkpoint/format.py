@@ -32,6 +32,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from qlesson import checks
+from qlesson.files import written
 from qlesson.files.packing import Packed, PackedBlocks, PackedTensor, in_a_row
 from qlesson.granularity import PerAxis, PerGroup, PerTensor, Shape
 from qlesson.scheme import Scheme
@@ -40,6 +41,7 @@ VERSION = 2  # the newest; a file has the first that can hold it
 KEY = "qlesson"  # in the header's metadata
 CRC_AT = rb"\"header_crc32\": \""  # the header's own checksum comes behind it
 NO_CRC = "0" * 8
+MOST_AXES, LARGEST = 64, 2**60  # axes of a tensor, and the product of its lengths
 NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
@@ -82,16 +84,19 @@ class _File:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             text = file.read(length)
-        header = json.loads(text)
+        header = self._header(text)
         self.others: dict[str, str] = header.pop("__metadata__", {})
         self.is_ours = KEY in self.others
-        self.quantized, self._crc32 = self._noted(text)
         self.entries: dict[str, Entry] = {}
         self._begins: dict[str, int] = {}
         for name, noted in header.items():
             begin, end = noted["data_offsets"]
             self.entries[name] = Entry(noted["dtype"], tuple(noted["shape"]), end - begin)
+            self._refuse_shape(name)
             self._begins[name] = 8 + length + begin
+        self.quantized, self._crc32 = self._noted(text)
+        for name in self.quantized:
+            self._refuse_other_parts(name)
 
     def _let_safetensors_check(self) -> None:
         """It knows every way in which a header can be wrong, and reads none of the tensors."""
@@ -105,14 +110,27 @@ class _File:
                 f"{self.path} is no safetensors file, or a damaged one: {error}."
             ) from None
 
+    def _header(self, text: bytes) -> dict[str, Any]:
+        """safetensors takes the last of two tensors with one name."""
+        try:
+            return written.parsed(text)
+        except ValueError as error:
+            raise self._damaged(f"its header has {error}") from None
+
+    def _refuse_shape(self, name: str) -> None:
+        """A length of 0 beside one that no tensor can have: together they take no bytes."""
+        shape = self.entries[name].shape
+        if len(shape) > MOST_AXES or math.prod(n or 1 for n in shape) > LARGEST:
+            raise self._damaged(f"{checks.shown(name)} has the shape {checks.shown(shape)}")
+
     def _noted(self, text: bytes) -> tuple[dict[str, Description], dict[str, str]]:
         """What this module wrote into the header: the quantized tensors, and the checksums."""
         if not self.is_ours:
             return {}, {}
         try:
-            info = json.loads(self.others.pop(KEY))
+            info = written.parsed(self.others.pop(KEY))
             version, crc = info["version"], info["header_crc32"]
-            noted = info["quantized"], info["crc32"]
+            noted = dict(info["quantized"]), dict(info["crc32"])
             right = crc == _crc_of_header(text)
         except (ValueError, KeyError, TypeError):
             raise self._damaged("its qlesson metadata cannot be read") from None
@@ -124,6 +142,21 @@ class _File:
                 f"versions 1 to {VERSION}: install the qlesson that wrote it."
             )
         return noted
+
+    def _refuse_other_parts(self, name: str) -> None:
+        """A description that nobody wrote here, or of parts that are not there."""
+        description = self.quantized[name]
+        try:
+            right = all(part in self.entries for part in self.part_names(name))
+            right = right and isinstance(description["shape"], list) and "order" in description
+            if "blocks" in description:
+                right = right and {"bits", "group_size", "signed"} <= set(description["blocks"])
+            else:
+                _scheme_of(description)
+        except (ValueError, KeyError, TypeError):
+            right = False
+        if not right:
+            raise self._damaged(f"its metadata say of {checks.shown(name)} what it is not")
 
     def _damaged(self, why: str) -> ValueError:
         return ValueError(f"{self.path} is damaged: {why}.")

@@ -1,13 +1,16 @@
 """A checkpoint in one file, or in shards beside an index."""
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
 from qlesson import checks
+from qlesson.files import written
 from qlesson.files.checkpoint.format import _File
 
+LONGEST = 255  # bytes of a file's name
 INDEX = ".safetensors.index.json"  # the end of the name of a sharded checkpoint's index
+FIRST = ("model" + INDEX, "model.safetensors")  # what others read of a folder that holds more
 
 
 def _index_of(source: str | Path) -> Path | None:
@@ -23,6 +26,7 @@ def _named(source: str | Path) -> Path:
         return source
     indices, single = sorted(source.glob("*" + INDEX)), sorted(source.glob("*.safetensors"))
     named = indices or single
+    named = [x for x in named if x.name in FIRST] or named
     if len(named) != 1:
         raise ValueError(
             f"{source} is a folder with {len(indices)} files *{INDEX} and {len(single)} files "
@@ -38,22 +42,30 @@ def _open_all(source: str | Path) -> list[_File]:
         return [_File(_named(source))]
     weight_map = _read_index(index)["weight_map"]
     shards = sorted(set(weight_map.values()))
-    elsewhere = [name for name in shards if Path(name).name != name]
-    if elsewhere:
-        raise ValueError(f"{index} names {elsewhere[0]!r}: the shards lie beside their index.")
+    for name in shards:
+        if not _is_a_name(name):
+            raise ValueError(f"{index} names {checks.shown(name)}: shards lie beside their index.")
     files = [_File(index.parent / name) for name in shards]
     held = [(name, file.path.name) for file in files for name in file.entries]
     wrong = sorted(set(held) ^ set(weight_map.items()))
     if wrong:
         name, shard = wrong[0]
-        raise ValueError(f"{index} and its shards differ: {name} in {shard} is only in one.")
+        raise ValueError(
+            f"{index} and its shards differ: {checks.shown(name)} in {shard} is only in one."
+        )
     return files
+
+
+def _is_a_name(text: str) -> bool:
+    """Whether it can be that of a file beside another."""
+    plain = text.isprintable() and Path(text).name == text and text not in ("", "..")
+    return plain and len(os.fsencode(text)) <= LONGEST
 
 
 def _read_index(index: Path) -> dict[str, Any]:
     """What the index holds: its weight_map, {stored name: shard}, and often metadata."""
     try:
-        content = json.loads(index.read_text(encoding="utf-8"))
+        content = written.read(index)
         shards = content["weight_map"].values()
         right = shards and all(isinstance(name, str) for name in shards)
         right = right and isinstance(content.get("metadata") or {}, dict)

@@ -2,7 +2,8 @@
 
     r_hat = absmax[block] * quant_map[q]
 
-weight                     uint8 [values / 2, 1], two codes in a byte, the first in the HIGH half
+weight                     uint8 [values / 2, 1], two codes in a byte, the first in the HIGH half;
+                           in training such bytes are stored as bfloat16 or float32, too
 weight.absmax              float32 for each block of 64 values of the flattened tensor, or uint8
 weight.quant_map           float32 [16], the book
 weight.quant_state.bitsandbytes__nf4, or __fp4: JSON in bytes, shape, blocksize, nested_...
@@ -13,15 +14,15 @@ Where absmax is uint8 it is quantized once more: nested_quant_map[absmax] * nest
 Source: QuantState in bitsandbytes/functional.py.
 """
 
-import json
 import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from qlesson.files import written
 from qlesson.files.formats.kinds import BookBlocks
-from qlesson.files.formats.parts import Config, Found, Part, Parts, found, need
+from qlesson.files.formats.parts import FLOATS, Config, Found, Part, Parts, found, need
 from qlesson.files.formats.steps import whole_number
 from qlesson.files.packing import packed_size, unpack
 
@@ -38,11 +39,11 @@ def four_bits(parts: Parts, config: Config) -> Found | None:
     state = _state(parts[STATE + kinds[0]])
     shape, size = state["shape"], state["blocksize"]
     count = math.prod(shape)
-    if math.prod(weight.shape) != packed_size(count, 4):
-        raise weight.wrong(f"has {math.prod(weight.shape)} bytes for {count} codes of 4 bits")
+    if weight.entry.nbytes != packed_size(count, 4):
+        raise weight.wrong(f"has {weight.entry.nbytes} bytes for {count} codes of 4 bits")
 
     def read() -> BookBlocks:
-        data = weight.read("U8").flatten()
+        data = weight.read(("U8", "I8", *FLOATS)).flatten().view(torch.uint8)
         q = unpack(data, 4, shape, signed=False, order="high_first")
         steps = _steps(parts, absmax, state, -(-count // size))
         # A block may begin inside a row: parts of it that lie in whole rows share its scale.
@@ -60,7 +61,7 @@ def _state(part: Part) -> dict[str, Any]:
     if part.entry.nbytes > MOST:
         raise part.wrong(f"takes {part.entry.nbytes} bytes")
     try:
-        state = json.loads(bytes(part.read("U8").tolist()))
+        state = written.parsed(bytes(part.read("U8").tolist()))
         shape = tuple(whole_number(n, 1, 2**40) for n in state["shape"])
         size = whole_number(state["blocksize"], 1, 2**16)
     except (ValueError, KeyError, TypeError):

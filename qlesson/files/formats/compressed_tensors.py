@@ -19,7 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qlesson.files.formats.parts import FLOATS, Config, Found, Part, Parts, found, matrix, need
+from qlesson.files.formats.parts import (
+    FLOATS,
+    Config,
+    Found,
+    Part,
+    Parts,
+    found,
+    matrix,
+    need,
+    not_read,
+)
 from qlesson.files.formats.steps import (
     by_index,
     coded,
@@ -47,9 +57,13 @@ def packed(parts: Parts, config: Config) -> Found:
     weight, scale, shape = need(parts, "weight_packed", "weight_scale", "weight_shape")
     rows, words = matrix(weight)
     outputs, inputs = _shape(shape)
-    bits, dense = _bits(weight, words, inputs, config)
     if rows != outputs:
         raise weight.wrong(f"has {rows} rows, and weight_shape says {outputs}")
+    fitting = _bits(weight, words, inputs, config)
+    if len(fitting) > 1:
+        either = " or ".join(map(str, fitting))
+        return not_read(parts, "weight_packed", "compressed-tensors", f"may have {either} bits")
+    ((bits, dense),) = fitting.items()
     zeros, index = parts.get("weight_zero_point"), parts.get("weight_g_idx")
     sizes = [said.get("group_size") for said in weights(config)]
 
@@ -70,12 +84,15 @@ def integers(parts: Parts, config: Config) -> Found:
     """int-quantized: one code in a byte."""
     weight, scale = need(parts, "weight", "weight_scale")
     zeros, said = parts.get("weight_zero_point"), list(weights(config))
-    bits = next((b for x in said if (b := whole_number(x.get("num_bits"), 2, 8))), 8)
+    named = {whole_number(x.get("num_bits"), 2, 8) or 8 for x in said}
+    bits = named.pop() if len(named) == 1 else 8
     sizes = [None, *(x.get("group_size") for x in said)]
 
     def read() -> QTensor:
-        z = zeros and zeros.read("I8", scale.shape)
-        return coded_by_shape(weight.read("I8"), scale.read(FLOATS), z, bits, scale, sizes)
+        z, q = zeros and zeros.read("I8", scale.shape), weight.read("I8")
+        low, high = q.aminmax()
+        held = bits if -(2 ** (bits - 1)) <= int(low) and int(high) < 2 ** (bits - 1) else 8
+        return coded_by_shape(q, scale.read(FLOATS), z, held, scale, sizes)
 
     return found(f"compressed-tensors {bits} bits", parts, weight.shape, read)
 
@@ -87,17 +104,19 @@ def _shape(part: Part) -> tuple[int, int]:
     return outputs, inputs
 
 
-def _bits(weight: Part, words: int, inputs: int, config: Config) -> tuple[int, bool]:
-    """(bits, whether dense): the bits that the configuration says for some layers, where they fit.
+def _bits(weight: Part, words: int, inputs: int, config: Config) -> dict[int, bool]:
+    """{bits: whether dense}: the bits that the configuration says for some layers, where they fit.
 
-    Without a configuration they are those that fill whole words, 4 or 8.
+    Without a configuration they are those that fill whole words, 4 or 8. The version says whether
+    words are dense; where nothing fits so, it is not that of the file.
     """
     said = [whole_number(x.get("num_bits"), 2, 8) for x in weights(config)]
-    dense = _version(config) >= DENSE_SINCE
-    for bits in [b for b in said if b] or (4, 8):
-        fits = dense_words(inputs, bits) == words, padded_words(inputs, bits) == words
-        if any(fits):
-            return bits, dense if all(fits) else fits[0]
+    written = _version(config) >= DENSE_SINCE
+    for dense in (written, not written):
+        count = dense_words if dense else padded_words
+        some = [b for b in said if b] or (4, 8)
+        if fitting := {b: dense for b in some if count(inputs, b) == words}:
+            return fitting
     raise weight.wrong(f"has {words} words for {inputs} codes, which fits no bits that it may have")
 
 

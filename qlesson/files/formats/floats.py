@@ -83,8 +83,9 @@ def _fp8(parts: Parts, config: Config) -> Found:
         q = weight.read(weight.entry.dtype).view(torch.uint8)
         s = _powers(scale) if mx else scale.read(FLOATS)
         steps = rows_of_steps(s, (rows, width), scale, block)
-        said = [*block[1:], *(x.get("group_size") for x in weights(config)), BLOCK]
-        size = size_of_groups(scale, width, steps.shape[1], said)
+        said = [*block[1:], *(x.get("group_size") for x in weights(config))]
+        usual = BLOCK if s.ndim == 2 and len(s) < rows else 0
+        size = size_of_groups(scale, width, steps.shape[1], said, usual)
         book = torch.arange(256, dtype=torch.uint8).view(dtype).float()
         scale_bits = 8 * scale.entry.nbytes / steps.numel()
         return _book(q, steps.contiguous(), 8, size, book, scale_bits)

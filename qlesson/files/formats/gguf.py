@@ -28,6 +28,7 @@ from qlesson.files.formats.write import write
 
 VERSIONS = (2, 3)  # version 1 had other lengths; 3 is 2, where big-endian files are named
 DEEPEST = 4  # lists in lists
+LONGEST = 2**26  # bytes of a header: four times the largest; a sparse file can be of any size
 
 __all__ = ["GGUF", "quantize", "write"]
 
@@ -60,11 +61,12 @@ class GGUF(Opened):
                 "not read: convert the file to another type with llama.cpp."
             )
         if self._file.closed:
-            raise ValueError(f"{self.path} is closed: read {name} inside the with block.")
+            what = checks.shown(name)
+            raise ValueError(f"{self.path} is closed: read {what} inside the with block.")
         data = torch.empty(nbytes, dtype=torch.uint8)
         self._file.seek(begin)
         if self._file.readinto(data.numpy().data) != nbytes:
-            raise damaged(self.path, f"it ended inside {name}, after it was opened")
+            raise damaged(self.path, f"it ended inside {checks.shown(name)}, after it was opened")
         return type_.open(data, shape)
 
     def close(self) -> None:
@@ -215,6 +217,8 @@ class _Header:
             raise self._damaged(
                 f"{what} takes {count:,} bytes, and the file ends after {self.left:,}"
             )
+        if self.size - self.left + count > LONGEST:
+            raise self._damaged(f"with {what} its header has more than {LONGEST:,} bytes")
         data = self.file.read(count)
         if len(data) != count:
             raise self._damaged(f"it ended inside {what}")

@@ -10,18 +10,34 @@ The file has W^T, inputs first, in int32 words (`words.py`):
     scales   [groups, outputs]               [groups, outputs]
     g_idx    [inputs], the group of each
 
-GPTQ's words are dense, its zero points are stored minus 1: 0 as the largest code. "gptq_v2", in
-checkpoint_format of the configuration, stores them as they are. With act-order neighbours belong to
-different groups, and g_idx says to which. AWQ has 4 bits; the codes of eight neighbours lie in the
-word in the order 0 2 4 6 1 3 5 7, and the zero points as they are.
+GPTQ's words are dense, its zero points are stored minus 1: 0 as the largest code. "gptq_v2" stores
+them as they are, and so does "gptq_p", whose words are planes (`words.py`), as those of 5, 6 and 7
+bits are in any case. With act-order neighbours belong to different groups, and g_idx says to which.
+AWQ has 4 bits; the codes of eight neighbours lie in the word in the order 0 2 4 6 1 3 5 7, and the
+zero points as they are. A layout has its name in the configuration; one that is not in LAYOUTS is
+not read, since its words have the same shapes.
 
-Sources: qlinear_cuda.py of AutoGPTQ, convert_gptq_v1_to_v2 of GPTQModel, gemm.py of AutoAWQ.
+Sources: qlinear_cuda.py of AutoGPTQ, convert_gptq_v1_to_v2 and docs/gptq_planar.md of GPTQModel,
+gemm.py of AutoAWQ, export_to_autoround/ of AutoRound.
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from qlesson.files.formats.parts import FLOATS, Config, Found, Part, Parts, found, matrix, need
+from qlesson import checks
+from qlesson.files.formats.parts import (
+    FLOATS,
+    Config,
+    Found,
+    Part,
+    Parts,
+    found,
+    matrix,
+    need,
+    not_read,
+)
 from qlesson.files.formats.steps import (
     by_index,
     coded,
@@ -29,28 +45,55 @@ from qlesson.files.formats.steps import (
     size_of_groups,
     whole_number,
 )
-from qlesson.files.formats.words import dense_words, unpack_dense
+from qlesson.files.formats.words import dense_words, unpack_dense, unpack_planes
 from qlesson.qtensor import QTensor
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
+METHODS = ("gptq", "awq", "auto-round", "intel/auto-round", "rtn")
+AWQ = "gemm"
+# The layouts that are read: what each adds to a zero point that is stored.
+LAYOUTS = {
+    "gptq": 1, "gptq_v2": 0, "gptq_p": 0, AWQ: 0,
+    "auto_round:auto_gptq": 1, "auto_round": 0, "auto_round:gptqmodel": 0, "auto_round:auto_awq": 0,
+}  # fmt: skip
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # the code in each 4 bits of a word, from the lowest on
 AWQ_PLACES = tuple(sorted(range(8), key=AWQ_ORDER.__getitem__))
 
 
 def qweight(parts: Parts, config: Config) -> Found:
     """What `qweight` stands for: its shape says which of the two it is."""
-    weight, scales = need(parts, "qweight", "scales")
+    (weight,) = need(parts, "qweight")
+    said = list(dict.fromkeys(_layouts(config)))
+    method = config.get("quant_method")
+    if method is not None and str(method).lower() not in METHODS:
+        return not_read(parts, "qweight", str(method), f"was quantized by {checks.shown(method)}")
+    if any(layout not in LAYOUTS for layout in said) or len(said) > 1:
+        return not_read(
+            parts, "qweight", " ".join(said), f"is in the layout {checks.shown(' or '.join(said))}",
+            "save it as gptq or gemm",
+        )  # fmt: skip
+    if "scales" not in parts or weight.entry.dtype != "I32":
+        kind = weight.entry.dtype
+        return not_read(parts, "qweight", kind, f"is {kind}, or comes without scales")
     _, columns = matrix(weight)
-    groups, outputs = matrix(scales)
-    how = config.get("checkpoint_format") or config.get("version")
-    if how in ("marlin", "gemv", "gemv_fast", "exllama", "ipex"):
-        raise weight.not_read(
-            f"is in the layout {how}, which qlesson does not read: save it as gptq or gemm"
-        )
-    return _awq(parts, config) if columns * 8 == outputs else _gptq(parts, config)
+    _, outputs = matrix(parts["scales"])
+    is_awq = columns * 8 == outputs
+    if said and is_awq != (said[0] in (AWQ, "auto_round:auto_awq")):
+        raise weight.wrong(f"has shape {weight.shape}, which is none of {said[0]}")
+    return _awq(parts, config) if is_awq else _gptq(parts, config, *said)
 
 
-def _gptq(parts: Parts, config: Config) -> Found:
+def _layouts(config: Config) -> Iterator[str]:
+    """The names of the layout, under the keys that people have used for it."""
+    for key in ("checkpoint_format", "format", "packing_format", "version", "backend"):
+        said = config.get(key)
+        if said is None or (key == "backend" and said != "llm-awq"):  # else the kernel to run it
+            continue
+        if key != "version" or not str(said)[:1].isdigit():
+            yield str(said).lower()
+
+
+def _gptq(parts: Parts, config: Config, layout: str = "gptq") -> Found:
     weight, zeros, scales = need(parts, "qweight", "qzeros", "scales")
     (rows, outputs), (groups, _) = matrix(weight), matrix(scales)
     bits = _bits(zeros, outputs, config)
@@ -58,16 +101,21 @@ def _gptq(parts: Parts, config: Config) -> Found:
     inputs = index.shape[0] if index and len(index.shape) == 1 else rows * 32 // bits
     if inputs == 0 or rows != dense_words(inputs, bits):
         raise weight.wrong(f"has {rows} rows of words for {inputs} codes of {bits} bits")
+    if index is None and config.get("desc_act") is True and groups > 1:
+        raise weight.wrong("comes without its g_idx, and desc_act is true")
+    planes = layout == "gptq_p" or bits in (5, 6, 7)
+    if planes and (inputs % 32 or outputs % 32):
+        raise weight.wrong(f"has {inputs} inputs and {outputs} outputs, in planes of 32")
+    unpack = unpack_planes if planes else unpack_dense
 
     def read() -> QTensor:
-        z = unpack_dense(zeros.read("I32", (groups, dense_words(outputs, bits))), bits, outputs)
-        if config.get("checkpoint_format") != "gptq_v2":
-            z = (z + 1) & (2**bits - 1)
+        z = unpack(zeros.read("I32", (groups, dense_words(outputs, bits))), bits, outputs)
+        z = (z + LAYOUTS[layout]) & (2**bits - 1)
         size = size_of_groups(scales, inputs, groups, [config.get("group_size")])
         granularity = grouped(groups, size)
         if index:
             granularity = by_index(index.read("I32", (inputs,)), groups, size, index)
-        q = unpack_dense(weight.read("I32").T, bits, inputs)
+        q = unpack(weight.read("I32").T, bits, inputs)
         return coded(q, scales.read(FLOATS, (groups, outputs)).T, z.T, bits, granularity)
 
     return found(f"GPTQ {bits} bits", parts, (outputs, inputs), read)

@@ -7,7 +7,7 @@ turns value i with value i + half: so the rows of each head change places, 0, ha
 Source: convert_hf_to_gguf.py in the repository of llama.cpp, `LlamaModel`.
 """
 
-import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from qlesson import checks
 from qlesson.blocks import Blocks
-from qlesson.files.formats.opened import Opened, Value
+from qlesson.files import written
+from qlesson.files.formats.opened import Opened, Stored, Value
 from qlesson.files.formats.safetensors import Safetensors
 from qlesson.files.formats.steps import whole_number
 from qlesson.qtensor import QTensor
@@ -40,6 +41,37 @@ TYPES = {"llama": None, "mistral": 4096}
 ROPE = ("rope_parameters", "rope_scaling")  # how positions turn, by its newer and its older name
 PLAIN = {
     "attention_bias": False, "mlp_bias": False, "hidden_act": "silu", "partial_rotary_factor": 1,
+    "rope_interleaved": False,
+}  # fmt: skip
+ARCHITECTURES = ("llamaforcausallm", "mistralforcausallm")
+UNDERSTOOD = {
+    "model_type", "architectures", "vocab_size", "hidden_size", "intermediate_size",
+    "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "max_position_embeddings", "rms_norm_eps", "rope_theta", "tie_word_embeddings",
+    "sliding_window", "use_sliding_window", "layer_types", "quantization_config",
+    "compression_config", *PLAIN, *ROPE,
+}  # fmt: skip
+# What says nothing of the arithmetic: who wrote the file, how it was trained, how text is drawn.
+HARMLESS = re.compile(
+    r"_.*|.*_token_id|(torch_)?dtype|.*version|use_cache|initializer_range|.*dropout|pretraining_tp"
+    r"|is_llama_config|transformers\.js_config|auto_map|unsloth_.*|neftune_noise_alpha"
+    r"|(name|model_name)(_or_path)?|tokenizer_class|max_(new_tokens|length|sequence_length)"
+    r"|do_sample|temperature|top_[kp]|repetition_penalty|gradient_checkpointing|torchscript"
+    r"|output_(attentions|hidden_states)|return_dict|id2label|label2id|keys_to_ignore_at_inference"
+)
+METHODS = (
+    "gptq", "awq", "auto-round", "intel/auto-round", "rtn", "compressed-tensors", "fp8",
+    "fbgemm_fp8", "bitsandbytes", "modelopt", "torchao", "quark", "mxfp4",
+)  # fmt: skip
+# Steps for inputs and for the cache, which stay floats here.
+OF_INPUTS = re.compile(
+    r".*_proj\.(input|output)_(scale|zero_point|global_scale|scale_ub)"
+    r"|.*\.self_attn\.([kqv]_proj\.)?[kqv]_scale"
+)
+# What slows them, by the name of the way: the numbers that it needs.
+SLOWED = {
+    "default": (), "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }  # fmt: skip
 MOST = 2**24  # of any number in config.json
 
@@ -50,7 +82,10 @@ class LlamaFolder(Opened):
     config    what config.json says
     settings  what tokenizer_config.json says, if it is there
 
-    Raises ValueError for a model that is not of Llama's type, or computes otherwise.
+    Inputs are floats, also where a file was made for inputs in 8 bits.
+
+    Raises ValueError for a model that is not of Llama's type, or computes otherwise; so does a key
+    of config.json that is not known.
     """
 
     format = "safetensors"
@@ -62,12 +97,17 @@ class LlamaFolder(Opened):
         self.settings = read_json(more) if more.is_file() else {}
         for what in _otherwise(self.config):
             raise ValueError(
-                f"{self.path} holds a model with {what}: only Llama's type, with plain rotary "
+                f"{self.path} holds a model with {what}: only Llama's type, with its rotary "
                 "positions, is read here. formats.open(path) reads its tensors, and llama.cpp's "
                 "own converter knows more."
             )
         self.metadata = _keys(self.path, self.config)
         self._file = Safetensors(self.path)
+        for what in _changed(self._file.metadata.get("quantization_config", {})):
+            raise ValueError(
+                f"{self.path} holds a quantized model with {what}, which is not read here: "
+                "dequantize it with the library that wrote it, and save it again."
+            )
         tied = self.config.get("tie_word_embeddings") is True
         self._names = {self._new_name(x): x for x in self._file if not self._is_no_part(x, tied)}
         if not tied and "output.weight" not in self._names:
@@ -76,6 +116,9 @@ class LlamaFolder(Opened):
                 '"tie_word_embeddings": true: add what is missing.'
             )
         self.stored = {new: self._file.stored[name] for new, name in self._names.items()}
+        self._slower = _slower(self.config, self.metadata)
+        if self._slower is not None:
+            self.stored["rope_freqs.weight"] = Stored("F32", tuple(self._slower.shape), 0)
 
     @property
     def ends(self) -> list[int]:
@@ -83,7 +126,7 @@ class LlamaFolder(Opened):
         more = self.path / "generation_config.json"
         both = (self.config, read_json(more) if more.is_file() else {})
         given = [said.get("eos_token_id") for said in both]
-        listed = [i for x in given for i in (x if isinstance(x, list) else [x])]
+        listed = [i for x in given for i in _listed(x)]
         places = [whole_number(i, 0, MOST) for i in listed]
         return list(dict.fromkeys(i for i in places if i is not None))
 
@@ -107,6 +150,8 @@ class LlamaFolder(Opened):
         return None
 
     def _read(self, name: str) -> Value:
+        if name not in self._names and self._slower is not None:
+            return self._slower
         x, heads = self._file[self._names[name]], self.heads(name)
         if heads is None:
             return x
@@ -118,8 +163,10 @@ class LlamaFolder(Opened):
         return _in_order(x, torch.arange(x.shape[0]).view(heads, 2, -1).mT.flatten())
 
     def _is_no_part(self, name: str, tied: bool) -> bool:
-        """What files hold besides: the table of turns, a tied head, and biases that are all 0."""
+        """What files hold besides: turns, a tied head, steps for inputs, and biases of 0."""
         if name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight"):
+            return True
+        if OF_INPUTS.fullmatch(name):
             return True
         x = self._file[name] if name.endswith("_proj.bias") else None
         return isinstance(x, Tensor) and not x.any()
@@ -148,7 +195,7 @@ def _in_order(x: Value, order: Tensor) -> Value:
 
 
 def _otherwise(config: Mapping[str, Any]) -> Iterator[str]:
-    """What it computes otherwise than a Llama."""
+    """What it computes otherwise than a Llama, or might: a key that is not known says how."""
 
     def said(*names: str) -> str:
         return " ".join(f"{name} {checks.shown(config.get(name))}" for name in names)
@@ -157,22 +204,82 @@ def _otherwise(config: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(model, str) or model not in TYPES:
         yield said("model_type")
         return
+    for name, x in config.items():
+        if x is not None and not (name in UNDERSTOOD or HARMLESS.fullmatch(name)):
+            yield f"{checks.shown(name)} {checks.shown(x)}, which is not known here"
+    if any(str(x).lower() not in ARCHITECTURES for x in _listed(config.get("architectures"))):
+        yield said("architectures")
     for name in ROPE:
-        how = config.get(name) or {}
-        kind = how.get("rope_type", how.get("type", "default")) if isinstance(how, dict) else None
-        if kind != "default":
+        if not _is_read(config.get(name) or {}):
             yield said(name)
+    hows = [how for how in map(config.get, ROPE) if isinstance(how, dict) and how]
+    factors = {str(how.get("factor")) for how in hows}
+    if len(factors) > 1:
+        yield said(*ROPE)
     context = config.get("max_position_embeddings")
     window = config.get("sliding_window", TYPES[model])
-    slides = window is not None and config.get("use_sliding_window") is not False
+    slides = window is not None and (model != "llama" or config.get("use_sliding_window", True))
     if slides and whole_number(window, context if isinstance(context, int) else MOST, MOST) is None:
         yield f"sliding_window {checks.shown(window)}"
     for name, plain in PLAIN.items():
         if config.get(name) not in (None, plain):
             yield said(name)
+    if any(x != "full_attention" for x in _listed(config.get("layer_types"))):
+        yield said("layer_types")
     width, heads = (number(config, key) for key in ("hidden_size", "num_attention_heads"))
     if config.get("head_dim") not in (None, width / heads):
         yield said("head_dim", "num_attention_heads", "hidden_size")
+
+
+def _listed(x: Any) -> list[Any]:
+    return x if isinstance(x, list) else [] if x is None else [x]
+
+
+def _is_read(how: Any) -> bool:
+    """Whether positions turn by rope_theta, or slower in a way that `_slower` has."""
+    if not isinstance(how, dict):
+        return False
+    kinds = [how[name] for name in ("rope_type", "type") if how.get(name) is not None]
+    kind = kinds[0] if kinds else "default"
+    if any(k != kind for k in kinds) or not isinstance(kind, str) or kind not in SLOWED:
+        return False
+    given = {name for name, x in how.items() if x is not None} - {"rope_type", "type", "rope_theta"}
+    if how.get("partial_rotary_factor") == 1:
+        given -= {"partial_rotary_factor"}
+    numbers = [how.get(name) for name in SLOWED[kind]]
+    return given == set(SLOWED[kind]) and all(
+        isinstance(x, int | float) and not isinstance(x, bool) and 1e-9 < x < 1e9 for x in numbers
+    )
+
+
+def _slower(config: Mapping[str, Any], keys: Mapping[str, Any]) -> Tensor | None:
+    """By what the speed of each pair is divided, as convert_hf_to_gguf.py has it; None by 1.
+
+    "llama3" slows what turns less than low_freq_factor times in the context that the model was
+    trained on, keeps what turns more than high_freq_factor times, and mixes in between.
+    """
+    hows = [how for how in (config.get(name) or {} for name in ROPE) if how.get("factor")]
+    if not hows:
+        return None
+    how, width = hows[0], keys["llama.rope.dimension_count"]
+    places = torch.arange(0, width, 2, dtype=torch.float64)
+    if "low_freq_factor" not in how:
+        return torch.full_like(places, how["factor"]).float()
+    speeds = keys["llama.rope.freq_base"] ** (-places / width)
+    low, high = how["low_freq_factor"], how["high_freq_factor"]
+    times = how["original_max_position_embeddings"] * speeds / (2 * math.pi)
+    kept = ((times - low) / (high - low)).clamp(0, 1)
+    return (1 / (kept + (1 - kept) / how["factor"])).float()
+
+
+def _changed(config: Mapping[str, Any]) -> Iterator[str]:
+    """What the codes of a quantized folder leave open: a way that is not read, or a rotation."""
+    method = config.get("quant_method")
+    if method is not None and method not in METHODS:
+        yield f"quant_method {checks.shown(method)}"
+    for name, x in config.items():
+        if x and re.search("rotat|spin|transform|hadamard|adapter|lora", name):
+            yield f"{checks.shown(name)} {checks.shown(x)}"
 
 
 def _keys(source: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,8 +328,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """A file of names and values."""
     text = checks.file("source", path)
     try:
-        said = json.loads(text.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        said = written.read(text)
+    except ValueError:
         said = None
     if not isinstance(said, dict):
         raise ValueError(f"{path} is no JSON of names and values: it is damaged.")

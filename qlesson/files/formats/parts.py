@@ -60,6 +60,17 @@ def found(kind: str, parts: Parts, shape: Sequence[int], read: Callable[[], Valu
     return Found(Stored(kind, tuple(shape), nbytes), read)
 
 
+def not_read(parts: Parts, main: str, kind: str, why: str, remedy: str = "") -> Found:
+    """Parts that are in the list, and that nothing here reads."""
+    part = parts[main]
+
+    def read() -> Value:
+        told = f"{why}, which qlesson does not read"
+        raise part.not_read(f"{told}: {remedy}" if remedy else told)
+
+    return found(kind, parts, part.shape, read)
+
+
 def need(parts: Parts, *names: str) -> list[Part]:
     """These parts. Raises ValueError where the file lacks one."""
     some = next(iter(parts.values()))

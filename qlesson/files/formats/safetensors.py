@@ -5,17 +5,17 @@ and shapes then tell apart, and by quantization_config in the config.json beside
 keeps the name of the float one: x.weight.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from qlesson import checks
+from qlesson.files import written
 from qlesson.files.checkpoint.format import _File
 from qlesson.files.checkpoint.shards import _open_all
 from qlesson.files.formats import bitsandbytes, compressed_tensors, floats, gptq, torchao
 from qlesson.files.formats.opened import Opened, Stored, Value
-from qlesson.files.formats.parts import Config, Found, Part, Parts
+from qlesson.files.formats.parts import Config, Found, Part, Parts, not_read
 from qlesson.report import naming
 
 CONFIGS = ("config.json", "quantize_config.json", "quant_config.json")
@@ -34,6 +34,10 @@ BITSANDBYTES = (
 
 
 def _packed(parts: Parts, config: Config) -> Found:
+    if "weight_scale" not in parts:
+        return not_read(
+            parts, "weight_packed", "weight_packed", "comes without weight_scale, as in marlin-24"
+        )
     words = parts["weight_packed"].entry.dtype != "U8"
     return (compressed_tensors.packed if words else floats.packed_floats)(parts, config)
 
@@ -142,8 +146,8 @@ def _config(folder: Path) -> dict[str, Any]:
         if not file.is_file():
             continue
         try:
-            said = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError):
+            said = written.read(file)
+        except ValueError:
             raise ValueError(f"{file} is no JSON: it is damaged.") from None
         if file.name == CONFIGS[0] and isinstance(said, dict):
             said = said.get("quantization_config") or said.get("compression_config")

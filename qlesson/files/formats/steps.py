@@ -65,14 +65,26 @@ def grouped(groups: int, group_size: int) -> Granularity:
     return PerGroup(group_size) if groups > 1 else PerAxis(0)
 
 
-def size_of_groups(part: Part, width: int, groups: int, said: Sequence[object]) -> int:
-    """The size that the configuration says, where it gives so many groups; else width / groups."""
-    for size in said:
-        if isinstance(size, int) and size > 0 and -(-width // size) == groups:
-            return size
-    if width % groups:
+def size_of_groups(
+    part: Part, width: int, groups: int, said: Sequence[object], usual: int = 0
+) -> int:
+    """The size that the configuration says, where it gives so many groups; else width / groups.
+
+    usual  the size that is meant where nothing is said, and it fits
+    """
+
+    def fits(size: object) -> bool:
+        return isinstance(size, int) and size > 0 and -(-width // size) == groups
+
+    found = sorted({int(size) for size in said if fits(size) and isinstance(size, int)})
+    whole = [width // groups] if width % groups == 0 else []
+    if len(found) > 1:
+        found = [size for size in found if size in whole]
+    elif not found:
+        found = [usual] if fits(usual) else whole
+    if not found:
         raise part.wrong(f"has {groups} scales for {width} values, and no group_size says which")
-    return width // groups
+    return found[0]
 
 
 def rows_of_steps(scale: Tensor, shape: Shape, part: Part, block: Sequence[object]) -> Tensor:
@@ -89,7 +101,7 @@ def rows_of_steps(scale: Tensor, shape: Shape, part: Part, block: Sequence[objec
         raise part.wrong(f"has shape {tuple(scale.shape)}, which does not fit {tuple(shape)}")
     if len(scale) == rows:
         return scale
-    size = size_of_groups(part, rows, len(scale), [*block[:1], BLOCK])
+    size = size_of_groups(part, rows, len(scale), block[:1], BLOCK)
     return scale.repeat_interleave(size, 0)[:rows]
 
 
@@ -120,11 +132,12 @@ def coded_by_shape(
     if scale.numel() == 1:
         zero = None if zero_point is None else zero_point.reshape(())
         return coded(q, scale.reshape(()), zero, bits, PerTensor())
+    usual = BLOCK if len(scale) < len(q) else 0
     scale = rows_of_steps(scale, q.shape, part, said)
     if zero_point is not None:
         zero_point = rows_of_steps(zero_point, q.shape, part, said)
     groups = scale.shape[1]
-    size = size_of_groups(part, q.shape[1], groups, [*said[1:], BLOCK])
+    size = size_of_groups(part, q.shape[1], groups, said[1:], usual)
     return coded(q, scale, zero_point, bits, grouped(groups, size))
 
 

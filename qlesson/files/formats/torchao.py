@@ -6,15 +6,15 @@ has the class under "x.weight". Classes other than those below are laid out for 
 refused by name.
 """
 
-import json
 from typing import Any
 
 import torch
 
+from qlesson.files import written
 from qlesson.files.formats.floats import EIGHT_BITS
 from qlesson.files.formats.kinds import BookBlocks
 from qlesson.files.formats.opened import Value
-from qlesson.files.formats.parts import FLOATS, Found, Parts, found, matrix, need
+from qlesson.files.formats.parts import FLOATS, Found, Parts, found, matrix, need, not_read
 from qlesson.files.formats.steps import coded_by_shape, rows_of_steps, size_of_groups
 
 INTEGERS = ("Int8Tensor", "IntxUnpackedToInt8Tensor")
@@ -23,7 +23,7 @@ INTEGERS = ("Int8Tensor", "IntxUnpackedToInt8Tensor")
 def description(text: str | None) -> dict[str, Any] | None:
     """What the header says about a tensor, if it is one of torchao's."""
     try:
-        said = json.loads(text or "")
+        said = written.parsed(text or "")
     except ValueError:
         return None
     right = isinstance(said, dict) and isinstance(said.get("_type"), str)
@@ -36,14 +36,10 @@ def plain(parts: Parts, said: dict[str, Any]) -> Found:
     kind, data = said["_type"], said["_data"]
     (codes,) = need(parts, "qdata")
     if kind not in (*INTEGERS, "Float8Tensor"):
-
-        def refuse() -> Value:
-            raise codes.not_read(
-                f"is of torchao's class {kind}, which is laid out for a kernel: dequantize it with "
-                "torchao, and save it again"
-            )
-
-        return found(f"torchao {kind}", parts, codes.shape, refuse)
+        return not_read(
+            parts, "qdata", f"torchao {kind}", f"is of torchao's class {kind}",
+            "it is laid out for a kernel; dequantize it with torchao, and save it again",
+        )  # fmt: skip
     codes, scale = need(parts, "qdata", "scale")
     rows, width = matrix(codes)
     block = data.get("block_size")

@@ -2,7 +2,8 @@
 
 A word is four bytes, the lowest first. Dense words are the order "low_first" of
 `qlesson.files.packing`, in which a code may lie across two words. Padded words hold 32 // bits
-whole codes, and the rest of their bits is unused.
+whole codes, and the rest of their bits is unused. Planes are for 32 codes at a time: words with the
+low bits of all, and then words with their higher bits.
 """
 
 import torch
@@ -10,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qlesson.files.packing import in_a_row, unpack
+
+PLANES = {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}  # bits of each; of others all in one
 
 
 def dense_words(count: int, bits: int) -> int:
@@ -34,3 +37,14 @@ def unpack_padded(words: Tensor, bits: int, count: int) -> Tensor:
     shifts = torch.arange(32 // bits, dtype=torch.int32) * bits
     codes = (words.unsqueeze(-1) >> shifts) & (2**bits - 1)
     return codes.to(torch.uint8).flatten(1)[:, :count]
+
+
+def unpack_planes(words: Tensor, bits: int, count: int) -> Tensor:
+    """The same, of blocks of `bits` words for 32 codes."""
+    rest, below = words.unflatten(1, (-1, bits)), 0
+    codes = words.new_zeros(len(words), count, dtype=torch.uint8)
+    for width in PLANES.get(bits, (bits,)):
+        plane, rest = rest.split((width, rest.shape[-1] - width), -1)
+        codes = codes | unpack_padded(plane.flatten(1), width, count) << below
+        below += width
+    return codes

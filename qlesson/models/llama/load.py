@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from qlesson.qtensor import QTensor
 Weight = Tensor | QTensor | Blocks
 Read = Callable[[str], Weight]
 EMBEDDING, NORM, HEAD = "token_embd.weight", "output_norm.weight", "output.weight"
+SLOWER = "rope_freqs.weight"
 # Ours: those of the file, behind "blk." and the number of the block.
 NAMES = {
     "norm_1": ("attn_norm",),
@@ -35,6 +37,14 @@ NAMES = {
 }
 
 
+# Keys of the architecture: another may change what it computes. The last ones are not needed.
+KEYS = (
+    "block_count", "context_length", "embedding_length", "feed_forward_length",
+    "attention.head_count", "attention.head_count_kv", "attention.layer_norm_rms_epsilon",
+    "attention.key_length", "attention.value_length", "rope.dimension_count", "rope.freq_base",
+    "rope.scaling.type", "rope.scaling.factor", "vocab_size", "rope.scaling.finetuned",
+    "rope.scaling.original_context_length", "tensor_data_layout",
+)  # fmt: skip
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 HOW_TO_GET_IT = (
     "The model is not here: `make models` installs it (93 MB), or name its file in QLESSON_SMOLLM2."
@@ -72,9 +82,11 @@ def load(path: str | Path, keep: str = "codes") -> tuple[Llama, Tokenizer]:
           scales that have scales, as in ggml's K-quants, are multiplied out to float32.
           "float": they hold W_hat in float32, as a model to quantize or to train does
 
-    Rows of q and k are in llama.cpp's order, in which neighbours turn together.
+    Rows of q and k are in llama.cpp's order, in which neighbours turn together. Inputs are floats,
+    also where the file has steps for them.
 
-    Raises ValueError for a file that holds another architecture, or a part that is not read here.
+    Raises ValueError for a file that holds another architecture, a part that is not read here, or
+    a key that is not known and may change what the model computes.
     """
     checks.one_of("keep", keep, ("codes", "float"))
     with _opened(checks.path("path", path)) as file:
@@ -109,12 +121,23 @@ def _said(file: Opened, key: str, kind: type, default: Any = None) -> Any:
 def _config(file: Opened) -> Config:
     kind = _said(file, "general.architecture", str)
     if kind != "llama":
-        raise _other(file, f"its architecture is {kind!r}")
+        raise _other(file, f"its architecture is {checks.shown(kind)}")
+    if file.metadata.get("split.count") not in (None, 0, 1):
+        raise _other(file, "it is one of several parts; llama-gguf-split --merge joins them")
     if EMBEDDING not in file or len(file.stored[EMBEDDING].shape) != 2:
         raise _other(file, f"it has no matrix {EMBEDDING}")
 
     def whole(key: str, high: int, default: int | None = None) -> int:
         return checks.whole(key, _said(file, f"llama.{key}", int, default), 1, high)
+
+    for key, x in file.metadata.items():
+        if key.startswith("llama.") and key.removeprefix("llama.") not in KEYS:
+            raise _other(file, f"{checks.shown(key)} {checks.shown(x)} is not known here")
+
+    def positive(key: str, default: float | None = None) -> float:
+        x = _said(file, f"llama.{key}", float, default)
+        checks.number(key, x, "a positive number that float32 holds", lambda x: 0 < x < 1e38)
+        return float(x)
 
     vocabulary, width = file.stored[EMBEDDING].shape
     heads = whole("attention.head_count", width)
@@ -126,12 +149,12 @@ def _config(file: Opened) -> Config:
         heads=heads,
         kv_heads=whole("attention.head_count_kv", heads, heads),
         context=whole("context_length", 2**31),
-        base=float(_said(file, "llama.rope.freq_base", float, 10_000.0)),
-        eps=float(_said(file, "llama.attention.layer_norm_rms_epsilon", float)),
+        base=positive("rope.freq_base", 10_000.0),
+        eps=positive("attention.layer_norm_rms_epsilon"),
         ends=_ends(file),
     )
     _refuse_other_turns(file, config)
-    return config
+    return replace(config, slower=_slower(file, config.head_width // 2))
 
 
 def _ends(file: Opened) -> tuple[int, ...]:
@@ -147,10 +170,24 @@ def _refuse_other_turns(file: Opened, config: Config) -> None:
     width = config.head_width
     if config.width % config.heads or config.heads % config.kv_heads or width % 2:
         raise _other(file, f"{config} has heads that do not fit together")
-    turned = _said(file, "llama.rope.dimension_count", int, width)
-    scaling = _said(file, "llama.rope.scaling.type", str, "none")
-    if turned != width or scaling != "none":
-        raise _other(file, f"positions turn {turned} of {width} numbers, scaled by {scaling!r}")
+    keys = "rope.dimension_count", "attention.key_length", "attention.value_length"
+    for key in keys:
+        if (given := _said(file, f"llama.{key}", int, width)) != width:
+            raise _other(file, f"llama.{key} is {given}, and a head has {width} numbers")
+
+
+def _slower(file: Opened, pairs: int) -> tuple[float, ...]:
+    """By what the speeds of the pairs are divided: a number for all, a tensor, or both."""
+    scaling = _said(file, "llama.rope.scaling.type", str, "linear")
+    factor = _said(file, "llama.rope.scaling.factor", float, 1.0)
+    if scaling not in ("none", "linear") or (scaling == "none" and factor != 1) or not factor > 0:
+        raise _other(file, f"positions are scaled by {factor}, in the way {checks.shown(scaling)}")
+    if SLOWER not in file:
+        return (factor,) * pairs if factor != 1 else ()
+    x = file[SLOWER]
+    if not isinstance(x, Tensor) or x.shape != (pairs,) or not (x > 0).logical_and(x < 1e9).all():
+        raise _other(file, f"{SLOWER} must be {pairs} positive numbers, and is {checks.shown(x)}")
+    return tuple((factor * x.double()).tolist())
 
 
 def _tokenizer(file: Opened, vocabulary: int) -> Tokenizer:
@@ -197,7 +234,7 @@ def _other(file: Opened, why: str) -> ValueError:
 
 
 def _fill(model: Llama, file: Opened, keep: str) -> None:
-    left = set(file)
+    left = set(file) - {SLOWER}
 
     def read(name: str) -> Weight:
         if name not in file:

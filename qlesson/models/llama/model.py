@@ -24,7 +24,8 @@ NewCache = Callable[[], KVCache]
 class Config:
     """The sizes: width = numbers per token, hidden = numbers inside an MLP, kv_heads = heads of k
     and v, context = tokens that the model can look back on, base and eps = constants of `turns` and
-    of the norms, ends = ids of the tokens that end an answer."""
+    of the norms, ends = ids of the tokens that end an answer, slower = divisors of the speeds of
+    `turns`, one for each pair, or none."""
 
     vocabulary: int
     layers: int
@@ -36,6 +37,7 @@ class Config:
     base: float = 10_000.0
     eps: float = 1e-5
     ends: tuple[int, ...] = ()
+    slower: tuple[float, ...] = ()
 
     @property
     def head_width(self) -> int:
@@ -127,7 +129,8 @@ class Llama(nn.Module):
                 f"reads 1 to {self.config.context} in all."
             )
         x = self.embedding(ids)
-        angles = turns(past, time, self.config.head_width, self.config.base)
+        how = self.config.head_width, self.config.base, self.config.slower
+        angles = turns(past, time, *how)
         angles = angles.to(x.device, _complex(x.dtype))
         seen = x.new_ones(time, past + time, dtype=torch.bool).tril(past) if time > 1 else None
         for block in self.blocks:
@@ -196,10 +199,13 @@ class Llama(nn.Module):
         return checks.plain(ids)[None].to(self.norm.weight.device, torch.int64)
 
 
-def turns(past: int, time: int, width: int, base: float) -> Tensor:
+def turns(past: int, time: int, width: int, base: float, slower: Sequence[float] = ()) -> Tensor:
     """exp(i p base^(-2 j / width)), complex [time, width / 2], for the pairs j = 0, 1, ... of the
-    tokens at p = past, past + 1, ...: rotary positions (Su et al. 2021, arXiv:2104.09864)."""
+    tokens at p = past, past + 1, ...: rotary positions (Su et al. 2021, arXiv:2104.09864). A model
+    that was stretched to a longer context turns pair j by 1 / slower[j] of that."""
     speeds = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    if slower:
+        speeds = speeds / torch.tensor(slower, dtype=torch.float64)
     angles = torch.arange(past, past + time, dtype=torch.float64)[:, None] * speeds
     return torch.polar(torch.ones_like(angles), angles)
 

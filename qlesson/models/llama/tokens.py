@@ -1,16 +1,19 @@
 """A model's tokenizer: from the tokens and merges in its file, or the tokenizer.json beside it."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from qlesson import checks
+from qlesson.files.formats.from_llama import LLAMA_3
 
 CONTROL, USER_DEFINED = 3, 4  # kinds of tokens as ggml counts them; 1 is an ordinary one
 # Where a text is cut before anything is merged, by the name that files give it.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-CUTS = {"smollm": (r"\p{N}", WORDS), "gpt-2": (WORDS,)}
+CUTS = {"smollm": (r"\p{N}", WORDS), "gpt-2": (WORDS,), "llama-bpe": (LLAMA_3,)}
 TEXT = "\ue000"  # stands in a chat's template for the text
 
 
@@ -24,6 +27,8 @@ class Tokenizer:
     named     {token: id} of those that are always read as one
     template  of a chat, in Jinja; None where there is none
     names     what else the template knows, such as {"bos_token": "<s>"}
+    later     as merging, for what follows a special token; None where it is the same
+    patterns  {token: regular expression} of those that take spaces beside them along
     """
 
     def __init__(
@@ -34,10 +39,13 @@ class Tokenizer:
         named: Mapping[str, int],
         template: str | None = None,
         names: Mapping[str, str] | None = None,
+        later: Any = None,
+        patterns: Mapping[str, str] | None = None,
     ) -> None:
         self.template, self.names = template, dict(names or {})
         self.control, self.named = dict(control), dict(named)
-        self._size, self._merging = size, merging
+        self._size, self._merging, self._later = size, merging, later or merging
+        self._patterns = dict(patterns or {})
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """The ids of a text, none for an empty one.
@@ -66,38 +74,65 @@ class Tokenizer:
         _refuse_halves(text)
         ids: list[int] = []
         specials = self.named | self.control
-        for piece in _pieces(self._conversation(), specials):
-            filled = piece.replace(TEXT, text)
-            ids += [specials[piece]] if piece in specials else self._encode(filled, self.named)
+        for piece in self._pieces(self._conversation(), specials):
+            if isinstance(piece, int):
+                ids.append(piece)
+            else:
+                ids += self._encode(piece.replace(TEXT, text), self.named, first=not ids)
         return ids
 
-    def _encode(self, text: str, specials: Mapping[str, int]) -> list[int]:
+    def _encode(self, text: str, specials: Mapping[str, int], first: bool = True) -> list[int]:
+        """first  whether the text begins here, where some tokenizers put a space before it."""
         ids: list[int] = []
-        for piece in _pieces(text, specials):
-            if piece in specials:
-                ids.append(specials[piece])
+        for piece in self._pieces(text, specials):
+            if isinstance(piece, int):
+                ids.append(piece)
             else:
-                merged = self._merging.encode(piece, add_special_tokens=False).ids
+                merging = self._merging if first else self._later
+                merged = merging.encode(piece, add_special_tokens=False).ids
                 ids += [i for i in merged if i < self._size]
+            first = False
         return ids
+
+    def _pieces(self, text: str, specials: Mapping[str, int]) -> list[str | int]:
+        """The text, cut before and after each of the specials, and ids in their places."""
+        longest_first = sorted(specials, key=len, reverse=True)
+        patterns = [self._patterns.get(x, re.escape(x)) for x in longest_first]
+        cut = re.split(f"({'|'.join(patterns)})", text) if patterns else [text]
+        return [specials.get(x, specials.get(x.strip(), x)) for x in cut if x]
 
     def _conversation(self) -> str:
         if self.template is None:
             raise ValueError("The file has no template of a chat: use tokenizer.encode(text).")
         from jinja2.sandbox import ImmutableSandboxedEnvironment  # here: it takes a while
 
-        jinja = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        more = ["jinja2.ext.loopcontrols"]
+        jinja = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=more)
+        jinja.globals |= {"raise_exception": _refuse, "strftime_now": _today}
+        jinja.filters["tojson"] = _as_json
         messages = [{"role": "user", "content": TEXT}]
-        filled = jinja.from_string(self.template)
-        return filled.render(messages=messages, add_generation_prompt=True, **self.names)
+        try:
+            filled = jinja.from_string(self.template)
+            return filled.render(messages=messages, add_generation_prompt=True, **self.names)
+        except Exception as error:  # whatever a program of somebody else can do
+            raise ValueError(
+                f"The template of a chat fails: {checks.shown(str(error))}. Use "
+                "tokenizer.encode(text, special=True)."
+            ) from None
 
 
-def _pieces(text: str, specials: Iterable[str]) -> list[str]:
-    """The text, cut before and after each of the specials, without empty pieces."""
-    longest_first = sorted(specials, key=len, reverse=True)
-    if not longest_first:
-        return [text] if text else []
-    return [p for p in re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if p]
+def _refuse(why: str) -> None:
+    """A template calls it where it has no words for a conversation."""
+    raise ValueError(why)
+
+
+def _today(form: str) -> str:
+    return datetime.now().strftime(form)
+
+
+def _as_json(x: Any, indent: int | None = None, **others: Any) -> str:
+    """Jinja's own writes < as \\u003c, for web pages."""
+    return json.dumps(x, ensure_ascii=False, indent=indent)
 
 
 def of_merges(
@@ -110,7 +145,12 @@ def of_merges(
     kinds   of each token, as ggml counts them
     cut     a name in CUTS
     chat    template and names
+
+    Raises ValueError where these are not what they should be, or do not fit together.
     """
+    texts = tokens, merges = list(tokens), list(merges)
+    if any(not isinstance(x, str) for listed in texts for x in listed) or len(kinds) != len(tokens):
+        raise ValueError("The tokens and merges are no texts, or not each has its kind.")
     if cut not in CUTS:
         known = ", ".join(CUTS)
         raise ValueError(f"The text is cut as {cut!r} says, and known are: {known}.")
@@ -125,7 +165,14 @@ def of_merges(
     extra = [b for b in pre.ByteLevel.alphabet() if b not in ids]
     ids = {**ids, **{b: len(ids) + i for i, b in enumerate(sorted(extra))}}
     pairs: Any = [tuple(pair.split(" ")) for pair in merges]
-    merging = library.Tokenizer(models.BPE(ids, pairs))
+    for pair in pairs:
+        if len(pair) != 2 or not {*pair, "".join(pair)} <= ids.keys():
+            raise ValueError(
+                f"The merge {checks.shown(' '.join(pair))} is not of two tokens into a third: the "
+                "merges are those of another vocabulary."
+            )
+    # Llama 3 takes a word that is a token as it is, whatever the merges make of it.
+    merging = library.Tokenizer(models.BPE(ids, pairs, ignore_merges=cut == "llama-bpe"))
     split = [pre.Split(library.Regex(regex), "isolated") for regex in CUTS[cut]]
     letters = pre.ByteLevel(add_prefix_space=False, use_regex=False)
     merging.pre_tokenizer = pre.Sequence([*split, letters])
@@ -142,13 +189,11 @@ def of_json(path: Path, size: int, **chat: Any) -> Tokenizer:
     text = checks.file("path", path).read_text(encoding="utf-8")
     try:
         merging = _library().Tokenizer.from_str(text)
-    except ImportError:
+    except (ImportError, KeyboardInterrupt):
         raise
-    except Exception as error:  # the library raises nothing narrower
+    except BaseException as error:  # the library raises nothing narrower, and panics
         raise ValueError(f"{path} is none that the library tokenizers reads: {error}.") from None
-    merging.encode_special_tokens = True  # as text; `Tokenizer` finds those that are meant
-    merging.no_truncation()
-    merging.no_padding()
+    _settled(merging)
     added = merging.get_added_tokens_decoder()
     most = max(merging.get_vocab(with_added_tokens=True).values(), default=0)
     if most >= size:
@@ -159,7 +204,31 @@ def of_json(path: Path, size: int, **chat: Any) -> Tokenizer:
         {x.content: i for i, x in added.items() if x.special == special}
         for special in (True, False)
     )
-    return Tokenizer(merging, size, control, named, **chat)
+    patterns = {x.content: _pattern(x) for x in added.values() if x.lstrip or x.rstrip}
+    return Tokenizer(merging, size, control, named, later=_later(text), patterns=patterns, **chat)
+
+
+def _pattern(token: Any) -> str:
+    """Of an added token that takes the spaces before or behind it along."""
+    before, behind = (r"\s*" if strips else "" for strips in (token.lstrip, token.rstrip))
+    return before + re.escape(token.content) + behind
+
+
+def _later(text: str) -> Any:
+    """The tokenizer of a piece that is not the first, where only the first gets a space."""
+    said = json.loads(text)
+    cuts = said.get("pre_tokenizer") or {}
+    firsts = [x for x in cuts.get("pretokenizers", [cuts]) if x.get("prepend_scheme") == "first"]
+    for x in firsts:
+        x["prepend_scheme"] = "never"
+    return _settled(_library().Tokenizer.from_str(json.dumps(said))) if firsts else None
+
+
+def _settled(merging: Any) -> Any:
+    merging.encode_special_tokens = True  # as text; `Tokenizer` finds those that are meant
+    merging.no_truncation()
+    merging.no_padding()
+    return merging
 
 
 def _library() -> Any:

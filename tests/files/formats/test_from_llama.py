@@ -1,11 +1,22 @@
 """A Llama as people publish it, to a GGUF file: llama.cpp then writes what the model says."""
 
+import json
 import shutil
 
 import peers
 import pytest
 import torch
-from published import HEADS, KV_HEADS, TEMPLATE, as_published, published, small
+from published import (
+    HEADS,
+    KV_HEADS,
+    LLAMA_3,
+    PLAIN,
+    TEMPLATE,
+    as_published,
+    cut_by,
+    published,
+    small,
+)
 from safetensors.torch import load_file, save_file
 
 import qlesson as ql
@@ -62,12 +73,18 @@ def test_a_head_of_its_own_and_one_that_is_tied(tmp_path):
         assert ("output.weight" in formats.open(tmp_path / "x.gguf")) == (not tied)
 
 
-def test_llama_cpp_writes_what_the_published_model_says(tmp_path):
+@pytest.mark.parametrize("how, slower", [
+    ({}, 1.0), ({"rope_scaling": {"rope_type": "linear", "factor": 8.0}}, 8.0),
+    ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                       "high_freq_factor": 4.0, "original_max_position_embeddings": 6}}, None),
+])  # fmt: skip
+def test_llama_cpp_writes_what_the_published_model_says(tmp_path, how, slower):
     xllamacpp = peers.peer("xllamacpp")
     with formats.open(peers.smollm2()) as real:
         tokens, merges = (real.metadata[f"tokenizer.ggml.{n}"] for n in ("tokens", "merges"))
         own = [{"id": i, "content": tokens[i], "special": True} for i in range(17)]
-        folder = published(tmp_path / "tiny", lambda: (tokens, merges, own), vocab_size=len(tokens))
+        how |= {"vocab_size": len(tokens)}
+        folder = published(tmp_path / "tiny", lambda: (tokens, merges, own), **how)
         given = load_file(folder / "model.safetensors")
         given["model.embed_tokens.weight"] = given["model.embed_tokens.weight"][
             : len(tokens)
@@ -85,8 +102,10 @@ def test_llama_cpp_writes_what_the_published_model_says(tmp_path):
     answer = xllamacpp.Server(params).handle_completions(asked)
     got = [x["id"] for x in answer["choices"][0]["logprobs"]["content"]]
     doubles = {name: x.double() for name, x in given.items()}
+    if slower is None:
+        slower = formats.open(tmp_path / "x.gguf")["rope_freqs.weight"].double()
     for token in got:
-        logits = as_published(doubles, ids)
+        logits = as_published(doubles, ids, slower)
         assert logits.max() - logits[token] < 1e-2
         ids.append(token)
     assert len(got) == 8
@@ -108,7 +127,12 @@ def test_llama_cpp_writes_what_the_published_model_says(tmp_path):
     (dict(rope_theta=-1), "rope_theta must be a positive number in config.json, got -1"),
     (dict(rms_norm_eps="x"), "rms_norm_eps must be a positive number"),
     (dict(hidden_size="x"), "config.json must give hidden_size as a whole number"),
-    (dict(num_attention_heads=5, num_key_value_heads=5), "32 rows, and 5 heads cannot share"),
+    (dict(num_attention_heads=8), r"k.weight of shape \(32, 64\), .* \(16, 64\)"),
+    (dict(num_hidden_layers=3), "differ: blk.2.attn_k.weight is only in one"),
+    (dict(num_hidden_layers=1), "differ: blk.1.attn_k.weight is only in one"),
+    (dict(num_hidden_layers=2**24), "differ: blk.10.attn_k.weight is only in one"),
+    (dict(vocab_size=99), r"has token_embd.weight of shape \(102, 64\), and .* with \(99, 64\)"),
+    (dict(intermediate_size=128), r"blk.0.ffn_gate.weight of shape \(96, 64\), and"),
 ])  # fmt: skip
 def test_another_model_is_refused(config, words, tmp_path):
     published(tmp_path / "tiny", **config)
@@ -119,12 +143,63 @@ def test_another_model_is_refused(config, words, tmp_path):
 
 @pytest.mark.parametrize("tokenizer, words", [
     (dict(model={"vocab": []}), "is no BPE with a vocabulary, merges and added tokens"),
+    (dict(added_tokens=[{"id": 3, "content": 7, "special": True}]), "is no BPE with a vocabulary"),
+    (dict(post_processor=[1]), "is no BPE"), (dict(post_processor={"processors": 1}), "is no BPE"),
+    (dict(pre_tokenizer="x"), "is no BPE"), (dict(pre_tokenizer={"pretokenizers": []}), "cuts tex"),
     (dict(pre_tokenizer={"type": "Metaspace"}), "cuts text by .'Metaspace'., and only the ways of"),
+    (dict(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True}), "cuts text by"),
+    (dict(pre_tokenizer={"type": "ByteLevel", "use_regex": False}), "cuts text by"),
+    (dict(pre_tokenizer=cut_by(r"\\p{N}{1,3}|other")), "cuts text by .'Split', 'ByteLevel'."),
+    (dict(pre_tokenizer=cut_by(LLAMA_3)), "otherwise than llama.cpp.s llama-bpe, by .ignore"),
+    (dict(normalizer={"type": "NFC"}), "otherwise than llama.cpp's smollm, by .normalizer"),
 ])  # fmt: skip
 def test_another_tokenizer_is_refused(tokenizer, words, tmp_path):
     published(tmp_path / "tiny", tokenizer=tokenizer)
     with pytest.raises(ValueError, match=words):
         to_gguf(tmp_path / "tiny", tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize("change, words", [
+    (dict(ignore_merges=True), "smollm, by 'ignore_merges'"), (dict(dropout=0.1), "by 'dropout'"),
+    (dict(byte_fallback=True), "'byte_fallback'"), (dict(end_of_word_suffix="x"), "end_of_word"),
+    (dict(ignore_merges=False, dropout=None), None),
+])  # fmt: skip
+def test_merging_in_another_way_is_refused(change, words, tmp_path):
+    folder = published(tmp_path / "tiny")
+    said = json.loads((folder / "tokenizer.json").read_text())
+    said["model"] |= change
+    (folder / "tokenizer.json").write_text(json.dumps(said))
+    if words is None:
+        to_gguf(folder, tmp_path / "x.gguf")
+        return
+    with pytest.raises(ValueError, match=words):
+        to_gguf(folder, tmp_path / "x.gguf")
+
+
+def test_tokens_that_take_spaces_along_are_refused(tmp_path):
+    added = [x | PLAIN | {"rstrip": True} for x in small()[2]]
+    folder = published(tmp_path / "tiny", tokenizer={"added_tokens": added})
+    with pytest.raises(ValueError, match=r"merges otherwise than llama.cpp's smollm, by '<.end.>"):
+        to_gguf(folder, tmp_path / "x.gguf")
+
+
+def test_llama_3s_way_and_the_token_that_begins_a_text(tmp_path):
+    after = {"type": "TemplateProcessing", "pair": [], "special_tokens": {},
+             "single": [{"SpecialToken": {"id": "<|end|>", "type_id": 0}},
+                        {"Sequence": {"id": "A", "type_id": 0}}]}  # fmt: skip
+    both = {"type": "Sequence", "processors": [{"type": "ByteLevel"}, after]}
+    folder = published(tmp_path / "tiny")
+    said = json.loads((folder / "tokenizer.json").read_text())
+    said["model"] |= {"ignore_merges": True}
+    said |= {"pre_tokenizer": cut_by(LLAMA_3)}
+    for post, given, begins in [(None, None, False), (after, None, True), (both, None, True),
+                                (both, False, False), (None, True, True)]:  # fmt: skip
+        (folder / "tokenizer.json").write_text(json.dumps(said | {"post_processor": post}))
+        (folder / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": given}))
+        to_gguf(folder, tmp_path / "x.gguf")
+        metadata = formats.open(tmp_path / "x.gguf").metadata
+        assert metadata["tokenizer.ggml.add_bos_token"] is begins
+        assert metadata["tokenizer.ggml.pre"] == "llama-bpe"
 
 
 def test_folders_that_lack_a_part(tmp_path):

@@ -111,9 +111,9 @@ def test_a_file_that_shrinks_and_one_that_is_closed(path):
     path.write_bytes(large)
     with formats.open(path) as file:
         path.write_bytes(large[: 2**19])
-        with pytest.raises(ValueError, match="ended inside k"):
+        with pytest.raises(ValueError, match="ended inside .k.,"):
             file["k"]
-    with pytest.raises(ValueError, match="is closed: read k inside"):
+    with pytest.raises(ValueError, match="is closed: read .k. inside"):
         file["k"]
     with pytest.raises(KeyError, match="no tensor 'x'"):
         file["x"]

@@ -91,13 +91,29 @@ def test_shards_are_one_file(tmp_path):
 # --- GPTQ and AWQ ---
 
 
-def gptq(bits, inputs, outputs, size, index=None, offset=1):
+def planes(rows, bits):
+    """docs/gptq_planar.md of GPTQModel, word by word: 32 codes are `bits` words, low bits first."""
+    widths = {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}.get(bits, (bits,))
+    found = []
+    for row in rows.tolist():
+        words = []
+        for block in range(0, len(row), 32):
+            below = 0
+            for width in widths:
+                part = [code >> below & (2**width - 1) for code in row[block : block + 32]]
+                words.append(stream(torch.tensor([part]), width)[0])
+                below += width
+        found.append(torch.cat(words))
+    return torch.stack(found)
+
+
+def gptq(bits, inputs, outputs, size, index=None, offset=1, words=stream):
     """What AutoGPTQ's pack writes, from codes: its tensors, the codes, and what they stand for."""
     groups = -(-inputs // size)
     q, z = drawn(0, 2**bits, outputs, inputs), drawn(1, 2**bits, outputs, groups, seed=1)
     s = scales(outputs, groups)
     tensors = {
-        "l.qweight": stream(q, bits).T, "l.qzeros": stream((z - offset).T, bits), "l.scales": s.T,
+        "l.qweight": words(q, bits).T, "l.qzeros": words((z - offset).T, bits), "l.scales": s.T,
     }  # fmt: skip
     which = torch.arange(inputs) // size if index is None else index
     if index is not None:
@@ -107,9 +123,11 @@ def gptq(bits, inputs, outputs, size, index=None, offset=1):
 
 
 @pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("version", ["gptq", "gptq_v2", None])
+@pytest.mark.parametrize("version", ["gptq", "gptq_v2", "gptq_p", None])
 def test_gptq(bits, version, opened):
-    tensors, values = gptq(bits, 96, 32, 32, offset=0 if version == "gptq_v2" else 1)
+    offset = 0 if version in ("gptq_v2", "gptq_p") else 1
+    words = planes if version == "gptq_p" or bits in (5, 6, 7) else stream
+    tensors, values = gptq(bits, 96, 32, 32, offset=offset, words=words)
     config = {"quant_method": "gptq", "bits": bits, "group_size": 32}
     file = opened(tensors, config | ({"checkpoint_format": version} if version else {}))
     assert list(file) == ["l.weight"] and file.stored["l.weight"].shape == (32, 96)
@@ -119,6 +137,31 @@ def test_gptq(bits, version, opened):
         bits, granularity=ql.PerGroup(32), signed=False, scale_dtype=torch.float16
     )
     assert file.stored["l.weight"].kind == f"GPTQ {bits} bits"
+
+
+@pytest.mark.parametrize("config, offset", [
+    ({"format": "gptq_v2", "method": "gptq"}, 0), ({"format": "gptq"}, 1), ({"bits": 4}, 1),
+    ({"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}, 1),
+    ({"quant_method": "auto-round", "packing_format": "auto_round:gptqmodel"}, 0),
+    ({"quant_method": "auto-round", "packing_format": "auto_round"}, 0),
+    ({"quant_method": "gptq", "checkpoint_format": "GPTQ_V2", "backend": "auto"}, 0),
+])  # fmt: skip
+def test_the_zero_points_offset_by_every_name_that_it_has(config, offset, opened):
+    tensors, values = gptq(4, 96, 32, 32, offset=offset)
+    x = opened(tensors, {"quant_method": "gptq"} | config)["l.weight"]
+    assert torch.equal(x.dequantize(), values)
+
+
+def test_act_order_without_its_list_is_refused(opened):
+    tensors, values = gptq(4, 96, 32, 96)  # one group: there is nothing to list
+    assert torch.equal(opened(tensors, {"desc_act": True})["l.weight"].dequantize(), values)
+    with pytest.raises(ValueError, match="comes without its g_idx, and desc_act is true"):
+        opened(gptq(4, 96, 32, 32)[0], {"desc_act": True})
+
+
+def test_planes_of_less_than_32_codes_are_refused(opened):
+    with pytest.raises(ValueError, match="has 96 inputs and 16 outputs, in planes of 32"):
+        opened(gptq(4, 96, 16, 32)[0], {"checkpoint_format": "gptq_p"})
 
 
 def test_gptqs_largest_zero_point_wraps_to_0(opened):
@@ -196,10 +239,44 @@ def test_awq_as_compressed_tensors_converts_it(opened):
     assert torch.equal(x.dequantize(), values)
 
 
-def test_layouts_for_a_kernel_are_refused(opened):
-    with pytest.raises(NotRead, match="is in the layout gemv, which qlesson does not read") as told:
-        opened(awq(64, 48, 32)[0], {"version": "gemv"})
+@pytest.mark.parametrize("config, why", [
+    ({"version": "gemv"}, "is in the layout 'gemv'"),
+    ({"version": "GEMV", "w_bit": 4}, "is in the layout 'gemv'"),
+    ({"backend": "llm-awq"}, "is in the layout 'llm-awq'"),
+    ({"checkpoint_format": "marlin"}, "is in the layout 'marlin'"),
+    ({"quant_method": "auto-round", "packing_format": "auto_round:mlx"}, "layout 'auto_round:mlx"),
+    ({"format": "gptq_v2", "checkpoint_format": "gptq"}, "in the layout 'gptq or gptq_v2'"),
+    ({"quant_method": "squeezellm"}, "was quantized by 'squeezellm'"),
+    ({"quant_method": ["x"]}, "was quantized by"), ({"format": {"a": 1}}, "is in the layout"),
+])  # fmt: skip
+def test_other_layouts_of_the_same_shapes_are_listed_and_not_read(config, why, opened):
+    file = opened(awq(64, 48, 32)[0] | {"other": torch.ones(2)}, config)
+    assert list(file) == ["l.weight", "other"] and torch.equal(file["other"], torch.ones(2))
+    with pytest.raises(NotRead, match=f"{why}.*, which qlesson does not read") as told:
+        file["l.weight"]
     assert "damaged" not in str(told.value)  # nothing is wrong with the file
+
+
+def test_other_peoples_parts_do_not_close_the_file(opened):
+    """SqueezeLLM's qweight, llm-awq's int16, marlin-24's weight_packed."""
+    others = {
+        "a.qweight": torch.zeros(4, 8, dtype=torch.int32), "a.lookup_table": torch.zeros(8, 16),
+        "b.qweight": torch.zeros(2, 8, dtype=torch.int16), "b.scales": torch.zeros(1, 8).half(),
+        "c.weight_packed": torch.zeros(4, 8, dtype=torch.int32), "c.meta": torch.zeros(4, 8),
+        "d.weight": torch.ones(2),
+    }  # fmt: skip
+    file = opened(others)
+    assert file["d.weight"].tolist() == [1, 1]
+    for name in "abc":
+        with pytest.raises(NotRead, match="qlesson does not read"):
+            file[f"{name}.weight"]
+
+
+def test_a_layout_that_the_shapes_contradict_is_refused(opened):
+    with pytest.raises(ValueError, match="has shape .*, which is none of gptq"):
+        opened(awq(64, 48, 32)[0], {"quant_method": "gptq", "checkpoint_format": "gptq"})
+    with pytest.raises(ValueError, match="has shape .*, which is none of gemm"):
+        opened(gptq(4, 64, 32, 32)[0], {"quant_method": "awq", "version": "GEMM"})
 
 
 # --- compressed-tensors ---
@@ -342,6 +419,44 @@ def test_nvfp4_in_compressed_tensors_and_in_modelopt(opened):
     assert torch.equal(opened(other)["l.weight"].dequantize(), x.dequantize())
 
 
+def groups_of(*several, **more):
+    """A configuration in which layers differ, and nothing says here which layer is which."""
+    named = {f"group_{i}": {"targets": ["re:.*"], "weights": x} for i, x in enumerate(several)}
+    return {"quant_method": "compressed-tensors", "config_groups": named} | more
+
+
+def test_bytes_have_the_bits_of_all_layers_or_8(opened):
+    q = torch.tensor([[-127, 3, 126, 0]], dtype=torch.int8)
+    four, eight, scale = {"num_bits": 4}, {"num_bits": 8}, torch.tensor([[0.5]])
+    for codes, said, bits in [(q, (four, eight), 8), (q, (four,), 8), (q, (), 8),
+                              (q % 8, (four,), 4), (q % 8, (four, eight), 8)]:  # fmt: skip
+        x = opened({"l.weight": codes, "l.weight_scale": scale}, groups_of(*said))["l.weight"]
+        assert x.scheme.bits == bits and torch.equal(x.dequantize(), 0.5 * codes.float())
+
+
+def test_the_size_of_groups_is_said_or_divides_the_row(opened):
+    q, scale = drawn(-9, 9, 4, 192).to(torch.int8), scales(4, 2, dtype=torch.float32)
+    for said, size in [((), 96), ((128,), 128), ((128, 96), 96), ((64, 128), 128), (("x", 0), 96)]:
+        config = groups_of(*({"num_bits": 8, "group_size": n} for n in said))
+        x = opened({"l.weight": q, "l.weight_scale": scale}, config)["l.weight"]
+        assert x.scheme.granularity == ql.PerGroup(size), said
+        wide = scale.repeat_interleave(size, 1)[:, :192]
+        assert torch.equal(x.dequantize(), wide * q.float())
+    config = groups_of({"group_size": 128}, {"group_size": 120})
+    with pytest.raises(ValueError, match="has 2 scales for 192 values, and no group_size says"):
+        opened({"l.weight": q, "l.weight_scale": scale}, config)["l.weight"]
+
+
+def test_words_that_may_have_two_numbers_of_bits_are_not_read(opened):
+    """Padded words hold four codes of 7 bits or of 8."""
+    made = {"l.weight_packed": drawn(0, 99, 8, 48).to(torch.int32)}
+    made |= {"l.weight_scale": torch.ones(8, 1), "l.weight_shape": torch.tensor([8, 192])}
+    both = groups_of({"num_bits": 7}, {"num_bits": 8}, version="0.17.1")
+    with pytest.raises(NotRead, match="may have 7 or 8 bits, which qlesson does not read"):
+        opened(made, both)["l.weight"]
+    assert opened(made, both | {"version": "0.18.0"})["l.weight"].scheme.bits == 8
+
+
 # --- gpt-oss, bitsandbytes, torchao ---
 
 
@@ -384,6 +499,10 @@ def test_bitsandbytes(shape, nested, opened):
     layer = QuantizedLinear(file["l.weight"]).half()  # which does not round the book
     assert torch.equal(layer.codes.values(torch.float32), wanted)
     assert file["l.weight"].bits_per_value == pytest.approx(4 + (8 if nested else 32) * blocks / n)
+    for kind in (torch.bfloat16, torch.float32):  # bnb_4bit_quant_storage
+        stored = {"l.weight": data.view(-1).view(kind)[:, None]}
+        other = opened(tensors | stored | {"l.weight.quant_state.bitsandbytes__nf4": text})
+        assert torch.equal(other["l.weight"].dequantize(), wanted)
 
 
 def test_torchaos_plain_tensors(opened):
@@ -418,5 +537,5 @@ def test_torchaos_other_classes_are_refused_by_name(opened):
     said = {"_type": "Int4TilePackedTo4dTensor", "_data": {}, "_tensor_data_names": []}
     metadata = {"0.weight": json.dumps(said), "tensor_names": '["0.weight"]'}
     file = opened({"0._weight_qdata": torch.zeros(2, 2)}, metadata=metadata)
-    with pytest.raises(NotRead, match="Int4TilePackedTo4dTensor, which is laid out for a kernel"):
+    with pytest.raises(NotRead, match="Int4TilePackedTo4dTensor, which .*laid out for a kernel"):
         file["0.weight"]

@@ -83,7 +83,7 @@ def channels(rows: Mapping[str, draw.Values]) -> Figure:
         largest = np.abs(draw.array(x)).max(axis=0)
         ax.vlines(np.arange(len(largest)), 0, largest, color=draw.REAL, lw=2, label=name)
         ax.set_ylim(0, 1.08 * largest.max())
-        ax.yaxis.set_major_locator(draw.whole(3))
+        ax.yaxis.set_major_locator(draw.whole(3 if len(rows) > 1 else 5))
         ratio = draw.short(largest.max() / np.median(largest), 3)
         draw.title(ax, f"{name}: largest / median = {ratio}")
     np.ravel(axes)[-1].set_xlabel("input channel")

@@ -33,6 +33,7 @@ class TokensASecond:
         ((4.5e9, ...), "Those are bytes. A GB is a billion of them."),
         ((4.19, ...), "That is in units of 2 ** 30 bytes. Here a GB is a billion bytes."),
         ((..., 0.05), "That is the time of one token, in seconds. How many fit into a second?"),
+        ((..., 50), "That is the time of one token, in milliseconds. How many fit into a second?"),
         ((..., 22.5), "That is without the scales: they are read for every token, too."),
         ((..., 2.5), "You divided GB by bits: a token costs 4.5 GB, and a second reads 90."),
         ((..., 160), "You divided bits by GB: a token costs 4.5 GB, and a second reads 90."),
@@ -105,6 +106,14 @@ class Turn:
     @wrong("Nothing is rounded down: at a whole number of tokens one of the two waits a little.")
     def whole_down(bits, gb_per_s, gflop_per_s):
         return math.floor(bits * gflop_per_s / (16 * gb_per_s))
+
+    @wrong("No count of tokens is asked for, but where two times are equal: do not round.")
+    def whole_nearest(bits, gb_per_s, gflop_per_s):
+        return round(bits * gflop_per_s / (16 * gb_per_s))
+
+    @wrong("Here a GB is 10 ** 9 bytes, as a GFLOP is 10 ** 9 operations: yours is 2 ** 30.")
+    def binary_gb(bits, gb_per_s, gflop_per_s):
+        return bits * gflop_per_s / (16 * gb_per_s) * 1e9 / 2**30
 
     @wrong("These are operations for each byte. How many tokens make so many, at `bits` a weight?")
     def intensity(bits, gb_per_s, gflop_per_s):

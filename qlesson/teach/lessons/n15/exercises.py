@@ -32,7 +32,7 @@ class BlockByHand:
     def spec(data):
         codes = [data[2 + i] % 16 for i in range(16)] + [data[2 + i] // 16 for i in range(16)]
         d = struct.unpack("<e", bytes(data[:2]))[0]
-        return [d * (q - 8) for q in codes]
+        return [d * (q - 8) + 0.0 for q in codes]  # no -0.0
 
     def cases(rng):
         yield (_block(1.0, [0x10 + i % 2 for i in range(16)]),)
@@ -65,6 +65,15 @@ class BlockByHand:
     def no_offset(data):
         d = data[:2].view(torch.float16).float()
         return d * torch.cat([data[2:] & 15, data[2:] >> 4]).float()
+
+    @wrong("You subtract 7. Which code means 0.0?")
+    def seven(data):
+        d = data[:2].view(torch.float16).float()
+        return d * (torch.cat([data[2:] & 15, data[2:] >> 4]).float() - 7)
+
+    @wrong("These are the codes alone, from 0 to 15. What does each of them mean?")
+    def codes_alone(data):
+        return torch.cat([data[2:] & 15, data[2:] >> 4]).float()
 
     @wrong("8 is subtracted from the code, before d multiplies: d * (q - 8).")
     def subtracted_last(data):
@@ -112,6 +121,16 @@ class BlockByHand:
         q = torch.cat([data[2:] & 15, data[2:] >> 4])
         return d * (q - 8)
 
+    @wrong("Both are too narrow: in uint8 3 - 8 is 251, and float16 rounds the products.")
+    def wrapped_in_float16(data):
+        return data[:2].view(torch.float16) * (torch.cat([data[2:] & 15, data[2:] >> 4]) - 8)
+
+    @wrong("In int8 a shift copies the sign into the places it leaves: shift while it is uint8.")
+    def signed_shift(data):
+        d = data[:2].view(torch.float16).float()
+        signed = data[2:].view(torch.int8)
+        return d * (torch.cat([signed & 15, signed >> 4]).float() - 8)
+
     @wrong("d is a float16, and you read its two bytes as a whole number.")
     def whole_number(data):
         d = data[:2].view(torch.int16).float()
@@ -156,10 +175,13 @@ class PriceOfAKQuant:
         ((4.0625, ...), "A small block's scale is a code of 6 bits, and no float16 of its own."),
         ((3.25, ...), "256 values are 16 small blocks of 16; you have counted 8 of 32."),
         ((3.875, ...), "Those are scales and minima. Q3_K has no minimum."),
+        ((3.5, ...), "Those are two float16 numbers, d and m. Q3_K has no minimum, so only one."),
+        ((9.0625, ...), "16 values share a scale code: its 6 bits are not paid by each of them."),
         ((880, ...), "Those are the bits of a block. Divide them by its values."),
         ((..., 880), "Those are bits. A byte has eight."),
         ((..., 96), "Those are the codes alone: scale codes and a float16 follow, 14 bytes."),
         ((..., 108), "The float16 of the block is missing, two bytes."),
+        ((..., 0.4297), "Those are the bytes of one value. A block has 256."),
     ]  # fmt: skip
 
 

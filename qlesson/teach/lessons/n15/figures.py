@@ -70,6 +70,7 @@ def there_and_back_in_a_block(r: draw.Values, r_hat: draw.Values) -> Figure:
     below.axhline(0, color=draw.GRID, lw=0.8, label="no error")
     most = 1.2 * abs(r_hat - r).max() or 1.0
     below.set_ylim(-most, most)
+    top.set_ylabel("value")
     below.set_ylabel("error")
     below.set_xlabel("place in the block")
     below.set_xlim(-0.7, len(r) - 0.3)

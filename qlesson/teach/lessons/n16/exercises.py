@@ -39,6 +39,11 @@ class CostOfEmbedding:
         ((..., 20), "Those are the codes alone: beside them Q4_1 pays a bit, Q8_0 half a bit."),
         ((..., 42.5), "That is all of the embedding. In Q4_1 it still takes 25 MB."),
         ((..., 25), "That is what the embedding takes in Q4_1. How much less is that than now?"),
+        ((..., 16.69), "That is in units of 2 ** 20 bytes. Here a MB is a million bytes."),
+        ((..., 17.5e6), "Those are bytes. A MB is a million of them."),
+        ((..., 105), "That is the size of the file as it is. How much would it lose?"),
+        ((..., 87.5), "That is the size of the file then. How much less is that than now?"),
+        ((..., -17.5), "What is saved is asked for: how much smaller the file becomes."),
     ]
 
 
@@ -123,6 +128,29 @@ class HowLikely:
     def summed(logits, ids, start):
         log_p = logits[start - 1 : -1].log_softmax(-1)
         return log_p[range(len(ids) - start), ids[start:]].sum()
+
+    @wrong("That is a loss, the mean of -log p. The score is higher, the likelier a choice is.")
+    def loss(logits, ids, start):
+        return torch.nn.functional.cross_entropy(logits[start - 1 : -1], ids[start:])
+
+    @wrong("You look up every token of the choice in every row. Each row is about one of them.")
+    def every_pair(logits, ids, start):
+        return logits[start - 1 : -1].log_softmax(-1)[:, ids[start:]].mean()
+
+    @wrong("You divide by the number of all tokens, with the prompt's. Only the choice counts.")
+    def over_all(logits, ids, start):
+        log_p = logits[start - 1 : -1].log_softmax(-1)
+        return log_p[range(len(ids) - start), ids[start:]].sum() / len(ids)
+
+    @wrong("The first token of the choice is missing. Which row is about ids[start]?")
+    def first_missing(logits, ids, start):
+        log_p = logits[start:-1].log_softmax(-1)
+        return log_p[range(len(ids) - start - 1), ids[start + 1 :]].mean()
+
+    @wrong("That is a probability, e to the power of the score. The score is the mean of log p.")
+    def as_probability(logits, ids, start):
+        log_p = logits[start - 1 : -1].log_softmax(-1)
+        return log_p[range(len(ids) - start), ids[start:]].mean().exp()
 
     @wrong("The prompt's tokens are in your mean. All choices share them: only the choice counts.")
     def all_tokens(logits, ids, start):

@@ -13,7 +13,8 @@ def judged(
 ) -> Figure:
     """Two judgements of each model, from the most bits to the fewest   (notebook 16).
 
-    losses  {model: (difference in nats per token, its standard error)}; bars reach two errors
+    losses  {model: (difference in nats per token, its standard error)}; bars reach two errors, on
+            a scale that is linear up to 0.01 and logarithmic above
     shares  {model: (share of the questions answered, low end of its interval, high end)}
     """
     fig, axes = draw.figure(3.4, cols=2)
@@ -22,6 +23,9 @@ def judged(
     means, errors = (draw.array(list(x)) for x in zip(*losses.values(), strict=True))
     left.errorbar(np.arange(len(losses)), means, yerr=2 * errors, **look)
     left.axhline(0, color=draw.INK, lw=0.8)
+    left.set_yscale("symlog", linthresh=0.01)
+    left.set_ylim(-0.005, 30)
+    draw.own_ticks(left.yaxis, (0, 0.01, 0.1, 1, 10), ("0", "0.01", "0.1", "1", "10"))
     draw.own_ticks(left.xaxis, np.arange(len(losses)), list(losses))
     draw.title(left, "nats per token above the file")
     found, low, high = (draw.array(list(x)) for x in zip(*shares.values(), strict=True))
@@ -29,9 +33,10 @@ def judged(
         np.arange(len(shares)), found, yerr=np.stack([found - low, high - found]), **look
     )
     right.axhline(0.25, color=draw.INK, lw=0.8, ls=":")
+    right.text(0, 0.25, "guessing", va="bottom", ha="left", fontsize=draw.SMALL)
     right.set_ylim(0, 1)
     draw.own_ticks(right.xaxis, np.arange(len(shares)), list(shares))
-    draw.title(right, "share of the questions")
+    draw.title(right, "share of right answers")
     fig.supxlabel("bits", fontsize=10)
     return fig
 

@@ -56,6 +56,18 @@ class BehindNorm:
             w = tensor([[rng.randint(-8, 8) / 4 for _ in range(n)] for _ in range(rows)])
             yield w, tensor([rng.randint(1, 12) / 4 for _ in range(n)]), m
 
+    @wrong("The rotation is missing: this matrix makes y of u, and what it meets is u M.")
+    def not_rotated(w, gain, m):
+        return w * gain
+
+    @wrong("M^T from the left is for a matrix that adds to the stream. This one reads it.")
+    def as_it_writes(w, gain, m):
+        return m.T @ (w * gain)
+
+    @wrong("Your gain multiplies the rows of w, its outputs. The gain is one for each input.")
+    def gain_of_rows(w, gain, m):
+        return (w * gain[:, None]) @ m
+
     @wrong("The gain is missing: after the rotation no norm multiplies by it.")
     def no_gain(w, gain, m):
         return w @ m
@@ -97,9 +109,14 @@ class OneStandsOut:
     within = (0.01, 0.005)
     wrong = [
         ((32, ...), "A rotation keeps the length of the whole; it is shared by all inputs then."),
+        ((256, ...), "You multiplied by 8. What is the entry of the matrix that 32 meets?"),
+        ((8, ...), "So far apart are the lowest and the highest. The largest is one of the two."),
+        ((-4, ...), "Half of the new inputs are positive: the largest is one of those."),
         ((0.5, ...), "32/64 would be a mean. The entries are 1/8, so that the length stays 32."),
         ((..., 0.5), "16 levels have 15 steps between them, not 16."),
-        ((..., 4 / 15), "The inputs are 4 and -4: the range reaches from -4 to 4."),
+        ((..., 4 / 15), "That is from 0 to the largest. The range begins at the lowest, below 0."),
+        ((..., 0.25), "The range begins below 0, and 16 levels have one step less than levels."),
+        ((..., 2), "That range is the one before the rotation, and 16 levels have 15 steps."),
         ((..., 32 / 15), "That is the step before the rotation, when the range was 0 to 32."),
     ]
 
@@ -134,4 +151,8 @@ class WhereFree:
         ("C", "An RMSNorm without a gain divides by a length, which a rotation keeps."),
         ("D", "The attention adds v of several tokens, each times one number: H passes through."),
         ("E", "That is C once more, with the head as the matrix that reads."),
+        ("AB", "One place is asked for. E Q, the rotated embedding, writes the rotated stream."),
+        ("BC", "One place is asked for. A norm without a gain lets the rotation through."),
+        ("BD", "One place is asked for. The attention mixes whole v, and H passes through."),
+        ("BE", "One place is asked for. Behind a norm without a gain, the head takes Q in."),
     ]

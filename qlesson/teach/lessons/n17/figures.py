@@ -28,23 +28,24 @@ def by_block(panels: Mapping[str, Mapping[str, draw.Values]]) -> Figure:
 
 
 def input_bits(found: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
-    """What fewer bits for the inputs cost, with and without a rotation   (notebook 17).
+    """What fewer bits for the inputs cost, by what is done about it   (notebook 17).
 
-    found  {rotation: {bits: (difference in nats per token, its standard error)}}, the same bits in
-           each; bars reach two errors
+    found  {way: {bits: (difference in nats per token, its standard error)}}, all bits in the first
+           way; bars reach two errors, on a logarithmic scale
     """
     bits = list(next(iter(found.values())))
     fig, ax = draw.figure(3.2)
     for i, (label, its) in enumerate(found.items()):
         color, marker, line = draw.STYLES[i]
         means, errors = (draw.array(list(x)) for x in zip(*its.values(), strict=True))
-        at = np.arange(len(bits)) + 0.06 * (i - 1)
+        at = np.array([bits.index(b) for b in its]) + 0.06 * (i - 1)
         look = dict(color=color, ecolor=color, marker=marker, ls=line, ms=6, capsize=3, lw=1.4)
         ax.errorbar(at, means, yerr=2 * errors, label=label, **look)
-    ax.axhline(0, color=draw.INK, lw=0.8)
+    ax.set_yscale("log")
+    draw.own_ticks(ax.yaxis, (0.01, 0.1, 1), ("0.01", "0.1", "1"))
     draw.own_ticks(ax.xaxis, np.arange(len(bits)), bits)
-    ax.set_xlabel("bits of the inputs")
-    ax.set_ylabel("nats per token above the file")
+    ax.set_xlabel("bits of the inputs; bars: two standard errors to each side")
+    ax.set_ylabel("nats per token\nabove the file")
     draw.legend_above(fig, ax.get_legend_handles_labels()[0])
     return fig
 
@@ -60,5 +61,6 @@ def one_token(x: draw.Values, x_hat: draw.Values) -> Figure:
     look = dict(color=draw.CODE, marker="_", ls="", ms=4, mew=1)
     ax.plot(channels, draw.array(x_hat), label="comes back as", **look)
     ax.set_xlabel("input channel")
+    ax.set_ylabel("value")
     draw.legend_above(fig, ax.get_legend_handles_labels()[0])
     return fig

@@ -23,17 +23,21 @@ from qlesson.nn import load_state, quantize_model, state
 
 
 def my_model():
-    """A float model that gives logits [windows, time, vocabulary] for ids [windows, time]."""
+    """A float model that gives logits [windows, time, vocabulary] for ids [windows, time].
+
+    Where yours gives more (a tuple, an object with .logits), wrap it in a module of a few lines.
+    """
     return tinygpt.load()
 
 
 def my_windows():
-    """Text that it has not seen, as ids [windows, time]: half of them choose, the others judge."""
+    """Text that it has not seen, as ids [windows, time], int64: half of the windows choose, the
+    others judge. At least four; the more, the smaller the standard errors."""
     return tinygpt.encode(tinygpt.heldout_text()).unfold(0, 129, 128)[:32]
 
 
 def my_scheme():
-    """{pattern: Scheme} of the layers to quantize."""
+    """{pattern: Scheme} of the layers to quantize; "*" fits every layer."""
     return {"blocks.*": ql.Scheme(3, granularity=ql.PerGroup(32), scale_dtype=torch.float16)}
 
 
@@ -69,33 +73,37 @@ def run(path):
 
 
 def main(path):
-    model, scheme = my_model(), my_scheme()
+    model, scheme = my_model(), dict(my_scheme())
     choose, judge = my_windows().chunk(2)
     print("1 float: {:.3f} ± {:.3f} nats per token".format(*loss(model)))
 
     small, report = quantize_model(model, scheme)
     c = compare(exact(model), exact(small), [judge])
-    print(f"2 one scheme: {told(c)}; {report.bytes_before:,} to {report.bytes_after:,} bytes")
+    print(f"2 one scheme: {told(c, 1)}; {report.bytes_before:,} to {report.bytes_after:,} bytes")
 
     gained = gains(model, scheme, [row.name for row in report], choose)
-    worst = max(gained, key=gained.get)
-    print(f"3 the layer that breaks: {worst}, {gained[worst]:.3f} nats of it")
+    order = sorted(gained, key=gained.get, reverse=True)
+    costly = ", ".join(f"{name} {gained[name]:.3f}" for name in order[:3])
+    print(f"3 layers that cost most, in nats: {costly}")
 
-    better, report = quantize_model(model, {worst: EIGHT, **scheme})
+    worst = order[0]
+    better, report = quantize_model(model, scheme | {worst: EIGHT})
     c = compare(exact(small), exact(better), [judge])
-    print(f"4 with 8 bits there: {told(c)}; {report.bytes_after:,} bytes")
+    print(f"4 {worst} in 8 bits: {told(c, 2)}; {report.bytes_after:,} bytes")
 
     checkpoint.save(path, state(better))
     print(f"5 export: {Path(path).name}, {Path(path).stat().st_size:,} bytes", flush=True)
     subprocess.run([sys.executable, __file__, path], check=True)
 
 
-def told(c):
-    return f"{c.difference:+.3f} ± {c.standard_error:.3f}, {c.verdict}"
+def told(c, step):
+    """The loss of a model, and its difference from that of an earlier step."""
+    difference = f"{c.difference:+.3f} ± {c.standard_error:.3f}, {c.verdict}"
+    return f"{c.other_loss:.3f} nats; beside {step}: {difference}"
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(f"6 elsewhere: {run(sys.argv[1]):.3f} nats per token")
+        print(f"6 elsewhere: {run(sys.argv[1]):.3f} nats")
     else:
         main("my_codes.safetensors")
