@@ -57,14 +57,18 @@ inline Ends<R> ends_of(const R* r, int64_t n) {
 }
 
 // --- of many short rows that lie one after the other, in a range that holds 0 ---
-// So many values in a vector: rows first become as short as that.
+// So many values in a vector: rows first become as short as that. Groups of 32 took a third less time
+// APART, in a function of their own, with AVX-512, and a fifth more with AVX2.
 #if defined(__AVX512F__)
+#define APART __attribute__((noinline))
 template <typename R>
 constexpr int64_t LANES = 64 / sizeof(R);
 #elif defined(__AVX2__)
+#define APART inline
 template <typename R>
 constexpr int64_t LANES = 32 / sizeof(R);
 #else
+#define APART inline
 template <typename R>
 constexpr int64_t LANES = 16 / sizeof(R);
 #endif
@@ -106,7 +110,7 @@ IN_PLACE T largest_apart(const R* r) {
 
 // LANES rows of N values, N a power of 2.
 template <int64_t N, typename R>
-inline void ends_of_lanes(const R* r, Key<R>* most, Bare<R>* least, int64_t ahead) {
+APART void ends_of_lanes(const R* r, Key<R>* most, Bare<R>* least, int64_t ahead) {
   constexpr int64_t L = LANES<R>;
   Key<R> high[L * L];
   Bare<R> low[L * L];
