@@ -178,7 +178,7 @@ inline void min_max_rows(const R* r, float* r_min, float* r_max, int64_t m, int6
   known(n, false, [=](auto n, auto) {
 #pragma omp parallel for
     for (int64_t i = 0; i < m; i++) {
-      const Ends<R> e = ends_of<false>(r + i * n, n);
+      const Ends<R> e = ends_of(r + i * n, n);
       as_floats<R>(e.most, e.nearest, e.least, r_min[i], r_max[i]);
     }
   });
