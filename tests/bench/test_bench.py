@@ -224,14 +224,14 @@ def test_what_notebook_13_says_of_times_is_stored():
     assert abs(fresh - 139_264) < 100 and reused < 100
     left = ms["formula, memory reused"]
     assert "The bytes explain less than 7, and fresh memory nearly all the rest" in text
-    assert 5 < left / floor < 7 and left < whole / 8
+    assert 5 < left / floor < 7 and left < whole / 7
     assert "Without them less time is left than 37 bytes predict" in text and left < predicted
     assert "Memory allows no point above the dashed line" in text
     assert 5 * 2**25 / 1e6 / ms["compiled"] < bandwidth
     pieces = {p["values"]: p["ms"] for p in CPU["pieces"]}
     assert "a valley, several times as fast as the whole tensor" in text
     assert "The package cuts at its left end" in text
-    assert pieces[2**25] > 3 * pieces[2**17] and pieces[2**16] > 2 * min(pieces.values())
+    assert pieces[2**25] > 3 * pieces[2**17] and pieces[2**16] > 1.5 * min(pieces.values())
     assert max(pieces[2**power] for power in range(17, 21)) < 2 * min(pieces.values())
     steps = [s["ms"] for s in CPU["steps"]]
     assert steps[0] > steps[1]
@@ -240,7 +240,7 @@ def test_what_notebook_13_says_of_times_is_stored():
     tensor, row, column, *groups = (t["compiled"] / t[bench.FLOOR] for t in chosen)
     assert "Rows and groups stay near one floor" in text and max(row, *groups) < 1.4
     assert "a whole tensor and columns need a second reading, about two floors" in text
-    assert 1.7 < tensor < 2.4 and 1.7 < column < 2.4
+    assert 1.7 < tensor < 2.2 and 1.7 < column < 2.5
     trial = bench.stored("h100_trial")
     assert "dozens of times as fast" in text
     assert trial["copy_tb_per_s"] * 1000 > 24 * bandwidth
