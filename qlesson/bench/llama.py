@@ -1,6 +1,6 @@
 """A published language model beside llama.cpp, on the same file.
 
-python -m qlesson.bench.llama               the table, in two minutes; needs `make models`
+python -m qlesson.bench.llama               the table, in a minute; needs `make models`
 python -m qlesson.bench.llama --json FILE   the same, stored
 
 llama.cpp, where xllamacpp is installed, has as many threads as torch, and rounds the inputs of a

@@ -121,7 +121,7 @@ def runs(x: Tensor, w: Prepared, nbytes: int) -> bool:
         if _read["bytes"] <= PAYS_OFF:
             return False
     try:
-        w.library  # noqa: B018
+        _library(w.of.bits, w.offset)
     except Exception:
         with modes._or_eagerly():
             raise

@@ -334,12 +334,14 @@ def test_quantizing_and_multiplying_at_once_has_the_bits_of_both(
             compiled(QuantizedLinear(codes_of(64, ql.PerGroup(32), 4), None, scheme), x)
 
 
+@pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("signed", [True, False])
-def test_the_largest_codes_do_not_saturate(signed):
-    """-128 times -128 and 255 times -128, in every place at once."""
+def test_the_largest_codes_do_not_saturate(bits, signed):
+    """With 8 bits -128 times -128 and 255 times -128, in every place at once."""
     kind = torch.int8 if signed else torch.uint8
-    ends = (-128, 127) if signed else (0, 255)
-    scheme = ql.Scheme(8, granularity=ql.PerGroup(64), signed=signed)
+    half = 2 ** (bits - 1)
+    ends = (-half, half - 1) if signed else (0, 2 * half - 1)
+    scheme = ql.Scheme(bits, granularity=ql.PerGroup(64), signed=signed)
     inputs = ql.Scheme(8, granularity=ql.PerAxis(0))
     for code in ends:
         for zero in ends:
@@ -353,6 +355,18 @@ def test_the_largest_codes_do_not_saturate(signed):
                     x = ql.QTensor(q, torch.full((m, 1), 0.5), z, inputs)
                     with ql.use_kernels("compiled"):
                         assert torch.equal(layer.product(x), slowly(x, w))
+
+
+def test_a_row_takes_nothing_from_the_next():
+    """Scales and minima are read in eights, beyond a row's own; its neighbours' may be no numbers."""
+    w = blocks_of(576, 32, 4, False, True)
+    x, rows = drawn(8, 576), [1, 2, ROWS - 1]
+    w.scale[3:-1] = float("nan")
+    w.minimum[3:-1] = float("inf")
+    for m in (1, 2, 8, 12):
+        y = compiled(QuantizedLinear(w), x[:1].expand(m, -1).contiguous())
+        wanted = x[:1].double() @ w.dequantize()[rows].double().T
+        torch.testing.assert_close(y[:, rows], wanted.float().expand(m, -1))
 
 
 def test_static_inputs_and_an_integer_layer_have_the_same_bits():
