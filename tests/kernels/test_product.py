@@ -358,14 +358,14 @@ def test_the_largest_codes_do_not_saturate(bits, signed):
 
 
 def test_a_row_takes_nothing_from_the_next():
-    """Scales and minima are read in eights, beyond a row's own; its neighbours' may be no numbers."""
+    """Scales and minima are read in eights, and those of other rows may be no numbers."""
     w = blocks_of(576, 32, 4, False, True)
-    x, rows = drawn(8, 576), [1, 2, ROWS - 1]
+    x, rows = drawn(1, 576), [1, 2, ROWS - 1]
     w.scale[3:-1] = float("nan")
     w.minimum[3:-1] = float("inf")
     for m in (1, 2, 8, 12):
-        y = compiled(QuantizedLinear(w), x[:1].expand(m, -1).contiguous())
-        wanted = x[:1].double() @ w.dequantize()[rows].double().T
+        y = compiled(QuantizedLinear(w), x.expand(m, -1).contiguous())
+        wanted = x.double() @ w.dequantize()[rows].double().T
         torch.testing.assert_close(y[:, rows], wanted.float().expand(m, -1))
 
 
