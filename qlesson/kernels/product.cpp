@@ -54,12 +54,15 @@ extern "C" int quantized_linear(const Linear* of, const Scheme* scheme) {
   return 1;
 }
 
-// w_hat of some rows, the bits that `dequantize` gives.
-extern "C" void rows(const Rows* of) {
+// w_hat of some rows, the bits that `dequantize` gives. Returns 0 where a number is none of a row.
+extern "C" int rows(const Rows* of) {
   const Weight& w = *of->w;
+  for (int64_t i = 0; i < of->count; i++)
+    if (of->ids[i] < 0 || of->ids[i] >= w.n) return 0;
   std::vector<float> filled(w.blocks() * BLOCK);
   for (int64_t i = 0; i < of->count; i++) {
     plain_values(w, of->ids[i], 0, w.blocks(), filled.data());
     std::copy_n(filled.data(), w.k, of->out + i * w.k);
   }
+  return 1;
 }

@@ -11,7 +11,7 @@ import ctypes
 from functools import cache
 from pathlib import Path
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -88,16 +88,12 @@ class Prepared:
         form = low, SCALES.index(scale.dtype), shared
         self.numbers = (ctypes.c_int64 * 11)(*addresses, *sizes, *form)
         self.address = ctypes.addressof(self.numbers)
-
-    @property
-    def library(self) -> ctypes.CDLL:
-        """What multiplies this kind of weight."""
-        return _library(self.of.bits, self.offset)
+        self.library: Any = None  # what multiplies this kind of weight, from the first product on
 
     def threads(self, inputs: int) -> int:
         """How many pay for this product."""
         wanted = self.products * inputs // THREAD
-        return min(torch.get_num_threads(), wanted) if wanted > 1 else 1
+        return 1 if wanted <= 1 else min(torch.get_num_threads(), wanted)
 
 
 def prepared(w: Packed) -> Prepared | None:
@@ -112,7 +108,7 @@ def runs(x: Tensor, w: Prepared, nbytes: int) -> bool:
     """Whether work on x, for which so many bytes of w are read, goes through the kernel, which is
     then compiled."""
     mode = modes._state["mode"]
-    if mode == "eager" or modes._state["broken"] or x.dtype == torch.float64:
+    if mode == "eager" or modes._state["broken"] or x.dtype is torch.float64:
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or not _lies_in_memory(x):
         return False
@@ -121,7 +117,7 @@ def runs(x: Tensor, w: Prepared, nbytes: int) -> bool:
         if _read["bytes"] <= PAYS_OFF:
             return False
     try:
-        _library(w.of.bits, w.offset)
+        w.library = w.library or _library(w.of.bits, w.offset)
     except Exception:
         with modes._or_eagerly():
             raise
@@ -129,26 +125,61 @@ def runs(x: Tensor, w: Prepared, nbytes: int) -> bool:
     return True
 
 
+def at_once(
+    x: Tensor, w: Prepared, bias: Tensor | None, scheme: Scheme | None = None
+) -> Tensor | None:
+    """`linear`, or with a scheme `quantized_linear`, for a plain float32 tensor x on the CPU.
+
+    None where the kernel has not run yet, or more has to be asked or made. What Python does for a
+    call takes as long as a small product, so here few questions are asked.
+    """
+    state = modes._state
+    if w.library is None or state["mode"] == "eager" or state["broken"] or torch.jit.is_tracing():
+        return None
+    if x.shape[-1] != w.width or not x.is_contiguous() or x.is_neg():
+        return None
+    if bias is not None and (
+        bias.dtype is not torch.float32 or not bias.is_contiguous() or bias.is_neg()
+    ):
+        return None
+    try:
+        return _product(x, w, bias, scheme)
+    except RuntimeError:  # inside torch.vmap no tensor has an address
+        return None
+
+
 def linear(x: Tensor, w: Prepared, bias: Tensor | None = None) -> Tensor:
     """x W_hat^T + b, float32 [..., rows], for float x [..., width]."""
-    x, b = _floats(x), None if bias is None else _floats(bias)
-    y, m = _outputs(x, w), x.numel() // w.width
-    at = 0 if b is None else b.data_ptr()
-    w.library.linear(_LINEAR(w.address, x.data_ptr(), m, at, y.data_ptr(), w.threads(m)))
+    y = _product(_floats(x), w, None if bias is None else _floats(bias), None)
+    assert y is not None
     return y
+
+
+def quantized_linear(x: Tensor, w: Prepared, scheme: Scheme, bias: Tensor | None) -> Tensor | None:
+    """The same for x that is quantized before as `ql.quantize` does it; None where that would
+    refuse x.
+
+    scheme  as `quantizes` takes it
+    """
+    return _product(_floats(x), w, None if bias is None else _floats(bias), scheme)
+
+
+def _product(x: Tensor, w: Prepared, bias: Tensor | None, scheme: Scheme | None) -> Tensor | None:
+    *shape, width = x.shape
+    y, m = x.new_empty(*shape, w.rows), x.numel() // width  # float32 as x, not as torch's default
+    b = 0 if bias is None else bias.data_ptr()
+    call = _LINEAR(w.address, x.data_ptr(), m, b, y.data_ptr(), w.threads(m))
+    if scheme is None:
+        w.library.linear(call)
+        return y
+    return y if w.library.quantized_linear(call, _inputs(scheme)) else None
 
 
 def _floats(x: Tensor) -> Tensor:
     """x row by row in float32; asking costs less than a cast that is none."""
-    if x.dtype == torch.float32 and x.is_contiguous():
+    if x.dtype is torch.float32 and x.is_contiguous():
         return x
     return x.to(torch.float32).contiguous()
-
-
-def _outputs(x: Tensor, w: Prepared) -> Tensor:
-    """[..., rows] for x [..., width], in float32 as x is, whatever torch's default is."""
-    *shape, _ = x.shape
-    return x.new_empty(*shape, w.rows)
 
 
 def int_linear(codes: Tensor, scale: Tensor, zero_point: Tensor, w: Prepared) -> Tensor:
@@ -163,19 +194,6 @@ def int_linear(codes: Tensor, scale: Tensor, zero_point: Tensor, w: Prepared) ->
     addresses = [x.data_ptr() for x in given]
     w.library.int_linear(_INT_LINEAR(w.address, *addresses, m, y.data_ptr(), w.threads(m)))
     return y
-
-
-def quantized_linear(x: Tensor, w: Prepared, scheme: Scheme, bias: Tensor | None) -> Tensor | None:
-    """The same plus b, for float x [..., width] that is quantized before as `ql.quantize` does it;
-    None where that would refuse x.
-
-    scheme  as `quantizes` takes it
-    """
-    x, b = _floats(x), None if bias is None else _floats(bias)
-    y, m = _outputs(x, w), x.numel() // w.width
-    at = 0 if b is None else b.data_ptr()
-    call = _LINEAR(w.address, x.data_ptr(), m, at, y.data_ptr(), w.threads(m))
-    return y if w.library.quantized_linear(call, _inputs(scheme)) else None
 
 
 @cache
@@ -195,12 +213,13 @@ def quantizes(scheme: Scheme) -> bool:
     return plain and holds_zero and known and scheme.bits <= 8
 
 
-def rows(ids: Tensor, w: Prepared) -> Tensor:
-    """W_hat of the rows with these numbers [n], float32 [n, width]: the bits of `dequantize`."""
-    ids = ids.to(torch.int64).contiguous()
-    r_hat = ids.new_empty(len(ids), w.width, dtype=torch.float32)
-    w.library.rows(_ROWS(w.address, ids.data_ptr(), len(ids), r_hat.data_ptr()))
-    return r_hat
+def rows(ids: Tensor, w: Prepared) -> Tensor | None:
+    """W_hat of the rows with these numbers [...] in int64, float32 [..., width]: the bits of
+    `dequantize`. None where a number is none of a row."""
+    ids = ids.contiguous()
+    r_hat = ids.new_empty(*ids.shape, w.width, dtype=torch.float32)
+    call = _ROWS(w.address, ids.data_ptr(), ids.numel(), r_hat.data_ptr())
+    return r_hat if w.library.rows(call) else None
 
 
 @cache  # since asking for the file's path takes longer than a small product
@@ -211,5 +230,5 @@ def _library(bits: int, offset: int) -> ctypes.CDLL:
     text = ctypes.c_char_p
     found.linear.argtypes = found.int_linear.argtypes = found.rows.argtypes = [text]
     found.quantized_linear.argtypes = [text, text]
-    found.linear.restype = found.int_linear.restype = found.rows.restype = None
+    found.linear.restype = found.int_linear.restype = None
     return found

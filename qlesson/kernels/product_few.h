@@ -14,14 +14,17 @@ struct FewInputs {
   Buffer<float> x, sums;  // [places / LANES, count, LANES] in order, filled up with zeros; [count, blocks] for minima
   FewInputs(const Weight& w, const float* given, int64_t m, int64_t count)
       : count(count), blocks(w.blocks() + 8), x(count * (w.blocks() + 1) * BLOCK), sums(MINIMA ? count * blocks : 0) {
-    const std::vector<int32_t> columns = columns_of(w);
-    const int64_t places = columns.size(), full = w.k % BLOCK ? places - BLOCK : places;
     for (int64_t t = 0; t < m; t++) {
       const float* from = given + t * w.k;
-      for (int64_t i = 0; i < full; i += LANES)
-        for (int64_t lane = 0; lane < LANES; lane++) x[place(t, i) + lane] = from[columns[i + lane]];
-      for (int64_t i = full; i < places; i++)
-        if (columns[i] < w.k) x[place(t, i)] = from[columns[i]];
+      const auto put = [&](int64_t begin, const std::vector<int32_t>& order) {
+        const int64_t size = order.size();
+        for (int64_t i = 0; i < size; i += LANES)
+          for (int64_t lane = 0; lane < LANES; lane++)
+            if (const int64_t column = begin + order[i + lane]; column < w.k) x[place(t, begin + i) + lane] = from[column];
+      };
+      int64_t i = 0;
+      for (; i + LONG <= w.k; i += LONG) put(i, order_of_longs());
+      for (; i < w.k; i += BLOCK) put(i, order_of_blocks());
       for (int64_t i = 0; MINIMA && i < w.k; i++) sums[t * blocks + i / BLOCK] += from[i];
     }
   }
@@ -67,16 +70,21 @@ void sum_groups(const Weight& w, Number numbers, const Row& row, const FewInputs
 
 // Adds to y [T] the products of the blocks of 32 behind those of 256, of a row that was read from the block `first` on.
 template <int T>
-IN_PLACE void add_rest(const Weight& w, const Row& row, const FewInputs& x, int64_t first, WideFloats* y) {
-  const int64_t long_end = w.longs() * 8;
-  for (int64_t i = long_end; i < w.blocks(); i++) {
-    const WideFloats s = row.s[i - first] - WideFloats{}, zero = row.zero[i - first] - WideFloats{};
-    for (int64_t at = 0; at < BLOCK; at += LANES) {
-      const WideFloats value = s * difference(&row.rest[(i - long_end) * BLOCK + at], zero);
-      for (int t = 0; t < T; t++)
-        y[t] = multiply_add(value, load<WideFloats>(&x.x[x.place(t, i * BLOCK + at)]), y[t]);
+IN_PLACE void add_rest(const Weight& w, const Number& numbers, const Row& row, const FewInputs& x, int64_t first, WideFloats* y) {
+  const int64_t begin = w.longs() * 8, whole = w.whole() - begin;
+  const float *some = &x.x[begin * BLOCK * T], *s = &row.s[begin - first], *zero = &row.zero[begin - first];
+  const auto add = [&](const uint8_t* words, int64_t i) __attribute__((always_inline)) {
+    WideFloats u[BLOCK / LANES];
+    numbers.block(words, zero[i] - WideFloats{}, u);
+    for (int t = 0; t < T; t++) {
+      WideFloats sum = u[0] * load<WideFloats>(some + (i * BLOCK * T + t * LANES));
+      for (int64_t f = 1; f < BLOCK / LANES; f++)
+        sum = multiply_add(u[f], load<WideFloats>(some + i * BLOCK * T + (f * T + t) * LANES), sum);
+      y[t] = multiply_add(sum, s[i] - WideFloats{}, y[t]);
     }
-  }
+  };
+  for (int64_t i = 0; i < whole; i++) add(row.others + i * BLOCK_BYTES, i);
+  if (w.k % BLOCK) add(row.last_block(w), whole);
 }
 
 // Adds to y [T] what minima add, in blocks from `first`, the first of a block of 256, to `end`.
@@ -99,14 +107,16 @@ void row_by_row(const Weight& given, const FewInputs& x, int64_t m, const float*
     Floats others[T] = {};
     row.read(w, i, 0, w.blocks());
     sum_groups<T>(w, numbers, row, x, found);
-    add_rest<T>(w, row, x, 0, found);
+    add_rest<T>(w, numbers, row, x, 0, found);
     add_minima<T>(row, x, 0, w.blocks(), others);
     for (int t = 0; t < T; t++) all[t][r] = folded(found[t]) + others[t];
     if (r + 1 < TOGETHER && i + 1 < end) continue;
     for (int64_t t = 0; t < m; t++) {
       transpose(all[t]);
       const Floats sums = ((all[t][0] + all[t][1]) + (all[t][2] + all[t][3])) + ((all[t][4] + all[t][5]) + (all[t][6] + all[t][7]));
-      for (int64_t k = 0; k <= r; k++) y[t * w.n + i - r + k] = with_bias(sums[k], bias, i - r + k);
+      float* to = y + t * w.n + i - r;
+      if (r + 1 == TOGETHER) store(to, bias ? sums + load<Floats>(bias + i - r) : sums);
+      for (int64_t k = 0; k <= r && r + 1 < TOGETHER; k++) to[k] = with_bias(sums[k], bias, i - r + k);
     }
   }
 }
@@ -163,7 +173,7 @@ void rows_by_columns(const Weight& w, const FewInputs& x, int64_t m, const float
         const float* from = &x.x[x.place(0, first * LONG)];
         scale_first<R, T>(numbers, rows.data(), from, last - first, 2 * R * w.row_bytes, sums + at * T);
         for (int64_t r = 0; r < R; r++) {
-          if (last == w.longs()) add_rest<T>(w, rows[r], x, first * 8, sums + (at + r) * T);
+          if (last == w.longs()) add_rest<T>(w, numbers, rows[r], x, first * 8, sums + (at + r) * T);
           add_minima<T>(rows[r], x, first * 8, blocks, others + (at + r) * T);
         }
       }

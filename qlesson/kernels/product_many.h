@@ -32,12 +32,16 @@ inline void values(const Weight& w, const Row& row, int64_t first, int64_t end, 
         }
       }
   }
-  for (int64_t i = longs * 8; i < end - first; i++)
-    for (int64_t at = 0; at < BLOCK; at += LANES) {
-      WideFloats value = row.s[i] * difference(&row.rest[(i - longs * 8) * BLOCK + at], row.zero[i] - WideFloats{});
+  for (int64_t i = longs * 8; i < end - first; i++) {
+    WideFloats u[BLOCK / LANES];
+    const uint8_t* words = first + i < w.whole() ? row.others + (i - longs * 8) * BLOCK_BYTES : row.last_block(w);
+    numbers.block(words, row.zero[i] - WideFloats{}, u);
+    for (int64_t f = 0; f < BLOCK / LANES; f++) {
+      WideFloats value = row.s[i] * u[f];
       if (MINIMA) value += row.m[i];
-      store(out + i * BLOCK + at, value);
+      store(out + i * BLOCK + f * LANES, value);
     }
+  }
 }
 
 // The same of any groups, in the columns' own order, filled up with zeros.

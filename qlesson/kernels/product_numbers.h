@@ -53,17 +53,35 @@ inline F difference(W w, int f, F zero) {
   return (F)x - (zero + static_cast<float>(1 << (23 - place)));
 }
 
+// Bytes as u - zero.
+inline WideFloats difference(const uint8_t* u, WideFloats zero) {
+#if defined(HAS_64_BYTES)
+  return (WideFloats)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load<__m128i>(u))) - zero;
+#else
+  return __builtin_convertvector(widened(u), Floats) - zero;
+#endif
+}
+
 // Bits of the fields in which a weight's words are read: other codes are unpacked to bytes before.
 constexpr int FIELD = BITS == 4 ? 4 : 8;
+constexpr int64_t BLOCK_BYTES = BLOCK * FIELD / 8;
 
 // Vectors of words as u - zero, four vectors of floats at a time: part 0 of P = 8, parts 0 and 1 of 4.
 // Lanes of the f-th have the groups of `spread`'s vector slot(f); ONE says that all zeros are w.low.
+// `block` is for a block of 32 in the order of `block_code`.
 #if defined(__AVX2__) && !defined(HAS_64_BYTES)
 
 inline __m256i in_each(uint32_t bits) { return _mm256_set1_epi32(static_cast<int32_t>(bits)); }
 
 template <int P, bool ONE>
 struct Numbers;
+
+// A block of 32 is the first vector of a block of 256 whose groups are one.
+template <int P, bool ONE>
+IN_PLACE void block_by(Numbers<P, ONE> numbers, const uint8_t* b, Floats zeros, Floats* u) {
+  if (!ONE) numbers.take(zeros);
+  numbers(P == 4 ? fours(b) : load<Words>(b), 0, u);
+}
 
 // Bytes under the exponent of 2^23.
 template <bool ONE>
@@ -88,6 +106,8 @@ struct Numbers<8, ONE> {
     u[2] = (Floats)_mm256_unpacklo_epi16(high, exponent) - zero[ONE ? 0 : 2];
     u[3] = (Floats)_mm256_unpackhi_epi16(high, exponent) - zero[ONE ? 0 : 3];
   }
+  static int64_t block_code(int64_t f, int64_t lane) { return code(0, 0, f, lane); }
+  IN_PLACE void block(const uint8_t* b, Floats zeros, Floats* u) const { block_by(*this, b, zeros, u); }
 };
 
 // Two tables give the two upper bytes of the float, whose lower ones are 0.
@@ -127,6 +147,8 @@ struct Numbers<4, ONE> {
     u[3] = (Floats)_mm256_and_si256(high, half);
     for (int f = 0; f < 4 && !ONE; f++) u[f] -= zero[slot(f)];
   }
+  static int64_t block_code(int64_t f, int64_t lane) { return code(0, 0, f, lane); }
+  IN_PLACE void block(const uint8_t* b, Floats zeros, Floats* u) const { block_by(*this, b, zeros, u); }
 };
 
 #else
@@ -148,7 +170,7 @@ struct Numbers {
     take(static_cast<float>(w.low) - Floats{});
 #if defined(HAS_64_BYTES)
     float all[16];
-    for (int i = 0; i < 16; i++) all[i] = static_cast<float>(i - w.low);
+    for (int i = 0; i < 16; i++) all[i] = static_cast<float>(i - (ONE ? w.low : 0));
     table = load<__m512>(all);
 #endif
   }
@@ -165,46 +187,67 @@ struct Numbers {
       u[f] = difference<P>(w, 4 * part + f, zero[0]);
     }
   }
+  static int64_t block_code(int64_t f, int64_t lane) { return f * LANES + lane; }
+  IN_PLACE void block(const uint8_t* b, WideFloats zeros, WideFloats* u) const {
+#if defined(HAS_64_BYTES)
+    if constexpr (P == 4) {
+      const __m512i w = _mm512_cvtepu8_epi32(load<__m128i>(b));
+      u[0] = (WideFloats)_mm512_permutexvar_ps(w, table);
+      u[1] = (WideFloats)_mm512_permutexvar_ps(_mm512_srli_epi32(w, 4), table);
+      for (int f = 0; f < 2 && !ONE; f++) u[f] -= zeros;
+      return;
+    }
+#endif
+    uint8_t codes[BLOCK];
+    store(codes, P == 4 ? fours(b) : load<Words>(b));
+    for (int64_t f = 0; f < BLOCK / LANES; f++) u[f] = difference(codes + f * LANES, zeros);
+  }
 };
 
 #endif
 
 using Number = Numbers<FIELD, !ZERO_POINTS>;
 
-// Bytes as u - zero.
-inline WideFloats difference(const uint8_t* u, WideFloats zero) {
-#if defined(HAS_64_BYTES)
-  return (WideFloats)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load<__m128i>(u))) - zero;
-#else
-  return __builtin_convertvector(widened(u), Floats) - zero;
-#endif
+// The column, within a block of 32, of each place in which `block` gives it.
+inline const std::vector<int32_t>& order_of_blocks() {
+  static const std::vector<int32_t> found = [] {
+    std::vector<int32_t> order(BLOCK);
+    for (int64_t i = 0; i < BLOCK; i++) order[i] = static_cast<int32_t>(Number::block_code(i / LANES, i % LANES));
+    return order;
+  }();
+  return found;
 }
 
-// The column, within a block of 256, of each place in that order.
-inline std::vector<int32_t> order_of_longs() {
-  std::vector<int32_t> order(LONG);
-  for (int64_t i = 0; i < LONG; i++) {
-    const int64_t f = i / LANES % (32 / FIELD), vector = i / LANES / (32 / FIELD);
-    const int64_t code = Number::code(vector, f / 4, f % 4, i % LANES);
-    order[i] = static_cast<int32_t>(32 * (code % 32 / 4) + 4 * (code / 32) + code % 4);
-  }
-  return order;
+// The column, within a block of 256, of each place in the order of its vectors.
+inline const std::vector<int32_t>& order_of_longs() {
+  static const std::vector<int32_t> found = [] {
+    std::vector<int32_t> order(LONG);
+    for (int64_t i = 0; i < LONG; i++) {
+      const int64_t f = i / LANES % (32 / FIELD), vector = i / LANES / (32 / FIELD);
+      const int64_t code = Number::code(vector, f / 4, f % 4, i % LANES);
+      order[i] = static_cast<int32_t>(32 * (code % 32 / 4) + 4 * (code / 32) + code % 4);
+    }
+    return order;
+  }();
+  return found;
 }
 
 // The column of each place of a row, the last block of 32 filled up.
 inline std::vector<int32_t> columns_of(const Weight& w) {
-  static const std::vector<int32_t> order = order_of_longs();
   std::vector<int32_t> columns(w.blocks() * BLOCK);
-  const int64_t long_end = w.aligned() ? w.longs() * LONG : 0, size = columns.size();
-  for (int64_t i = 0; i < size; i++)
-    columns[i] = static_cast<int32_t>(i < long_end ? i / LONG * LONG + order[i % LONG] : i);
+  for (int64_t i = 0, size = columns.size(); i < size; i++) {
+    const bool in_long = i < w.longs() * LONG;
+    const int64_t begin = i / (in_long ? LONG : BLOCK) * (in_long ? LONG : BLOCK);
+    columns[i] = static_cast<int32_t>(w.aligned() ? begin + (in_long ? order_of_longs() : order_of_blocks())[i - begin] : i);
+  }
   return columns;
 }
 
 // A row, some blocks of 32 of it: its words, and its steps for each block. Groups are whole blocks.
 struct Row {
   const uint8_t* words = nullptr;  // of the blocks of 256
-  alignas(64) uint8_t rest[LONG];
+  const uint8_t* others = nullptr;  // of the whole blocks behind them
+  alignas(64) uint8_t last[LONG];  // the same where codes are unpacked, and the block that is not whole
   Buffer<uint8_t> unpacked;
   Buffer<float> s, zero, m, of_groups;  // the last two where there are minima, and groups of many blocks
   explicit Row(const Weight& w)
@@ -218,7 +261,7 @@ struct Row {
       unpack_longs(words, long_end - first / 8, unpacked.data());
       words = unpacked.data();
     }
-    if (end > long_end * 8) unpack_rest(w, row, rest);
+    if (end > long_end * 8) read_rest(w, row);
     each(w, first, end, s.data(), [&](int64_t g, int64_t n, float* to) { steps(w, w.scale, row, g, n, to); });
     if (ZERO_POINTS)
       each(w, first, end, zero.data(), [&](int64_t g, int64_t n, float* to) { zeros(w, row, g, n, to); });
@@ -226,6 +269,17 @@ struct Row {
       each(w, first, end, m.data(), [&](int64_t g, int64_t n, float* to) { steps(w, w.offset, row, g, n, to); });
       store(&m[end - first], Floats{});  // what fills up whole eights
     }
+  }
+  IN_PLACE void read_rest(const Weight& w, int64_t row) {
+    others = BITS == FIELD ? w.row(row) + w.longs() * LONG / 8 * BITS : last;
+    if (BITS != FIELD) return unpack_rest(w, row, last);
+    if (w.k % BLOCK == 0) return;
+    decode_last(others + (w.whole() - w.longs() * 8) * BLOCK_BYTES, w.k % BLOCK, last);
+    for (int64_t i = 0; FIELD == 4 && i < BLOCK_BYTES; i++) last[i] |= last[i + BLOCK_BYTES] << 4;
+  }
+  // The words of the block that is not whole.
+  const uint8_t* last_block(const Weight& w) const {
+    return BITS == FIELD ? last : last + (w.whole() - w.longs() * 8) * BLOCK_BYTES;
   }
   // of(first group, count, to) for each block
   template <typename F>

@@ -28,6 +28,7 @@ from qlesson.nn.product import (
     linear,
     quantized_linear,
     rows,
+    rows_at_once,
 )
 from qlesson.nn.weight import QuantizedWeight, _Layer
 from qlesson.qtensor import QTensor, quantize
@@ -250,6 +251,10 @@ class QuantizedEmbedding(_Layer):
         return self.codes.shape[1]
 
     def forward(self, input: Tensor) -> Tensor:
+        codes: Any = self._modules["codes"]
+        done = rows_at_once(input, codes)
+        if done is not None:
+            return done
         checks.ids("input", input, self.num_embeddings)
         checks.same_device("input", input, "the layer", self.codes.packed)
         shape = (*input.shape, self.embedding_dim)
@@ -259,6 +264,10 @@ class QuantizedEmbedding(_Layer):
 
     def project(self, input: Tensor) -> Tensor:
         """input W_hat^T: what a tied head computes, float [..., width] -> [..., rows]."""
+        codes: Any = self._modules["codes"]
+        done = at_once(input, codes, None, None)
+        if done is not None:
+            return done
         checks.layer_input("input", input, self.codes.device)
         checks.last_axis("input", input, self.embedding_dim)
         return linear(input, self.codes, None)

@@ -26,6 +26,7 @@ from qlesson.affine import computing, rounded
 from qlesson.blocks import Blocks
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
 from qlesson.kernels import modes, product
+from qlesson.kernels.compilers import _lies_in_memory
 from qlesson.kernels.product import Packed, Prepared
 from qlesson.nn.integer import four_terms, int8_codes
 from qlesson.nn.weight import QuantizedWeight
@@ -41,40 +42,32 @@ def at_once(
 ) -> Tensor | None:
     """`linear`, or with a scheme `quantized_linear`, where the kernel takes x as it is.
 
-    None where anything is left to be asked, checked or made. What Python does for a call takes as
-    long as a small product: so the usual case is told by few questions, and comes first.
+    None where anything is left to be asked, checked or made.
     """
     if torch.compiler.is_compiling() or type(x) is not Tensor or x.dtype is not torch.float32:
         return None
-    ready = _prepared(codes)
-    if ready is None or x.is_nested or x.ndim == 0 or x.shape[-1] != ready.width or not x.is_cpu:
+    if x.is_nested or not x.is_cpu or x.ndim == 0 or torch.is_autocast_enabled("cpu"):
         return None
-    if torch.is_autocast_enabled("cpu") or (torch.is_grad_enabled() and _learns(x, bias)):
+    if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         return None
-    if not product.runs(x, ready, 0):  # bytes are counted where it does not run yet
+    ready = _found(codes)
+    if ready is None or (scheme is not None and not product.quantizes(scheme)):
         return None
-    if scheme is None:
-        return product.linear(x, ready, bias)
-    return product.quantized_linear(x, ready, scheme, bias) if product.quantizes(scheme) else None
-
-
-def _learns(x: Tensor, bias: Tensor | None) -> bool:
-    return x.requires_grad or (bias is not None and bias.requires_grad)
+    return product.at_once(x, ready, bias, scheme)
 
 
 def linear(x: Tensor, codes: QuantizedWeight, bias: Tensor | None) -> Tensor:
     """x W_hat^T + b in x's dtype, for float x [..., inputs] on the codes' device."""
-    grad = torch.is_grad_enabled()
     ready = _prepared(codes)
     w = packed_of(codes) if ready is None else ready.of
-    if w is None or (grad and x.requires_grad):
+    if w is None or (x.requires_grad and torch.is_grad_enabled()):
         return F.linear(x, codes.values(x.dtype), _rounded(bias, x.dtype))
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     if ready is not None and product.runs(x, ready, ready.nbytes):
-        learns = bias is not None and grad and bias.requires_grad
-        y = product.linear(x, ready, None if learns else bias)
-        bias = bias if learns else None
+        later = _is_added_later(bias)
+        y = product.linear(x, ready, None if later else bias)
+        bias = bias if later else None
     elif torch.compiler.is_compiling():
         y = _linear(x, *w)
     else:
@@ -86,6 +79,13 @@ def linear(x: Tensor, codes: QuantizedWeight, bias: Tensor | None) -> Tensor:
     return y if y.dtype == x.dtype else rounded(y, x.dtype)
 
 
+def _is_added_later(bias: Tensor | None) -> bool:
+    """Since it learns, or a transform of torch.func holds it, the kernel is not to see it."""
+    if bias is None:
+        return False
+    return (bias.requires_grad and torch.is_grad_enabled()) or not _lies_in_memory(bias)
+
+
 def quantized_linear(
     x: Tensor, codes: QuantizedWeight, scheme: Scheme, bias: Tensor | None
 ) -> Tensor | None:
@@ -94,8 +94,7 @@ def quantized_linear(
     None where the kernel does not run, or the steps have to say what is wrong with x.
     """
     ready = _prepared(codes)
-    learns = bias is not None and bias.requires_grad and torch.is_grad_enabled()
-    if ready is None or learns or not product.quantizes(scheme):
+    if ready is None or _is_added_later(bias) or not product.quantizes(scheme):
         return None
     if not product.runs(x, ready, ready.nbytes):
         return None
@@ -114,6 +113,18 @@ def int_linear(x: QTensor, codes: QuantizedWeight) -> Tensor:
     return _int_product(*inputs, w, _prepared(codes))
 
 
+def rows_at_once(ids: object, codes: QuantizedWeight) -> Tensor | None:
+    """`rows` for numbers [...], where the kernel takes them as they are, and they are of rows."""
+    if torch.compiler.is_compiling() or type(ids) is not Tensor or ids.dtype is not torch.int64:
+        return None
+    ready, like = _found(codes), codes._buffers["like"]
+    if ready is None or like is None or like.dtype is not torch.float32:
+        return None
+    if ids.is_nested or not ids.is_cpu or not product.runs(ids, ready, 0):
+        return None
+    return product.rows(ids, ready)
+
+
 def rows(ids: Tensor, codes: QuantizedWeight) -> Tensor:
     """W_hat of the rows with these numbers [n], which were checked: no others are unpacked."""
     ready, dtype = _prepared(codes), codes.like.dtype
@@ -121,7 +132,9 @@ def rows(ids: Tensor, codes: QuantizedWeight) -> Tensor:
         return codes.rows(ids)
     if not product.runs(ids, ready, len(ids) * codes.packed.shape[1]):
         return codes.rows(ids)
-    return rounded(product.rows(ids, ready), dtype)
+    found = product.rows(ids.to(torch.int64), ready)
+    assert found is not None
+    return rounded(found, dtype)
 
 
 def accumulators(x: QTensor, codes: QuantizedWeight) -> Iterator[Tensor]:
@@ -155,8 +168,10 @@ def packed_of(codes: QuantizedWeight) -> Packed | None:
 
 def _prepared(codes: QuantizedWeight) -> Prepared | None:
     """The same for the kernel, found once; again when a buffer is another, or lies elsewhere."""
-    if torch.compiler.is_compiling():
-        return None
+    return None if torch.compiler.is_compiling() else _found(codes)
+
+
+def _found(codes: QuantizedWeight) -> Prepared | None:
     parts: dict[str, Any] = codes._buffers
     packed = parts["packed"]
     held = _held.get(codes)

@@ -85,8 +85,11 @@ def by_the_kernel(monkeypatch):
 
 
 def compiled(layer, x):
+    """layer(x), called twice: from the second call on fewer questions are asked."""
     with torch.no_grad(), ql.use_kernels("compiled"):
-        return layer(x)
+        y = layer(x)
+        torch.testing.assert_close(layer(x), y, rtol=0, atol=0, equal_nan=True)
+        return y
 
 
 # --- how codes are packed ---
@@ -232,6 +235,95 @@ def test_what_is_no_input_is_refused_in_the_same_words(activations):
         assert said[0] == said[1]
 
 
+def with_bias(bias):
+    def call(layer, x):
+        return torch.func.functional_call(layer, {"bias": bias}, (x,))
+
+    return call
+
+
+def under_autocast(layer, x):
+    with torch.autocast("cpu", torch.bfloat16):
+        return layer(x)
+
+
+UNUSUAL = {
+    "another step": lambda layer, x: layer(torch.cat([x, x], 1)[:, ::2]),
+    "turned": lambda layer, x: layer(x.T.contiguous().T),
+    "to be negated": lambda layer, x: layer(torch._neg_view(x)),
+    "vmap": lambda layer, x: torch.vmap(layer)(x.view(2, 2, 64)),
+    "autocast": under_autocast,
+    "float64": lambda layer, x: layer(x.double()),
+    "bias in float64": with_bias(drawn(ROWS).double()),
+    "bias with a step": with_bias(drawn(2 * ROWS)[::2]),
+    "bias to be negated": with_bias(torch._neg_view(drawn(ROWS))),
+    "biases in vmap": lambda layer, x: torch.vmap(lambda b: with_bias(b)(layer, x))(drawn(3, ROWS)),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+@pytest.mark.parametrize("activations", [None, INPUTS[0]])
+def test_a_layer_that_has_run_takes_unusual_tensors(name, activations):
+    layer = QuantizedLinear(codes_of(64, ql.PerGroup(32), 4), drawn(ROWS), activations)
+    x, found = drawn(4, 64), []
+    compiled(layer, x)
+    for mode in ("eager", "compiled"):
+        with torch.no_grad(), ql.use_kernels(mode):
+            found.append(UNUSUAL[name](layer, x))
+    rough = {"rtol": 0.02, "atol": 0.1} if name == "autocast" else {}  # bfloat16 has 8 bits
+    torch.testing.assert_close(*found, **rough)
+
+
+def test_a_trace_does_not_take_the_product_for_a_constant():
+    layer, x = QuantizedLinear(codes_of(64, ql.PerGroup(32), 4)), drawn(1, 64)
+    compiled(layer, x)
+    with (
+        torch.no_grad(),
+        ql.use_kernels("compiled"),
+        pytest.raises(RuntimeError, match="aten::view"),
+    ):
+        torch.jit.trace(lambda y: layer(y), x)
+
+
+@pytest.mark.parametrize("state", [{"mode": "eager"}, {"broken": True}])
+def test_a_layer_that_has_run_compiled_goes_back(state, monkeypatch, by_the_kernel):
+    w, x, ids = codes_of(64, ql.PerGroup(32), 4), drawn(1, 64), torch.tensor([2])
+    calls = [QuantizedLinear(w), QuantizedLinear(w, None, INPUTS[0])]
+    for layer in calls:
+        compiled(layer, x)
+    compiled(QuantizedEmbedding(w), ids)
+    monkeypatch.setattr(product, "_product", None)
+    monkeypatch.setattr(product, "rows", None)
+    with ql.use_kernels("compiled"), monkeypatch.context() as patched, torch.no_grad():
+        for name, value in state.items():
+            patched.setitem(modes._state, name, value)
+        for layer in calls:
+            layer(x)
+        QuantizedEmbedding(w)(ids)
+
+
+@pytest.mark.parametrize(
+    "ids", [[ROWS], [-1], [[0, 2**40]], [1.0], [True], torch.tensor([1, 2]).to_sparse(), 3]
+)
+def test_what_is_no_row_is_refused_in_the_same_words(ids):
+    layer = QuantizedEmbedding(codes_of(64, ql.PerGroup(32), 4))
+    compiled(layer, torch.tensor([1]))
+    said = []
+    for mode in ("eager", "compiled"):
+        with ql.use_kernels(mode), pytest.raises((TypeError, LookupError)) as error:
+            layer(torch.tensor(ids) if isinstance(ids, list) else ids)
+        said.append(str(error.value))
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_row_numbers_of_any_shape(dtype):
+    w, ids = codes_of(64, ql.PerGroup(32), 4), torch.arange(24, dtype=dtype).view(2, 3, 4)
+    layer, wanted = QuantizedEmbedding(w), w.dequantize()
+    for some in (ids, ids[0, 0, 0], ids[:, :, ::2], ids.transpose(0, 2), ids[:0]):
+        assert torch.equal(compiled(layer, some), wanted[some.long()])
+
+
 @pytest.mark.parametrize("shape", [(0, 64), (64,), (2, 3, 64), (2, 0, 64)])
 @pytest.mark.parametrize("activations", [None, *INPUTS])
 def test_inputs_of_any_shape(shape, activations):
@@ -251,13 +343,15 @@ def test_a_factor_comes_first():
 
 
 def test_a_gradient_goes_through():
-    w, x = codes_of(64, ql.PerGroup(32), 4), drawn(2, 64).requires_grad_()
-    with ql.use_kernels("compiled"):
-        QuantizedLinear(w)(x).sum().backward()
-    torch.testing.assert_close(x.grad, w.dequantize().sum(0).expand(2, 64))
+    w, x = codes_of(64, ql.PerGroup(32), 4), drawn(2, 64)
     bias = torch.nn.Parameter(drawn(ROWS))
+    fixed, learned = QuantizedLinear(w), QuantizedLinear(w, bias)
+    for layer in (fixed, learned):
+        compiled(layer, x)
     with ql.use_kernels("compiled"):
-        QuantizedLinear(w, bias)(drawn(2, 64)).sum().backward()
+        learned(x).sum().backward()
+        fixed(x.requires_grad_()).sum().backward()
+    torch.testing.assert_close(x.grad, w.dequantize().sum(0).expand(2, 64))
     assert torch.equal(bias.grad, torch.full((ROWS,), 2.0))
 
 
