@@ -1,9 +1,14 @@
 // Inputs times packed codes, each packed byte read once. Plain C++ that gcc and clang understand.
+//
+// Compiled for float inputs, or with INTS for those of 8-bit codes: a model seldom has both.
 
-#include "product_few.h"
+#if INTS
 #include "product_inputs.h"
 #include "product_ints.h"
+#else
+#include "product_few.h"
 #include "product_many.h"
+#endif
 
 // As product.py packs them, in 8 bytes each.
 struct Linear {
@@ -14,6 +19,9 @@ struct Linear {
   float* y;           // [m, n]
   int64_t threads;
 };
+
+#if INTS
+
 struct IntLinear {
   const Weight* w;
   const int8_t* codes;  // [m, k]
@@ -23,18 +31,6 @@ struct IntLinear {
   float* y;  // [m, n]
   int64_t threads;
 };
-struct Rows {
-  const Weight* w;
-  const int64_t* ids;
-  int64_t count;
-  float* out;  // [count, k]
-};
-
-// y = x w_hat^T + bias
-extern "C" void linear(const Linear* of) {
-  if (of->m <= FEW && of->w->aligned()) return few_floats(*of->w, of->x, of->m, of->bias, of->y, of->threads);
-  many_floats(*of->w, of->x, of->m, of->bias, of->y, of->threads);
-}
 
 // y for inputs of 8-bit codes with scales and zero points
 extern "C" void int_linear(const IntLinear* of) {
@@ -54,6 +50,21 @@ extern "C" int quantized_linear(const Linear* of, const Scheme* scheme) {
   return 1;
 }
 
+#else
+
+// y = x w_hat^T + bias
+extern "C" void linear(const Linear* of) {
+  if (of->m <= FEW && of->w->aligned()) return few_floats(*of->w, of->x, of->m, of->bias, of->y, of->threads);
+  many_floats(*of->w, of->x, of->m, of->bias, of->y, of->threads);
+}
+
+struct Rows {
+  const Weight* w;
+  const int64_t* ids;
+  int64_t count;
+  float* out;  // [count, k]
+};
+
 // w_hat of some rows, the bits that `dequantize` gives. Returns 0 where a number is none of a row.
 extern "C" int rows(const Rows* of) {
   const Weight& w = *of->w;
@@ -66,3 +77,5 @@ extern "C" int rows(const Rows* of) {
   }
   return 1;
 }
+
+#endif

@@ -1,10 +1,10 @@
 """Codes times inputs at the speed of memory: every packed byte is read once.
 
 What runs is in product.cpp, plain C++ without torch's headers, compiled once for each kind of
-weight: its bits, and what its offset is. For up to eight inputs a row of codes becomes numbers in
-registers, and is multiplied there. For more, some rows stand in the cache, as W_hat or, with 8-bit
-inputs, as codes, and a tile of inputs times rows is summed in registers. The layers that call it,
-and what runs without it, are in `qlesson.nn.product`.
+weight (its bits, and what its offset is), for float inputs and for those in 8 bits. For up to eight
+inputs a row of codes becomes numbers in registers, and is multiplied there. For more, some rows
+stand in the cache, as W_hat or, with 8-bit inputs, as codes, and a tile of inputs times rows is
+summed in registers. The layers that call it, and what runs without it, are in `qlesson.nn.product`.
 """
 
 import ctypes
@@ -23,9 +23,10 @@ from qlesson.kernels.cpp import library
 from qlesson.kernels.packed import unpack_rows
 from qlesson.scheme import Scheme
 
-# "auto" runs eagerly until the layers have read so many bytes of codes. Compiling takes about 2 s
-# for a kind of weight. On two cores of an AMD EPYC the kernel then saves 3.1 ns a byte at 4 bits,
-# 1.6 at 8, for one input: the 2 s come back after 0.6e9 bytes, or 1.2e9.
+# "auto" runs eagerly until the layers have read so many bytes of codes. Compiling takes 1.5 s for a
+# kind of weight and float inputs, 1 s for those in 8 bits. On two cores of an AMD EPYC the kernel
+# then saves 3.1 ns a byte at 4 bits, 1.6 at 8, for one input: the 1.5 s come back after 0.5e9
+# bytes, or 0.9e9.
 PAYS_OFF = 2**30
 # Products of one code and one input for which another thread pays: waking it takes as long as some
 # hundred thousand.
@@ -88,7 +89,8 @@ class Prepared:
         form = low, SCALES.index(scale.dtype), shared
         self.numbers = (ctypes.c_int64 * 11)(*addresses, *sizes, *form)
         self.address = ctypes.addressof(self.numbers)
-        self.library: Any = None  # what multiplies this kind of weight, from the first product on
+        # what multiplies float inputs, and those in 8 bits; from the first product on
+        self.libraries: list[Any] = [None, None]
 
     def threads(self, inputs: int) -> int:
         """How many pay for this product."""
@@ -104,9 +106,9 @@ def prepared(w: Packed) -> Prepared | None:
     return Prepared(w) if all(map(_lies_in_memory, tensors)) else None
 
 
-def runs(x: Tensor, w: Prepared, nbytes: int) -> bool:
+def runs(x: Tensor, w: Prepared, nbytes: int, ints: bool = False) -> bool:
     """Whether work on x, for which so many bytes of w are read, goes through the kernel, which is
-    then compiled."""
+    then compiled; with `ints` that for inputs in 8 bits."""
     mode = modes._state["mode"]
     if mode == "eager" or modes._state["broken"] or x.dtype is torch.float64:
         return False
@@ -117,7 +119,7 @@ def runs(x: Tensor, w: Prepared, nbytes: int) -> bool:
         if _read["bytes"] <= PAYS_OFF:
             return False
     try:
-        w.library = w.library or _library(w.of.bits, w.offset)
+        w.libraries[ints] = w.libraries[ints] or _library(w.of.bits, w.offset, ints)
     except Exception:
         with modes._or_eagerly():
             raise
@@ -133,8 +135,8 @@ def at_once(
     None where the kernel has not run yet, or more has to be asked or made. What Python does for a
     call takes as long as a small product, so here few questions are asked.
     """
-    state = modes._state
-    if w.library is None or state["mode"] == "eager" or state["broken"] or torch.jit.is_tracing():
+    state, ready = modes._state, w.libraries[scheme is not None]
+    if ready is None or state["mode"] == "eager" or state["broken"] or torch.jit.is_tracing():
         return None
     if x.shape[-1] != w.width or not x.is_contiguous() or x.is_neg():
         return None
@@ -169,10 +171,11 @@ def _product(x: Tensor, w: Prepared, bias: Tensor | None, scheme: Scheme | None)
     y, m = x.new_empty(*shape, w.rows), x.numel() // width  # float32 as x, not as torch's default
     b = 0 if bias is None else bias.data_ptr()
     call = _LINEAR(w.address, x.data_ptr(), m, b, y.data_ptr(), w.threads(m))
+    floats, ints = w.libraries
     if scheme is None:
-        w.library.linear(call)
+        floats.linear(call)
         return y
-    return y if w.library.quantized_linear(call, _inputs(scheme)) else None
+    return y if ints.quantized_linear(call, _inputs(scheme)) else None
 
 
 def _floats(x: Tensor) -> Tensor:
@@ -192,7 +195,7 @@ def int_linear(codes: Tensor, scale: Tensor, zero_point: Tensor, w: Prepared) ->
     given = [x.contiguous() for x in (codes, scale, zero_point)]
     m, y = len(codes), given[1].new_empty(len(codes), w.rows)
     addresses = [x.data_ptr() for x in given]
-    w.library.int_linear(_INT_LINEAR(w.address, *addresses, m, y.data_ptr(), w.threads(m)))
+    w.libraries[True].int_linear(_INT_LINEAR(w.address, *addresses, m, y.data_ptr(), w.threads(m)))
     return y
 
 
@@ -219,16 +222,19 @@ def rows(ids: Tensor, w: Prepared) -> Tensor | None:
     ids = ids.contiguous()
     r_hat = ids.new_empty(*ids.shape, w.width, dtype=torch.float32)
     call = _ROWS(w.address, ids.data_ptr(), ids.numel(), r_hat.data_ptr())
-    return r_hat if w.library.rows(call) else None
+    return r_hat if w.libraries[False].rows(call) else None
 
 
 @cache  # since asking for the file's path takes longer than a small product
-def _library(bits: int, offset: int) -> ctypes.CDLL:
+def _library(bits: int, offset: int, ints: bool) -> ctypes.CDLL:
     source = Path(__file__).with_name("product.cpp")
     # It is written in vectors: a compiler that looks for more takes twice as long, and finds none.
-    found = library(source, "-fno-tree-vectorize", CODE_BITS=bits, OFFSET=offset)
+    found = library(source, "-fno-tree-vectorize", CODE_BITS=bits, OFFSET=offset, INTS=int(ints))
     text = ctypes.c_char_p
-    found.linear.argtypes = found.int_linear.argtypes = found.rows.argtypes = [text]
-    found.quantized_linear.argtypes = [text, text]
-    found.linear.restype = found.int_linear.restype = None
+    if ints:
+        found.int_linear.argtypes, found.int_linear.restype = [text], None
+        found.quantized_linear.argtypes = [text, text]
+    else:
+        found.linear.argtypes, found.linear.restype = [text], None
+        found.rows.argtypes = [text]
     return found

@@ -96,7 +96,7 @@ def quantized_linear(
     ready = _prepared(codes)
     if ready is None or _is_added_later(bias) or not product.quantizes(scheme):
         return None
-    if not product.runs(x, ready, ready.nbytes):
+    if not product.runs(x, ready, ready.nbytes, ints=True):
         return None
     y = product.quantized_linear(x, ready, scheme, bias)
     return y if y is None or y.dtype == x.dtype else rounded(y, x.dtype)
@@ -282,7 +282,7 @@ def _values(w: Packed, dtype: torch.dtype) -> Tensor:
 def _int_product(
     q_x: Tensor, s_x: Tensor, z_x: Tensor, w: Packed, ready: Prepared | None
 ) -> Tensor:
-    if ready is not None and product.runs(s_x, ready, ready.nbytes):
+    if ready is not None and product.runs(s_x, ready, ready.nbytes, ints=True):
         scale, zero_point = (p.flatten().expand(len(q_x)) for p in (s_x, z_x))
         return product.int_linear(q_x, scale, zero_point, ready)
     if (found := _int_by_triton(q_x, s_x, z_x, w)) is not None:

@@ -539,7 +539,7 @@ def test_auto_compiles_after_enough_bytes(monkeypatch, by_the_kernel):
 
 
 def test_without_a_compiler_the_values_are_the_same_after_one_warning(monkeypatch):
-    def none(bits, offset):
+    def none(*kind):
         raise RuntimeError("no C++ compiler")
 
     layers = [QuantizedLinear(codes_of(64, ql.PerGroup(32), 4), None, a) for a in (None, INPUTS[0])]
