@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import qlesson as ql
 from qlesson import checks
 from qlesson.bench.measure import ROUNDS, Call, measure
-from qlesson.models import tinygpt
+from qlesson.models import minilm, tinygpt
 from qlesson.nn import QuantizedLinear, quantize_model
 
 WIDTH = 4096  # inputs of a row
@@ -221,28 +221,50 @@ def _bound(rows: list[dict[str, Any]], bits: int) -> dict[str, float]:
 
 def run_writing(tokens: int = 32) -> list[dict[str, Any]]:
     """The course's GPT writes so many characters, one at a time, with a cache: ms for each."""
-    model = tinygpt.load(device="cpu")
+    first = tinygpt.encode("The with statement").view(1, -1)
+
+    def write(model: nn.Module) -> None:
+        cache, ids = tinygpt.KVCache(), first
+        for _ in range(tokens):
+            ids = model(ids, cache)[:, -1:].argmax(-1)
+
+    return _in_bits(tinygpt.load(device="cpu"), write, "", tokens)
+
+
+def run_encoding() -> list[dict[str, Any]]:
+    """MiniLM, where it is installed, reads one token: ms, and the bytes of its blocks."""
+    if minilm.folder() is None:
+        return []
+    ids = torch.full((1, 1), 2000)
+    return _in_bits(minilm.load(device="cpu"), lambda m: m(ids, ids > 0), "blocks")
+
+
+def _in_bits(
+    model: nn.Module,
+    work: Callable[[nn.Module], object],
+    part: str,
+    times: int = 1,
+) -> list[dict[str, Any]]:
+    """A model in float32 and in codes, its linear layers and embeddings. For each the ms of the
+    work, in which all weights of this part are read so many times, and their bytes."""
     models = {"float32": model}
     for bits in BITS:
         models[f"{bits} bits"], _ = quantize_model(model, scheme_of(bits))
-    first = tinygpt.encode("The with statement").view(1, -1)
 
-    def write(model: nn.Module) -> Call:
+    def of(model: nn.Module) -> Call:
         @torch.no_grad()
         def run() -> None:
-            cache, ids = tinygpt.KVCache(), first
             with ql.use_kernels("compiled"):
-                for _ in range(tokens):
-                    ids = model(ids, cache)[:, -1:].argmax(-1)
+                work(model)
 
         return run
 
-    times = measure({name: write(made) for name, made in models.items()})
+    found = measure({name: of(made) for name, made in models.items()})
     return [
         {
             "contestant": name,
-            "nbytes": sum(x.nbytes for x in models[name].state_dict().values()),
-            **dict(zip(("ms", "low", "high"), (t / tokens for t in found), strict=True)),
+            "nbytes": sum(x.nbytes for x in models[name].get_submodule(part).state_dict().values()),
+            **dict(zip(("ms", "low", "high"), (t / times for t in ms), strict=True)),
         }
-        for name, found in times.items()
+        for name, ms in found.items()
     ]

@@ -27,7 +27,7 @@ from qlesson.bench.cells import (
 )
 from qlesson.bench.measure import clock, measure
 from qlesson.bench.peers import formula
-from qlesson.bench.product import READ_ONCE, WIDTH, run_product, run_writing
+from qlesson.bench.product import READ_ONCE, WIDTH, run_encoding, run_product, run_writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,6 +59,7 @@ def report(
             "rows": run(nbytes, device, progress),
             "product": run_product(max(1, nbytes // (2 * WIDTH)), device, progress),
             "writing": run_writing(),
+            "encoding": run_encoding(),
         }
         if sizes:
             results["sizes"] = run_sizes(device=device)
@@ -111,7 +112,7 @@ def stored(name: str) -> dict[str, Any]:
 
 def as_json(results: dict[str, Any]) -> str:
     """A report as JSON, a row to a line, times to four digits."""
-    timed = ("bandwidth", "rows", "product", "writing", "reading", "sizes")
+    timed = ("bandwidth", "rows", "product", "writing", "encoding", "reading", "sizes")
     parts = (*timed, "pieces", "memory", "steps")
     for part in parts:
         for row in results.get(part, []):
@@ -154,9 +155,14 @@ def _products(results: dict[str, Any]) -> Iterator[str]:
         for name, ms in sorted(times.items(), key=lambda item: item[1]):
             shares = times[READ_ONCE] / ms, times["float32"] / ms
             yield f"  {name:28}{ms:9.2f}  ({shares[0]:.2f}, {shares[1]:.2f})"
-    yield "\nthe course's GPT writes, characters a second"
-    for row in results["writing"]:
-        yield f"  {row['contestant']:28}{1000 / row['ms']:9.0f}"
+    for said, part in (
+        ("the course's GPT writes, characters a second", "writing"),
+        ("MiniLM reads texts of one token, texts a second", "encoding"),
+    ):
+        rows = results.get(part, [])
+        yield from [f"\n{said}"][: len(rows)]
+        for row in rows:
+            yield f"  {row['contestant']:28}{1000 / row['ms']:9.0f}"
 
 
 def _sizes(results: dict[str, Any]) -> Iterator[str]:
