@@ -1,7 +1,8 @@
 """Inputs times the codes of a layer, packed as they are: x W_hat^T.
 
     weight-only      y = sum_g s_g sum_{k in g} x (q - z), or with a minimum m_g in the place of
-                     -s_g z: float sums, within n eps of float64
+                     -s_g z: float sums, within n eps of float64 where x (q - z), which the scale
+                     follows, is not beyond float32
     8-bit inputs     y = sum_g float(acc_g) (s_x s_g), g ascending, where acc_g is exact in int32:
                      the same bits on every path
 
