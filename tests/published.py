@@ -47,10 +47,11 @@ def published(folder, words=small, tokenizer=None, **config):
         return torch.randn(shape, generator=made) / shape[-1] ** 0.5
 
     tensors = {"model.embed_tokens.weight": w(count, WIDTH) * 8, "model.norm.weight": w(WIDTH) + 1}
-    kv = WIDTH * KV_HEADS // HEADS
+    head = config["head_dim"] if isinstance(config.get("head_dim"), int) else WIDTH // HEADS
+    q, kv = HEADS * head, KV_HEADS * head
     shapes = {
-        "self_attn.q_proj": (WIDTH, WIDTH), "self_attn.k_proj": (kv, WIDTH),
-        "self_attn.v_proj": (kv, WIDTH), "self_attn.o_proj": (WIDTH, WIDTH),
+        "self_attn.q_proj": (q, WIDTH), "self_attn.k_proj": (kv, WIDTH),
+        "self_attn.v_proj": (kv, WIDTH), "self_attn.o_proj": (WIDTH, q),
         "mlp.gate_proj": (HIDDEN, WIDTH), "mlp.up_proj": (HIDDEN, WIDTH),
         "mlp.down_proj": (WIDTH, HIDDEN),
     }  # fmt: skip

@@ -38,19 +38,27 @@ WORDS = {
 }  # fmt: skip
 
 
-def shapes(head=False) -> dict:
+def shapes(head=False, head_width=WIDTH // HEADS) -> dict:
     """{name: shape in torch's order} of all tensors."""
+    q, kv = HEADS * head_width, KV_HEADS * head_width
+    own = {"attn_q": (q, WIDTH), "attn_k": (kv, WIDTH), "attn_v": (kv, WIDTH)}
+    of_block = SHAPES | own | {"attn_output": (WIDTH, q)}
     named = {"token_embd": (len(TOKENS), WIDTH), "output_norm": (WIDTH,)}
     named |= {"output": (len(TOKENS), WIDTH)} if head else {}
-    named |= {f"blk.{i}.{name}": shape for i in range(LAYERS) for name, shape in SHAPES.items()}
+    named |= {f"blk.{i}.{name}": shape for i in range(LAYERS) for name, shape in of_block.items()}
     return {f"{name}.weight": shape for name, shape in named.items()}
 
 
-def written(types=None, words=None, head=False, more=()) -> bytes:
+def written(types=None, words=None, head=False, more=(), head_width=None) -> bytes:
     """The file. types: {part of a name: type}, "Q4_1" for a matrix that has none; words: keys that
-    differ, None for one that is left out; more: shapes of tensors that no Llama has."""
+    differ, None for one that is left out; more: shapes of tensors that no Llama has; head_width:
+    of heads that are not as wide as usual."""
+    if head_width:
+        said = {f"llama.attention.{x}_length": ("uint32", head_width) for x in ("key", "value")}
+        words = said | (words or {})
+    all_shapes = shapes(head, head_width or WIDTH // HEADS) | dict(more)
     drawn, parts, tensors, at = random.Random(0), [], [], 0
-    for name, shape in (shapes(head) | dict(more)).items():
+    for name, shape in all_shapes.items():
         chosen = [kind for part, kind in (types or {}).items() if part in name] or ["Q4_1"]
         kind, values, nbytes = BYTES["F32" if len(shape) == 1 else chosen[0]]
         count = shape[0] * (shape[1] if len(shape) == 2 else 1) // values

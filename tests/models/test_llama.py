@@ -49,8 +49,8 @@ def spec(path, ids):
     """Logits [time, vocabulary] in float64, token by token, head by head, pair by pair."""
     with formats.open(path) as file:
         w = {name.removesuffix(".weight"): float_values(file[name]) for name in file}
-    heads, shared, width = tiny_llama.HEADS, tiny_llama.KV_HEADS, tiny_llama.WIDTH
-    size, past = width // heads, {}
+    heads, shared = tiny_llama.HEADS, tiny_llama.KV_HEADS
+    size, past = len(w["blk.0.attn_k"]) // shared, {}
 
     def norm(x, weight):
         eps = torch.tensor(1e-5).double()  # the file holds a float32
@@ -99,6 +99,7 @@ def spec(path, ids):
         {"types": {"attn_v": "Q8_0", "token_embd": "Q8_0"}},
         {"types": {"ffn_up": "F16", "attn_q": "F16", "output.": "F16"}, "head": True},
         {"types": {"": "F16"}},
+        {"head_width": 24},
     ],
 )
 @pytest.mark.parametrize("keep", ["codes", "float"])
@@ -177,6 +178,7 @@ def test_a_model_in_float_is_a_model_of_torch_with_a_tied_head(tiny):
         ({"words": {"general.architecture": ("text", "gemma")}}, "its architecture is 'gemma'"),
         ({"words": {"general.architecture": None}}, "general.architecture must be str"),
         ({"words": {"llama.attention.head_count": ("uint32", 5)}}, "heads that do not fit"),
+        ({"words": {"llama.attention.head_count": ("uint32", 8)}}, "does not fit its own metadata"),
         ({"words": {"llama.attention.head_count_kv": ("uint32", 3)}}, "heads that do not fit"),
         ({"words": {"llama.attention.head_count": ("uint32", 0)}}, "head_count must be an integer"),
         ({"words": {"llama.block_count": ("uint32", 2**32 - 1)}}, "block_count must be an integer"),
@@ -195,7 +197,14 @@ def test_a_model_in_float_is_a_model_of_torch_with_a_tied_head(tiny):
             "are scaled by 4.0, in the way 'none'",
         ),
         ({"words": {"llama.rope.scale_linear": ("float32", 4.0)}}, "'llama.rope.scale_linear' 4.0"),
-        ({"words": {"llama.attention.key_length": ("uint32", 32)}}, "key_length is 32, and a head"),
+        (
+            {"words": {"llama.attention.key_length": ("uint32", 32)}},
+            "value_length is 16, and a head",
+        ),
+        (
+            {"words": {"llama.attention.value_length": ("uint32", 8)}},
+            "value_length is 8, and a head",
+        ),
         ({"words": {"llama.attention.sliding_window": ("uint32", 8)}}, "sliding_window' 8 is not"),
         ({"words": {"llama.expert_count": ("uint32", 8)}}, "'llama.expert_count' 8 is not known"),
         ({"words": {"llama.logit_scale": ("float32", 0.5)}}, "'llama.logit_scale' 0.5 is not"),

@@ -39,8 +39,9 @@ def doubles(tensors):
 
 @pytest.mark.parametrize("keep", ["codes", "float"])
 @pytest.mark.parametrize("head", [False, True])
-def test_a_plain_folder_computes_what_its_own_code_does(tmp_path, keep, head):
-    folder = published(tmp_path / "tiny", tie_word_embeddings=not head)
+@pytest.mark.parametrize("width", [None, 24])
+def test_a_plain_folder_computes_what_its_own_code_does(tmp_path, keep, head, width):
+    folder = published(tmp_path / "tiny", tie_word_embeddings=not head, head_dim=width)
     tensors = load_file(folder / FILE)
     if head:
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].flip(0).contiguous()
@@ -52,8 +53,10 @@ def test_a_plain_folder_computes_what_its_own_code_does(tmp_path, keep, head):
     assert (model.head.weight is model.embedding.weight) == (not head)
 
 
-def test_it_is_the_model_of_the_gguf_file(tmp_path):
-    folder = published(tmp_path / "tiny", rope_theta=None, rope_parameters={"rope_theta": 500.0})
+@pytest.mark.parametrize("width", [16, 24])
+def test_it_is_the_model_of_the_gguf_file(tmp_path, width):
+    turns = {"rope_theta": None, "rope_parameters": {"rope_theta": 500.0}}
+    folder = published(tmp_path / "tiny", head_dim=width, **turns)
     to_gguf(folder, tmp_path / "x.gguf", "F32")
     (ours, text), (theirs, its) = llama.load(folder), llama.load(tmp_path / "x.gguf")
     assert ours.config.base == 500 and ours.config.ends == (2, 3)
@@ -259,7 +262,7 @@ def test_tensors_that_are_no_floats_or_no_part_are_refused(tmp_path, more, why):
     ("rope_parameters", {"rope_theta": 100.0, "partial_rotary_factor": 0.5}),
     ("rope_parameters", {"full_attention": {"rope_type": "yarn"}}),
     ("rope_parameters", {"rope_type": "proportional", "rope_theta": 100.0}),
-    ("rope_interleaved", True), ("partial_rotary_factor", 0.5), ("head_dim", 32),
+    ("rope_interleaved", True), ("partial_rotary_factor", 0.5), ("head_dim", "16"),
     ("attention_bias", True), ("mlp_bias", True), ("hidden_act", "gelu"), ("layer_types", ["x"]),
     ("layer_types", ["full_attention", "sliding_attention"]), ("sliding_window", 16),
     ("architectures", ["LlamaForCausalLMEagle3"]), ("architectures", [["x"]]), ("logit_scale", 2),

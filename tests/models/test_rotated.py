@@ -46,7 +46,8 @@ def logits(model, ids=IDS):
 
 @pytest.mark.parametrize("keep", ["codes", "float"])
 @pytest.mark.parametrize(
-    "how", [{}, {"head": True}, {"types": {"attn_v": "Q8_0"}}, {"types": {"": "F16"}}]
+    "how",
+    [{}, {"head": True}, {"types": {"attn_v": "Q8_0"}}, {"types": {"": "F16"}}, {"head_width": 24}],
 )
 def test_its_logits_are_those_of_the_model(tiny, keep, how):
     model = tiny(keep, **how)

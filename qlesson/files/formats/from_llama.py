@@ -60,16 +60,17 @@ def _refuse_other_shapes(folder: LlamaFolder) -> None:
     """A part that is missing, or does not fit config.json: llama.cpp would not load the file."""
     keys = "embedding_length", "feed_forward_length", "attention.head_count_kv", "vocab_size"
     width, hidden, kv_heads, rows = (folder.metadata[f"llama.{key}"] for key in keys)
-    kv = kv_heads * folder.metadata["llama.rope.dimension_count"]
+    head = folder.metadata["llama.attention.key_length"]
+    kv, q = kv_heads * head, folder.metadata["llama.attention.head_count"] * head
     layers = folder.metadata["llama.block_count"]
     wanted: dict[str, tuple[int, ...]] = {"token_embd": (rows, width), "output_norm": (width,)}
     if "output.weight" in folder:
         wanted["output"] = (rows, width)
     if "rope_freqs.weight" in folder:
-        wanted["rope_freqs"] = (folder.metadata["llama.rope.dimension_count"] // 2,)
+        wanted["rope_freqs"] = (head // 2,)
     of_block: dict[str, tuple[int, ...]] = {
-        "attn_norm": (width,), "attn_q": (width, width), "attn_k": (kv, width),
-        "attn_v": (kv, width), "attn_output": (width, width), "ffn_norm": (width,),
+        "attn_norm": (width,), "attn_q": (q, width), "attn_k": (kv, width),
+        "attn_v": (kv, width), "attn_output": (width, q), "ffn_norm": (width,),
         "ffn_gate": (hidden, width), "ffn_up": (hidden, width), "ffn_down": (width, hidden),
     }  # fmt: skip
     for i in range(min(layers, len(folder) + 1)):  # more cannot be there

@@ -226,9 +226,8 @@ def _otherwise(config: Mapping[str, Any]) -> Iterator[str]:
             yield said(name)
     if any(x != "full_attention" for x in _listed(config.get("layer_types"))):
         yield said("layer_types")
-    width, heads = (number(config, key) for key in ("hidden_size", "num_attention_heads"))
-    if config.get("head_dim") not in (None, width / heads):
-        yield said("head_dim", "num_attention_heads", "hidden_size")
+    if config.get("head_dim") is not None and whole_number(config["head_dim"], 1, MOST) is None:
+        yield said("head_dim")
 
 
 def _listed(x: Any) -> list[Any]:
@@ -288,6 +287,7 @@ def _keys(source: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     for how in (config.get(name) for name in ROPE):
         base = how.get("rope_theta", base) if isinstance(how, dict) else base
     width, heads = number(config, "hidden_size"), number(config, "num_attention_heads")
+    head = width // heads if config.get("head_dim") is None else number(config, "head_dim")
     keys = {
         "block_count": number(config, "num_hidden_layers"),
         "context_length": number(config, "max_position_embeddings"),
@@ -295,7 +295,9 @@ def _keys(source: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         "feed_forward_length": number(config, "intermediate_size"),
         "attention.head_count": heads,
         "attention.head_count_kv": number(config, "num_key_value_heads", "num_attention_heads"),
-        "rope.dimension_count": width // heads,
+        "rope.dimension_count": head,
+        "attention.key_length": head,
+        "attention.value_length": head,
         "rope.freq_base": _positive("rope_theta", base, 10000.0),
         "attention.layer_norm_rms_epsilon": _positive(
             "rms_norm_eps", config.get("rms_norm_eps"), 1e-6

@@ -152,6 +152,7 @@ def _config(file: Opened) -> Config:
         base=positive("rope.freq_base", 10_000.0),
         eps=positive("attention.layer_norm_rms_epsilon"),
         ends=_ends(file),
+        head_width=whole("attention.key_length", 2**16, width // heads),
     )
     _refuse_other_turns(file, config)
     return replace(config, slower=_slower(file, config.head_width // 2))
@@ -168,12 +169,15 @@ def _ends(file: Opened) -> tuple[int, ...]:
 def _refuse_other_turns(file: Opened, config: Config) -> None:
     """Positions that turn by other angles than `turns` gives."""
     width = config.head_width
-    if config.width % config.heads or config.heads % config.kv_heads or width % 2:
+    if config.heads % config.kv_heads or width % 2:
         raise _other(file, f"{config} has heads that do not fit together")
-    keys = "rope.dimension_count", "attention.key_length", "attention.value_length"
-    for key in keys:
-        if (given := _said(file, f"llama.{key}", int, width)) != width:
-            raise _other(file, f"llama.{key} is {given}, and a head has {width} numbers")
+    defaults = {
+        "rope.dimension_count": width,
+        "attention.value_length": config.width // config.heads,
+    }
+    for key, default in defaults.items():
+        if (given := _said(file, f"llama.{key}", int, default)) != width:
+            raise _other(file, f"llama.{key} is {given}, and a head of keys has {width} numbers")
 
 
 def _slower(file: Opened, pairs: int) -> tuple[float, ...]:

@@ -25,7 +25,7 @@ class Config:
     """The sizes: width = numbers per token, hidden = numbers inside an MLP, kv_heads = heads of k
     and v, context = tokens that the model can look back on, base and eps = constants of `turns` and
     of the norms, ends = ids of the tokens that end an answer, slower = divisors of the speeds of
-    `turns`, one for each pair, or none."""
+    `turns`, one for each pair, or none, head_width = numbers of a head, width / heads if 0."""
 
     vocabulary: int
     layers: int
@@ -38,10 +38,10 @@ class Config:
     eps: float = 1e-5
     ends: tuple[int, ...] = ()
     slower: tuple[float, ...] = ()
+    head_width: int = 0
 
-    @property
-    def head_width(self) -> int:
-        return self.width // self.heads
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "head_width", self.head_width or self.width // self.heads)
 
 
 class Attention(nn.Module):
@@ -50,9 +50,9 @@ class Attention(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.heads, self.kv_heads = config.heads, config.kv_heads
-        heads = config.heads + 2 * config.kv_heads
-        self.qkv = nn.Linear(config.width, heads * config.head_width, bias=False)
-        self.out = nn.Linear(config.width, config.width, bias=False)
+        all_heads = config.heads + 2 * config.kv_heads
+        self.qkv = nn.Linear(config.width, all_heads * config.head_width, bias=False)
+        self.out = nn.Linear(config.heads * config.head_width, config.width, bias=False)
 
     def forward(
         self, x: Tensor, turns: Tensor, seen: Tensor | None = None, cache: KVCache | None = None
@@ -64,7 +64,7 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.extend(self, k, v)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
-        return self.out(y.transpose(1, 2).reshape(x.shape))
+        return self.out(y.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):

@@ -75,6 +75,7 @@ def test_a_head_of_its_own_and_one_that_is_tied(tmp_path):
 
 @pytest.mark.parametrize("how, slower", [
     ({}, 1.0), ({"rope_scaling": {"rope_type": "linear", "factor": 8.0}}, 8.0),
+    ({"head_dim": 32}, 1.0),
     ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
                        "high_freq_factor": 4.0, "original_max_position_embeddings": 6}}, None),
 ])  # fmt: skip
@@ -122,7 +123,7 @@ def test_llama_cpp_writes_what_the_published_model_says(tmp_path, how, slower):
     (dict(mlp_bias=True), "with mlp_bias True"),
     (dict(hidden_act="gelu"), "with hidden_act 'gelu'"),
     (dict(partial_rotary_factor=0.5), "with partial_rotary_factor 0.5"),
-    (dict(head_dim=32), "with head_dim 32 num_attention_heads 4 hidden_size 64"),
+    (dict(head_dim="x"), "with head_dim 'x'"),
     (dict(tie_word_embeddings=False), "no lm_head.weight, and its config.json says no"),
     (dict(rope_theta=-1), "rope_theta must be a positive number in config.json, got -1"),
     (dict(rms_norm_eps="x"), "rms_norm_eps must be a positive number"),
