@@ -16,15 +16,10 @@ struct FewInputs {
       : count(count), blocks(w.blocks() + 8), x(count * (w.blocks() + 1) * BLOCK), sums(MINIMA ? count * blocks : 0) {
     for (int64_t t = 0; t < m; t++) {
       const float* from = given + t * w.k;
-      const auto put = [&](int64_t begin, const std::vector<int32_t>& order) {
-        const int64_t size = order.size();
-        for (int64_t i = 0; i < size; i += LANES)
-          for (int64_t lane = 0; lane < LANES; lane++)
-            if (const int64_t column = begin + order[i + lane]; column < w.k) x[place(t, begin + i) + lane] = from[column];
-      };
-      int64_t i = 0;
-      for (; i + LONG <= w.k; i += LONG) put(i, order_of_longs());
-      for (; i < w.k; i += BLOCK) put(i, order_of_blocks());
+      over_places(w, [&](int64_t i, int64_t first, const int32_t* order) {
+        for (int64_t lane = 0; lane < LANES; lane++)
+          if (const int64_t column = first + order[lane]; column < w.k) x[place(t, i) + lane] = from[column];
+      });
       for (int64_t i = 0; MINIMA && i < w.k; i++) sums[t * blocks + i / BLOCK] += from[i];
     }
   }
@@ -75,7 +70,7 @@ IN_PLACE void add_rest(const Weight& w, const Number& numbers, const Row& row, c
   const float *some = &x.x[begin * BLOCK * T], *s = &row.s[begin - first], *zero = &row.zero[begin - first];
   const auto add = [&](const uint8_t* words, int64_t i) __attribute__((always_inline)) {
     WideFloats u[BLOCK / LANES];
-    numbers.block(words, zero[i] - WideFloats{}, u);
+    block(numbers, words, zero[i] - WideFloats{}, u);
     for (int t = 0; t < T; t++) {
       WideFloats sum = u[0] * load<WideFloats>(some + (i * BLOCK * T + t * LANES));
       for (int64_t f = 1; f < BLOCK / LANES; f++)

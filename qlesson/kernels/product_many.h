@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <numeric>
+
 #include "product_numbers.h"
 
 namespace {
@@ -35,7 +37,7 @@ inline void values(const Weight& w, const Row& row, int64_t first, int64_t end, 
   for (int64_t i = longs * 8; i < end - first; i++) {
     WideFloats u[BLOCK / LANES];
     const uint8_t* words = first + i < w.whole() ? row.others + (i - longs * 8) * BLOCK_BYTES : row.last_block(w);
-    numbers.block(words, row.zero[i] - WideFloats{}, u);
+    block(numbers, words, row.zero[i] - WideFloats{}, u);
     for (int64_t f = 0; f < BLOCK / LANES; f++) {
       WideFloats value = row.s[i] * u[f];
       if (MINIMA) value += row.m[i];
@@ -90,7 +92,12 @@ inline void tile_of(const float* w, const Batch& x, int64_t at, int64_t width, W
 }
 
 inline std::vector<Batch> batches_of(const Weight& w, const float* x, int64_t m, int64_t threads) {
-  const std::vector<int32_t> columns = columns_of(w);
+  std::vector<int64_t> columns(w.blocks() * BLOCK);
+  std::iota(columns.begin(), columns.end(), 0);
+  if (w.aligned())
+    over_places(w, [&](int64_t i, int64_t first, const int32_t* order) {
+      for (int64_t lane = 0; lane < LANES; lane++) columns[i + lane] = first + order[lane];
+    });
   std::vector<Batch> batches;
   for (int64_t t = 0; t < m; t += VECTORS * LANES) {
     const int64_t count = std::min(VECTORS * LANES, m - t), vectors = (count + LANES - 1) / LANES;

@@ -68,20 +68,12 @@ constexpr int64_t BLOCK_BYTES = BLOCK * FIELD / 8;
 
 // Vectors of words as u - zero, four vectors of floats at a time: part 0 of P = 8, parts 0 and 1 of 4.
 // Lanes of the f-th have the groups of `spread`'s vector slot(f); ONE says that all zeros are w.low.
-// `block` is for a block of 32 in the order of `block_code`.
 #if defined(__AVX2__) && !defined(HAS_64_BYTES)
 
 inline __m256i in_each(uint32_t bits) { return _mm256_set1_epi32(static_cast<int32_t>(bits)); }
 
 template <int P, bool ONE>
 struct Numbers;
-
-// A block of 32 is the first vector of a block of 256 whose groups are one.
-template <int P, bool ONE>
-IN_PLACE void block_by(Numbers<P, ONE> numbers, const uint8_t* b, Floats zeros, Floats* u) {
-  if (!ONE) numbers.take(zeros);
-  numbers(P == 4 ? fours(b) : load<Words>(b), 0, u);
-}
 
 // Bytes under the exponent of 2^23.
 template <bool ONE>
@@ -106,8 +98,6 @@ struct Numbers<8, ONE> {
     u[2] = (Floats)_mm256_unpacklo_epi16(high, exponent) - zero[ONE ? 0 : 2];
     u[3] = (Floats)_mm256_unpackhi_epi16(high, exponent) - zero[ONE ? 0 : 3];
   }
-  static int64_t block_code(int64_t f, int64_t lane) { return code(0, 0, f, lane); }
-  IN_PLACE void block(const uint8_t* b, Floats zeros, Floats* u) const { block_by(*this, b, zeros, u); }
 };
 
 // Two tables give the two upper bytes of the float, whose lower ones are 0.
@@ -147,8 +137,6 @@ struct Numbers<4, ONE> {
     u[3] = (Floats)_mm256_and_si256(high, half);
     for (int f = 0; f < 4 && !ONE; f++) u[f] -= zero[slot(f)];
   }
-  static int64_t block_code(int64_t f, int64_t lane) { return code(0, 0, f, lane); }
-  IN_PLACE void block(const uint8_t* b, Floats zeros, Floats* u) const { block_by(*this, b, zeros, u); }
 };
 
 #else
@@ -187,60 +175,64 @@ struct Numbers {
       u[f] = difference<P>(w, 4 * part + f, zero[0]);
     }
   }
-  static int64_t block_code(int64_t f, int64_t lane) { return f * LANES + lane; }
-  IN_PLACE void block(const uint8_t* b, WideFloats zeros, WideFloats* u) const {
-#if defined(HAS_64_BYTES)
-    if constexpr (P == 4) {
-      const __m512i w = _mm512_cvtepu8_epi32(load<__m128i>(b));
-      u[0] = (WideFloats)_mm512_permutexvar_ps(w, table);
-      u[1] = (WideFloats)_mm512_permutexvar_ps(_mm512_srli_epi32(w, 4), table);
-      for (int f = 0; f < 2 && !ONE; f++) u[f] -= zeros;
-      return;
-    }
-#endif
-    uint8_t codes[BLOCK];
-    store(codes, P == 4 ? fours(b) : load<Words>(b));
-    for (int64_t f = 0; f < BLOCK / LANES; f++) u[f] = difference(codes + f * LANES, zeros);
-  }
 };
 
 #endif
 
 using Number = Numbers<FIELD, !ZERO_POINTS>;
 
-// The column, within a block of 32, of each place in which `block` gives it.
-inline const std::vector<int32_t>& order_of_blocks() {
-  static const std::vector<int32_t> found = [] {
-    std::vector<int32_t> order(BLOCK);
-    for (int64_t i = 0; i < BLOCK; i++) order[i] = static_cast<int32_t>(Number::block_code(i / LANES, i % LANES));
-    return order;
-  }();
-  return found;
+// A block of 32 as u - zero, vector after vector: the f-th has the codes `code_in_block`.
+#if defined(__AVX2__) && !defined(HAS_64_BYTES)
+inline int64_t code_in_block(int64_t f, int64_t lane) { return Number::code(0, 0, f, lane); }
+IN_PLACE void block(Number numbers, const uint8_t* b, Floats zero, Floats* u) {
+  if (ZERO_POINTS) numbers.take(zero);
+  numbers(FIELD == 4 ? fours(b) : load<Words>(b), 0, u);
 }
-
-// The column, within a block of 256, of each place in the order of its vectors.
-inline const std::vector<int32_t>& order_of_longs() {
-  static const std::vector<int32_t> found = [] {
-    std::vector<int32_t> order(LONG);
-    for (int64_t i = 0; i < LONG; i++) {
-      const int64_t f = i / LANES % (32 / FIELD), vector = i / LANES / (32 / FIELD);
-      const int64_t code = Number::code(vector, f / 4, f % 4, i % LANES);
-      order[i] = static_cast<int32_t>(32 * (code % 32 / 4) + 4 * (code / 32) + code % 4);
-    }
-    return order;
-  }();
-  return found;
-}
-
-// The column of each place of a row, the last block of 32 filled up.
-inline std::vector<int32_t> columns_of(const Weight& w) {
-  std::vector<int32_t> columns(w.blocks() * BLOCK);
-  for (int64_t i = 0, size = columns.size(); i < size; i++) {
-    const bool in_long = i < w.longs() * LONG;
-    const int64_t begin = i / (in_long ? LONG : BLOCK) * (in_long ? LONG : BLOCK);
-    columns[i] = static_cast<int32_t>(w.aligned() ? begin + (in_long ? order_of_longs() : order_of_blocks())[i - begin] : i);
+#else
+inline int64_t code_in_block(int64_t f, int64_t lane) { return f * LANES + lane; }
+IN_PLACE void block(const Number& numbers, const uint8_t* b, WideFloats zero, WideFloats* u) {
+#if defined(HAS_64_BYTES)
+  if constexpr (FIELD == 4) {
+    const __m512i words = _mm512_cvtepu8_epi32(load<__m128i>(b));
+    u[0] = (WideFloats)_mm512_permutexvar_ps(words, numbers.table);
+    u[1] = (WideFloats)_mm512_permutexvar_ps(_mm512_srli_epi32(words, 4), numbers.table);
+    for (int f = 0; f < 2 && ZERO_POINTS; f++) u[f] -= zero;
+    return;
   }
-  return columns;
+#endif
+  uint8_t codes[BLOCK];
+  store(codes, FIELD == 4 ? fours(b) : load<Words>(b));
+  for (int64_t f = 0; f < BLOCK / LANES; f++) u[f] = difference(codes + f * LANES, zero);
+}
+#endif
+
+// The column, within a block of 256, of each place in that order.
+inline std::vector<int32_t> order_of_longs() {
+  std::vector<int32_t> order(LONG);
+  for (int64_t i = 0; i < LONG; i++) {
+    const int64_t f = i / LANES % (32 / FIELD), vector = i / LANES / (32 / FIELD);
+    const int64_t code = Number::code(vector, f / 4, f % 4, i % LANES);
+    order[i] = static_cast<int32_t>(32 * (code % 32 / 4) + 4 * (code / 32) + code % 4);
+  }
+  return order;
+}
+
+inline std::vector<int32_t> order_of_blocks() {
+  std::vector<int32_t> order(BLOCK);
+  for (int64_t i = 0; i < BLOCK; i++) order[i] = static_cast<int32_t>(code_in_block(i / LANES, i % LANES));
+  return order;
+}
+
+// f(place, first, order) for each vector of a row, the last block of 32 filled up: the LANES places from
+// `place` on have the columns first + order[0], first + order[1], ...
+template <typename F>
+IN_PLACE void over_places(const Weight& w, const F& f) {
+  static const std::vector<int32_t> of_longs = order_of_longs(), of_blocks = order_of_blocks();
+  const int64_t long_end = w.longs() * LONG, end = w.blocks() * BLOCK;
+  for (int64_t at = 0; at < long_end; at += LONG)
+    for (int64_t i = 0; i < LONG; i += LANES) f(at + i, at, &of_longs[i]);
+  for (int64_t at = long_end; at < end; at += BLOCK)
+    for (int64_t i = 0; i < BLOCK; i += LANES) f(at + i, at, &of_blocks[i]);
 }
 
 // A row, some blocks of 32 of it: its words, and its steps for each block. Groups are whole blocks.
