@@ -135,10 +135,7 @@ def at_once(
     None where the kernel has not run yet, or more has to be asked or made. What Python does for a
     call takes as long as a small product, so here few questions are asked.
     """
-    state, ready = modes._state, w.libraries[scheme is not None]
-    if ready is None or state["mode"] == "eager" or state["broken"] or torch.jit.is_tracing():
-        return None
-    if x.shape[-1] != w.width or not x.is_contiguous() or x.is_neg():
+    if not _has_run(w, scheme is not None) or not x.is_contiguous() or x.is_neg():
         return None
     if bias is not None and (
         bias.dtype is not torch.float32 or not bias.is_contiguous() or bias.is_neg()
@@ -146,8 +143,26 @@ def at_once(
         return None
     try:
         return _product(x, w, bias, scheme)
-    except RuntimeError:  # inside torch.vmap no tensor has an address
+    except (RuntimeError, ValueError):  # no address, inside torch.vmap; no shape, nested; no axis
         return None
+
+
+def rows_at_once(ids: Tensor, w: Prepared) -> Tensor | None:
+    """`rows`, for a plain int64 tensor on the CPU; None also where the kernel has not run yet."""
+    if not _has_run(w, False) or ids.is_neg():
+        return None
+    try:
+        return rows(ids, w)
+    except RuntimeError:
+        return None
+
+
+def _has_run(w: Prepared, ints: bool) -> bool:
+    """Whether the kernel may run, and needs no library first."""
+    state = modes._state
+    if w.libraries[ints] is None or state["mode"] == "eager" or state["broken"]:
+        return False
+    return not torch.jit.is_tracing()
 
 
 def linear(x: Tensor, w: Prepared, bias: Tensor | None = None) -> Tensor:
@@ -168,6 +183,8 @@ def quantized_linear(x: Tensor, w: Prepared, scheme: Scheme, bias: Tensor | None
 
 def _product(x: Tensor, w: Prepared, bias: Tensor | None, scheme: Scheme | None) -> Tensor | None:
     *shape, width = x.shape
+    if width != w.width:
+        return None
     y, m = x.new_empty(*shape, w.rows), x.numel() // width  # float32 as x, not as torch's default
     b = 0 if bias is None else bias.data_ptr()
     call = _LINEAR(w.address, x.data_ptr(), m, b, y.data_ptr(), w.threads(m))

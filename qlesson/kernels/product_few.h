@@ -63,23 +63,26 @@ void sum_groups(const Weight& w, Number numbers, const Row& row, const FewInputs
     for (int k = 0; k < SLOTS; k++) y[t] += found[k][t];
 }
 
-// Adds to y [T] the products of the blocks of 32 behind those of 256, of a row that was read from the block `first` on.
+// Adds to y [T] the products of a block of 32.
+template <int T>
+IN_PLACE void add_block(const Number& numbers, const uint8_t* words, float s, float zero, const float* x, WideFloats* y) {
+  WideFloats u[BLOCK / LANES];
+  block(numbers, words, zero - WideFloats{}, u);
+  for (int t = 0; t < T; t++) {
+    WideFloats sum = u[0] * load<WideFloats>(x + t * LANES);
+    for (int64_t f = 1; f < BLOCK / LANES; f++) sum = multiply_add(u[f], load<WideFloats>(x + (f * T + t) * LANES), sum);
+    y[t] = multiply_add(sum, s - WideFloats{}, y[t]);
+  }
+}
+
+// And of those behind the blocks of 256 of a row that was read from the block `first` on.
 template <int T>
 IN_PLACE void add_rest(const Weight& w, const Number& numbers, const Row& row, const FewInputs& x, int64_t first, WideFloats* y) {
   const int64_t begin = w.longs() * 8, whole = w.whole() - begin;
   const float *some = &x.x[begin * BLOCK * T], *s = &row.s[begin - first], *zero = &row.zero[begin - first];
-  const auto add = [&](const uint8_t* words, int64_t i) __attribute__((always_inline)) {
-    WideFloats u[BLOCK / LANES];
-    block(numbers, words, zero[i] - WideFloats{}, u);
-    for (int t = 0; t < T; t++) {
-      WideFloats sum = u[0] * load<WideFloats>(some + (i * BLOCK * T + t * LANES));
-      for (int64_t f = 1; f < BLOCK / LANES; f++)
-        sum = multiply_add(u[f], load<WideFloats>(some + i * BLOCK * T + (f * T + t) * LANES), sum);
-      y[t] = multiply_add(sum, s[i] - WideFloats{}, y[t]);
-    }
-  };
-  for (int64_t i = 0; i < whole; i++) add(row.others + i * BLOCK_BYTES, i);
-  if (w.k % BLOCK) add(row.last_block(w), whole);
+  for (int64_t i = 0; i < whole; i++)
+    add_block<T>(numbers, row.others + i * BLOCK_BYTES, s[i], zero[i], some + i * BLOCK * T, y);
+  if (w.k % BLOCK) add_block<T>(numbers, row.last_block(w), s[whole], zero[whole], some + whole * BLOCK * T, y);
 }
 
 // Adds to y [T] what minima add, in blocks from `first`, the first of a block of 256, to `end`.
@@ -90,29 +93,59 @@ IN_PLACE void add_minima(const Row& row, const FewInputs& x, int64_t first, int6
       y[t] = multiply_add(load<Floats>(&row.m[i - first]), load<Floats>(&x.sums[t * x.blocks + i]), y[t]);
 }
 
+// y of some rows, eight at most, from the eight lanes of each: they are added up.
+IN_PLACE void store_sums(Floats* x, const float* bias, int64_t row, int64_t count, float* y) {
+  transpose(x);
+  const Floats sums = ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
+  if (count == TOGETHER) store(y + row, bias ? sums + load<Floats>(bias + row) : sums);
+  for (int64_t r = 0; r < count && count < TOGETHER; r++) y[row + r] = with_bias(sums[r], bias, row + r);
+}
+
 template <int T>
 void row_by_row(const Weight& given, const FewInputs& x, int64_t m, const float* bias, int64_t begin, int64_t end, float* y) {
   const Weight w = given;  // nothing that is written can change a copy
   Row row(w);
   const Number numbers(w);
   Floats all[T][TOGETHER] = {};
-  for (int64_t i = begin; i < end; i++) {
-    const int64_t r = (i - begin) % TOGETHER;
-    WideFloats found[T] = {};
-    Floats others[T] = {};
-    row.read(w, i, 0, w.blocks());
-    sum_groups<T>(w, numbers, row, x, found);
-    add_rest<T>(w, numbers, row, x, 0, found);
-    add_minima<T>(row, x, 0, w.blocks(), others);
-    for (int t = 0; t < T; t++) all[t][r] = folded(found[t]) + others[t];
-    if (r + 1 < TOGETHER && i + 1 < end) continue;
-    for (int64_t t = 0; t < m; t++) {
-      transpose(all[t]);
-      const Floats sums = ((all[t][0] + all[t][1]) + (all[t][2] + all[t][3])) + ((all[t][4] + all[t][5]) + (all[t][6] + all[t][7]));
-      float* to = y + t * w.n + i - r;
-      if (r + 1 == TOGETHER) store(to, bias ? sums + load<Floats>(bias + i - r) : sums);
-      for (int64_t k = 0; k <= r && r + 1 < TOGETHER; k++) to[k] = with_bias(sums[k], bias, i - r + k);
+  for (int64_t top = begin; top < end; top += TOGETHER) {
+    const int64_t count = std::min(TOGETHER, end - top);
+    for (int64_t r = 0; r < count; r++) {
+      WideFloats found[T] = {};
+      Floats others[T] = {};
+      row.read(w, top + r, 0, w.blocks());
+      sum_groups<T>(w, numbers, row, x, found);
+      add_rest<T>(w, numbers, row, x, 0, found);
+      add_minima<T>(row, x, 0, w.blocks(), others);
+      for (int t = 0; t < T; t++) all[t][r] = folded(found[t]) + others[t];
     }
+    for (int64_t t = 0; t < m; t++) store_sums(all[t], bias, top, count, y + t * w.n);
+  }
+}
+
+// Rows of less than 256 codes, for one input: what is asked for each row takes as long as its products,
+// so a `Row` is too much.
+inline bool is_short(const Weight& w) {
+  return BITS == FIELD && !MINIMA && w.k < LONG && w.k % BLOCK == 0 && w.per_group() == 1;
+}
+
+void short_rows(const Weight& given, const FewInputs& x, const float* bias, int64_t begin, int64_t end, float* y) {
+  const Weight w = given;
+  const Number numbers(w);
+  const int64_t blocks = w.whole();
+  Floats all[TOGETHER] = {};
+  alignas(32) float s[8], zero[8] = {};
+  const float* some = x.x.data();
+  for (int64_t top = begin; top < end; top += TOGETHER) {
+    const int64_t count = std::min(TOGETHER, end - top);
+    for (int64_t r = 0; r < count; r++) {
+      const uint8_t* words = w.row(top + r);
+      WideFloats found = {};
+      steps(w, w.scale, top + r, 0, blocks, s);
+      if (ZERO_POINTS) zeros(w, top + r, 0, blocks, zero);
+      for (int64_t i = 0; i < blocks; i++) add_block<1>(numbers, words + i * BLOCK_BYTES, s[i], zero[i], some + i * BLOCK, &found);
+      all[r] = folded(found);
+    }
+    store_sums(all, bias, top, count, y);
   }
 }
 
@@ -183,6 +216,7 @@ inline void few_floats(const Weight& w, const float* x, int64_t m, const float* 
   const int64_t count = m <= 2 ? m : m <= 4 ? 4 : FEW;
   const FewInputs inputs(w, x, m, count);
   share(w.n, threads, 16, [&](int64_t from, int64_t to) {
+    if (count == 1 && is_short(w)) return short_rows(w, inputs, bias, from, to, y);
     if (count == 1) return row_by_row<1>(w, inputs, m, bias, from, to, y);
     if (count == 2) return row_by_row<2>(w, inputs, m, bias, from, to, y);
     if (count == 4) return rows_by_columns<4>(w, inputs, m, bias, from, to, y);

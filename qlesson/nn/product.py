@@ -47,7 +47,7 @@ def at_once(
     """
     if torch.compiler.is_compiling() or type(x) is not Tensor or x.dtype is not torch.float32:
         return None
-    if x.is_nested or not x.is_cpu or x.ndim == 0 or torch.is_autocast_enabled("cpu"):
+    if not x.is_cpu or torch.is_autocast_enabled("cpu"):
         return None
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         return None
@@ -119,11 +119,9 @@ def rows_at_once(ids: object, codes: QuantizedWeight) -> Tensor | None:
     if torch.compiler.is_compiling() or type(ids) is not Tensor or ids.dtype is not torch.int64:
         return None
     ready, like = _found(codes), codes._buffers["like"]
-    if ready is None or like is None or like.dtype is not torch.float32:
+    if ready is None or like is None or like.dtype is not torch.float32 or not ids.is_cpu:
         return None
-    if ids.is_nested or not ids.is_cpu or not product.runs(ids, ready, 0):
-        return None
-    return product.rows(ids, ready)
+    return product.rows_at_once(ids, ready)
 
 
 def rows(ids: Tensor, codes: QuantizedWeight) -> Tensor:
