@@ -275,10 +275,10 @@ def out(
             raise ValueError(f"out has {what} {got}, but needs {wanted}: {remedy}")
     if out.requires_grad:
         raise ValueError("out requires a gradient, and filling it has none: pass out.detach().")
-    if any(n > 1 and step == 0 for n, step in zip(out.shape, out.stride(), strict=True)):
-        raise ValueError(f"out is expanded, so its elements share memory: {remedy}")
-    if _may_overlap_itself(out):
-        raise ValueError(f"out overlaps itself, so its elements share memory: {remedy}")
+    if not out.is_contiguous() and _may_overlap_itself(out):
+        expanded = any(n > 1 and step == 0 for n, step in zip(out.shape, out.stride(), strict=True))
+        how = "is expanded" if expanded else "overlaps itself"
+        raise ValueError(f"out {how}, so its elements share memory: {remedy}")
     for name, x in kept.items():
         if _overlap(out, x):
             raise ValueError(f"out shares memory with {name}, which must stay as it is: {remedy}")

@@ -6,6 +6,7 @@ stay in the cache; compiled, it is one loop: by hand where torch.compile's is fa
 bits.
 """
 
+import ctypes
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qlesson import checks
 from qlesson.granularity import Granularity
 from qlesson.kernels import loops
-from qlesson.kernels.compilers import Constants, Formula, _bare, _compiled
+from qlesson.kernels.compilers import Constants, Formula, _compiled
 from qlesson.kernels.loops import dequantize, dequantize_blocks, quantize, quantize_blocks
 from qlesson.kernels.modes import ROW, _compiles, _or_eagerly, use_kernels
 from qlesson.kernels.pieces import COMPILED_PIECE, COPIED_PIECE, EAGER_PIECE, _eager_piece, cut
@@ -205,8 +207,8 @@ def choose_and_quantize(r: Tensor, scheme: Scheme, out: Tensor) -> tuple[Tensor,
     """Fill `out`, scale and zero point together; None where that is not to be.
 
     It is for compiled rows and groups, on a processor for columns too, and for a range that holds
-    0: a literal one may call for a warning, which needs its ends. A block with NaN or infinity gets
-    a scale that is not finite: refusing it is the caller's.
+    0: a literal one may call for a warning, which needs its ends. And for values and scales that
+    are finite: saying what is wrong is the caller's.
     """
     literal = scheme.mapping == "asymmetric" and not scheme.include_zero
     if torch.compiler.is_compiling() or literal or not out.is_contiguous():
@@ -221,13 +223,17 @@ def choose_and_quantize(r: Tensor, scheme: Scheme, out: Tensor) -> tuple[Tensor,
         return None
     # As numbers the compiler would know them, and on a GPU multiply by 1 / 255.
     held = r.new_tensor(codes, dtype=torch.float32)
-    one_each = blocks[:, :1].shape
+    one_each = (len(blocks), 1, *blocks.shape[2:])
     scale = r.new_empty(one_each, dtype=scheme.scale_dtype or torch.float32)
     zero_point = r.new_empty(one_each, dtype=scheme.dtype)
     tensors = blocks, scale, zero_point, out.view(blocks.shape)
     with _or_eagerly():
-        _loop(loops.choose_and_quantize, constants, held, *tensors)()
-        return scale.view(shape), zero_point.view(shape)
+        largest = _loop(loops.choose_and_quantize, constants, held, *tensors)()
+        if isinstance(largest, float):  # of a block with NaN or infinity it is infinite
+            fits = math.isfinite(ctypes.c_float(largest * scheme.reach).value)
+        else:
+            fits = checks.all_finite(scale.amax().float() * scheme.reach)
+        return (scale.view(shape), zero_point.view(shape)) if fits else None
     return None
 
 
@@ -244,4 +250,4 @@ def _loop(formula: Formula, constants: Constants, *tensors: Tensor) -> Callable[
     kinds = tuple((t.dtype, t.ndim) for t in tensors)
     kernel = _compiled(formula, constants, kinds, tensors[0].device.type)
     torch.get_num_threads()  # sets it too: a new thread of Python has OpenMP's own number
-    return partial(kernel, *map(_bare, tensors))
+    return partial(kernel, *(x.contiguous() for x in tensors))

@@ -35,11 +35,10 @@ def _lies_in_memory(x: Tensor) -> bool:
 
 
 def _bare(x: Tensor) -> Tensor:
-    """x's memory as a tensor that is no view, with the plainest strides.
+    """The memory of x, which is contiguous, as a tensor that is no view, with the plainest strides.
 
     The compiler compiles again for each kind of base that a view may have.
     """
-    x = x.contiguous()
     strides = [math.prod(x.shape[axis + 1 :]) for axis in range(x.ndim)]
     return x.new_empty(0).set_(x.untyped_storage(), x.storage_offset(), x.shape, strides)
 
@@ -64,7 +63,8 @@ def _by_torch(formula: Formula, constants: Constants, device: str) -> Formula:
         options["eager_numerics.division_rounding"] = True  # its division is approximate without
     with _silent():
         run = torch.compile(kernel, fullgraph=True, dynamic=True, options=options)
-    return _silent()(run)  # it compiles when it is called
+    run = _silent()(run)  # it compiles when it is called
+    return lambda *tensors: run(*map(_bare, tensors))
 
 
 # What loops.cpp calls a dtype, in the order of its Type.
@@ -143,16 +143,20 @@ def _choose_and_quantize(
     include_zero: bool,
     scale_dtype: torch.dtype | None,
 ) -> Formula:
-    """include_zero, or symmetric: the range holds 0. The scale's dtype is that of its tensor."""
+    """include_zero, or symmetric: the range holds 0. The scale's dtype is that of its tensor.
+
+    The loop gives the largest scale: to read all of them again takes a while.
+    """
+    library.choose_and_quantize.restype = ctypes.c_float
 
     def choose_and_quantize(
         codes: Tensor, r: Tensor, scale: Tensor, zero_point: Tensor, out: Tensor
-    ) -> tuple[()]:
+    ) -> float:
         held = r, scale, zero_point, out
         ends = ctypes.c_float(low), ctypes.c_float(high)
         how = rounding == "inside", mapping == "symmetric"
-        library.choose_and_quantize(*map(_address, held), *_sizes(r), _type(scale), *ends, *how)
-        return ()
+        sizes = *_sizes(r), _type(scale)
+        return library.choose_and_quantize(*map(_address, held), *sizes, *ends, *how)
 
     return choose_and_quantize
 

@@ -33,6 +33,11 @@ IN_PLACE void over(int64_t n, const Step& step) {
   for (; j < n; j++) step(j, std::integral_constant<int64_t, 1>());
 }
 
+// So many values in a vector. H rows at once come from H pages, and columns took a fifth more time in
+// longer vectors.
+template <int64_t H>
+constexpr int64_t LONGEST = std::min<int64_t>(LANES<float>, H > 1 ? 8 : 16);
+
 // y[k] = f(x[k], k) for N values of each of H rows: what f needs of k is read once for all of them.
 template <int64_t N, int64_t H, typename X, typename Y, typename F>
 IN_PLACE void near_block(const X* x, int64_t x_row, Y* y, int64_t y_row, const F& f) {
@@ -46,7 +51,7 @@ IN_PLACE void near_block(const X* x, int64_t x_row, Y* y, int64_t y_row, const F
     near_block<N, H>(x, x_row, held, N, f);
     for (int64_t h = 0; h < H; h++) convert<N>(held + h * N, y + h * y_row);
   } else {
-#pragma omp simd
+#pragma omp simd simdlen(LONGEST<H>)
     for (int64_t k = 0; k < N; k++)
       for (int64_t h = 0; h < H; h++) y[h * y_row + k] = from_float<Y>(f(to_float(x[h * x_row + k]), k));
   }
@@ -195,7 +200,7 @@ inline void ends_of_strip(const R* r, int64_t n, int64_t c, int64_t width, EndsO
     over(width, [=, &found](int64_t j, auto N) {
       const R* x = r + k * c + j;
       for (int64_t h = 0; h < H; h++) ask_for(x + h * c, N, HIGH * c);
-#pragma omp simd
+#pragma omp simd simdlen(LONGEST<2>)
       for (int64_t l = 0; l < N; l++) {
         Ends<R> e{found.most[j + l], found.nearest[j + l], found.least[j + l]};
         for (int64_t h = 0; h < H; h++) {
@@ -311,9 +316,11 @@ extern "C" void min_max(const R* r, float* r_min, float* r_max, int64_t m, int64
   c == 1 ? min_max_rows(r, r_min, r_max, m, n) : min_max_columns(r, r_min, r_max, m, n, c);
 }
 
-extern "C" void choose_and_quantize(const R* r, void* s, Q* z, Q* q, int64_t m, int64_t n, int64_t c, int s_type,
-                                    float low, float high, bool inside, bool symmetric) {
+// Gives the largest scale.
+extern "C" float choose_and_quantize(const R* r, void* s, Q* z, Q* q, int64_t m, int64_t n, int64_t c, int s_type,
+                                     float low, float high, bool inside, bool symmetric) {
   const Choose choose{low, high, symmetric, s_type};
   c == 1 ? choose_rows(r, s, z, q, m, n, choose, {low, high, inside})
          : choose_columns(r, s, z, q, m, n, c, choose, {low, high, inside});
+  return choose.largest;
 }

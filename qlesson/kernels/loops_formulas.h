@@ -1,6 +1,8 @@
 // The formulas, of a value or of some scales at a time, and scales and zero points of any type.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -133,6 +135,7 @@ inline float rounded(float x) { return (x + MIDDLE) - MIDDLE; }  // for |x| < 2^
 
 struct Choose {
   float low, high; bool symmetric; int s_type;
+  mutable std::atomic<float> largest{0};  // of all scales; infinite where r is not finite
   void operator()(int64_t count, const float* r_min, const float* r_max, float* s, float* z) const {
 #pragma omp simd
     for (int64_t k = 0; k < count; k++) {
@@ -144,6 +147,11 @@ struct Choose {
 #pragma omp simd
       for (int64_t k = 0; k < count; k++) s[k] = to_float(from_float<decltype(like)>(s[k]));
     });
+    float most = 0;
+#pragma omp simd reduction(max : most)
+    for (int64_t k = 0; k < count; k++) most = std::max(most, s[k]);
+    float known = largest;
+    while (most > known && !largest.compare_exchange_weak(known, most)) {}
 #pragma omp simd
     for (int64_t k = 0; k < count; k++) {
       const float zero = rounded(clipped(low - r_min[k] / s[k], low, high));

@@ -455,6 +455,19 @@ def test_refusals_are_the_same_compiled():
             ql.quantize(wide.t().contiguous(), groups)
 
 
+@pytest.mark.parametrize("where", [(0, 0), (127, 127)])  # whichever core finds it
+@pytest.mark.parametrize("granularity", [ql.PerAxis(0), ql.PerAxis(1), ql.PerGroup(32)])
+def test_a_finite_scale_with_a_code_beyond_float32_is_refused_compiled(granularity, where):
+    r = torch.zeros(128, 128)
+    r[where] = torch.finfo(torch.float32).max
+    with ql.use_kernels("compiled"):
+        # 127 times the scale, which was rounded up, is beyond; 63 times that of 7 bits is not
+        with pytest.raises(ValueError, match="too wide for float32"):
+            ql.quantize(r, ql.Scheme(8, "symmetric", granularity))
+        x = ql.quantize(r, ql.Scheme(7, "symmetric", granularity))
+    assert x.scale.isfinite().all() and x.dequantize().isfinite().all()
+
+
 @pytest.mark.skipif(
     not torch.__version__.startswith("2.13.")
     or not torch.backends.cpu.get_cpu_capability().startswith("AVX"),
