@@ -33,25 +33,22 @@ IN_PLACE void over(int64_t n, const Step& step) {
   for (; j < n; j++) step(j, std::integral_constant<int64_t, 1>());
 }
 
-// So many values in a vector. H rows at once come from H pages, and columns took a fifth more time in
-// longer vectors.
-template <int64_t H>
-constexpr int64_t LONGEST = std::min<int64_t>(LANES<float>, H > 1 ? 8 : 16);
-
-// y[k] = f(x[k], k) for N values of each of H rows: what f needs of k is read once for all of them.
-template <int64_t N, int64_t H, typename X, typename Y, typename F>
+// y[k] = f(x[k], k) for N values of each of H rows: what f needs of k is read once for all of them. Rows
+// that are far lie in a page each, and took a fifth more time in vectors of 64 bytes.
+template <int64_t N, int64_t H, bool FAR_ROWS, typename X, typename Y, typename F>
 IN_PLACE void near_block(const X* x, int64_t x_row, Y* y, int64_t y_row, const F& f) {
   using Z = decltype(f(0.0f, 0));  // float or int32_t
   if constexpr (CONVERTS && (std::is_class_v<X> || sizeof(X) == 1)) {
     std::conditional_t<std::is_class_v<X>, float, int32_t> held[H * N];
     for (int64_t h = 0; h < H; h++) convert<N>(x + h * x_row, held + h * N);
-    near_block<N, H>(held, N, y, y_row, f);
+    near_block<N, H, FAR_ROWS>(held, N, y, y_row, f);
   } else if constexpr (CONVERTS && (std::is_class_v<Y> || sizeof(Y) == 1)) {
     Z held[H * N];
-    near_block<N, H>(x, x_row, held, N, f);
+    near_block<N, H, FAR_ROWS>(x, x_row, held, N, f);
     for (int64_t h = 0; h < H; h++) convert<N>(held + h * N, y + h * y_row);
   } else {
-#pragma omp simd simdlen(LONGEST<H>)
+    constexpr int64_t lanes = FAR_ROWS ? std::min<int64_t>(LANES<float>, 8) : LANES<float>;
+#pragma omp simd simdlen(lanes)
     for (int64_t k = 0; k < N; k++)
       for (int64_t h = 0; h < H; h++) y[h * y_row + k] = from_float<Y>(f(to_float(x[h * x_row + k]), k));
   }
@@ -62,11 +59,11 @@ IN_PLACE void block(const X* x, int64_t x_row, Y* y, int64_t y_row, const F& f, 
   if constexpr (N * sizeof(Y) % LINE_PART == 0)
     if (far) {
       alignas(LINE_PART) Y held[H * N];
-      near_block<N, H>(x, x_row, held, N, f);
+      near_block<N, H, (H > 1)>(x, x_row, held, N, f);
       for (int64_t h = 0; h < H; h++) write_far<N>(held + h * N, y + h * y_row);
       return;
     }
-  near_block<N, H>(x, x_row, y, y_row, f);
+  near_block<N, H, false>(x, x_row, y, y_row, f);
 }
 
 // y[j] = f(x[j]) for n values.
@@ -99,7 +96,8 @@ IN_PLACE void row(const F&, const X* x, Y* y, typename F::Step k, bool rare, int
 // What is known when it is compiled is faster: the commonest group, where nothing is rare.
 template <typename F>
 inline void known(int64_t n, bool rare, const F& f) {
-  n == 32 && !rare ? f(std::integral_constant<int64_t, 32>(), std::false_type()) : f(n, rare);
+  const std::integral_constant<int64_t, 32> usual;
+  n != 32 ? f(n, rare) : rare ? f(usual, std::true_type()) : f(usual, std::false_type());
 }
 
 inline int64_t rows_at_once(int64_t n, int64_t values) { return std::max<int64_t>(1, std::min(SCALES, values / n)); }
@@ -200,7 +198,7 @@ inline void ends_of_strip(const R* r, int64_t n, int64_t c, int64_t width, EndsO
     over(width, [=, &found](int64_t j, auto N) {
       const R* x = r + k * c + j;
       for (int64_t h = 0; h < H; h++) ask_for(x + h * c, N, HIGH * c);
-#pragma omp simd simdlen(LONGEST<2>)
+#pragma omp simd
       for (int64_t l = 0; l < N; l++) {
         Ends<R> e{found.most[j + l], found.nearest[j + l], found.least[j + l]};
         for (int64_t h = 0; h < H; h++) {
@@ -322,5 +320,5 @@ extern "C" float choose_and_quantize(const R* r, void* s, Q* z, Q* q, int64_t m,
   const Choose choose{low, high, symmetric, s_type};
   c == 1 ? choose_rows(r, s, z, q, m, n, choose, {low, high, inside})
          : choose_columns(r, s, z, q, m, n, c, choose, {low, high, inside});
-  return choose.largest;
+  return same_bits<float>(choose.largest.load());
 }

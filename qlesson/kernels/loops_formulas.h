@@ -135,7 +135,7 @@ inline float rounded(float x) { return (x + MIDDLE) - MIDDLE; }  // for |x| < 2^
 
 struct Choose {
   float low, high; bool symmetric; int s_type;
-  mutable std::atomic<float> largest{0};  // of all scales; infinite where r is not finite
+  mutable std::atomic<int32_t> largest{0};  // the bits of the largest scale: infinite where r is not finite
   void operator()(int64_t count, const float* r_min, const float* r_max, float* s, float* z) const {
 #pragma omp simd
     for (int64_t k = 0; k < count; k++) {
@@ -147,10 +147,10 @@ struct Choose {
 #pragma omp simd
       for (int64_t k = 0; k < count; k++) s[k] = to_float(from_float<decltype(like)>(s[k]));
     });
-    float most = 0;
+    int32_t most = 0;  // no scale is negative
 #pragma omp simd reduction(max : most)
-    for (int64_t k = 0; k < count; k++) most = std::max(most, s[k]);
-    float known = largest;
+    for (int64_t k = 0; k < count; k++) most = std::max(most, same_bits<int32_t>(s[k]));
+    int32_t known = largest;
     while (most > known && !largest.compare_exchange_weak(known, most)) {}
 #pragma omp simd
     for (int64_t k = 0; k < count; k++) {
