@@ -250,7 +250,7 @@ inline bool chosen(const Key<R>* most, const Bare<R>* least, Steps& steps, void*
 }
 
 // Some rows at a time: their ends, their scales, and their codes while r is in the cache. With the
-// codes memory is asked for the rows that come next.
+// codes memory is asked for the rows that come next, with the ends for some of those after them.
 inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int64_t n, const Choose& choose,
                         const Quantize<false>& quantize) {
   const int64_t height = rows_at_once(n, TILE);
@@ -267,7 +267,7 @@ inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int6
       Bare<R> least[SCALES];
       Steps steps;
       const int64_t count = std::min(height, m - i);
-      ends_of_rows(r + i * n, count, n, most, least, count * n);
+      ends_of_rows(r + i * n, count, n, most, least, 2 * count * n);
       const bool rare = chosen(most, least, steps, s_out, z_out, i, count, choose, quantize);
       known(n, rare, [=, &quantize, &steps](auto n, auto rare) {
         for (int64_t k = 0; k < count; k++) {
