@@ -54,8 +54,11 @@ extern "C" int quantized_linear(const Linear* of, const Scheme* scheme) {
 
 // y = x w_hat^T + bias
 extern "C" void linear(const Linear* of) {
-  if (of->m <= FEW && of->w->aligned()) return few_floats(*of->w, of->x, of->m, of->bias, of->y, of->threads);
-  many_floats(*of->w, of->x, of->m, of->bias, of->y, of->threads);
+  const Weight& w = *of->w;
+  const int64_t rest = of->m % BATCH, few = w.aligned() && rest <= AS_FEW ? rest : 0, many = of->m - few;
+  if (many) many_floats(w, of->x, many, of->bias, of->y, of->threads);
+  for (int64_t t = many; t < of->m; t += FEW)
+    few_floats(w, of->x + t * w.k, std::min(FEW, of->m - t), of->bias, of->y + t * w.n, of->threads);
 }
 
 struct Rows {

@@ -193,8 +193,10 @@ IN_PLACE void join(const Weight& w, int32_t* acc) {
   }
 }
 
-inline void int_rows(const Weight& w, const Inputs& x, const int8_t* ordered, int64_t begin, int64_t end, float* y) {
-  const int64_t g8 = x.g8, step = std::max(g8, w.blocks() + 8), row_step = x.m * step;
+// The m inputs from t0 on, at most FEW.
+inline void int_rows(const Weight& w, const Inputs& x, const int8_t* ordered, int64_t t0, int64_t m, int64_t begin,
+                     int64_t end, float* y) {
+  const int64_t g8 = x.g8, step = std::max(g8, w.blocks() + 8), row_step = m * step;
   Buffer<int32_t> acc(TOGETHER * row_step), u_sums(TOGETHER * step), zero(TOGETHER * g8, static_cast<int32_t>(w.low));
   Buffer<int32_t> counts(g8);
   Buffer<float> s(TOGETHER * g8);
@@ -203,29 +205,29 @@ inline void int_rows(const Weight& w, const Inputs& x, const int8_t* ordered, in
     const int64_t rows = std::min(TOGETHER, end - first);
     for (int64_t r = 0; r < rows; r++) {
       int32_t* alone = x.centred ? nullptr : &u_sums[r * step];
-      block_sums(w, first + r, ordered, x.m, step, &acc[r * row_step], alone);
-      for (int64_t t = 0; t < x.m; t++) join(w, &acc[r * row_step + t * step]);
+      block_sums(w, first + r, ordered, m, step, &acc[r * row_step], alone);
+      for (int64_t t = 0; t < m; t++) join(w, &acc[r * row_step + t * step]);
       if (alone) join(w, alone);
       steps(w, w.scale, first + r, 0, w.groups, &s[r * g8]);
       if (ZERO_POINTS) zeros(w, first + r, 0, w.groups, &zero[r * g8]);
     }
-    for (int64_t t = 0; t < x.m; t++) {
-      const int32_t z_x = x.zero[t];
+    for (int64_t t = 0; t < m; t++) {
+      const int32_t z_x = x.zero[t0 + t];
       Floats sums = {};
       for (int64_t g = 0; g < g8; g += 8) {
-        const Ints x_sums = load<Ints>(&x.sums[t * g8 + g]), count = load<Ints>(&counts[g]);
+        const Ints x_sums = load<Ints>(&x.sums[(t0 + t) * g8 + g]), count = load<Ints>(&counts[g]);
         const Ints by_low = x_sums * static_cast<int32_t>(w.low);
         Floats terms[TOGETHER];
         for (int64_t r = 0; r < TOGETHER; r++) {
           const Ints z = load<Ints>(&zero[r * g8 + g]);
           Ints total = load<Ints>(&acc[r * row_step + t * step + g]) - (ZERO_POINTS ? z * x_sums : by_low);
           if (!x.centred) total -= z_x * (load<Ints>(&u_sums[r * step + g]) - count * z);
-          terms[r] = __builtin_convertvector(total, Floats) * (x.scale[t] * load<Floats>(&s[r * g8 + g]));
+          terms[r] = __builtin_convertvector(total, Floats) * (x.scale[t0 + t] * load<Floats>(&s[r * g8 + g]));
         }
         transpose(terms);
         for (int64_t i = 0; i < std::min<int64_t>(8, w.groups - g); i++) sums += terms[i];
       }
-      for (int64_t r = 0; r < rows; r++) y[t * w.n + first + r] = sums[r];
+      for (int64_t r = 0; r < rows; r++) y[(t0 + t) * w.n + first + r] = sums[r];
     }
   }
 }
@@ -233,6 +235,9 @@ inline void int_rows(const Weight& w, const Inputs& x, const int8_t* ordered, in
 // --- many inputs: a lane for each of them ---
 
 constexpr int64_t INT_ROWS = 6;
+// Of those behind whole batches of QUADS, which take less time in goes of FEW. Without an instruction for
+// four products of small codes all do.
+constexpr int64_t AS_FEW = Dots<Quads>::CHAINS == 1 && BITS < 8 ? QUADS : QUADS == 16 ? 10 : 6;
 
 // The fours of columns in the order of the groups, each group filled up to whole fours, so that no
 // four has two scales.
@@ -349,15 +354,28 @@ inline void int_tiles(const Weight& w, const Inputs& x, const Fours& fours, cons
   }
 }
 
-inline void int_products(const Weight& w, const Inputs& x, float* y, int64_t threads) {
-  if (x.m <= FEW && w.aligned()) {
-    const Buffer<int8_t> ordered = in_packed_order(w, x.codes, x.m);
-    return share(w.n, threads, 16, [&](int64_t from, int64_t to) { int_rows(w, x, ordered.data(), from, to, y); });
-  }
+inline void many_ints(const Weight& w, const Inputs& x, int64_t many, float* y, int64_t threads) {
   const Fours fours(w);
   std::vector<IntBatch> batches;
-  for (int64_t t = 0; t < x.m; t += QUADS) batches.emplace_back(w, x, fours, t);
+  for (int64_t t = 0; t < many; t += QUADS) batches.emplace_back(w, x, fours, t);
   share(w.n, threads, 16, [&](int64_t from, int64_t to) { int_tiles(w, x, fours, batches, from, to, y); });
+}
+
+// Those from t0 on, in goes for which some rows stay in the cache.
+inline void few_ints(const Weight& w, const Inputs& x, int64_t t0, float* y, int64_t threads) {
+  const int64_t few = x.m - t0, width = w.blocks() * BLOCK, near = few > FEW ? 256 : w.n;
+  const Buffer<int8_t> ordered = in_packed_order(w, x.codes + t0 * w.k, few);
+  share(w.n, threads, 16, [&](int64_t from, int64_t to) {
+    for (int64_t first = from; first < to; first += near)
+      for (int64_t t = 0; t < few; t += FEW)
+        int_rows(w, x, &ordered[t * width], t0 + t, std::min(FEW, few - t), first, std::min(to, first + near), y);
+  });
+}
+
+inline void int_products(const Weight& w, const Inputs& x, float* y, int64_t threads) {
+  const int64_t rest = x.m % QUADS, few = !w.aligned() ? 0 : AS_FEW == QUADS ? x.m : rest <= AS_FEW ? rest : 0;
+  if (few < x.m) many_ints(w, x, x.m - few, y, threads);
+  if (few) few_ints(w, x, x.m - few, y, threads);
 }
 
 }  // namespace
