@@ -4,7 +4,8 @@ What runs is in product.cpp, plain C++ without torch's headers, compiled once fo
 weight (its bits, and what its offset is), for float inputs and for those in 8 bits. For up to eight
 inputs a row of codes becomes numbers in registers, and is multiplied there. For more, some rows
 stand in the cache, as W_hat or, with 8-bit inputs, as codes, and a tile of inputs times rows is
-summed in registers. The layers that call it, and what runs without it, are in `qlesson.nn.product`.
+summed in registers; those that fill no tile go as few. The layers that call it, and what runs
+without it, are in `qlesson.nn.product`.
 """
 
 import ctypes

@@ -235,9 +235,9 @@ inline void int_rows(const Weight& w, const Inputs& x, const int8_t* ordered, in
 // --- many inputs: a lane for each of them ---
 
 constexpr int64_t INT_ROWS = 6;
-// Of those behind whole batches of QUADS, which take less time in goes of FEW. Without an instruction for
-// four products of small codes all do.
-constexpr int64_t AS_FEW = Dots<Quads>::CHAINS == 1 && BITS < 8 ? QUADS : QUADS == 16 ? 10 : 6;
+// Inputs behind whole batches of QUADS, up to which goes of FEW take less time than one more batch. All go
+// so where four products of small codes take more than an instruction.
+constexpr int64_t AS_FEW = Dots<Quads>::CHAINS == 1 && BITS < 8 ? QUADS : QUADS == 16 ? FEW : 6;
 
 // The fours of columns in the order of the groups, each group filled up to whole fours, so that no
 // four has two scales.

@@ -296,14 +296,14 @@ def test_what_notebook_14_says_of_times_is_stored():
     gb_per_s = read["moved"] / eight[1][bench.READ_ONCE]
     for row in CPU["writing"]:
         assert row["ms"] > 1.5 * row["nbytes"] / gb_per_s
-    assert "So a seventh of the bytes writes about as many characters" in text
-    assert 0.9 < CPU["writing"][0]["ms"] / CPU["writing"][-1]["ms"] < 1.1
+    assert "So a seventh of the bytes writes only some percent more characters" in text
+    assert 1.01 < CPU["writing"][0]["ms"] / CPU["writing"][-1]["ms"] < 1.15
     assert "MiniLM's 43 MB are more than the caches hold" in text
     assert CPU["encoding"][0]["nbytes"] == pytest.approx(43e6, rel=0.01)
     assert "about four times as many texts" in text
     assert 3.3 < CPU["encoding"][0]["ms"] / CPU["encoding"][-1]["ms"] < 4.7
-    assert "float32's product reaches about half of its own floor" in text
-    assert 0.4 < 4 * 16384 * 4096 / gb_per_s / one["float32"] < 0.6
+    assert "float32's product reaches less than half of its own floor" in text
+    assert 4 * 16384 * 4096 / gb_per_s / one["float32"] < 0.5
 
 
 def test_on_T_the_bench_changes_no_mode():
