@@ -1201,6 +1201,14 @@ def test_a_value_too_large_for_half_becomes_its_largest_number(dtype, largest):
     )
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_a_sparse_out_is_refused(layout):
+    x, out = ql.quantize(T), torch.zeros(3, 3).to_sparse(layout=layout)
+    with pytest.raises(TypeError, match=f"out has layout {layout}"):
+        x.dequantize(out=out)
+
+
 def test_an_out_that_overlaps_itself_is_refused():
     r = torch.randn(3, 4)
     out = torch.zeros(12, dtype=torch.int8)

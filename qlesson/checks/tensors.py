@@ -265,6 +265,7 @@ def out(
 ) -> None:
     """A tensor that can be filled; `kept` are those that must stay as they are, by name."""
     tensor("out", out)
+    strided("out", out)
     remedy = f"use torch.empty({tuple(shape)}, dtype={dtype}, device={str(device)!r})."
     for what, got, wanted in (
         ("shape", tuple(out.shape), tuple(shape)),

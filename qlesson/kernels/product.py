@@ -136,15 +136,17 @@ def at_once(
     None where the kernel has not run yet, or more has to be asked or made. What Python does for a
     call takes as long as a small product, so here few questions are asked.
     """
-    if not _has_run(w, scheme is not None) or not x.is_contiguous() or x.is_neg():
-        return None
-    if bias is not None and (
-        bias.dtype is not torch.float32 or not bias.is_contiguous() or bias.is_neg()
-    ):
+    if not _has_run(w, scheme is not None):
         return None
     try:
+        if not x.is_contiguous() or x.is_neg():
+            return None
+        if bias is not None and (
+            bias.dtype is not torch.float32 or not bias.is_contiguous() or bias.is_neg()
+        ):
+            return None
         return _product(x, w, bias, scheme)
-    except (RuntimeError, ValueError):  # no address, inside torch.vmap; no shape, nested; no axis
+    except (RuntimeError, ValueError):  # no address in torch.vmap, no strides or no axis elsewhere
         return None
 
 

@@ -194,8 +194,8 @@ IN_PLACE void join(const Weight& w, int32_t* acc) {
 }
 
 // The m inputs from t0 on, at most FEW.
-inline void int_rows(const Weight& w, const Inputs& x, const int8_t* ordered, int64_t t0, int64_t m, int64_t begin,
-                     int64_t end, float* y) {
+void int_rows(const Weight& w, const Inputs& x, const int8_t* ordered, int64_t t0, int64_t m, int64_t begin,
+              int64_t end, float* y) {
   const int64_t g8 = x.g8, step = std::max(g8, w.blocks() + 8), row_step = m * step;
   Buffer<int32_t> acc(TOGETHER * row_step), u_sums(TOGETHER * step), zero(TOGETHER * g8, static_cast<int32_t>(w.low));
   Buffer<int32_t> counts(g8);
@@ -361,14 +361,17 @@ inline void many_ints(const Weight& w, const Inputs& x, int64_t many, float* y, 
   share(w.n, threads, 16, [&](int64_t from, int64_t to) { int_tiles(w, x, fours, batches, from, to, y); });
 }
 
-// Those from t0 on, in goes for which some rows stay in the cache.
+// Those from t0 on, in goes for which some rows stay in the cache. The widest vectors multiply faster than
+// the second cache gives, so a go is what the first one holds, with its sums.
 inline void few_ints(const Weight& w, const Inputs& x, int64_t t0, float* y, int64_t threads) {
-  const int64_t few = x.m - t0, width = w.blocks() * BLOCK, near = few > FEW ? 256 : w.n;
+  const int64_t few = x.m - t0, width = w.blocks() * BLOCK;
+  const int64_t go = QUADS == 16 && FEW * width > 16384 ? FEW / 2 : FEW;
+  const int64_t near = few > go ? std::max<int64_t>(16, (1 << 18) / w.row_bytes) : w.n;
   const Buffer<int8_t> ordered = in_packed_order(w, x.codes + t0 * w.k, few);
   share(w.n, threads, 16, [&](int64_t from, int64_t to) {
     for (int64_t first = from; first < to; first += near)
-      for (int64_t t = 0; t < few; t += FEW)
-        int_rows(w, x, &ordered[t * width], t0 + t, std::min(FEW, few - t), first, std::min(to, first + near), y);
+      for (int64_t t = 0; t < few; t += go)
+        int_rows(w, x, &ordered[t * width], t0 + t, std::min(go, few - t), first, std::min(to, first + near), y);
   });
 }
 

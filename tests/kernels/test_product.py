@@ -219,11 +219,13 @@ def test_outputs_follow_the_inputs_not_torchs_default(activations):
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 @pytest.mark.parametrize("activations", [None, INPUTS[0]])
 def test_what_is_no_input_is_refused_in_the_same_words(activations):
     layer = QuantizedLinear(codes_of(64, ql.PerGroup(32), 4), None, activations)
     wrong = [drawn(2, 63), torch.tensor(1.0), drawn(2, 64).int(), drawn(2, 64).to_sparse(), [1.0]]
     wrong += [torch.nested.nested_tensor([drawn(64), drawn(64)]), torch.empty(2, 64, device="meta")]
+    wrong += [drawn(2, 64).to_sparse_csr(), drawn(2, 64).to_mkldnn()]
     compiled(layer, drawn(1, 64))
     for x in wrong:
         said = []
@@ -397,6 +399,17 @@ def test_an_integer_product_has_the_bits_of_its_definition(bits, width, granular
                 x = layer.quantize_input(drawn(m, width, seed=m))
                 with ql.use_kernels("compiled"):
                     assert torch.equal(layer.product(x), slowly(x, w))
+    assert set(by_the_kernel) == {"int_linear"}
+
+
+def test_inputs_in_several_goes_for_rows_in_several_parts_have_them_too(by_the_kernel):
+    w = codes_of(2112, ql.PerGroup(32), 4, KINDS[2], rows=300)
+    layer = QuantizedLinear(w, activations=INPUTS[0])
+    torch.set_num_threads(1)
+    for m in (7, 8, 23):
+        x = layer.quantize_input(drawn(m, 2112, seed=m))
+        with ql.use_kernels("compiled"):
+            assert torch.equal(layer.product(x), slowly(x, w))
     assert set(by_the_kernel) == {"int_linear"}
 
 
