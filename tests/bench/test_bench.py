@@ -225,7 +225,7 @@ def test_what_notebook_13_says_of_times_is_stored():
     assert abs(fresh - 139_264) < 100 and reused < 100
     left = ms["formula, memory reused"]
     assert "The bytes explain less than 7, and fresh memory nearly all the rest" in text
-    assert 5 < left / floor < 7 and left < whole / 7
+    assert 5 < left / floor < 7 and left < whole / 6
     assert "Without them less time is left than 37 bytes predict" in text and left < predicted
     assert "Memory allows no point above the dashed line" in text
     assert 5 * 2**25 / 1e6 / ms["compiled"] < bandwidth
@@ -302,8 +302,8 @@ def test_what_notebook_14_says_of_times_is_stored():
     assert CPU["encoding"][0]["nbytes"] == pytest.approx(43e6, rel=0.01)
     assert "about four times as many texts" in text
     assert 3.3 < CPU["encoding"][0]["ms"] / CPU["encoding"][-1]["ms"] < 4.7
-    assert "float32's product reaches less than half of its own floor" in text
-    assert 4 * 16384 * 4096 / gb_per_s / one["float32"] < 0.5
+    assert "float32's product reaches about half of its own floor" in text
+    assert 0.4 < 4 * 16384 * 4096 / gb_per_s / one["float32"] < 0.6
 
 
 def test_on_T_the_bench_changes_no_mode():
