@@ -55,7 +55,7 @@ extern "C" int quantized_linear(const Linear* of, const Scheme* scheme) {
 // y = x w_hat^T + bias
 extern "C" void linear(const Linear* of) {
   const Weight& w = *of->w;
-  const int64_t rest = of->m % BATCH, few = w.aligned() && rest <= AS_FEW ? rest : 0, many = of->m - few;
+  const int64_t many = of->m - as_few(w, of->m, BATCH, 3 * FEW);
   if (many) many_floats(w, of->x, many, of->bias, of->y, of->threads);
   for (int64_t t = many; t < of->m; t += FEW)
     few_floats(w, of->x + t * w.k, std::min(FEW, of->m - t), of->bias, of->y + t * w.n, of->threads);

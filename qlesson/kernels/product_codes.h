@@ -307,6 +307,12 @@ inline void unpack_row(const Weight& w, int64_t row, uint8_t* out) {
   unpack_rest(w, row, out + w.longs() * LONG);
 }
 
+// How many of m inputs go as few: those behind whole batches, where they are at most so many that goes of
+// FEW take less time than one more batch.
+inline int64_t as_few(const Weight& w, int64_t m, int64_t batch, int64_t most) {
+  return w.aligned() && m % batch <= most ? m % batch : 0;
+}
+
 // f(first row, last row) in parts of so many rows or a multiple
 template <typename F>
 inline void share(int64_t n, int64_t threads, int64_t unit, F f) {

@@ -235,9 +235,8 @@ void int_rows(const Weight& w, const Inputs& x, const int8_t* ordered, int64_t t
 // --- many inputs: a lane for each of them ---
 
 constexpr int64_t INT_ROWS = 6;
-// Inputs behind whole batches of QUADS, up to which goes of FEW take less time than one more batch. All go
-// so where four products of small codes take more than an instruction.
-constexpr int64_t AS_FEW = Dots<Quads>::CHAINS == 1 && BITS < 8 ? QUADS : QUADS == 16 ? FEW : 6;
+// Without an instruction for four products of small codes, goes of FEW take less time than any batch.
+constexpr bool ALWAYS_FEW = Dots<Quads>::CHAINS == 1 && BITS < 8;
 
 // The fours of columns in the order of the groups, each group filled up to whole fours, so that no
 // four has two scales.
@@ -376,7 +375,7 @@ inline void few_ints(const Weight& w, const Inputs& x, int64_t t0, float* y, int
 }
 
 inline void int_products(const Weight& w, const Inputs& x, float* y, int64_t threads) {
-  const int64_t rest = x.m % QUADS, few = !w.aligned() ? 0 : AS_FEW == QUADS ? x.m : rest <= AS_FEW ? rest : 0;
+  const int64_t few = ALWAYS_FEW && w.aligned() ? x.m : as_few(w, x.m, QUADS, QUADS == 16 ? FEW : 6);
   if (few < x.m) many_ints(w, x, x.m - few, y, threads);
   if (few) few_ints(w, x, x.m - few, y, threads);
 }

@@ -10,7 +10,6 @@ namespace {
 
 constexpr int64_t ROWS = 6, VECTORS = WIDE == 64 ? 4 : 2;  // a tile, in registers
 constexpr int64_t BATCH = VECTORS * LANES;  // inputs
-constexpr int64_t AS_FEW = 3 * FEW;         // inputs behind whole batches, up to which goes of FEW take less time
 constexpr int64_t COLUMNS = 2 * LONG, PANEL = 16 * ROWS;   // what stays in the cache
 
 // s (u - zero) or with a minimum, the bits that `dequantize` gives, of some blocks of a row that was read.
