@@ -1,40 +1,43 @@
-// Few float inputs times packed codes: a row becomes numbers in registers, and is multiplied there.
+// Few float inputs times packed codes.
 //
-// For one input or two, products are summed in each lane, and the sums multiplied by the scale of the
-// lane's group. For more, the numbers are multiplied by their scales first.
+// Where a processor multiplies bytes, the inputs become digits. Elsewhere a row becomes numbers in
+// registers, and is multiplied there: for one input or two, products are summed in each lane, and the sums
+// multiplied by the scale of the lane's group; for more, the numbers are multiplied by their scales first.
 
 #pragma once
 
-#include "product_numbers.h"
+#include "product_digits.h"
+#include "product_many.h"
 
 namespace {
 
 struct FewInputs {
   int64_t count, blocks;  // inputs, those that fill up with zeros too
+  int64_t begin;          // the first place that is held, of a block
   Buffer<float> x, sums;  // [places / LANES, count, LANES] in order, filled up with zeros; [count, blocks] for minima
-  FewInputs(const Weight& w, const float* given, int64_t m, int64_t count)
-      : count(count), blocks(w.blocks() + 8), x(count * (w.blocks() + 1) * BLOCK), sums(MINIMA ? count * blocks : 0) {
+  FewInputs(const Weight& w, const float* given, int64_t m, int64_t count, int64_t begin = 0)
+      : count(count), blocks(w.blocks() + 8), begin(begin), x(count * ((w.blocks() + 1) * BLOCK - begin)),
+        sums(MINIMA ? count * blocks : 0) {
     for (int64_t t = 0; t < m; t++) {
       const float* from = given + t * w.k;
-      over_places(w, [&](int64_t i, int64_t first, const int32_t* order) {
+      over_places(w, begin, [&](int64_t i, int64_t first, const int32_t* order) {
         for (int64_t lane = 0; lane < LANES; lane++)
           if (const int64_t column = first + order[lane]; column < w.k) x[place(t, i) + lane] = from[column];
       });
       for (int64_t i = 0; MINIMA && i < w.k; i++) sums[t * blocks + i / BLOCK] += from[i];
     }
   }
-  int64_t place(int64_t t, uint64_t i) const { return (i / LANES * count + t) * LANES + i % LANES; }
+  int64_t place(int64_t t, uint64_t i) const { return ((i - begin) / LANES * count + t) * LANES + i % LANES; }
 };
 
 // Adds to y [T] the products of the blocks of 256 of a row.
 template <int T>
 void sum_groups(const Weight& w, Number numbers, const Row& row, const FewInputs& x, WideFloats* y) {
-  constexpr int SLOTS = Number::SLOTS, SUMS = T == 1 ? 4 : std::max(2, SLOTS);  // a sum waits for the one before it
+  constexpr int SUMS = T == 1 ? 4 : 2;  // a sum waits for the one before it
   const uint8_t* at = row.words;
   const float* some = x.x.data();
-  WideFloats found[SLOTS][T] = {};
   for (int64_t i = 0; i < w.longs(); i++) {
-    WideFloats sums[SUMS][T] = {}, s[SLOTS], u[4];
+    WideFloats sums[SUMS][T] = {}, s[Number::SLOTS], u[4];
     if (ZERO_POINTS) numbers.take(load<Floats>(&row.zero[8 * i]));
 #pragma GCC unroll 8
     for (int64_t j = 0; j < 8 * FIELD / LANES; j++, at += WIDE) {
@@ -52,15 +55,11 @@ void sum_groups(const Weight& w, Number numbers, const Row& row, const FewInputs
       }
     }
     Number::spread(load<Floats>(&row.s[8 * i]), s);
-    for (int t = 0; t < T; t++)
-      for (int k = 0; k < SLOTS; k++) {
-        WideFloats sum = sums[k * SUMS / SLOTS][t];
-        for (int c = 1; c < SUMS / SLOTS; c++) sum += sums[k * SUMS / SLOTS + c][t];
-        found[k][t] = multiply_add(sum, s[k], found[k][t]);
-      }
+    for (int t = 0; t < T; t++) {
+      for (int c = 1; c < SUMS; c++) sums[0][t] += sums[c][t];
+      y[t] = multiply_add(sums[0][t], s[0], y[t]);
+    }
   }
-  for (int t = 0; t < T; t++)
-    for (int k = 0; k < SLOTS; k++) y[t] += found[k][t];
 }
 
 // Adds to y [T] the products of a block of 32.
@@ -79,7 +78,7 @@ IN_PLACE void add_block(const Number& numbers, const uint8_t* words, float s, fl
 template <int T>
 IN_PLACE void add_rest(const Weight& w, const Number& numbers, const Row& row, const FewInputs& x, int64_t first, WideFloats* y) {
   const int64_t begin = w.longs() * 8, whole = w.whole() - begin;
-  const float *some = &x.x[begin * BLOCK * T], *s = &row.s[begin - first], *zero = &row.zero[begin - first];
+  const float *some = &x.x[x.place(0, begin * BLOCK)], *s = &row.s[begin - first], *zero = &row.zero[begin - first];
   for (int64_t i = 0; i < whole; i++)
     add_block<T>(numbers, row.others + i * BLOCK_BYTES, s[i], zero[i], some + i * BLOCK * T, y);
   if (w.k % BLOCK) add_block<T>(numbers, row.last_block(w), s[whole], zero[whole], some + whole * BLOCK * T, y);
@@ -186,7 +185,7 @@ void scale_first(Number given, const Row* rows, const float* x, int64_t count, i
 // The inputs of `near` blocks stay in the first cache, while some rows go by.
 template <int T>
 void rows_by_columns(const Weight& w, const FewInputs& x, int64_t m, const float* bias, int64_t begin, int64_t end, float* y) {
-  constexpr int R = WIDE < 64 ? 8 / T : T == 8 ? 2 : 3;  // as many sums as there are registers for
+  constexpr int R = WIDE < 64 ? 8 / T : 2;  // as many sums as there are registers for
   constexpr int64_t TILE = 12, near = 32 / T;
   const Number numbers(w);
   std::vector<Row> rows(R, Row(w));
@@ -212,15 +211,75 @@ void rows_by_columns(const Weight& w, const FewInputs& x, int64_t m, const float
   }
 }
 
+#if defined(__AVX2__)
+
+// Inputs as whole numbers: the parts of `near` blocks of 256 stay in the first cache, while eight rows go
+// by. M is m where it is known.
+template <int M>
+void digits_by_row(const Weight& given, const Digits& digits, const std::vector<FewInputs>& behind, int64_t m, const float* bias,
+                   int64_t begin, int64_t end, float* y) {
+  const Weight w = given;
+  const int64_t near = M ? w.longs() + 1 : 32 / m;
+  const Number numbers(w);
+  Row row(w);
+  for (int64_t top = begin; top < end; top += TOGETHER) {
+    const int64_t count = std::min(TOGETHER, end - top);
+    Floats all[TOGETHER][M ? M : FEW] = {};
+    for (int64_t first = 0; first == 0 || first < w.longs(); first += near) {
+      const int64_t last = std::min(first + near, w.longs()), blocks = last == w.longs() ? w.blocks() : last * 8;
+      for (int64_t r = 0; r < count; r++) {
+        row.read_steps(w, top + r, first * 8, blocks);
+        const uint8_t* packed = w.row(top + r) + first * LONG / 8 * BITS;
+        add_digits<M>(row, packed, &digits.parts[first * m], m, last - first, all[r]);
+        for (int64_t t = 0; t < m; t++) {
+          WideFloats rest[1] = {};
+          if (last == w.longs()) add_rest<1>(w, numbers, row, behind[t], first * 8, rest);
+          add_minima<1>(row, behind[t], first * 8, blocks, &all[r][t]);
+          all[r][t] += folded(rest[0]);
+        }
+      }
+    }
+    for (int64_t t = 0; t < m; t++) {
+      Floats sums[TOGETHER];
+      for (int64_t r = 0; r < TOGETHER; r++) sums[r] = all[r][t];
+      store_sums(sums, bias, top, count, y + t * w.n);
+    }
+  }
+}
+
+// Whole numbers know no inf and no NaN: where there is one, the inputs go as many.
+inline void few_as_digits(const Weight& w, const float* x, int64_t m, const float* bias, float* y, int64_t threads) {
+  const Digits digits(w, x, m);
+  if (!digits.finite()) return many_floats(w, x, m, bias, y, threads);
+  std::vector<FewInputs> behind;
+  for (int64_t t = 0; t < m; t++) behind.emplace_back(w, x + t * w.k, 1, 1, w.longs() * LONG);
+  share(w.n, threads, 16, [&](int64_t from, int64_t to) {
+    if (m == 1) return digits_by_row<1>(w, digits, behind, m, bias, from, to, y);
+    digits_by_row<0>(w, digits, behind, m, bias, from, to, y);
+  });
+}
+
+// Up to how many inputs go as digits. Two of 16 bits, for codes of 8, cost more than three of bytes.
+constexpr int64_t AS_DIGITS = BYTES ? FEW : 6;
+#else
+constexpr int64_t AS_DIGITS = 0;
+#endif
+
 inline void few_floats(const Weight& w, const float* x, int64_t m, const float* bias, float* y, int64_t threads) {
+  const bool alone = m == 1 && is_short(w);
+#if defined(__AVX2__)
+  if (m <= AS_DIGITS && !alone) return few_as_digits(w, x, m, bias, y, threads);
+#endif
   const int64_t count = m <= 2 ? m : m <= 4 ? 4 : FEW;
   const FewInputs inputs(w, x, m, count);
   share(w.n, threads, 16, [&](int64_t from, int64_t to) {
-    if (count == 1 && is_short(w)) return short_rows(w, inputs, bias, from, to, y);
-    if (count == 1) return row_by_row<1>(w, inputs, m, bias, from, to, y);
-    if (count == 2) return row_by_row<2>(w, inputs, m, bias, from, to, y);
-    if (count == 4) return rows_by_columns<4>(w, inputs, m, bias, from, to, y);
-    return rows_by_columns<FEW>(w, inputs, m, bias, from, to, y);
+    if (alone) return short_rows(w, inputs, bias, from, to, y);
+    if constexpr (AS_DIGITS == 0) {
+      if (count == 1) return row_by_row<1>(w, inputs, m, bias, from, to, y);
+      if (count == 2) return row_by_row<2>(w, inputs, m, bias, from, to, y);
+      if (count == 4) return rows_by_columns<4>(w, inputs, m, bias, from, to, y);
+    }
+    if constexpr (AS_DIGITS < FEW) rows_by_columns<FEW>(w, inputs, m, bias, from, to, y);
   });
 }
 

@@ -97,7 +97,7 @@ inline std::vector<Batch> batches_of(const Weight& w, const float* x, int64_t m,
   std::vector<int64_t> columns(w.blocks() * BLOCK);
   std::iota(columns.begin(), columns.end(), 0);
   if (w.aligned())
-    over_places(w, [&](int64_t i, int64_t first, const int32_t* order) {
+    over_places(w, 0, [&](int64_t i, int64_t first, const int32_t* order) {
       for (int64_t lane = 0; lane < LANES; lane++) columns[i + lane] = first + order[lane];
     });
   std::vector<Batch> batches;

@@ -226,10 +226,10 @@ inline std::vector<int32_t> order_of_blocks() {
 // f(place, first, order) for each vector of a row, the last block of 32 filled up: the LANES places from
 // `place` on have the columns first + order[0], first + order[1], ...
 template <typename F>
-IN_PLACE void over_places(const Weight& w, const F& f) {
+IN_PLACE void over_places(const Weight& w, int64_t from, const F& f) {
   static const std::vector<int32_t> of_longs = order_of_longs(), of_blocks = order_of_blocks();
   const int64_t long_end = w.longs() * LONG, end = w.blocks() * BLOCK;
-  for (int64_t at = 0; at < long_end; at += LONG)
+  for (int64_t at = from; at < long_end; at += LONG)
     for (int64_t i = 0; i < LONG; i += LANES) f(at + i, at, &of_longs[i]);
   for (int64_t at = long_end; at < end; at += BLOCK)
     for (int64_t i = 0; i < BLOCK; i += LANES) f(at + i, at, &of_blocks[i]);
@@ -253,7 +253,11 @@ struct Row {
       unpack_longs(words, long_end - first / 8, unpacked.data());
       words = unpacked.data();
     }
-    if (end > long_end * 8) read_rest(w, row);
+    read_steps(w, row, first, end);
+  }
+  // The same without the words of the blocks of 256.
+  IN_PLACE void read_steps(const Weight& w, int64_t row, int64_t first, int64_t end) {
+    if (end > w.longs() * 8) read_rest(w, row);
     each(w, first, end, s.data(), [&](int64_t g, int64_t n, float* to) { steps(w, w.scale, row, g, n, to); });
     if (ZERO_POINTS)
       each(w, first, end, zero.data(), [&](int64_t g, int64_t n, float* to) { zeros(w, row, g, n, to); });

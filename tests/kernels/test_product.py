@@ -194,6 +194,80 @@ def test_wide_inputs_go_by_in_parts(bits):
             assert (off <= 64 * EPS * size).all()
 
 
+def hard(*shape):
+    """Inputs that no step suits: some outliers, many sizes at once, or one that drowns the others."""
+    x, sizes = drawn(*shape, seed=1), torch.exp(4 * drawn(*shape, seed=2))
+    outliers, drowned = x.clone(), x.clone()
+    outliers[:, ::97] *= 1000
+    drowned[:, ::32] = 2.0**23
+    return {"outliers": outliers, "sizes": x * sizes, "tiny": x * 1e-30, "drowned": drowned}
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_inputs_lose_at_most_2_to_the_minus_23_of_the_largest_of_32(bits, kind):
+    """And float sums lose what they lose: eight lanes, each of an eighth of the blocks."""
+    w = codes_of(2350, ql.PerGroup(32), bits, kind)
+    w_hat = w.dequantize(torch.float64)
+    by_32 = torch.nn.functional.pad(w_hat.abs(), (0, 18)).unflatten(1, (-1, 32)).sum(-1)
+    for m in (1, 2, 5, 8):
+        for x in hard(m, 2350).values():
+            wanted = x.double() @ w_hat.T
+            largest = torch.nn.functional.pad(x.abs(), (0, 18)).unflatten(1, (-1, 32)).amax(-1)
+            size = x.double().abs() @ w_hat.abs().T
+            bound = EPS * (largest.double() @ by_32.T + 32 * size)
+            assert ((compiled(QuantizedLinear(w), x) - wanted).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_one_input_is_nearer_than_float32s_own_product(bits):
+    w = codes_of(4096, ql.PerGroup(32), bits, rows=256)
+    w_hat, w_32 = w.dequantize(torch.float64), w.dequantize()
+    for name in ("outliers", "sizes", "tiny"):
+        x = hard(1, 4096)[name]
+        wanted = x.double() @ w_hat.T
+        ours, floats = compiled(QuantizedLinear(w), x), x @ w_32.T
+        assert (ours - wanted).square().mean() < (floats - wanted).square().mean()
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_digits_at_their_ends_times_codes_at_theirs(bits):
+    """Every place at once, so that a sum that does not fit its bits is wrong."""
+    ends = (0, 2**bits - 1)
+    scheme = ql.Scheme(bits, granularity=ql.PerGroup(64), signed=False)
+    digits = [127 * 65536 + 127 * 256 + 127, 127 * 65536 - 128 * 256 - 128, -128, -128 * 256, 1]
+    for code in ends:
+        for zero in ends:
+            steps = torch.ones(6, 8), torch.full((6, 8), zero, dtype=torch.uint8)
+            w = ql.QTensor(torch.full((6, 512), code, dtype=torch.uint8), *steps, scheme)
+            for n in (*digits, *(-n for n in digits)):
+                x = torch.full((1, 512), float(n))
+                x[0, ::32] = 127 * 65536.0  # so that the step of all is 1
+                wanted = (x.double() * (code - zero)).sum().float().expand(1, 6)
+                for m in (1, 3):
+                    y = compiled(QuantizedLinear(w), x.expand(m, -1).contiguous())
+                    torch.testing.assert_close(y, wanted.expand(m, 6), rtol=16 * EPS, atol=0)
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+@pytest.mark.parametrize("place", [3, 300, 321])
+def test_what_is_no_number_goes_through(value, place):
+    """Beside it, and in other inputs, nothing changes."""
+    for bits, kind in ((4, KINDS[0]), (8, KINDS[2]), (5, KINDS[1])):
+        w = codes_of(325, ql.PerGroup(32), bits, kind)
+        layer = QuantizedLinear(w)
+        for m in (1, 2, 6):
+            x = drawn(m, 325)
+            clean = compiled(layer, x)
+            x[0, place] = value
+            with ql.use_kernels("eager"):
+                wanted = layer(x)
+            y = compiled(layer, x)
+            torch.testing.assert_close(y, wanted, rtol=1e-4, atol=1e-4, equal_nan=True)
+            torch.testing.assert_close(y[1:], clean[1:], rtol=1e-4, atol=1e-4)
+            assert not y[0].isfinite().any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_layers_round_once(dtype):
     w, x = codes_of(320, ql.PerGroup(32), 4), drawn(3, 320).to(dtype)
