@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qlesson import checks, kernels
 from qlesson.affine import QParams, computing, stored, too_small, widened
-from qlesson.granularity import Granularity
+from qlesson.granularity import Granularity, PerTensor
 from qlesson.scheme import Scheme, qparams_of
 
 FindRange = Callable[[Tensor, Scheme], tuple[Tensor, Tensor]]
@@ -99,6 +99,13 @@ def _qparams_from_range(r_min: Tensor, r_max: Tensor, scheme: Scheme) -> QParams
     return QParams(scale, zero_point.to(scheme.dtype))
 
 
+def _fits(r: Tensor, scheme: Scheme) -> bool:
+    """Whether no block of r can be refused: all of r as one block is not. NaN gives a scale of NaN."""
+    r_min, r_max = map(_at_least_float32, kernels.min_max(r, PerTensor()))
+    scale = qparams_of(r_min, r_max, scheme).scale
+    return checks.all_finite(_at_least_float32(scale) * scheme.reach)
+
+
 def _refuse_too_wide(
     r_min: Tensor, r_max: Tensor, scheme: Scheme, scale: Tensor, *more: Tensor
 ) -> None:
@@ -141,11 +148,11 @@ def quantize(
         kept = {"r": r} | (qparams._asdict() if qparams else {})
         checks.out(out, r.shape, scheme.dtype, r.device, kept)
     q = torch.empty_like(r, dtype=scheme.dtype) if out is None else out
-    if qparams is None and (out is None or not check):
-        chosen = kernels.choose_and_quantize(r, scheme, q)
+    if qparams is None:
+        may_fill = out is None or not check
+        chosen = kernels.choose_and_quantize(r, scheme, q, lambda: may_fill or _fits(r, scheme))
         if chosen is not None:
             return QTensor._trusted(q, *chosen, scheme)
-    if qparams is None:
         qparams = choose_qparams(r, scheme)  # and says what is wrong with r
     codes = scheme.quant_min, scheme.quant_max, scheme.rounding
     kernels.run(kernels.quantize, codes, r, *qparams, scheme.granularity, q)

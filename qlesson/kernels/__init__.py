@@ -9,7 +9,7 @@ bits.
 import ctypes
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -203,8 +203,12 @@ def _min_max_of_all(r: Tensor) -> tuple[Tensor, Tensor]:
     return torch.aminmax(r)
 
 
-def choose_and_quantize(r: Tensor, scheme: Scheme, out: Tensor) -> tuple[Tensor, Tensor] | None:
+def choose_and_quantize(
+    r: Tensor, scheme: Scheme, out: Tensor, may_fill: Callable[[], bool]
+) -> tuple[Tensor, Tensor] | None:
     """Fill `out`, scale and zero point together; None where that is not to be.
+
+    may_fill  asked where it is to be, before `out` is written
 
     It is for compiled rows and groups, on a processor for columns too, and for a range that holds
     0: a literal one may call for a warning, which needs its ends. And for values and scales that
@@ -219,22 +223,26 @@ def choose_and_quantize(r: Tensor, scheme: Scheme, out: Tensor) -> tuple[Tensor,
         return None
     codes = scheme.quant_min, scheme.quant_max
     constants = (*codes, scheme.rounding, scheme.mapping, scheme.include_zero, scheme.scale_dtype)
-    if not _compiles(loops.choose_and_quantize, constants, r, out):
+    if not _compiles(loops.choose_and_quantize, constants, r, out) or not may_fill():
         return None
-    # As numbers the compiler would know them, and on a GPU multiply by 1 / 255.
-    held = r.new_tensor(codes, dtype=torch.float32)
     one_each = (len(blocks), 1, *blocks.shape[2:])
     scale = r.new_empty(one_each, dtype=scheme.scale_dtype or torch.float32)
     zero_point = r.new_empty(one_each, dtype=scheme.dtype)
     tensors = blocks, scale, zero_point, out.view(blocks.shape)
     with _or_eagerly():
-        largest = _loop(loops.choose_and_quantize, constants, held, *tensors)()
+        largest = _loop(loops.choose_and_quantize, constants, _held(codes, r.device), *tensors)()
         if isinstance(largest, float):  # of a block with NaN or infinity it is infinite
             fits = math.isfinite(ctypes.c_float(largest * scheme.reach).value)
         else:
             fits = checks.all_finite(scale.amax().float() * scheme.reach)
         return (scale.view(shape), zero_point.view(shape)) if fits else None
     return None
+
+
+@cache  # since the caches are cold where a tensor is large
+def _held(codes: tuple[int, int], device: torch.device) -> Tensor:
+    """As numbers the compiler would know them, and on a GPU multiply by 1 / 255."""
+    return torch.tensor(codes, dtype=torch.float32, device=device)
 
 
 def _own_blocks(r: Tensor, granularity: Granularity) -> Tensor | None:

@@ -1,9 +1,9 @@
 """Codes times inputs at the speed of memory: every packed byte is read once.
 
 What runs is in product.cpp, plain C++ without torch's headers, compiled once for each kind of
-weight (its bits, and what its offset is), for float inputs and for those in 8 bits. Up to eight float
-inputs become whole numbers of three 8-bit digits, so that their products with codes are exact sums
-(product_digits.h); where a processor has no instruction for those, a row of codes becomes floats in
+weight (its bits, and what its offset is), for float inputs and for those in 8 bits. Up to eight
+float inputs become whole numbers of three 8-bit digits, whose products with codes are exact sums
+(product_digits.h); on a processor without instructions for them a row of codes becomes floats in
 registers, and is multiplied there. For more inputs, some rows stand in the cache, as W_hat or, with
 8-bit inputs, as codes, and a tile of inputs times rows is summed in registers; those that fill no
 tile go as few. The layers that call it, and what runs without it, are in `qlesson.nn.product`.

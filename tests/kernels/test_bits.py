@@ -455,6 +455,36 @@ def test_refusals_are_the_same_compiled():
             ql.quantize(wide.t().contiguous(), groups)
 
 
+@pytest.mark.parametrize("scale_dtype", [None, torch.float16])
+@pytest.mark.parametrize("mapping", ["symmetric", "asymmetric"])
+def test_a_checked_out_is_filled_in_one_loop_where_it_can_be(mapping, scale_dtype, monkeypatch):
+    """Where no block can be refused; else the long way, before `out` is written."""
+    scheme = ql.Scheme(8, mapping, ql.PerGroup(32), scale_dtype=scale_dtype)
+    largest = 65504.0 * scheme.reach if scale_dtype else torch.finfo(torch.float32).max
+    far = torch.randn(128, 128)  # each block has a scale; from -0.9 to 0.9 there is none
+    far[0], far[1] = -0.9 * largest, 0.9 * largest
+    seen, loop = [], kernels._loop
+    monkeypatch.setattr(kernels, "_loop", lambda f, *a: seen.append(f.__name__) or loop(f, *a))
+    for r in (torch.randn(128, 128), far, torch.zeros(128, 128)):
+        with ql.use_kernels("eager"):
+            wanted = ql.quantize(r, scheme)
+        out = torch.full(r.shape, 77, dtype=torch.int8)
+        seen.clear()
+        with ql.use_kernels("compiled"):
+            x = ql.quantize(r, scheme, out=out)
+        together = mapping == "symmetric" or r is not far
+        assert ("choose_and_quantize" in seen) == together
+        assert x.q is out and torch.equal(out, wanted.q)
+        assert torch.equal(x.scale, wanted.scale) and torch.equal(x.zero_point, wanted.zero_point)
+    for bad in (float("nan"), float("inf"), 3e38):
+        r = torch.randn(128, 128)
+        r[100, 7], r[100, 8] = bad, -3e38
+        out.fill_(77)
+        with ql.use_kernels("compiled"), pytest.raises(ValueError):
+            ql.quantize(r, ql.Scheme(granularity=ql.PerGroup(32)), out=out)
+        assert (out == 77).all()
+
+
 @pytest.mark.parametrize("where", [(0, 0), (127, 127)])  # whichever core finds it
 @pytest.mark.parametrize("granularity", [ql.PerAxis(0), ql.PerAxis(1), ql.PerGroup(32)])
 def test_a_finite_scale_with_a_code_beyond_float32_is_refused_compiled(granularity, where):

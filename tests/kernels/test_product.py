@@ -195,7 +195,7 @@ def test_wide_inputs_go_by_in_parts(bits):
 
 
 def hard(*shape):
-    """Inputs that no step suits: some outliers, many sizes at once, or one that drowns the others."""
+    """Inputs that no step suits: some outliers, many sizes, or one that drowns the others."""
     x, sizes = drawn(*shape, seed=1), torch.exp(4 * drawn(*shape, seed=2))
     outliers, drowned = x.clone(), x.clone()
     outliers[:, ::97] *= 1000
