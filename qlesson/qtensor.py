@@ -100,7 +100,7 @@ def _qparams_from_range(r_min: Tensor, r_max: Tensor, scheme: Scheme) -> QParams
 
 
 def _fits(r: Tensor, scheme: Scheme) -> bool:
-    """Whether no block of r can be refused: all of r as one block is not. NaN gives a scale of NaN."""
+    """Whether no block of r can be refused: all of r as one block is not. NaN gives scale NaN."""
     r_min, r_max = map(_at_least_float32, kernels.min_max(r, PerTensor()))
     scale = qparams_of(r_min, r_max, scheme).scale
     return checks.all_finite(_at_least_float32(scale) * scheme.reach)
