@@ -5,7 +5,7 @@ inputs says so in its name.
 """
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -54,7 +54,8 @@ class Matrix:
         return round(self.codes.packed_nbytes)
 
     def contestants(self, tokens: int) -> dict[str, Call]:
-        """Those that can multiply so many inputs here."""
+        """Those that can multiply so many inputs here. Ours run in the mode that holds, and need no
+        gradient: no time is to go into entering either."""
         checks.whole("tokens", tokens, low=1)
         x = self._drawn(tokens)
         calls: dict[str, Call] = {READ_ONCE: self.read.sum, "float32": self._float32(x)}
@@ -88,18 +89,12 @@ class Matrix:
         return {"qlesson": first, "qlesson, 8-bit inputs": QuantizedLinear(first.codes, None, INT8)}
 
     def _ours(self, x: Tensor) -> dict[str, Call]:
-        def call(layer: QuantizedLinear, mode: str) -> Call:
-            @torch.no_grad()
-            def run() -> Tensor:
-                with ql.use_kernels(mode):
-                    return layer(x)
+        def eagerly() -> Tensor:
+            with ql.use_kernels("eager"):
+                return self._layers["qlesson"](x)
 
-            return run
-
-        calls = {name: call(layer, "compiled") for name, layer in self._layers.items()}
-        if len(x) == 1:
-            calls["qlesson, eager"] = call(self._layers["qlesson"], "eager")
-        return calls
+        calls: dict[str, Call] = {name: partial(layer, x) for name, layer in self._layers.items()}
+        return calls | ({"qlesson, eager": eagerly} if len(x) == 1 else {})
 
     def _torch(self, x: Tensor) -> dict[str, Call]:
         """torch's own products of codes, on bfloat16; with 8 bits there is one scale in a row."""
@@ -189,34 +184,32 @@ def run_product(
     """A row for each contestant, number of bits and number of tokens; `moved` is READ_ONCE's.
 
     Between two calls OTHERS bytes are written, as the other layers of a model would: the codes of
-    a layer have left the cache when their turn comes. READ_ONCE is a bound, and the same for all
-    tokens: of its times the fastest stands.
+    a layer have left the cache when their turn comes. Both matrices take their turns together,
+    since what memory gives changes from minute to minute. READ_ONCE is a bound, and the same for
+    all tokens: its times are those beside one token.
     """
     found: list[dict[str, Any]] = []
     others = torch.ones(min(OTHERS, 16 * rows * WIDTH) // 4, device=device)
-    for bits in BITS:
-        matrix = Matrix(bits, rows, device)
-        for tokens in TOKENS:
-            keys = {"bits": bits, "tokens": tokens, "moved": matrix.nbytes, "shape": matrix.shape}
-            rounds = 3 * ROUNDS if tokens == 1 else ROUNDS  # short ones vary more
-            contestants = matrix.contestants(tokens)
-            times = measure(contestants, device, rounds, before=lambda: others.add_(1))
-            found += [
-                keys | {"contestant": name, "ms": ms, "low": low, "high": high}
-                for name, (ms, low, high) in times.items()
-            ]
-            if progress:
-                progress(keys)
-    return [
-        row | _bound(found, row["bits"]) if row["contestant"] == READ_ONCE else row for row in found
-    ]
-
-
-def _bound(rows: list[dict[str, Any]], bits: int) -> dict[str, float]:
-    """The fastest time of READ_ONCE."""
-    times = [r for r in rows if r["contestant"] == READ_ONCE and r["bits"] == bits]
-    fastest = min(times, key=lambda r: float(r["ms"]))
-    return {name: fastest[name] for name in ("ms", "low", "high")}
+    matrices = {bits: Matrix(bits, rows, device) for bits in BITS}
+    for tokens in TOKENS:
+        calls = {
+            (bits, name): call
+            for bits, matrix in matrices.items()
+            for name, call in matrix.contestants(tokens).items()
+            if tokens == 1 or name != READ_ONCE
+        }
+        rounds = 3 * ROUNDS if tokens == 1 else ROUNDS  # short ones vary more
+        with torch.no_grad(), ql.use_kernels("compiled"):
+            times = measure(calls, device, rounds, before=lambda: others.add_(1))
+        if tokens == 1:
+            bound = {key: spread for key, spread in times.items() if key[1] == READ_ONCE}
+        for (bits, name), (ms, low, high) in (bound | times).items():
+            keys = {"bits": bits, "tokens": tokens, "contestant": name}
+            moved = {"moved": matrices[bits].nbytes, "shape": matrices[bits].shape}
+            found.append(keys | moved | {"ms": ms, "low": low, "high": high})
+        if progress:
+            progress(f"{tokens} tokens")
+    return found
 
 
 def run_writing(tokens: int = 32) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ struct FewInputs {
   int64_t count, blocks;  // inputs, those that fill up with zeros too
   int64_t begin;          // the first place that is held, of a block
   Buffer<float> x, sums;  // [places / LANES, count, LANES] in order, filled up with zeros; [count, blocks] for minima
-  FewInputs(const Weight& w, const float* given, int64_t m, int64_t count, int64_t begin = 0)
+  IN_PLACE FewInputs(const Weight& w, const float* given, int64_t m, int64_t count, int64_t begin = 0)
       : count(count), blocks(w.blocks() + 8), begin(begin), x(count * ((w.blocks() + 1) * BLOCK - begin)),
         sums(MINIMA ? count * blocks : 0) {
     for (int64_t t = 0; t < m; t++) {

@@ -4,6 +4,7 @@ ATEN_CPU_CAPABILITY=avx2 (or default) runs all of it as an older processor does.
 """
 
 import copy
+import gc
 import os
 import re
 import subprocess
@@ -446,6 +447,16 @@ def test_a_layer_sees_its_buffers_change():
     twin.codes.packed = QuantizedLinear(other).codes.packed
     twin.codes.scale = other.scale
     assert torch.equal(compiled(twin, x), second)
+
+
+def test_what_a_layer_is_for_the_kernel_goes_with_it():
+    before = dict(layer_product._held)
+    layer = QuantizedLinear(codes_of(64, ql.PerGroup(32), 4))
+    compiled(layer, drawn(1, 64))
+    assert len(layer_product._held) == len(before) + 1
+    del layer
+    gc.collect()
+    assert not layer_product._held.keys() - before.keys()
 
 
 # --- 8-bit inputs ---
