@@ -25,17 +25,10 @@ constexpr int32_t BIAS = BYTES ? 0x808080 : 0x8000;  // half of each digit's ran
 // Sums over each block of 32 of a block of 256, of codes times d2 and times 256 d1 + d0.
 IN_PLACE void digit_products(const Quads* u, const int8_t* x, Ints* upper, Ints* lower) {
   if constexpr (BYTES) {
-    constexpr int64_t CHAINS = Dots<Quads>::CHAINS, MANY = Dots<Quads>::MANY;
-    Dots<Quads> d[CHAINS][3];
-    for (int64_t v = 0; v < LONG_QUADS; v++)
-      for (int64_t p = 0; p < 3; p++) {
-        Dots<Quads>& one = d[v % CHAINS][p];
-        one.add(u[v], load<Quads>(x + p * LONG + v * 4 * QUADS));
-        if (v / CHAINS % MANY == MANY - 1) one.flush();
-      }
-    for (int64_t p = 0; p < 3 && CHAINS == 2; p++) d[0][p].sums += d[CHAINS - 1][p].sums;
-    *upper = folded(d[0][2].sums);
-    *lower = folded(d[0][1].sums * 256 + d[0][0].sums);
+    Sums d[3];
+    plane_products<3>(u, x, d);
+    *upper = folded(d[2]);
+    *lower = folded(d[1] * 256 + d[0]);
   } else {
     *upper = *lower = Ints{};
     for (int64_t v = 0; v < LONG / 32; v++) {

@@ -108,16 +108,18 @@ IN_PLACE void long_codes(const uint8_t* b, Quads* u) {
   }
 }
 
-// Sums over each block of 32 of a block of 256.
-IN_PLACE Ints long_products(const Quads* u, const int8_t* x) {
+// Sums over each block of 32 of a block of 256, of codes times each of P planes [P, 256] of inputs; to be folded.
+template <int P>
+IN_PLACE void plane_products(const Quads* u, const int8_t* x, Sums* y) {
   constexpr int64_t CHAINS = Dots<Quads>::CHAINS, MANY = Dots<Quads>::MANY;
-  Dots<Quads> d[CHAINS];
-  for (int64_t v = 0; v < LONG_QUADS; v++) {
-    Dots<Quads>& one = d[v % CHAINS];
-    one.add(u[v], load<Quads>(x + v * 4 * QUADS));
-    if (v / CHAINS % MANY == MANY - 1) one.flush();
-  }
-  return folded(CHAINS == 1 ? d[0].sums : d[0].sums + d[CHAINS - 1].sums);
+  Dots<Quads> d[CHAINS][P];
+  for (int64_t v = 0; v < LONG_QUADS; v++)
+    for (int64_t p = 0; p < P; p++) {
+      Dots<Quads>& one = d[v % CHAINS][p];
+      one.add(u[v], load<Quads>(x + p * LONG + v * 4 * QUADS));
+      if (v / CHAINS % MANY == MANY - 1) one.flush();
+    }
+  for (int64_t p = 0; p < P; p++) y[p] = CHAINS == 1 ? d[0][p].sums : d[0][p].sums + d[CHAINS - 1][p].sums;
 }
 
 }  // namespace

@@ -30,7 +30,7 @@ struct FewInputs {
   int64_t place(int64_t t, uint64_t i) const { return ((i - begin) / LANES * count + t) * LANES + i % LANES; }
 };
 
-// Adds to y [T] the products of the blocks of 256 of a row.
+// Adds to y [T] the products of the blocks of 256 of a row: without AVX2, so that a vector has one group a lane.
 template <int T>
 void sum_groups(const Weight& w, Number numbers, const Row& row, const FewInputs& x, WideFloats* y) {
   constexpr int SUMS = T == 1 ? 4 : 2;  // a sum waits for the one before it

@@ -55,7 +55,11 @@ inline void block_sums(const Weight& w, int64_t row, const int8_t* x, int64_t m,
   for (int64_t i = 0; i < longs; i++, b += LONG / 8 * BITS) {
     Quads u[LONG_QUADS];
     long_codes(b, u);
-    for (int64_t t = 0; t < m; t++) store(acc + t * step + 8 * i, long_products(u, x + t * width + i * LONG));
+    for (int64_t t = 0; t < m; t++) {
+      Sums sums;
+      plane_products<1>(u, x + t * width + i * LONG, &sums);
+      store(acc + t * step + 8 * i, folded(sums));
+    }
     if (!u_sums) continue;
     Sums d = {};
     for (int64_t v = 0; v < LONG_QUADS; v++) d += products(u[v], ones);
