@@ -19,6 +19,7 @@ from xdist.scheduler import LoadFileScheduling
 # One thread in each worker and in each kernel: more than the cores can run would wait for each
 # other, and spin while they wait. What the caller has set stays.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the tests that take two wait asleep
 
 # torch's compiler keeps its loops, and takes one made for more vector instructions than this
 # variable allows: the values are then wrong. So another processor has a cache of its own.
@@ -46,6 +47,7 @@ SECONDS = {
     BOOK[0]: 90,
     "tests/kernels/test_bits.py": 110,
     "notebooks/11_better_than_rounding.ipynb": 85,
+    "tests/kernels/test_product_floats.py": 80,
     "tests/teach/test_exercises.py": 50,
     "tests/teach/test_widgets.py": 45,
     "notebooks/07_choosing_the_range.ipynb": 45,
@@ -55,6 +57,7 @@ SECONDS = {
     "tests/models/test_rotated.py": 40,
     "tests/models/test_smollm2.py": 40,
     "tests/kernels/test_kernels.py": 40,
+    "tests/kernels/test_product_ints.py": 40,
     "tests/browser/test_decks.py": 35,
     "notebooks/12_training_through_rounding.ipynb": 30,
     "tests/authoring/test_new_notebook.py": 29,

@@ -217,7 +217,7 @@ def _digits_of_a_half(x: Tensor, dtype: torch.dtype) -> Tensor:
 
     In a graph that is compiled the cast alone may be left out where its result is read again.
     """
-    x = _to_odd(x)
+    x = _to_odd(x) if x.dtype == torch.float64 else x
     dropped = 13 if dtype == torch.float16 else 16
     bits = x.view(torch.int32)
     bits = bits + (1 << (dropped - 1)) - 1 + ((bits >> dropped) & 1)
@@ -240,7 +240,6 @@ def narrowed(r_hat: Tensor, dtype: torch.dtype) -> Tensor:
     return rounded(r_hat, dtype)
 
 
-@torch.no_grad()
 def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     """x in another float dtype, rounded once: the cast, where torch's own would round twice.
 
@@ -248,14 +247,17 @@ def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     halves becomes that middle: 1 + 2^-11 + 2^-40 would be 1. So where float32 cannot hold x, the
     one of its two neighbours there is taken whose last bit is 1 (rounding to odd: Boldo and
     Melquiond 2008, doi 10.1109/TC.2007.70819). That is never such a middle.
+
+    A gradient goes through, as through the cast; a float64 x that has one is cast.
     """
-    return x.to(dtype) if torch.finfo(dtype).bits > 16 else _to_odd(x).to(dtype)
+    learns = x.requires_grad and torch.is_grad_enabled()
+    if x.dtype != torch.float64 or torch.finfo(dtype).bits > 16 or learns:
+        return x.to(dtype)
+    return _to_odd(x).to(dtype)
 
 
 def _to_odd(x: Tensor) -> Tensor:
     """A float64 x in float32, where it does not fit the neighbour whose last bit is 1."""
-    if x.dtype != torch.float64:
-        return x
     single = x.to(torch.float32)
     bits = single.view(torch.int32)
     outwards = torch.where(single.double().abs() < x.abs(), 1, -1)

@@ -1,7 +1,7 @@
 """Packed codes times inputs, beside their peers and the time to read the codes once.
 
-The inputs are float32, or 8-bit codes made of it within the measured time. A peer that takes other
-inputs says so in its name.
+The inputs are float32, or 8-bit codes made of it within the measured time. Who takes others says so
+in its name.
 """
 
 from collections.abc import Callable
@@ -94,6 +94,7 @@ class Matrix:
                 return self._layers["qlesson"](x)
 
         calls: dict[str, Call] = {name: partial(layer, x) for name, layer in self._layers.items()}
+        calls["qlesson, bfloat16"] = partial(self._layers["qlesson"], x.bfloat16())
         return calls | ({"qlesson, eager": eagerly} if len(x) == 1 else {})
 
     def _torch(self, x: Tensor) -> dict[str, Call]:

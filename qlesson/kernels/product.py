@@ -1,15 +1,21 @@
 """Codes times inputs at the speed of memory: every packed byte is read once.
 
-What runs is in product.cpp, plain C++ without torch's headers, compiled once for each kind of
-weight (its bits, and what its offset is), for float inputs and for those in 8 bits. Up to eight
-float inputs become whole numbers of three 8-bit digits, whose products with codes are exact sums
-(product_digits.h); on a processor without instructions for them a row of codes becomes floats in
-registers, and is multiplied there. For more inputs, some rows stand in the cache, as W_hat or, with
-8-bit inputs, as codes, and a tile of inputs times rows is summed in registers; those that fill no
-tile go as few. The layers that call it, and what runs without it, are in `qlesson.nn.product`.
+What runs is plain C++ without torch's headers, in three files that are compiled when they are
+needed, once for each kind of weight (its bits, and what its offset is) and dtype of inputs:
+
+    product_few    up to eight float inputs become whole numbers of 8-bit digits, two in bfloat16,
+                   else three, whose products with codes are exact sums (product_digits.h); on a
+                   processor without instructions for them a row of codes becomes floats in
+                   registers, and is multiplied there
+    product_many   some rows stand in the cache as W_hat, and a tile of inputs times rows is summed
+                   in registers; inputs that fill no tile go as few
+    product_ints   the same two for inputs in 8 bits, whose sums are whole numbers
+
+The layers that call it, and what runs without it, are in `qlesson.nn.product`.
 """
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from struct import Struct
@@ -20,23 +26,23 @@ from torch import Tensor
 
 from qlesson.granularity import PerAxis, PerTensor
 from qlesson.kernels import modes
-from qlesson.kernels.compilers import _lies_in_memory
+from qlesson.kernels.compilers import TYPES, _lies_in_memory
 from qlesson.kernels.cpp import library
 from qlesson.kernels.packed import unpack_rows
 from qlesson.scheme import Scheme
 
-# "auto" runs eagerly until the layers have read so many bytes of codes. Compiling takes 1.5 s for a
-# kind of weight and float inputs, 1 s for those in 8 bits. On two cores of an AMD EPYC the kernel
-# then saves 3.1 ns a byte at 4 bits, 1.6 at 8, for one input: the 1.5 s come back after 0.5e9
-# bytes, or 0.9e9.
-PAYS_OFF = 2**30
+# "auto" runs eagerly until the layers have read so many bytes of codes. Compiling a file for a kind
+# of weight takes about 1 s. On two cores of an AMD EPYC the kernel then saves 3.1 ns a byte at 4
+# bits, 1.6 at 8, for one input: the second comes back after 0.3e9 bytes, or 0.6e9.
+PAYS_OFF = 2**29
 # Products of one code and one input for which another thread pays: waking it takes as long as some
 # hundred thousand.
 THREAD = 2**19
 
-SCALES = (torch.float32, torch.float16, torch.bfloat16)
+SCALES = FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+FEW = 8  # inputs, as in product_codes.h
 _read = {"bytes": 0}
-# The structs of product.cpp: ctypes takes as long for one argument as for all of them in bytes.
+# The structs of the files: ctypes takes as long for one argument as for all of them in bytes.
 _LINEAR, _INT_LINEAR, _ROWS = (Struct(f"{n}q").pack for n in (6, 7, 4))
 
 
@@ -89,15 +95,27 @@ class Prepared:
         addresses = [0 if x is None else x.data_ptr() for x in (self.packed, scale, offset)]
         sizes = self.rows, w.width, self.packed.shape[1], scale.shape[1], w.group_size
         form = low, SCALES.index(scale.dtype), shared
+        self.aligned = w.group_size % 32 == 0 or scale.shape[1] == 1
         self.numbers = (ctypes.c_int64 * 11)(*addresses, *sizes, *form)
         self.address = ctypes.addressof(self.numbers)
-        # what multiplies float inputs, and those in 8 bits; from the first product on
-        self.libraries: list[Any] = [None, None]
+        self.libraries: dict[tuple[str, torch.dtype], Any] = {}
 
     def threads(self, inputs: int) -> int:
         """How many pay for this product."""
         wanted = self.products * inputs // THREAD
         return 1 if wanted <= 1 else min(torch.get_num_threads(), wanted)
+
+    def found(self, part: str, dtype: torch.dtype = torch.float32) -> Any:
+        """What multiplies inputs of this dtype, if it was needed before."""
+        return self.libraries.get((part, dtype))
+
+    def compiled(self, part: str, dtype: torch.dtype = torch.float32) -> Any:
+        """The same, compiled where it is missing; None, after a warning, where that fails."""
+        if (part, dtype) not in self.libraries:
+            with modes._or_eagerly():
+                made = _library(part, self.of.bits, self.offset, dtype)
+                self.libraries[part, dtype] = made
+        return self.found(part, dtype)
 
 
 def prepared(w: Packed) -> Prepared | None:
@@ -108,9 +126,8 @@ def prepared(w: Packed) -> Prepared | None:
     return Prepared(w) if all(map(_lies_in_memory, tensors)) else None
 
 
-def runs(x: Tensor, w: Prepared, nbytes: int, ints: bool = False) -> bool:
-    """Whether work on x, for which so many bytes of w are read, goes through the kernel, which is
-    then compiled; with `ints` that for inputs in 8 bits."""
+def runs(x: Tensor, nbytes: int) -> bool:
+    """Whether work on x, for which so many bytes of codes are read, is to go through the kernel."""
     mode = modes._state["mode"]
     if mode == "eager" or modes._state["broken"] or x.dtype is torch.float64:
         return False
@@ -118,84 +135,114 @@ def runs(x: Tensor, w: Prepared, nbytes: int, ints: bool = False) -> bool:
         return False
     if mode == "auto" and _read["bytes"] <= PAYS_OFF:
         _read["bytes"] += nbytes
-        if _read["bytes"] <= PAYS_OFF:
-            return False
-    try:
-        w.libraries[ints] = w.libraries[ints] or _library(w.of.bits, w.offset, ints)
-    except Exception:
-        with modes._or_eagerly():
-            raise
-        return False
+        return _read["bytes"] > PAYS_OFF
     return True
 
 
 def at_once(
     x: Tensor, w: Prepared, bias: Tensor | None, scheme: Scheme | None = None
 ) -> Tensor | None:
-    """`linear`, or with a scheme `quantized_linear`, for a plain float32 tensor x on the CPU.
+    """`linear`, or with a scheme `quantized_linear`, for a plain tensor x of FLOATS on the CPU.
 
     None where the kernel has not run yet, or more has to be asked or made. What Python does for a
     call takes as long as a small product, so here few questions are asked.
     """
-    if not _has_run(w, scheme is not None):
+    if not w.libraries or not _may_run():
         return None
     try:
         if not x.is_contiguous() or x.is_neg():
             return None
-        if bias is not None and (
-            bias.dtype is not torch.float32 or not bias.is_contiguous() or bias.is_neg()
-        ):
+        if bias is not None:
+            if not bias.is_contiguous() or bias.is_neg():
+                return None
+            if bias.dtype is not torch.float32:
+                bias = bias.to(torch.float32)
+        if scheme is None:
+            return _product(x, w, bias, w.found)
+        ints = w.found("ints")
+        if ints is None or x.dtype is not torch.float32:
             return None
-        return _product(x, w, bias, scheme)
+        return _quantized_product(x, w, bias, scheme, ints)
     except (RuntimeError, ValueError):  # no address in torch.vmap, no strides or no axis elsewhere
         return None
 
 
-def rows_at_once(ids: Tensor, w: Prepared) -> Tensor | None:
+def rows_at_once(ids: Tensor, w: Prepared, dtype: torch.dtype) -> Tensor | None:
     """`rows`, for a plain int64 tensor on the CPU; None also where the kernel has not run yet."""
-    if not _has_run(w, False) or ids.is_neg():
+    few = w.found("few", dtype)
+    if few is None or not _may_run() or ids.is_neg():
         return None
     try:
-        return rows(ids, w)
+        return _rows(ids, w, dtype, few)
     except RuntimeError:
         return None
 
 
-def _has_run(w: Prepared, ints: bool) -> bool:
-    """Whether the kernel may run, and needs no library first."""
+def _may_run() -> bool:
     state = modes._state
-    if w.libraries[ints] is None or state["mode"] == "eager" or state["broken"]:
-        return False
-    return not torch.jit.is_tracing()
+    return state["mode"] != "eager" and not state["broken"] and not torch.jit.is_tracing()
 
 
-def linear(x: Tensor, w: Prepared, bias: Tensor | None = None) -> Tensor:
-    """x W_hat^T + b, float32 [..., rows], for float x [..., width]."""
-    y = _product(_floats(x), w, None if bias is None else _floats(bias), None)
-    assert y is not None
-    return y
+def linear(x: Tensor, w: Prepared, bias: Tensor | None = None) -> Tensor | None:
+    """x W_hat^T + b [..., rows] for x [..., width], in x's dtype where it is one of FLOATS, else
+    in float32; None, after a warning, where it cannot be compiled."""
+    b = None if bias is None else _floats(bias)
+    return _product(x.contiguous() if x.dtype in FLOATS else _floats(x), w, b, w.compiled)
 
 
 def quantized_linear(x: Tensor, w: Prepared, scheme: Scheme, bias: Tensor | None) -> Tensor | None:
-    """The same for x that is quantized before as `ql.quantize` does it; None where that would
-    refuse x.
+    """The same for x that is quantized before as `ql.quantize` does it, float32; None also where
+    that would refuse x.
 
     scheme  as `quantizes` takes it
     """
-    return _product(_floats(x), w, None if bias is None else _floats(bias), scheme)
+    b, ints = None if bias is None else _floats(bias), w.compiled("ints")
+    return None if ints is None else _quantized_product(_floats(x), w, b, scheme, ints)
 
 
-def _product(x: Tensor, w: Prepared, bias: Tensor | None, scheme: Scheme | None) -> Tensor | None:
+def _product(
+    x: Tensor, w: Prepared, bias: Tensor | None, library: Callable[[str, torch.dtype], Any]
+) -> Tensor | None:
+    """None also where a library is not there. Few inputs go as digits; those of many that fill no
+    tile are the last, and go as few."""
     *shape, width = x.shape
     if width != w.width:
         return None
-    y, m = x.new_empty(*shape, w.rows), x.numel() // width  # float32 as x, not as torch's default
+    dtype, m = x.dtype, x.numel() // width
+    y = x.new_empty(*shape, w.rows)  # as x, not in torch's default dtype
+    x_at, y_at, b_at = x.data_ptr(), y.data_ptr(), 0 if bias is None else bias.data_ptr()
+    few = m if w.aligned else 0
+    if few > FEW:
+        asked = library("few" if m <= 3 * FEW else "many", dtype)
+        if asked is None:
+            return None
+        few = asked.few_of(w.address, m)
+    many = m - few
+    if few:
+        code = library("few", dtype)
+        if code is None:
+            return None
+        x_few = x_at + many * width * x.itemsize if many else x_at
+        y_few = y_at + many * w.rows * x.itemsize if many else y_at
+        if not code.linear(_LINEAR(w.address, x_few, few, b_at, y_few, w.threads(few))):
+            many = m  # one is not finite
+    if many:
+        code = library("many", dtype)
+        if code is None:
+            return None
+        code.linear(_LINEAR(w.address, x_at, many, b_at, y_at, w.threads(many)))
+    return y
+
+
+def _quantized_product(
+    x: Tensor, w: Prepared, bias: Tensor | None, scheme: Scheme, ints: Any
+) -> Tensor | None:
+    *shape, width = x.shape
+    if width != w.width:
+        return None
+    y, m = x.new_empty(*shape, w.rows), x.numel() // width
     b = 0 if bias is None else bias.data_ptr()
     call = _LINEAR(w.address, x.data_ptr(), m, b, y.data_ptr(), w.threads(m))
-    floats, ints = w.libraries
-    if scheme is None:
-        floats.linear(call)
-        return y
     return y if ints.quantized_linear(call, _inputs(scheme)) else None
 
 
@@ -206,17 +253,21 @@ def _floats(x: Tensor) -> Tensor:
     return x.to(torch.float32).contiguous()
 
 
-def int_linear(codes: Tensor, scale: Tensor, zero_point: Tensor, w: Prepared) -> Tensor:
-    """y = sum_g float(sum_{k in g} (x - z_x)(q - z)) (s_x s_g), float32 [m, rows].
+def int_linear(codes: Tensor, scale: Tensor, zero_point: Tensor, w: Prepared) -> Tensor | None:
+    """y = sum_g float(sum_{k in g} (x - z_x)(q - z)) (s_x s_g), float32 [m, rows]; None, after a
+    warning, where it cannot be compiled.
 
     codes       int8 [m, width]
     scale       float32 [m], of the inputs
     zero_point  int32 [m], of the inputs
     """
+    ints = w.compiled("ints")
+    if ints is None:
+        return None
     given = [x.contiguous() for x in (codes, scale, zero_point)]
     m, y = len(codes), given[1].new_empty(len(codes), w.rows)
     addresses = [x.data_ptr() for x in given]
-    w.libraries[True].int_linear(_INT_LINEAR(w.address, *addresses, m, y.data_ptr(), w.threads(m)))
+    ints.int_linear(_INT_LINEAR(w.address, *addresses, m, y.data_ptr(), w.threads(m)))
     return y
 
 
@@ -237,25 +288,35 @@ def quantizes(scheme: Scheme) -> bool:
     return plain and holds_zero and known and scheme.bits <= 8
 
 
-def rows(ids: Tensor, w: Prepared) -> Tensor | None:
-    """W_hat of the rows with these numbers [...] in int64, float32 [..., width]: the bits of
-    `dequantize`. None where a number is none of a row."""
+def rows(ids: Tensor, w: Prepared, dtype: torch.dtype) -> Tensor | None:
+    """W_hat of the rows with these numbers [...] in int64, one of FLOATS [..., width]: the bits of
+    `dequantize`. None where a number is none of a row, or, after a warning, where it cannot be
+    compiled."""
+    few = w.compiled("few", dtype)
+    return None if few is None else _rows(ids, w, dtype, few)
+
+
+def _rows(ids: Tensor, w: Prepared, dtype: torch.dtype, few: Any) -> Tensor | None:
     ids = ids.contiguous()
-    r_hat = ids.new_empty(*ids.shape, w.width, dtype=torch.float32)
+    r_hat = ids.new_empty(*ids.shape, w.width, dtype=dtype)
     call = _ROWS(w.address, ids.data_ptr(), ids.numel(), r_hat.data_ptr())
-    return r_hat if w.libraries[False].rows(call) else None
+    return r_hat if few.rows(call) else None
 
 
 @cache  # since asking for the file's path takes longer than a small product
-def _library(bits: int, offset: int, ints: bool) -> ctypes.CDLL:
-    source = Path(__file__).with_name("product.cpp")
+def _library(part: str, bits: int, offset: int, dtype: torch.dtype) -> ctypes.CDLL:
+    source = Path(__file__).with_name(f"product_{part}.cpp")
     # It is written in vectors: a compiler that looks for more takes twice as long, and finds none.
-    found = library(source, "-fno-tree-vectorize", CODE_BITS=bits, OFFSET=offset, INTS=int(ints))
+    macros = {"CODE_BITS": bits, "OFFSET": offset, "REAL": TYPES[dtype]}
+    found = library(source, "-fno-tree-vectorize", **macros)
     text = ctypes.c_char_p
-    if ints:
+    if part == "ints":
         found.int_linear.argtypes, found.int_linear.restype = [text], None
         found.quantized_linear.argtypes = [text, text]
-    else:
-        found.linear.argtypes, found.linear.restype = [text], None
+        return found
+    found.few_of.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    found.few_of.restype = ctypes.c_int64
+    found.linear.argtypes = [text]
+    if part == "few":
         found.rows.argtypes = [text]
     return found

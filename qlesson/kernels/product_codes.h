@@ -1,6 +1,7 @@
 // A weight of packed codes, and what its bytes mean. How a row is packed is told in packed.py.
 //
-// Compiled for one kind of weight: codes of CODE_BITS bits, whose offset is OFFSET.
+// Compiled for one kind of weight: codes of CODE_BITS bits, whose offset is OFFSET; and where inputs are
+// floats, for those of type REAL.
 //
 // A code u is unsigned; with `zero` the code of 0.0 as u,
 //
@@ -11,15 +12,10 @@
 
 #pragma once
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
 #include <new>
-#include <type_traits>
 #include <vector>
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
+
+#include "loops_numbers.h"
 
 namespace {
 
@@ -28,7 +24,7 @@ constexpr bool ZERO_POINTS = OFFSET == 1, MINIMA = OFFSET == 2;
 constexpr int64_t FEW = 8;  // inputs, up to which a row is multiplied as it is read
 constexpr int64_t BLOCK = 32, LONG = 256;
 constexpr int64_t TOGETHER = 8;  // rows whose sums are folded at once
-constexpr int64_t AHEAD = 4096;  // bytes, before they are needed, memory is asked for
+constexpr int64_t AHEAD = 8192;  // bytes, before they are needed, memory is asked for
 
 typedef uint8_t Bytes __attribute__((vector_size(32)));
 typedef uint32_t Words __attribute__((vector_size(32)));
@@ -45,9 +41,6 @@ typedef uint32_t WideWords __attribute__((vector_size(WIDE)));
 typedef int32_t WideInts __attribute__((vector_size(WIDE)));
 typedef float WideFloats __attribute__((vector_size(WIDE)));
 constexpr int64_t LANES = WIDE / 4;
-
-// What runs for each row, and is small: a compiler stops to put it in place where there is much of it.
-#define IN_PLACE inline __attribute__((always_inline))
 
 template <typename T>
 inline T load(const void* from) {
@@ -143,46 +136,17 @@ struct Weight {  // as product.py lays it out
   const uint8_t* row(int64_t r) const { return packed + r * row_bytes; }
 };
 
-inline float from_half(uint16_t h) {
-  const uint32_t magnitude = (h & 0x7fffu) << 13, sign = (h & 0x8000u) << 16;
-  float x;
-  if ((h & 0x7c00u) == 0) {
-    x = static_cast<float>(h & 0x3ffu) * 0x1p-24f;
-  } else {
-    const uint32_t bits = magnitude + ((h & 0x7c00u) == 0x7c00u ? 0x70000000u : 0x38000000u);
-    std::memcpy(&x, &bits, 4);
-  }
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  bits |= sign;
-  std::memcpy(&x, &bits, 4);
-  return x;
-}
-
-inline float from_bfloat16(uint16_t h) {
-  const uint32_t bits = static_cast<uint32_t>(h) << 16;
-  float x;
-  std::memcpy(&x, &bits, 4);
-  return x;
-}
-
 // count steps (scales or minima) of the row from group g on, as floats; up to seven more are written.
 inline void steps(const Weight& w, const void* from, int64_t row, int64_t g, int64_t count, float* out) {
-  const int64_t type = w.scale_type, at = (w.shared ? 0 : row * w.groups) + g;
-  if (type == 0) {
-    std::memcpy(out, static_cast<const float*>(from) + at, count * 4);
-    return;
-  }
-  const uint16_t* halves = static_cast<const uint16_t*>(from) + at;
-  int64_t i = 0;
-#if defined(__F16C__) && defined(__AVX2__)
-  const int64_t readable = (w.shared ? 1 : w.n) * w.groups - at;
-  for (; i < count && i + 8 <= readable; i += 8) {
-    const __m128i eight = load<__m128i>(halves + i);
-    store(out + i, type == 2 ? (__m256)_mm256_slli_epi32(_mm256_cvtepu16_epi32(eight), 16) : _mm256_cvtph_ps(eight));
-  }
-#endif
-  for (; i < count; i++) out[i] = type == 2 ? from_bfloat16(halves[i]) : from_half(halves[i]);
+  const int64_t at = (w.shared ? 0 : row * w.groups) + g, readable = (w.shared ? 1 : w.n) * w.groups - at;
+  const auto typed = [=](const auto* all) {
+    int64_t i = 0;
+    for (; i < count && i + 8 <= readable; i += 8) convert<8>(all + at + i, out + i);
+    for (; i < count; i++) out[i] = to_float(all[at + i]);
+  };
+  if (w.scale_type == 0) std::memcpy(out, static_cast<const float*>(from) + at, count * 4);
+  if (w.scale_type == 1) typed(static_cast<const float16*>(from));
+  if (w.scale_type == 2) typed(static_cast<const bfloat16*>(from));
 }
 
 // Eight bytes as numbers.
@@ -307,7 +271,7 @@ inline void unpack_row(const Weight& w, int64_t row, uint8_t* out) {
   unpack_rest(w, row, out + w.longs() * LONG);
 }
 
-// How many of m inputs go as few: those behind whole batches, where they are at most so many that goes of
+// Of m inputs, how many of the last go as few: those behind whole batches, where they are at most so many that goes of
 // FEW take less time than one more batch.
 inline int64_t as_few(const Weight& w, int64_t m, int64_t batch, int64_t most) {
   return w.aligned() && m % batch <= most ? m % batch : 0;

@@ -7,6 +7,7 @@
 namespace {
 
 #if defined(HAS_64_BYTES) && defined(__AVX512VNNI__)
+#define MULTIPLIES_64_BYTES
 typedef WideWords Quads;  // fours of codes, as one instruction takes them
 typedef WideInts Sums;
 #else
@@ -16,7 +17,7 @@ typedef Ints Sums;
 constexpr int64_t QUADS = sizeof(Quads) / 4;
 
 // Sums of products of four neighbours each, exact: `flush` after at most MANY.
-#if defined(__AVX2__) && !defined(__AVXVNNI__) && !(defined(HAS_64_BYTES) && defined(__AVX512VNNI__))
+#if defined(__AVX2__) && !defined(__AVXVNNI__) && !defined(MULTIPLIES_64_BYTES)
 
 // The instruction adds two products in 16 bits: there they stay, as many as fit.
 template <typename V>
@@ -44,7 +45,7 @@ struct Dots {
 #else
 
 inline Ints with_products(Ints sums, Words u, Words x) {
-#if defined(HAS_64_BYTES) && defined(__AVX512VNNI__)
+#if defined(MULTIPLIES_64_BYTES)
   return (Ints)_mm256_dpbusd_epi32((__m256i)sums, (__m256i)u, (__m256i)x);
 #elif defined(__AVXVNNI__)
   return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)u, (__m256i)x);
@@ -54,7 +55,7 @@ inline Ints with_products(Ints sums, Words u, Words x) {
   return sums;
 #endif
 }
-#if defined(HAS_64_BYTES) && defined(__AVX512VNNI__)
+#if defined(MULTIPLIES_64_BYTES)
 inline WideInts with_products(WideInts sums, WideWords u, WideWords x) {
   return (WideInts)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)u, (__m512i)x);
 }
@@ -108,18 +109,44 @@ IN_PLACE void long_codes(const uint8_t* b, Quads* u) {
   }
 }
 
-// Sums over each block of 32 of a block of 256, of codes times each of P planes [P, 256] of inputs; to be folded.
-template <int P>
-IN_PLACE void plane_products(const Quads* u, const int8_t* x, Sums* y) {
-  constexpr int64_t CHAINS = Dots<Quads>::CHAINS, MANY = Dots<Quads>::MANY;
-  Dots<Quads> d[CHAINS][P];
+// Sums over each block of 32 of a block of 256 of R rows u, of codes times each of P planes [P, 256] of
+// inputs; to be folded.
+template <int P, int R>
+IN_PLACE void plane_products(const Quads (*u)[LONG_QUADS], const int8_t* x, Sums (*y)[P]) {
+  constexpr int64_t CHAINS = R > 1 ? 1 : Dots<Quads>::CHAINS, MANY = Dots<Quads>::MANY;  // rows are chains enough
+  Dots<Quads> d[R][CHAINS][P];
+#pragma GCC unroll 8
   for (int64_t v = 0; v < LONG_QUADS; v++)
+#pragma GCC unroll 4
     for (int64_t p = 0; p < P; p++) {
-      Dots<Quads>& one = d[v % CHAINS][p];
-      one.add(u[v], load<Quads>(x + p * LONG + v * 4 * QUADS));
-      if (v / CHAINS % MANY == MANY - 1) one.flush();
+      const Quads some = R > 1 ? load_once<Quads>(x + p * LONG + v * 4 * QUADS) : load<Quads>(x + p * LONG + v * 4 * QUADS);
+      for (int r = 0; r < R; r++) {
+        Dots<Quads>& one = d[r][v % CHAINS][p];
+        one.add(u[r][v], some);
+        if (v / CHAINS % MANY == MANY - 1) one.flush();
+      }
     }
-  for (int64_t p = 0; p < P; p++) y[p] = CHAINS == 1 ? d[0][p].sums : d[0][p].sums + d[CHAINS - 1][p].sums;
+  for (int r = 0; r < R; r++)
+    for (int64_t p = 0; p < P; p++) y[r][p] = CHAINS == 1 ? d[r][0][p].sums : d[r][0][p].sums + d[r][CHAINS - 1][p].sums;
+}
+
+// --- eight sums of one row, or of two side by side ---
+
+inline void folded_beside(const Sums* x, Ints& y) { y = folded(x[0]); }
+inline void beside(const float* x, const float*, Floats& y) { y = load<Floats>(x); }
+#if defined(HAS_64_BYTES)
+inline void folded_beside(const WideInts* x, WideInts& y) {
+  y = (WideInts)_mm512_inserti64x4((__m512i)x[0], _mm512_castsi512_si256((__m512i)x[1]), 1) +
+      (WideInts)_mm512_shuffle_i64x2((__m512i)x[0], (__m512i)x[1], 0xee);
+}
+inline void beside(const float* x, const float* z, WideFloats& y) {
+  y = (WideFloats)_mm512_insertf32x8(_mm512_castps256_ps512(load<__m256>(x)), load<__m256>(z), 1);
+}
+#endif
+template <typename V, typename X>
+inline V repeated(X x) {
+  if constexpr (sizeof(V) == sizeof(X)) return x;
+  else return (V)both((Words)x);
 }
 
 }  // namespace

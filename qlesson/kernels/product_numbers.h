@@ -6,7 +6,7 @@
 
 #pragma once
 
-#include "product_codes.h"
+#include "product_reals.h"
 
 namespace {
 
@@ -39,8 +39,6 @@ inline float sum(Floats x) {
   return y;
 #endif
 }
-
-inline float with_bias(float y, const float* bias, int64_t row) { return bias ? y + bias[row] : y; }
 
 // The f-th field of P bits of each word: u - zero. Its bits, put under the exponent of 2^(23 - place),
 // are the float 2^(23 - place) + u, and what is too much is subtracted with the zero.
@@ -239,7 +237,7 @@ IN_PLACE void over_places(const Weight& w, int64_t from, const F& f) {
 struct Row {
   const uint8_t* words = nullptr;  // of the blocks of 256
   const uint8_t* others = nullptr;  // of the whole blocks behind them
-  alignas(64) uint8_t last[LONG];  // the same where codes are unpacked, and the block that is not whole
+  alignas(64) uint8_t last[LONG] = {};  // the same where codes are unpacked, and the block that is not whole
   Buffer<uint8_t> unpacked;
   Buffer<float> s, zero, m, of_groups;  // the last two where there are minima, and groups of many blocks
   explicit Row(const Weight& w)
@@ -288,5 +286,22 @@ struct Row {
       std::fill(to + std::max<int64_t>(0, i * many - first), to + std::min(end, (i + 1) * many) - first, of_groups[i - g]);
   }
 };
+
+// w_hat, the bits that `dequantize` gives, of some blocks of a row with any groups, in the columns' own order, filled
+// up with zeros.
+inline void plain_values(const Weight& w, int64_t row, int64_t first, int64_t end, float* out) {
+  std::vector<uint8_t> u(w.blocks() * BLOCK);
+  std::vector<float> s(w.groups + 8), m(w.groups + 8), zero(w.groups + 8, static_cast<float>(w.low));
+  unpack_row(w, row, u.data());
+  steps(w, w.scale, row, 0, w.groups, s.data());
+  if (ZERO_POINTS) zeros(w, row, 0, w.groups, zero.data());
+  if (MINIMA) steps(w, w.offset, row, 0, w.groups, m.data());
+  std::fill(out, out + (end - first) * BLOCK, 0.0f);
+  for (int64_t i = first * BLOCK; i < std::min(w.k, end * BLOCK); i++) {
+    const int64_t g = i / w.group;
+    const float value = s[g] * (u[i] - zero[g]);
+    out[i - first * BLOCK] = MINIMA ? value + m[g] : value;
+  }
+}
 
 }  // namespace

@@ -1,6 +1,6 @@
-"""Packed codes times inputs: float sums within n eps of float64, integer ones bit for bit.
+"""Layers whose codes are multiplied packed: how they are packed, and which path an input takes.
 
-ATEN_CPU_CAPABILITY=avx2 (or default) runs all of it as an older processor does.
+The products themselves are tested in test_product_floats.py and test_product_ints.py.
 """
 
 import copy
@@ -12,89 +12,37 @@ import sys
 
 import pytest
 import torch
+from products import (
+    HALVES,
+    INPUTS,
+    KINDS,
+    LAYOUTS,
+    ROWS,
+    blocks_of,
+    codes_of,
+    compiled,
+    drawn,
+    each_bits,
+)
+from test_product_ints import slowly
 
 import qlesson as ql
-from qlesson.blocks import Blocks
 from qlesson.files import packing
 from qlesson.kernels import modes, product
 from qlesson.kernels.packed import fields, pack_rows, row_nbytes, unpack_rows
 from qlesson.nn import (
-    IntegerLinear,
     QuantizedEmbedding,
     QuantizedLinear,
-    calibrate,
     quantize_model,
     weight,
 )
 from qlesson.nn import product as layer_product
 
-BITS = range(2, 9)
-EPS = torch.finfo(torch.float32).eps
-ROWS = 37  # more than a thread's share, and no whole tile
-# width, granularity: whole and ragged groups, odd widths, one scale in a row and for all
-LAYOUTS = [
-    (256, ql.PerGroup(32)),
-    (811, ql.PerGroup(64)),
-    (776, ql.PerGroup(32)),
-    (1100, ql.PerGroup(96)),
-    (96, ql.PerGroup(24)),
-    (100, ql.PerGroup(32)),
-    (5, ql.PerGroup(2)),
-    (290, ql.PerAxis(0)),
-    (33, ql.PerAxis(0)),
-    (1024, ql.PerTensor()),
-]
-KINDS = [("symmetric", True, torch.float16), ("symmetric", True, torch.bfloat16)]
-KINDS += [("asymmetric", True, None), ("asymmetric", False, None)]
-INPUTS = (ql.Scheme(8, granularity=ql.PerAxis(0)), ql.Scheme(8, "symmetric"))
-
-
-def drawn(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) + 0.25
-
-
-def codes_of(width, granularity, bits, kind=KINDS[0], rows=ROWS):
-    mapping, signed, scale_dtype = kind
-    scheme = ql.Scheme(bits, mapping, granularity, signed=signed, scale_dtype=scale_dtype)
-    return ql.quantize(drawn(rows, width, seed=bits), scheme)
-
-
-def blocks_of(width, size, bits, signed, minimum):
-    g = torch.Generator().manual_seed(bits)
-    low = -(2 ** (bits - 1)) if signed else 0
-    q = torch.randint(low, low + 2**bits, (ROWS, width), generator=g)
-    scale = torch.randn(ROWS, -(-width // size), generator=g).half()
-    steps = torch.randn(scale.shape, generator=g).half() if minimum else None
-    return Blocks(q.to(torch.int8 if signed else torch.uint8), scale, steps, bits, size)
-
-
-@pytest.fixture(autouse=True)
-def by_the_kernel(monkeypatch):
-    """Fails where nothing was compiled; two threads, so that their parts must meet."""
-    before, calls = torch.get_num_threads(), []
-    torch.set_num_threads(2)
-    monkeypatch.setattr(product, "THREAD", 1)
-    for name in ("linear", "int_linear", "quantized_linear", "rows"):
-        call = getattr(product, name)
-        monkeypatch.setattr(
-            product, name, lambda *a, n=name, call=call: calls.append(n) or call(*a)
-        )
-    monkeypatch.setitem(modes._state, "broken", False)
-    yield calls
-    torch.set_num_threads(before)
-    assert not modes._state["broken"]
-
-
-def compiled(layer, x):
-    """layer(x), called twice: from the second call on fewer questions are asked."""
-    with torch.no_grad(), ql.use_kernels("compiled"):
-        y = layer(x)
-        torch.testing.assert_close(layer(x), y, rtol=0, atol=0, equal_nan=True)
-        return y
+pytestmark = pytest.mark.usefixtures("by_the_kernel")
 
 
 # --- how codes are packed ---
-@pytest.mark.parametrize("bits", BITS)
+@each_bits
 @pytest.mark.parametrize("width", [1, 2, 3, 7, 8, 31, 32, 33, 50, 255, 256, 257, 300, 801])
 def test_packed_rows_hold_every_code_in_its_bits(bits, width):
     for signed in (True, False):
@@ -136,7 +84,7 @@ def test_four_bits_in_short_rows_are_ggmls_halves():
     assert torch.equal(pack_rows(q, 4).flatten(), packing.pack(q, 4, "halves"))
 
 
-@pytest.mark.parametrize("bits", BITS)
+@each_bits
 def test_a_layer_takes_its_bits_and_little_more(bits):
     scheme = ql.Scheme(bits, "symmetric", ql.PerGroup(32), scale_dtype=torch.float16)
     model = torch.nn.Sequential(torch.nn.Linear(512, 64, bias=False))
@@ -148,139 +96,7 @@ def test_a_layer_takes_its_bits_and_little_more(bits):
     assert torch.equal(qmodel[0].codes.q, ql.quantize(model[0].weight, scheme).q)
 
 
-# --- float inputs ---
-@pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("width, granularity", LAYOUTS)
-def test_a_float_product_is_within_n_eps_of_float64(bits, width, granularity, by_the_kernel):
-    for kind in KINDS:
-        w, bias = codes_of(width, granularity, bits, kind), drawn(ROWS, seed=9)
-        w_hat = w.dequantize(torch.float64)
-        for m in (1, 3, 9) if kind in KINDS[1:] else (*range(1, 10), 16, 23, 41, 64, 72, 90, 257):
-            x = drawn(m, width, seed=m)
-            y, wanted = compiled(QuantizedLinear(w, bias), x), x.double() @ w_hat.T + bias
-            size = x.double().abs() @ w_hat.abs().T + bias.abs()
-            assert ((y - wanted).abs() <= (width + 4) * EPS * size).all()
-    assert {"linear"} == set(by_the_kernel)
-
-
-@pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("minimum", [True, False])
-def test_blocks_are_multiplied_with_their_minima(bits, signed, minimum):
-    for width, size in ((256, 32), (811, 64), (96, 24), (64, 64)):
-        w = blocks_of(width, size, bits, signed, minimum)
-        q, s = w.q.double().abs(), w.scale.double().abs().repeat_interleave(size, 1)[:, :width]
-        parts = s * q
-        if w.minimum is not None:
-            parts += w.minimum.double().abs().repeat_interleave(size, 1)[:, :width]
-        for m in (1, 4, 9):
-            x = drawn(m, width, seed=m)
-            wanted = x.double() @ w.dequantize(torch.float64).T
-            bound = (width + 4) * EPS * (x.double().abs() @ parts.T)
-            assert ((compiled(QuantizedLinear(w), x) - wanted).abs() <= bound).all()
-
-
-@pytest.mark.parametrize("bits", [4, 5, 8])
-def test_wide_inputs_go_by_in_parts(bits):
-    """What stays in the first cache of few inputs, 1,024 or 2,048 columns, is less than a row."""
-    for w in (
-        blocks_of(2350, 32, bits, False, True),
-        codes_of(2350, ql.PerGroup(64), bits, KINDS[2]),
-    ):
-        w_hat = w.dequantize(torch.float64)
-        for m in (3, 8):
-            x = drawn(m, 2350, seed=m)
-            size = x.double().abs() @ w_hat.abs().T + 40 * x.double().abs().sum(1, keepdim=True)
-            off = (compiled(QuantizedLinear(w), x) - x.double() @ w_hat.T).abs()
-            assert (off <= 64 * EPS * size).all()
-
-
-def hard(*shape):
-    """Inputs that no step suits: some outliers, many sizes, or one that drowns the others."""
-    x, sizes = drawn(*shape, seed=1), torch.exp(4 * drawn(*shape, seed=2))
-    outliers, drowned = x.clone(), x.clone()
-    outliers[:, ::97] *= 1000
-    drowned[:, ::32] = 2.0**23
-    return {"outliers": outliers, "sizes": x * sizes, "tiny": x * 1e-30, "drowned": drowned}
-
-
-@pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_few_inputs_lose_at_most_2_to_the_minus_23_of_the_largest_of_32(bits, kind):
-    """And float sums lose what they lose: eight lanes, each of an eighth of the blocks."""
-    w = codes_of(2350, ql.PerGroup(32), bits, kind)
-    w_hat = w.dequantize(torch.float64)
-    by_32 = torch.nn.functional.pad(w_hat.abs(), (0, 18)).unflatten(1, (-1, 32)).sum(-1)
-    for m in (1, 2, 5, 8):
-        for x in hard(m, 2350).values():
-            wanted = x.double() @ w_hat.T
-            largest = torch.nn.functional.pad(x.abs(), (0, 18)).unflatten(1, (-1, 32)).amax(-1)
-            size = x.double().abs() @ w_hat.abs().T
-            bound = EPS * (largest.double() @ by_32.T + 32 * size)
-            assert ((compiled(QuantizedLinear(w), x) - wanted).abs() <= bound).all()
-
-
-@pytest.mark.parametrize("bits", [4, 8])
-def test_one_input_is_nearer_than_float32s_own_product(bits):
-    w = codes_of(4096, ql.PerGroup(32), bits, rows=256)
-    w_hat, w_32 = w.dequantize(torch.float64), w.dequantize()
-    for name in ("outliers", "sizes", "tiny"):
-        x = hard(1, 4096)[name]
-        wanted = x.double() @ w_hat.T
-        ours, floats = compiled(QuantizedLinear(w), x), x @ w_32.T
-        assert (ours - wanted).square().mean() < (floats - wanted).square().mean()
-
-
-@pytest.mark.parametrize("bits", BITS)
-def test_digits_at_their_ends_times_codes_at_theirs(bits):
-    """Every place at once, so that a sum that does not fit its bits is wrong."""
-    ends = (0, 2**bits - 1)
-    scheme = ql.Scheme(bits, granularity=ql.PerGroup(64), signed=False)
-    digits = [127 * 65536 + 127 * 256 + 127, 127 * 65536 - 128 * 256 - 128, -128, -128 * 256, 1]
-    for code in ends:
-        for zero in ends:
-            steps = torch.ones(6, 8), torch.full((6, 8), zero, dtype=torch.uint8)
-            w = ql.QTensor(torch.full((6, 512), code, dtype=torch.uint8), *steps, scheme)
-            for n in (*digits, *(-n for n in digits)):
-                x = torch.full((1, 512), float(n))
-                x[0, ::32] = 127 * 65536.0  # so that the step of all is 1
-                wanted = (x.double() * (code - zero)).sum().float().expand(1, 6)
-                for m in (1, 3):
-                    y = compiled(QuantizedLinear(w), x.expand(m, -1).contiguous())
-                    torch.testing.assert_close(y, wanted.expand(m, 6), rtol=16 * EPS, atol=0)
-
-
-@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
-@pytest.mark.parametrize("place", [3, 300, 321])
-def test_what_is_no_number_goes_through(value, place):
-    """Beside it, and in other inputs, nothing changes."""
-    for bits, kind in ((4, KINDS[0]), (8, KINDS[2]), (5, KINDS[1])):
-        w = codes_of(325, ql.PerGroup(32), bits, kind)
-        layer = QuantizedLinear(w)
-        for m in (1, 2, 6):
-            x = drawn(m, 325)
-            clean = compiled(layer, x)
-            x[0, place] = value
-            with ql.use_kernels("eager"):
-                wanted = layer(x)
-            y = compiled(layer, x)
-            torch.testing.assert_close(y, wanted, rtol=1e-4, atol=1e-4, equal_nan=True)
-            torch.testing.assert_close(y[1:], clean[1:], rtol=1e-4, atol=1e-4)
-            assert not y[0].isfinite().any()
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_layers_round_once(dtype):
-    w, x = codes_of(320, ql.PerGroup(32), 4), drawn(3, 320).to(dtype)
-    layer = QuantizedLinear(w, drawn(ROWS, seed=1)).to(dtype)
-    y = compiled(layer, x)
-    wanted = x.double() @ w.dequantize(torch.float64).T + layer.bias
-    assert y.dtype == dtype
-    torch.testing.assert_close(y.double(), wanted, rtol=2 * torch.finfo(dtype).eps, atol=1e-3)
-    with torch.autocast("cpu", dtype):
-        assert compiled(QuantizedLinear(w), x.float()).dtype == dtype
-
-
+# --- layers ---
 @pytest.mark.parametrize("activations", [None, INPUTS[0]])
 def test_outputs_follow_the_inputs_not_torchs_default(activations):
     w, x = codes_of(64, ql.PerGroup(32), 4), drawn(2, 64)
@@ -459,122 +275,6 @@ def test_what_a_layer_is_for_the_kernel_goes_with_it():
     assert not layer_product._held.keys() - before.keys()
 
 
-# --- 8-bit inputs ---
-def slowly(x, w):
-    """y += float(acc_g) * (s_x * s_g), g ascending: whole numbers in int64, one group at a time."""
-    size = w.scheme.granularity.block_shape(w.shape)[1]
-    s, z = (p.reshape(1, 1) if p.ndim == 0 else p for p in (w.scale.float(), w.zero_point.long()))
-    s_x, z_x = x.scale.view(-1, 1), x.zero_point.view(-1, 1).long()
-    y = torch.zeros(len(x.q), len(w.q))
-    for g, i in enumerate(range(0, w.shape[1], size)):
-        left, right = x.q[:, i : i + size].long() - z_x, w.q[:, i : i + size].long() - z[:, g, None]
-        acc = (left[:, None] * right).sum(-1)
-        y = y + acc.float() * (s_x * s[:, g])
-    return y
-
-
-@pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("width, granularity", LAYOUTS)
-def test_an_integer_product_has_the_bits_of_its_definition(bits, width, granularity, by_the_kernel):
-    for kind in KINDS[1:]:
-        w = codes_of(width, granularity, bits, kind)
-        for scheme in INPUTS:
-            layer = QuantizedLinear(w, activations=scheme)
-            for m in (1, 2, 8, 9, 12, 30, 64) if kind == KINDS[2] else (1, 3, 17, 31):
-                x = layer.quantize_input(drawn(m, width, seed=m))
-                with ql.use_kernels("compiled"):
-                    assert torch.equal(layer.product(x), slowly(x, w))
-    assert set(by_the_kernel) == {"int_linear"}
-
-
-def test_inputs_in_several_goes_for_rows_in_several_parts_have_them_too(by_the_kernel):
-    w = codes_of(2112, ql.PerGroup(32), 4, KINDS[2], rows=300)
-    layer = QuantizedLinear(w, activations=INPUTS[0])
-    torch.set_num_threads(1)
-    for m in (7, 8, 23):
-        x = layer.quantize_input(drawn(m, 2112, seed=m))
-        with ql.use_kernels("compiled"):
-            assert torch.equal(layer.product(x), slowly(x, w))
-    assert set(by_the_kernel) == {"int_linear"}
-
-
-@pytest.mark.parametrize("bits", [8, 5])
-@pytest.mark.parametrize("mapping", ["symmetric", "asymmetric"])
-@pytest.mark.parametrize("granularity", [ql.PerTensor(), ql.PerAxis(0)])
-def test_quantizing_and_multiplying_at_once_has_the_bits_of_both(
-    bits, mapping, granularity, by_the_kernel
-):
-    scheme = ql.Scheme(bits, mapping, granularity)
-    for width in (811, 64, 5):
-        w = codes_of(width, ql.PerGroup(32), 4, KINDS[2])
-        layer = QuantizedLinear(w, drawn(ROWS, seed=1), scheme)
-        hard = torch.arange(width).float().sub(width // 2) / 2  # many ties
-        inputs = [drawn(1, width), drawn(3, width), drawn(9, width), hard[None], -hard.abs()[None]]
-        inputs += [torch.zeros(2, width), drawn(2, width) * 1e-38, drawn(1, width).double()]
-        for x in (*inputs, drawn(2, width).bfloat16(), 1e-45 + torch.zeros(1, width)):
-            codes = layer.quantize_input(x)
-            wanted = (slowly(codes, w) + layer.bias).to(x.dtype)
-            if x.dtype != torch.float64:
-                assert torch.equal(compiled(layer, x), wanted)
-    assert set(by_the_kernel) == {"quantized_linear"}
-    for bad in (float("nan"), float("inf"), 3e38):
-        x = drawn(2, 64)
-        x[1, 63] = bad
-        if bad == 3e38:
-            x[1, 0] = -bad if mapping == "asymmetric" else float("inf")
-        with pytest.raises(ValueError):
-            compiled(QuantizedLinear(codes_of(64, ql.PerGroup(32), 4), None, scheme), x)
-
-
-@pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("signed", [True, False])
-def test_the_largest_codes_do_not_saturate(bits, signed):
-    """With 8 bits -128 times -128 and 255 times -128, in every place at once."""
-    kind = torch.int8 if signed else torch.uint8
-    half = 2 ** (bits - 1)
-    ends = (-half, half - 1) if signed else (0, 2 * half - 1)
-    scheme = ql.Scheme(bits, granularity=ql.PerGroup(64), signed=signed)
-    inputs = ql.Scheme(8, granularity=ql.PerAxis(0))
-    for code in ends:
-        for zero in ends:
-            steps = torch.full((6, 8), 0.01), torch.full((6, 8), zero, dtype=kind)
-            w = ql.QTensor(torch.full((6, 512), code, dtype=kind), *steps, scheme)
-            layer = QuantizedLinear(w, activations=inputs)
-            for z_x in (-128, 127):
-                for m in (1, 12):
-                    q = torch.full((m, 512), -128, dtype=torch.int8)
-                    z = torch.full((m, 1), z_x, dtype=torch.int8)
-                    x = ql.QTensor(q, torch.full((m, 1), 0.5), z, inputs)
-                    with ql.use_kernels("compiled"):
-                        assert torch.equal(layer.product(x), slowly(x, w))
-
-
-def test_a_row_takes_nothing_from_the_next():
-    """Scales and minima are read in eights, and those of other rows may be no numbers."""
-    w = blocks_of(576, 32, 4, False, True)
-    x, rows = drawn(1, 576), [1, 2, ROWS - 1]
-    w.scale[3:-1] = float("nan")
-    w.minimum[3:-1] = float("inf")
-    for m in (1, 2, 8, 12):
-        y = compiled(QuantizedLinear(w), x.expand(m, -1).contiguous())
-        wanted = x.double() @ w.dequantize()[rows].double().T
-        torch.testing.assert_close(y[:, rows], wanted.float().expand(m, -1))
-
-
-def test_static_inputs_and_an_integer_layer_have_the_same_bits():
-    model, x = torch.nn.Sequential(torch.nn.Linear(96, 40)), drawn(12, 96)
-    inputs = ql.Scheme(8)
-    qparams = calibrate(model, [x], inputs)
-    found = []
-    for mode in ("eager", "compiled"):
-        with ql.use_kernels(mode), torch.no_grad():
-            scheme = ql.Scheme(4, "symmetric", ql.PerAxis(0))
-            qmodel, _ = quantize_model(model, scheme, activations=inputs, qparams=qparams)
-            integer = IntegerLinear(qmodel[0], ql.Scheme(8), (0.05, 3))
-            found.append((qmodel(x), qmodel(x[:1]), integer(qmodel[0].quantize_input(x).q)))
-    assert all(map(torch.equal, *found))
-
-
 # --- embeddings and tied heads ---
 def test_an_embedding_unpacks_the_rows_asked_for(monkeypatch):
     seen, unpack = [], weight.unpack_rows
@@ -586,15 +286,16 @@ def test_an_embedding_unpacks_the_rows_asked_for(monkeypatch):
     assert seen == [4, 4]
 
 
-@pytest.mark.parametrize("bits", BITS)
+@each_bits
 def test_rows_have_the_bits_of_dequantize(bits, by_the_kernel):
     for width, granularity in LAYOUTS:
         for kind in KINDS:
             w = codes_of(width, granularity, bits, kind)
             assert torch.equal(compiled(QuantizedEmbedding(w), torch.arange(ROWS)), w.dequantize())
     w = blocks_of(300, 32, bits, True, True)
-    half = QuantizedEmbedding(w).half()
-    assert torch.equal(compiled(half, torch.tensor([36])), w.dequantize(torch.float16)[36:])
+    for dtype in HALVES:
+        half = QuantizedEmbedding(w).to(dtype)
+        assert torch.equal(compiled(half, torch.arange(ROWS)), w.dequantize(dtype))
     assert {"rows"} == set(by_the_kernel)
 
 

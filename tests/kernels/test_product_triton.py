@@ -5,7 +5,8 @@ import sys
 
 import pytest
 import torch
-from test_product import EPS, INPUTS, KINDS, ROWS, blocks_of, codes_of, compiled, drawn, slowly
+from products import EPS, INPUTS, KINDS, ROWS, blocks_of, codes_of, compiled, drawn
+from test_product_ints import slowly
 
 import qlesson as ql
 from qlesson.kernels import modes, product

@@ -148,6 +148,9 @@ def test_the_gradient_goes_through_to_the_input(factor):
     new = layer(factor)
     new(x).sum().backward()
     torch.testing.assert_close(x.grad, new.weight.sum(0).expand(5, 24))
+    half = x.detach().bfloat16().requires_grad_()
+    new(half).sum().backward()
+    torch.testing.assert_close(half.grad.float(), x.grad, rtol=2**-6, atol=2**-4)
 
 
 @each_factor

@@ -79,6 +79,15 @@ def test_weight_only_passes_the_gradient_to_its_input():
     assert torch.allclose(x.grad, new.weight.sum(0).expand(5, 30), atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_bias_that_learns_has_its_gradient_with_inputs_of_any_dtype(dtype):
+    for layer, x in ((linear(), drawn(5, 30)), (nn.Conv1d(30, 4, 1), drawn(5, 30, 1))):
+        for x_learns in (False, True):
+            new = quantize_model(nn.Sequential(layer), BY_ROW)[0]
+            new(x.to(dtype).requires_grad_(x_learns)).sum().backward()
+            assert torch.equal(new[0].bias.grad, torch.full_like(new[0].bias, 5))
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("granularity", WEIGHTS)
 @pytest.mark.parametrize("mapping_w,bits", [("symmetric", 8), ("asymmetric", 8), ("asymmetric", 4)])

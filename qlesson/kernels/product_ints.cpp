@@ -3,9 +3,9 @@
 // Integer products are exact in 32 bits inside a group of columns, and the groups are added in their
 // order, each rounded product to a rounded sum.
 
-#pragma once
-
 #include "product_dots.h"
+#include "product_inputs.h"
+#include "product_reals.h"
 
 namespace {
 
@@ -53,16 +53,16 @@ inline void block_sums(const Weight& w, int64_t row, const int8_t* x, int64_t m,
   const uint8_t* b = w.row(row);
   const Quads ones = Quads{} + mask(1);
   for (int64_t i = 0; i < longs; i++, b += LONG / 8 * BITS) {
-    Quads u[LONG_QUADS];
-    long_codes(b, u);
+    Quads u[1][LONG_QUADS];
+    long_codes(b, u[0]);
     for (int64_t t = 0; t < m; t++) {
-      Sums sums;
-      plane_products<1>(u, x + t * width + i * LONG, &sums);
-      store(acc + t * step + 8 * i, folded(sums));
+      Sums sums[1][1];
+      plane_products<1, 1>(u, x + t * width + i * LONG, sums);
+      store(acc + t * step + 8 * i, folded(sums[0][0]));
     }
     if (!u_sums) continue;
     Sums d = {};
-    for (int64_t v = 0; v < LONG_QUADS; v++) d += products(u[v], ones);
+    for (int64_t v = 0; v < LONG_QUADS; v++) d += products(u[0][v], ones);
     store(u_sums + 8 * i, folded(d));
   }
   if (w.longs() * 8 == w.blocks()) return;
@@ -275,4 +275,32 @@ inline void int_products(const Weight& w, const Inputs& x, float* y, int64_t thr
   if (few) few_ints(w, x, x.m - few, y, threads);
 }
 
+struct IntLinear {  // as product.py packs it
+  const Weight* w;
+  const int8_t* codes;  // [m, k]
+  const float* scale;   // [m]
+  const int32_t* zero;  // [m]
+  int64_t m;
+  float* y;  // [m, n]
+  int64_t threads;
+};
+
 }  // namespace
+
+// y for inputs of 8-bit codes with scales and zero points
+extern "C" void int_linear(const IntLinear* of) {
+  int_products(*of->w, Inputs(*of->w, of->codes, of->scale, of->zero, of->m), of->y, of->threads);
+}
+
+// The same plus a bias, of x, which is quantized before. Returns 0 where x has no finite range.
+extern "C" int quantized_linear(const Linear* of, const Scheme* scheme) {
+  const Weight& w = *of->w;
+  Buffer<int8_t> codes(of->m * w.k);
+  Buffer<float> scale(of->m);
+  Buffer<int32_t> zero(of->m);
+  if (!quantize_inputs(of->x, of->m, w.k, *scheme, codes.data(), scale.data(), zero.data())) return 0;
+  int_products(w, Inputs(w, codes.data(), scale.data(), zero.data(), of->m), of->y, of->threads);
+  for (int64_t t = 0; of->bias && t < of->m; t++)
+    for (int64_t i = 0; i < w.n; i++) of->y[t * w.n + i] += of->bias[i];
+  return 1;
+}

@@ -4,10 +4,7 @@
 // registers, and is multiplied there: for one input or two, products are summed in each lane, and the sums
 // multiplied by the scale of the lane's group; for more, the numbers are multiplied by their scales first.
 
-#pragma once
-
 #include "product_digits.h"
-#include "product_many.h"
 
 namespace {
 
@@ -15,16 +12,16 @@ struct FewInputs {
   int64_t count, blocks;  // inputs, those that fill up with zeros too
   int64_t begin;          // the first place that is held, of a block
   Buffer<float> x, sums;  // [places / LANES, count, LANES] in order, filled up with zeros; [count, blocks] for minima
-  IN_PLACE FewInputs(const Weight& w, const float* given, int64_t m, int64_t count, int64_t begin = 0)
+  IN_PLACE FewInputs(const Weight& w, const Real* given, int64_t m, int64_t count, int64_t begin = 0)
       : count(count), blocks(w.blocks() + 8), begin(begin), x(count * ((w.blocks() + 1) * BLOCK - begin)),
         sums(MINIMA ? count * blocks : 0) {
     for (int64_t t = 0; t < m; t++) {
-      const float* from = given + t * w.k;
+      const Real* from = given + t * w.k;
       over_places(w, begin, [&](int64_t i, int64_t first, const int32_t* order) {
         for (int64_t lane = 0; lane < LANES; lane++)
-          if (const int64_t column = first + order[lane]; column < w.k) x[place(t, i) + lane] = from[column];
+          if (const int64_t column = first + order[lane]; column < w.k) x[place(t, i) + lane] = to_float(from[column]);
       });
-      for (int64_t i = 0; MINIMA && i < w.k; i++) sums[t * blocks + i / BLOCK] += from[i];
+      for (int64_t i = 0; MINIMA && i < w.k; i++) sums[t * blocks + i / BLOCK] += to_float(from[i]);
     }
   }
   int64_t place(int64_t t, uint64_t i) const { return ((i - begin) / LANES * count + t) * LANES + i % LANES; }
@@ -93,15 +90,15 @@ IN_PLACE void add_minima(const Row& row, const FewInputs& x, int64_t first, int6
 }
 
 // y of some rows, eight at most, from the eight lanes of each: they are added up.
-IN_PLACE void store_sums(Floats* x, const float* bias, int64_t row, int64_t count, float* y) {
+IN_PLACE void store_sums(Floats* x, const float* bias, int64_t row, int64_t count, Real* y) {
   transpose(x);
   const Floats sums = ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
-  if (count == TOGETHER) store(y + row, bias ? sums + load<Floats>(bias + row) : sums);
-  for (int64_t r = 0; r < count && count < TOGETHER; r++) y[row + r] = with_bias(sums[r], bias, row + r);
+  if (sizeof(Real) == 4 && count == TOGETHER) return store(y + row, bias ? sums + load<Floats>(bias + row) : sums);
+  for (int64_t r = 0; r < count; r++) y[row + r] = with_bias(sums[r], bias, row + r);
 }
 
 template <int T>
-void row_by_row(const Weight& given, const FewInputs& x, int64_t m, const float* bias, int64_t begin, int64_t end, float* y) {
+void row_by_row(const Weight& given, const FewInputs& x, int64_t m, const float* bias, int64_t begin, int64_t end, Real* y) {
   const Weight w = given;  // nothing that is written can change a copy
   Row row(w);
   const Number numbers(w);
@@ -127,12 +124,13 @@ inline bool is_short(const Weight& w) {
   return BITS == FIELD && !MINIMA && w.k < LONG && w.k % BLOCK == 0 && w.per_group() == 1;
 }
 
-void short_rows(const Weight& given, const FewInputs& x, const float* bias, int64_t begin, int64_t end, float* y) {
+void short_rows(const Weight& given, const FewInputs& x, const float* bias, int64_t begin, int64_t end, Real* y) {
   const Weight w = given;
   const Number numbers(w);
   const int64_t blocks = w.whole();
   Floats all[TOGETHER] = {};
-  alignas(32) float s[8], zero[8] = {};
+  alignas(32) float s[8], zero[8];
+  std::fill_n(zero, 8, static_cast<float>(w.low));
   const float* some = x.x.data();
   for (int64_t top = begin; top < end; top += TOGETHER) {
     const int64_t count = std::min(TOGETHER, end - top);
@@ -184,7 +182,7 @@ void scale_first(Number given, const Row* rows, const float* x, int64_t count, i
 
 // The inputs of `near` blocks stay in the first cache, while some rows go by.
 template <int T>
-void rows_by_columns(const Weight& w, const FewInputs& x, int64_t m, const float* bias, int64_t begin, int64_t end, float* y) {
+void rows_by_columns(const Weight& w, const FewInputs& x, int64_t m, const float* bias, int64_t begin, int64_t end, Real* y) {
   constexpr int R = WIDE < 64 ? 8 / T : 2;  // as many sums as there are registers for
   constexpr int64_t TILE = 12, near = 32 / T;
   const Number numbers(w);
@@ -214,58 +212,73 @@ void rows_by_columns(const Weight& w, const FewInputs& x, int64_t m, const float
 #if defined(__AVX2__)
 
 // Inputs as whole numbers: the parts of `near` blocks of 256 stay in the first cache, while eight rows go
-// by. M is m where it is known.
+// by. M is m where it is known: one row goes by after another, as memory gives them soonest. For more inputs
+// two do, where a vector holds the sums of both.
 template <int M>
 void digits_by_row(const Weight& given, const Digits& digits, const std::vector<FewInputs>& behind, int64_t m, const float* bias,
-                   int64_t begin, int64_t end, float* y) {
+                   int64_t begin, int64_t end, Real* y) {
+  typedef std::conditional_t<M || QUADS == 8, Floats, WideFloats> F;
+  constexpr int64_t R = sizeof(F) / sizeof(Floats), CACHE = 28 << 10;
   const Weight w = given;
-  const int64_t near = M ? w.longs() + 1 : 32 / m;
+  const int64_t near = CACHE / sizeof(Digits::Part) / m, longs = w.longs();
+  const bool beyond = MINIMA || w.blocks() > longs * 8;
   const Number numbers(w);
-  Row row(w);
+  Row rows[] = {Row(w), Row(R > 1 ? w : Weight{})};
   for (int64_t top = begin; top < end; top += TOGETHER) {
     const int64_t count = std::min(TOGETHER, end - top);
-    Floats all[TOGETHER][M ? M : FEW] = {};
-    for (int64_t first = 0; first == 0 || first < w.longs(); first += near) {
-      const int64_t last = std::min(first + near, w.longs()), blocks = last == w.longs() ? w.blocks() : last * 8;
-      for (int64_t r = 0; r < count; r++) {
-        row.read_steps(w, top + r, first * 8, blocks);
-        const uint8_t* packed = w.row(top + r) + first * LONG / 8 * BITS;
-        add_digits<M>(row, packed, &digits.parts[first * m], m, last - first, all[r]);
-        for (int64_t t = 0; t < m; t++) {
-          WideFloats rest[1] = {};
-          if (last == w.longs()) add_rest<1>(w, numbers, row, behind[t], first * 8, rest);
-          add_minima<1>(row, behind[t], first * 8, blocks, &all[r][t]);
-          all[r][t] += folded(rest[0]);
+    F sums[TOGETHER / R][M ? M : FEW] = {};
+    Floats others[R > 1 ? TOGETHER : 1][FEW] = {};
+    for (int64_t next = 0; next == 0 || (!M && next < longs); next += near) {
+      const int64_t first = M ? 0 : next, last = M ? longs : std::min(next + near, longs);
+      const int64_t blocks = last == longs ? w.blocks() : last * 8;
+      for (int64_t r = 0; r < count; r += R) {
+        int64_t at[R];
+        for (int64_t i = 0; i < R; i++) {
+          at[i] = std::min(top + r + i, end - 1);
+          rows[i].read_steps(w, at[i], first * 8, blocks);
         }
+        add_digits<M>(w, rows, at, digits, m, first, last - first, sums[r / R]);
+        for (int64_t i = 0; beyond && i < R; i++)
+          for (int64_t t = 0; t < m; t++) {
+            WideFloats rest[1] = {};
+            if (last == longs) add_rest<1>(w, numbers, rows[i], behind[t], first * 8, rest);
+            Floats& more = R > 1 ? others[r + i][t] : (Floats&)sums[r][t];
+            add_minima<1>(rows[i], behind[t], first * 8, blocks, &more);
+            more += folded(rest[0]);
+          }
       }
     }
     for (int64_t t = 0; t < m; t++) {
-      Floats sums[TOGETHER];
-      for (int64_t r = 0; r < TOGETHER; r++) sums[r] = all[r][t];
-      store_sums(sums, bias, top, count, y + t * w.n);
+      Floats found[TOGETHER];
+      for (int64_t r = 0; r < TOGETHER; r++) {
+        found[r] = load<Floats>(reinterpret_cast<const Floats*>(&sums[r / R][t]) + r % R);
+        if (R > 1) found[r] += others[r][t];
+      }
+      store_sums(found, bias, top, count, y + t * w.n);
     }
   }
 }
 
-// Whole numbers know no inf and no NaN: where there is one, the inputs go as many.
-inline void few_as_digits(const Weight& w, const float* x, int64_t m, const float* bias, float* y, int64_t threads) {
+// Whole numbers know no inf and no NaN: where there is one, nothing is done.
+inline bool few_as_digits(const Weight& w, const Real* x, int64_t m, const float* bias, Real* y, int64_t threads) {
   const Digits digits(w, x, m);
-  if (!digits.finite()) return many_floats(w, x, m, bias, y, threads);
+  if (!digits.finite()) return false;
   std::vector<FewInputs> behind;
   for (int64_t t = 0; t < m; t++) behind.emplace_back(w, x + t * w.k, 1, 1, w.longs() * LONG);
   share(w.n, threads, 16, [&](int64_t from, int64_t to) {
     if (m == 1) return digits_by_row<1>(w, digits, behind, m, bias, from, to, y);
     digits_by_row<0>(w, digits, behind, m, bias, from, to, y);
   });
+  return true;
 }
 
 // Up to how many inputs go as digits. Two of 16 bits, for codes of 8, cost more than three of bytes.
-constexpr int64_t AS_DIGITS = BYTES ? FEW : 6;
+constexpr int64_t AS_DIGITS = BYTES || DIGITS == 2 ? FEW : 6;
 #else
 constexpr int64_t AS_DIGITS = 0;
 #endif
 
-inline void few_floats(const Weight& w, const float* x, int64_t m, const float* bias, float* y, int64_t threads) {
+inline bool few_floats(const Weight& w, const Real* x, int64_t m, const float* bias, Real* y, int64_t threads) {
   const bool alone = m == 1 && is_short(w);
 #if defined(__AVX2__)
   if (m <= AS_DIGITS && !alone) return few_as_digits(w, x, m, bias, y, threads);
@@ -281,6 +294,36 @@ inline void few_floats(const Weight& w, const float* x, int64_t m, const float* 
     }
     if constexpr (AS_DIGITS < FEW) rows_by_columns<FEW>(w, inputs, m, bias, from, to, y);
   });
+  return true;
 }
 
+struct Rows {  // as product.py packs it
+  const Weight* w;
+  const int64_t* ids;
+  int64_t count;
+  Real* out;  // [count, k]
+};
+
 }  // namespace
+
+// y = x w_hat^T + bias, for blocks of 32 that have one scale. Returns 0 where an input is not finite, and goes as
+// one of many.
+extern "C" int linear(const Linear* of) {
+  const Weight& w = *of->w;
+  for (int64_t t = 0; t < of->m; t += FEW)
+    if (!few_floats(w, of->x + t * w.k, std::min(FEW, of->m - t), of->bias, of->y + t * w.n, of->threads)) return 0;
+  return 1;
+}
+
+// w_hat of some rows, the bits that `dequantize` gives. Returns 0 where a number is none of a row.
+extern "C" int rows(const Rows* of) {
+  const Weight& w = *of->w;
+  for (int64_t i = 0; i < of->count; i++)
+    if (of->ids[i] < 0 || of->ids[i] >= w.n) return 0;
+  std::vector<float> filled(w.blocks() * BLOCK);
+  for (int64_t i = 0; i < of->count; i++) {
+    plain_values(w, of->ids[i], 0, w.blocks(), filled.data());
+    std::transform(filled.data(), filled.data() + w.k, of->out + i * w.k, as_real<Real>);
+  }
+  return 1;
+}

@@ -1,15 +1,12 @@
 // Many float inputs times packed codes: a lane for each input, and some rows of w_hat in the cache.
 
-#pragma once
-
 #include <numeric>
 
 #include "product_numbers.h"
 
 namespace {
 
-constexpr int64_t ROWS = 6, VECTORS = WIDE == 64 ? 4 : 2;  // a tile, in registers
-constexpr int64_t BATCH = VECTORS * LANES;  // inputs
+constexpr int64_t ROWS = 6;  // of a tile, in registers
 constexpr int64_t COLUMNS = 2 * LONG, PANEL = 16 * ROWS;   // what stays in the cache
 
 // s (u - zero) or with a minimum, the bits that `dequantize` gives, of some blocks of a row that was read.
@@ -47,22 +44,6 @@ inline void values(const Weight& w, const Row& row, int64_t first, int64_t end, 
   }
 }
 
-// The same of any groups, in the columns' own order, filled up with zeros.
-inline void plain_values(const Weight& w, int64_t row, int64_t first, int64_t end, float* out) {
-  std::vector<uint8_t> u(w.blocks() * BLOCK);
-  std::vector<float> s(w.groups + 8), m(w.groups + 8), zero(w.groups + 8, static_cast<float>(w.low));
-  unpack_row(w, row, u.data());
-  steps(w, w.scale, row, 0, w.groups, s.data());
-  if (ZERO_POINTS) zeros(w, row, 0, w.groups, zero.data());
-  if (MINIMA) steps(w, w.offset, row, 0, w.groups, m.data());
-  std::fill(out, out + (end - first) * BLOCK, 0.0f);
-  for (int64_t i = first * BLOCK; i < std::min(w.k, end * BLOCK); i++) {
-    const int64_t g = i / w.group;
-    const float value = s[g] * (u[i] - zero[g]);
-    out[i - first * BLOCK] = MINIMA ? value + m[g] : value;
-  }
-}
-
 struct Batch {  // up to BATCH inputs, as [place][lane]
   int64_t first, count, vectors;
   Buffer<float> x;
@@ -93,7 +74,7 @@ inline void tile_of(const float* w, const Batch& x, int64_t at, int64_t width, W
     return x.vectors == 3 ? tile_products<3>(w, from, width, acc) : tile_products<4>(w, from, width, acc);
 }
 
-inline std::vector<Batch> batches_of(const Weight& w, const float* x, int64_t m, int64_t threads) {
+inline std::vector<Batch> batches_of(const Weight& w, const Real* x, int64_t m, int64_t threads) {
   std::vector<int64_t> columns(w.blocks() * BLOCK);
   std::iota(columns.begin(), columns.end(), 0);
   if (w.aligned())
@@ -111,14 +92,14 @@ inline std::vector<Batch> batches_of(const Weight& w, const float* x, int64_t m,
       Batch& b = batches[i / width];
       const int64_t column = columns[i % width];
       float* line = &b.x[i % width * b.vectors * LANES];
-      for (int64_t t = 0; t < b.count && column < w.k; t++) line[t] = x[(b.first + t) * w.k + column];
+      for (int64_t t = 0; t < b.count && column < w.k; t++) line[t] = to_float(x[(b.first + t) * w.k + column]);
     }
   });
   return batches;
 }
 
 // The rows from `begin` to `end`, at most PANEL.
-inline void panel(const Weight& w, const std::vector<Batch>& batches, int64_t begin, int64_t end, Row& row, const float* bias, float* y) {
+inline void panel(const Weight& w, const std::vector<Batch>& batches, int64_t begin, int64_t end, Row& row, const float* bias, Real* y) {
   const int64_t count = batches.size(), tiles = (end - begin + ROWS - 1) / ROWS;
   Buffer<WideFloats> acc(tiles * count * ROWS * VECTORS);
   alignas(64) float w_hat[ROWS * COLUMNS];
@@ -147,12 +128,14 @@ inline void panel(const Weight& w, const std::vector<Batch>& batches, int64_t be
                       begin + r);
 }
 
-inline void many_floats(const Weight& w, const float* x, int64_t m, const float* bias, float* y, int64_t threads) {
-  const std::vector<Batch> batches = batches_of(w, x, m, threads);
-  share(w.n, threads, PANEL, [&](int64_t from, int64_t to) {
+}  // namespace
+
+// y = x w_hat^T + bias
+extern "C" void linear(const Linear* of) {
+  const Weight& w = *of->w;
+  const std::vector<Batch> batches = batches_of(w, of->x, of->m, of->threads);
+  share(w.n, of->threads, PANEL, [&](int64_t from, int64_t to) {
     Row row(w);
-    for (int64_t i = from; i < to; i += PANEL) panel(w, batches, i, std::min(to, i + PANEL), row, bias, y);
+    for (int64_t i = from; i < to; i += PANEL) panel(w, batches, i, std::min(to, i + PANEL), row, of->bias, of->y);
   });
 }
-
-}  // namespace

@@ -1,0 +1,44 @@
+// Float inputs and outputs, in float32 or in halves: what is computed is floats.
+
+#pragma once
+
+#include "product_codes.h"
+
+namespace {
+
+using Real = REAL;
+
+struct Linear {  // as product.py packs it
+  const Weight* w;
+  const Real* x;  // [m, k]
+  int64_t m;
+  const float* bias;  // [n], or null
+  Real* y;            // [m, n]
+  int64_t threads;
+};
+
+// Eight of them.
+inline Floats floats(const Real* x) {
+  if (sizeof(Real) == 4) return load<Floats>(x);
+  alignas(32) float y[8];
+  convert<8>(x, y);
+  return load<Floats>(y);
+}
+
+// y rounded once; what is no number stays none.
+template <typename T = Real>
+inline T as_real(float y) {
+  if constexpr (sizeof(T) == 4) return y;
+  else return y == y ? from_float<T>(y) : T{std::is_same_v<T, float16> ? 0x7e00 : 0x7fc0};
+}
+
+inline Real with_bias(float y, const float* bias, int64_t row) { return as_real(bias ? y + bias[row] : y); }
+
+// --- how inputs are shared out among those that go as few and those that go as many ---
+
+constexpr int64_t VECTORS = WIDE == 64 ? 4 : 2;  // of inputs, of which a tile has as many as registers hold
+constexpr int64_t BATCH = VECTORS * LANES;
+
+}  // namespace
+
+extern "C" int64_t few_of(const Weight* w, int64_t m) { return as_few(*w, m, BATCH, 3 * FEW); }

@@ -1,0 +1,251 @@
+"""Packed codes times float inputs: within n eps of float64, halves rounded once.
+
+ATEN_CPU_CAPABILITY=avx2 (or default) runs it as an older processor does, and test_product_ints.py.
+"""
+
+import pytest
+import torch
+from products import (
+    EPS,
+    HALVES,
+    KINDS,
+    LAYOUTS,
+    ROWS,
+    blocks_of,
+    codes_of,
+    compiled,
+    drawn,
+    each_bits,
+)
+
+import qlesson as ql
+from qlesson.blocks import Blocks
+from qlesson.nn import QuantizedLinear
+
+pytestmark = pytest.mark.usefixtures("by_the_kernel")
+
+
+@each_bits
+@pytest.mark.parametrize("width, granularity", LAYOUTS)
+def test_a_float_product_is_within_n_eps_of_float64(bits, width, granularity, by_the_kernel):
+    for kind in KINDS:
+        w, bias = codes_of(width, granularity, bits, kind), drawn(ROWS, seed=9)
+        w_hat = w.dequantize(torch.float64)
+        for m in (1, 3, 9) if kind in KINDS[1:] else (*range(1, 10), 16, 23, 41, 64, 72, 90, 257):
+            x = drawn(m, width, seed=m)
+            y, wanted = compiled(QuantizedLinear(w, bias), x), x.double() @ w_hat.T + bias
+            size = x.double().abs() @ w_hat.abs().T + bias.abs()
+            assert ((y - wanted).abs() <= (width + 4) * EPS * size).all()
+    assert {"linear"} == set(by_the_kernel)
+
+
+@each_bits
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("minimum", [True, False])
+def test_blocks_are_multiplied_with_their_minima(bits, signed, minimum):
+    for width, size in ((256, 32), (811, 64), (96, 24), (64, 64)):
+        w = blocks_of(width, size, bits, signed, minimum)
+        q, s = w.q.double().abs(), w.scale.double().abs().repeat_interleave(size, 1)[:, :width]
+        parts = s * q
+        if w.minimum is not None:
+            parts += w.minimum.double().abs().repeat_interleave(size, 1)[:, :width]
+        for m in (1, 4, 9):
+            x = drawn(m, width, seed=m)
+            wanted = x.double() @ w.dequantize(torch.float64).T
+            bound = (width + 4) * EPS * (x.double().abs() @ parts.T)
+            assert ((compiled(QuantizedLinear(w), x) - wanted).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("bits", [4, 5, 8])
+def test_wide_inputs_go_by_in_parts(bits):
+    """What stays in the first cache of few inputs, 1,024 or 2,048 columns, is less than a row."""
+    for w in (
+        blocks_of(2350, 32, bits, False, True),
+        codes_of(2350, ql.PerGroup(64), bits, KINDS[2]),
+    ):
+        w_hat = w.dequantize(torch.float64)
+        for m in (3, 8):
+            x = drawn(m, 2350, seed=m)
+            size = x.double().abs() @ w_hat.abs().T + 40 * x.double().abs().sum(1, keepdim=True)
+            off = (compiled(QuantizedLinear(w), x) - x.double() @ w_hat.T).abs()
+            assert (off <= 64 * EPS * size).all()
+
+
+def hard(*shape):
+    """Inputs that no step suits: some outliers, many sizes, or one that drowns the others."""
+    x, sizes = drawn(*shape, seed=1), torch.exp(4 * drawn(*shape, seed=2))
+    outliers, drowned = x.clone(), x.clone()
+    outliers[:, ::97] *= 1000
+    drowned[:, ::32] = 2.0**23
+    return {"outliers": outliers, "sizes": x * sizes, "tiny": x * 1e-30, "drowned": drowned}
+
+
+@each_bits
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_inputs_lose_at_most_2_to_the_minus_23_of_the_largest_of_32(bits, kind):
+    """And float sums lose what they lose: eight lanes, each of an eighth of the blocks."""
+    w = codes_of(2350, ql.PerGroup(32), bits, kind)
+    w_hat = w.dequantize(torch.float64)
+    by_32 = torch.nn.functional.pad(w_hat.abs(), (0, 18)).unflatten(1, (-1, 32)).sum(-1)
+    for m in (1, 2, 5, 8):
+        for x in hard(m, 2350).values():
+            wanted = x.double() @ w_hat.T
+            largest = torch.nn.functional.pad(x.abs(), (0, 18)).unflatten(1, (-1, 32)).amax(-1)
+            size = x.double().abs() @ w_hat.abs().T
+            bound = EPS * (largest.double() @ by_32.T + 32 * size)
+            assert ((compiled(QuantizedLinear(w), x) - wanted).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_one_input_is_nearer_than_float32s_own_product(bits):
+    w = codes_of(4096, ql.PerGroup(32), bits, rows=256)
+    w_hat, w_32 = w.dequantize(torch.float64), w.dequantize()
+    for name in ("outliers", "sizes", "tiny"):
+        x = hard(1, 4096)[name]
+        wanted = x.double() @ w_hat.T
+        ours, floats = compiled(QuantizedLinear(w), x), x @ w_32.T
+        assert (ours - wanted).square().mean() < (floats - wanted).square().mean()
+
+
+@each_bits
+def test_digits_at_their_ends_times_codes_at_theirs(bits):
+    """Every place at once, so that a sum that does not fit its bits is wrong."""
+    ends = (0, 2**bits - 1)
+    scheme = ql.Scheme(bits, granularity=ql.PerGroup(64), signed=False)
+    digits = [127 * 65536 + 127 * 256 + 127, 127 * 65536 - 128 * 256 - 128, -128, -128 * 256, 1]
+    for code in ends:
+        for zero in ends:
+            steps = torch.ones(6, 8), torch.full((6, 8), zero, dtype=torch.uint8)
+            w = ql.QTensor(torch.full((6, 512), code, dtype=torch.uint8), *steps, scheme)
+            for n in (*digits, *(-n for n in digits)):
+                x = torch.full((1, 512), float(n))
+                x[0, ::32] = 127 * 65536.0  # so that the step of all is 1
+                wanted = (x.double() * (code - zero)).sum().float().expand(1, 6)
+                for m in (1, 3):
+                    y = compiled(QuantizedLinear(w), x.expand(m, -1).contiguous())
+                    torch.testing.assert_close(y, wanted.expand(m, 6), rtol=16 * EPS, atol=0)
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+@pytest.mark.parametrize("place", [3, 300, 321])
+def test_what_is_no_number_goes_through(value, place):
+    """Beside it, and in other inputs, nothing changes."""
+    for bits, kind in ((4, KINDS[0]), (8, KINDS[2]), (5, KINDS[1])):
+        w = codes_of(325, ql.PerGroup(32), bits, kind)
+        layer = QuantizedLinear(w)
+        for m in (1, 2, 6):
+            x = drawn(m, 325)
+            clean = compiled(layer, x)
+            x[0, place] = value
+            with ql.use_kernels("eager"):
+                wanted = layer(x)
+            y = compiled(layer, x)
+            torch.testing.assert_close(y, wanted, rtol=1e-4, atol=1e-4, equal_nan=True)
+            torch.testing.assert_close(y[1:], clean[1:], rtol=1e-4, atol=1e-4)
+            assert not y[0].isfinite().any()
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_half_inputs_are_multiplied_as_floats_and_rounded_once(bits, dtype, by_the_kernel):
+    """To the bit, but for few in bfloat16, which have two digits."""
+    for width, granularity in LAYOUTS:
+        for kind in KINDS[1:]:
+            w, bias = codes_of(width, granularity, bits, kind), drawn(ROWS, seed=9)
+            layer = QuantizedLinear(w, bias)
+            for m in (1, 2, 3, 8) if dtype == torch.float16 else ():
+                x = drawn(m, width, seed=m).to(dtype)
+                assert torch.equal(compiled(layer, x), compiled(layer, x.float()).to(dtype))
+            x = drawn(64, width).to(dtype)
+            assert torch.equal(compiled(layer, x), compiled(layer, x.float()).to(dtype))
+    assert {"linear"} == set(by_the_kernel)
+
+
+@each_bits
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_in_bfloat16_lose_at_most_2_to_the_minus_15_of_the_largest_of_32(bits, kind):
+    """Less than the rounding of the output takes, where no input drowns the others."""
+    w = codes_of(2350, ql.PerGroup(32), bits, kind)
+    w_hat = w.dequantize(torch.float64)
+    by_32 = torch.nn.functional.pad(w_hat.abs(), (0, 18)).unflatten(1, (-1, 32)).sum(-1)
+    for m in (1, 2, 5, 7, 8, 70):
+        for name, x in hard(m, 2350).items():
+            x = x.bfloat16()
+            wanted = x.double() @ w_hat.T
+            largest = torch.nn.functional.pad(x.abs(), (0, 18)).unflatten(1, (-1, 32)).amax(-1)
+            size = 32 * EPS * (x.double().abs() @ w_hat.abs().T)
+            bound = largest.double() @ by_32.T / 0x7F7F + size + 2**-8 * wanted.abs()
+            off = (compiled(QuantizedLinear(w), x).double() - wanted).abs()
+            assert (off <= bound).all()
+            rounding = (wanted.bfloat16().double() - wanted).square().mean()
+            assert name == "drowned" or off.square().mean() < 1.2 * rounding
+
+
+@each_bits
+def test_two_digits_at_their_ends_times_codes_at_theirs(bits):
+    ends, scheme = (0, 2**bits - 1), ql.Scheme(bits, granularity=ql.PerGroup(64), signed=False)
+    for code in ends:
+        for zero in ends:
+            steps = torch.ones(6, 8), torch.full((6, 8), zero, dtype=torch.uint8)
+            w = ql.QTensor(torch.full((6, 512), code, dtype=torch.uint8), *steps, scheme)
+            for n in (127 * 256, -127 * 256, 127, 128, -128, -129 * 128, 1, -1):
+                x = torch.full((1, 512), float(n))
+                x[0, ::32] = 127 * 256.0  # so that the step of all is 1
+                assert torch.equal(x.bfloat16().float(), x)
+                wanted = (x.double() * (code - zero)).sum().bfloat16().expand(1, 6)
+                for m in (1, 3):
+                    y = compiled(QuantizedLinear(w), x.bfloat16().expand(m, -1).contiguous())
+                    assert torch.equal(y, wanted.expand(m, 6))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_layers_round_once(dtype):
+    w, x = codes_of(320, ql.PerGroup(32), 4), drawn(3, 320).to(dtype)
+    layer = QuantizedLinear(w, drawn(ROWS, seed=1)).to(dtype)
+    y = compiled(layer, x)
+    wanted = x.double() @ w.dequantize(torch.float64).T + layer.bias
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.double(), wanted, rtol=2 * torch.finfo(dtype).eps, atol=1e-3)
+    layer.bias.requires_grad_()  # it is added to floats then, and the sum rounded
+    with ql.use_kernels("compiled"):
+        learning = layer(x)
+        learning.sum().backward()
+    torch.testing.assert_close(learning, y)
+    assert torch.equal(layer.bias.grad, torch.full((ROWS,), 3, dtype=dtype))
+    with torch.autocast("cpu", dtype):
+        assert compiled(QuantizedLinear(w), x.float()).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_halves_that_are_no_numbers_or_too_large_stay_so(dtype):
+    scheme = ql.Scheme(8, "symmetric", ql.PerGroup(32))
+    codes = torch.ones(9, 64, dtype=torch.int8)
+    for scale, wanted in ((3e38, "inf"), (-3e38, "-inf"), (float("nan"), "nan")):
+        w = Blocks(codes, torch.full((9, 2), scale), None, 8, 32)
+        for m in (1, 3, 64):
+            x = torch.ones(m, 64, dtype=dtype)
+            y = compiled(QuantizedLinear(w), x)
+            assert torch.equal(y.isnan(), torch.full((m, 9), wanted == "nan"))
+            assert wanted == "nan" or (y == float(wanted)).all()
+    w = ql.QTensor(codes, torch.ones(9, 2), torch.zeros(9, 2, dtype=torch.int8), scheme)
+    for m in (1, 3, 64):
+        for value in ("inf", "-inf", "nan"):
+            x = torch.ones(m, 64, dtype=dtype)
+            x[0, 33] = float(value)
+            y = compiled(QuantizedLinear(w), x)
+            assert torch.equal(
+                y[0].float().nan_to_num(7), torch.full((9,), float(value)).nan_to_num(7)
+            )
+            assert (y[1:] == 64).all()
+
+
+def test_a_row_takes_nothing_from_the_next():
+    """Scales and minima are read in eights, and those of other rows may be no numbers."""
+    w = blocks_of(576, 32, 4, False, True)
+    x, rows = drawn(1, 576), [1, 2, ROWS - 1]
+    w.scale[3:-1] = float("nan")
+    w.minimum[3:-1] = float("inf")
+    for m in (1, 2, 8, 12):
+        y = compiled(QuantizedLinear(w), x.expand(m, -1).contiguous())
+        wanted = x.double() @ w.dequantize()[rows].double().T
+        torch.testing.assert_close(y[:, rows], wanted.float().expand(m, -1))
