@@ -32,14 +32,16 @@ from qlesson.kernels.packed import unpack_rows
 from qlesson.scheme import Scheme
 
 # "auto" runs eagerly until the layers have read so many bytes of codes. Compiling a file for a kind
-# of weight takes about 1 s. On two cores of an AMD EPYC the kernel then saves 3.1 ns a byte at 4
-# bits, 1.6 at 8, for one input: the second comes back after 0.3e9 bytes, or 0.6e9.
-PAYS_OFF = 2**29
+# of weight takes 0.8 to 1.5 s. On two cores of an AMD EPYC the kernel then saves 3.1 ns a byte at 4
+# bits, 1.6 at 8, for one input: the 1.2 s for few come back after 0.4e9 bytes, or 0.75e9.
+PAYS_OFF = 3 * 2**28
 # Products of one code and one input for which another thread pays: waking it takes as long as some
 # hundred thousand.
 THREAD = 2**19
 
 SCALES = FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+Kind = tuple[str, torch.dtype]  # "few", "many" or "ints", and what the inputs are
+INTS: Kind = ("ints", torch.float32)
 FEW = 8  # inputs, as in product_codes.h
 _read = {"bytes": 0}
 # The structs of the files: ctypes takes as long for one argument as for all of them in bytes.
@@ -92,30 +94,26 @@ class Prepared:
         self.rows, self.width, self.nbytes = len(w.packed), w.width, w.packed.nbytes
         shared = len(scale) == 1 < self.rows
         self.products = self.rows * self.width
+        self.alone = (2 * THREAD - 1) // max(1, self.products)  # inputs, for which one thread does
         addresses = [0 if x is None else x.data_ptr() for x in (self.packed, scale, offset)]
         sizes = self.rows, w.width, self.packed.shape[1], scale.shape[1], w.group_size
         form = low, SCALES.index(scale.dtype), shared
         self.aligned = w.group_size % 32 == 0 or scale.shape[1] == 1
         self.numbers = (ctypes.c_int64 * 11)(*addresses, *sizes, *form)
         self.address = ctypes.addressof(self.numbers)
-        self.libraries: dict[tuple[str, torch.dtype], Any] = {}
+        self.libraries: dict[Kind, Any] = {}
 
     def threads(self, inputs: int) -> int:
         """How many pay for this product."""
-        wanted = self.products * inputs // THREAD
-        return 1 if wanted <= 1 else min(torch.get_num_threads(), wanted)
+        return min(torch.get_num_threads(), max(1, self.products * inputs // THREAD))
 
-    def found(self, part: str, dtype: torch.dtype = torch.float32) -> Any:
-        """What multiplies inputs of this dtype, if it was needed before."""
-        return self.libraries.get((part, dtype))
-
-    def compiled(self, part: str, dtype: torch.dtype = torch.float32) -> Any:
-        """The same, compiled where it is missing; None, after a warning, where that fails."""
-        if (part, dtype) not in self.libraries:
+    def compiled(self, kind: Kind) -> Any:
+        """What multiplies inputs of this kind, compiled where it is missing; None, after a
+        warning, where that fails."""
+        if kind not in self.libraries:
             with modes._or_eagerly():
-                made = _library(part, self.of.bits, self.offset, dtype)
-                self.libraries[part, dtype] = made
-        return self.found(part, dtype)
+                self.libraries[kind] = _library(kind, self.of.bits, self.offset)
+        return self.libraries.get(kind)
 
 
 def prepared(w: Packed) -> Prepared | None:
@@ -147,7 +145,8 @@ def at_once(
     None where the kernel has not run yet, or more has to be asked or made. What Python does for a
     call takes as long as a small product, so here few questions are asked.
     """
-    if not w.libraries or not _may_run():
+    state = modes._state
+    if not w.libraries or state["mode"] == "eager" or state["broken"] or torch.jit.is_tracing():
         return None
     try:
         if not x.is_contiguous() or x.is_neg():
@@ -158,8 +157,8 @@ def at_once(
             if bias.dtype is not torch.float32:
                 bias = bias.to(torch.float32)
         if scheme is None:
-            return _product(x, w, bias, w.found)
-        ints = w.found("ints")
+            return _product(x, w, bias, w.libraries.get)
+        ints = w.libraries.get(INTS)
         if ints is None or x.dtype is not torch.float32:
             return None
         return _quantized_product(x, w, bias, scheme, ints)
@@ -169,18 +168,15 @@ def at_once(
 
 def rows_at_once(ids: Tensor, w: Prepared, dtype: torch.dtype) -> Tensor | None:
     """`rows`, for a plain int64 tensor on the CPU; None also where the kernel has not run yet."""
-    few = w.found("few", dtype)
-    if few is None or not _may_run() or ids.is_neg():
+    few, state = w.libraries.get(("few", dtype)), modes._state
+    if few is None or state["mode"] == "eager" or state["broken"] or torch.jit.is_tracing():
+        return None
+    if ids.is_neg():
         return None
     try:
         return _rows(ids, w, dtype, few)
     except RuntimeError:
         return None
-
-
-def _may_run() -> bool:
-    state = modes._state
-    return state["mode"] != "eager" and not state["broken"] and not torch.jit.is_tracing()
 
 
 def linear(x: Tensor, w: Prepared, bias: Tensor | None = None) -> Tensor | None:
@@ -196,41 +192,48 @@ def quantized_linear(x: Tensor, w: Prepared, scheme: Scheme, bias: Tensor | None
 
     scheme  as `quantizes` takes it
     """
-    b, ints = None if bias is None else _floats(bias), w.compiled("ints")
+    b, ints = None if bias is None else _floats(bias), w.compiled(INTS)
     return None if ints is None else _quantized_product(_floats(x), w, b, scheme, ints)
 
 
 def _product(
-    x: Tensor, w: Prepared, bias: Tensor | None, library: Callable[[str, torch.dtype], Any]
+    x: Tensor, w: Prepared, bias: Tensor | None, library: Callable[[Kind], Any]
 ) -> Tensor | None:
-    """None also where a library is not there. Few inputs go as digits; those of many that fill no
-    tile are the last, and go as few."""
+    """None also where a library is not there. Those of many inputs that fill no tile are the last,
+    and go as few; where one of few is not finite, all go as many."""
     *shape, width = x.shape
     if width != w.width:
         return None
     dtype, m = x.dtype, x.numel() // width
     y = x.new_empty(*shape, w.rows)  # as x, not in torch's default dtype
-    x_at, y_at, b_at = x.data_ptr(), y.data_ptr(), 0 if bias is None else bias.data_ptr()
-    few = m if w.aligned else 0
-    if few > FEW:
-        asked = library("few" if m <= 3 * FEW else "many", dtype)
-        if asked is None:
-            return None
-        few = asked.few_of(w.address, m)
-    many = m - few
-    if few:
-        code = library("few", dtype)
+    b, few = 0 if bias is None else bias.data_ptr(), w.aligned
+    if few and m <= FEW:
+        code = library(("few", dtype))
         if code is None:
             return None
-        x_few = x_at + many * width * x.itemsize if many else x_at
-        y_few = y_at + many * w.rows * x.itemsize if many else y_at
-        if not code.linear(_LINEAR(w.address, x_few, few, b_at, y_few, w.threads(few))):
-            many = m  # one is not finite
-    if many:
-        code = library("many", dtype)
+        threads = 1 if m <= w.alone else w.threads(m)
+        if code.linear(_LINEAR(w.address, x.data_ptr(), m, b, y.data_ptr(), threads)):
+            return y
+        few = False
+    code = library(("few" if few and m <= 3 * FEW else "many", dtype))
+    if code is None:
+        return None
+    last = code.few_of(w.address, m) if few else 0
+    if last:
+        code = library(("few", dtype))
         if code is None:
             return None
-        code.linear(_LINEAR(w.address, x_at, many, b_at, y_at, w.threads(many)))
+        x_last = x.data_ptr() + (m - last) * width * x.itemsize
+        y_last = y.data_ptr() + (m - last) * w.rows * x.itemsize
+        if not code.linear(_LINEAR(w.address, x_last, last, b, y_last, w.threads(last))):
+            last = 0
+    if last < m:
+        code = library(("many", dtype))
+        if code is None:
+            return None
+        code.linear(
+            _LINEAR(w.address, x.data_ptr(), m - last, b, y.data_ptr(), w.threads(m - last))
+        )
     return y
 
 
@@ -261,7 +264,7 @@ def int_linear(codes: Tensor, scale: Tensor, zero_point: Tensor, w: Prepared) ->
     scale       float32 [m], of the inputs
     zero_point  int32 [m], of the inputs
     """
-    ints = w.compiled("ints")
+    ints = w.compiled(INTS)
     if ints is None:
         return None
     given = [x.contiguous() for x in (codes, scale, zero_point)]
@@ -292,7 +295,7 @@ def rows(ids: Tensor, w: Prepared, dtype: torch.dtype) -> Tensor | None:
     """W_hat of the rows with these numbers [...] in int64, one of FLOATS [..., width]: the bits of
     `dequantize`. None where a number is none of a row, or, after a warning, where it cannot be
     compiled."""
-    few = w.compiled("few", dtype)
+    few = w.compiled(("few", dtype))
     return None if few is None else _rows(ids, w, dtype, few)
 
 
@@ -304,7 +307,8 @@ def _rows(ids: Tensor, w: Prepared, dtype: torch.dtype, few: Any) -> Tensor | No
 
 
 @cache  # since asking for the file's path takes longer than a small product
-def _library(part: str, bits: int, offset: int, dtype: torch.dtype) -> ctypes.CDLL:
+def _library(kind: Kind, bits: int, offset: int) -> ctypes.CDLL:
+    part, dtype = kind
     source = Path(__file__).with_name(f"product_{part}.cpp")
     # It is written in vectors: a compiler that looks for more takes twice as long, and finds none.
     macros = {"CODE_BITS": bits, "OFFSET": offset, "REAL": TYPES[dtype]}
