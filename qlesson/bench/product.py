@@ -199,7 +199,7 @@ def run_product(
             for name, call in matrix.contestants(tokens).items()
             if tokens == 1 or name != READ_ONCE
         }
-        rounds = 3 * ROUNDS if tokens == 1 else ROUNDS  # short ones vary more
+        rounds = 2 * ROUNDS if tokens == 1 else ROUNDS  # short ones vary more
         with torch.no_grad(), ql.use_kernels("compiled"):
             times = measure(calls, device, rounds, before=lambda: others.add_(1))
         if tokens == 1:
