@@ -13,6 +13,7 @@ ROWS = 37  # more than a thread's share, and no whole tile
 # width, granularity: whole and ragged groups, odd widths, one scale in a row and for all
 LAYOUTS = [
     (256, ql.PerGroup(32)),
+    (224, ql.PerGroup(32)),
     (811, ql.PerGroup(64)),
     (776, ql.PerGroup(32)),
     (1100, ql.PerGroup(96)),
