@@ -5,6 +5,7 @@ ATEN_CPU_CAPABILITY=avx2 (or default) runs it as an older processor does, and te
 
 import pytest
 import torch
+import torch.nn.functional as F
 from products import (
     EPS,
     HALVES,
@@ -80,19 +81,23 @@ def hard(*shape):
     return {"outliers": outliers, "sizes": x * sizes, "tiny": x * 1e-30, "drowned": drowned}
 
 
+def largest_times(x, w_hat):
+    """The largest |x| of each 32 neighbours, times the |w_hat| that all of them meet."""
+    x, w_hat = (F.pad(t.double().abs(), (0, -x.shape[1] % 32)) for t in (x, w_hat))
+    return x.unflatten(1, (-1, 32)).amax(-1) @ w_hat.unflatten(1, (-1, 32)).sum(-1).T
+
+
 @each_bits
 @pytest.mark.parametrize("kind", KINDS)
 def test_few_inputs_lose_at_most_2_to_the_minus_23_of_the_largest_of_32(bits, kind):
     """And float sums lose what they lose: eight lanes, each of an eighth of the blocks."""
     w = codes_of(2350, ql.PerGroup(32), bits, kind)
     w_hat = w.dequantize(torch.float64)
-    by_32 = torch.nn.functional.pad(w_hat.abs(), (0, 18)).unflatten(1, (-1, 32)).sum(-1)
     for m in (1, 2, 5, 8):
         for x in hard(m, 2350).values():
             wanted = x.double() @ w_hat.T
-            largest = torch.nn.functional.pad(x.abs(), (0, 18)).unflatten(1, (-1, 32)).amax(-1)
             size = x.double().abs() @ w_hat.abs().T
-            bound = EPS * (largest.double() @ by_32.T + 32 * size)
+            bound = EPS * (largest_times(x, w_hat) + 32 * size)
             assert ((compiled(QuantizedLinear(w), x) - wanted).abs() <= bound).all()
 
 
@@ -167,14 +172,12 @@ def test_few_in_bfloat16_lose_at_most_2_to_the_minus_15_of_the_largest_of_32(bit
     """Less than the rounding of the output takes, where no input drowns the others."""
     w = codes_of(2350, ql.PerGroup(32), bits, kind)
     w_hat = w.dequantize(torch.float64)
-    by_32 = torch.nn.functional.pad(w_hat.abs(), (0, 18)).unflatten(1, (-1, 32)).sum(-1)
     for m in (1, 2, 5, 7, 8, 70):
         for name, x in hard(m, 2350).items():
             x = x.bfloat16()
             wanted = x.double() @ w_hat.T
-            largest = torch.nn.functional.pad(x.abs(), (0, 18)).unflatten(1, (-1, 32)).amax(-1)
             size = 32 * EPS * (x.double().abs() @ w_hat.abs().T)
-            bound = largest.double() @ by_32.T / 0x7F7F + size + 2**-8 * wanted.abs()
+            bound = largest_times(x, w_hat) / 0x7F7F + size + 2**-8 * wanted.abs()
             off = (compiled(QuantizedLinear(w), x).double() - wanted).abs()
             assert (off <= bound).all()
             rounding = (wanted.bfloat16().double() - wanted).square().mean()
