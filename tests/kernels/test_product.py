@@ -319,6 +319,9 @@ def test_no_graph_breaks_and_an_export_runs(activations):
         torch._dynamo.reset()
         whole = torch.compile(model, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(whole(x), wanted)
+        half, y = copy.deepcopy(model).bfloat16(), x.bfloat16()
+        whole = torch.compile(half, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(whole(y), half(y))
         program = torch.export.export(model, (x,))
     names = [str(node.target) for node in program.graph.nodes]
     assert any(re.search(r"qlesson\.(int_)?linear", name) for name in names)
