@@ -28,7 +28,7 @@ from torch import Tensor
 BLOCK = 32  # codes
 LONG = 256
 # ORDER[i] is the place in the row's block of the i-th code that is packed
-ORDER = torch.arange(LONG).view(8, 8, 4).transpose(0, 1).reshape(-1)
+ORDER = torch.arange(LONG, device="cpu").view(8, 8, 4).transpose(0, 1).reshape(-1)
 BACK = ORDER.argsort()
 CHUNK = 2**17  # codes at a time: bounds the extra memory
 
@@ -59,7 +59,7 @@ def unpack_rows(packed: Tensor, bits: int, width: int, signed: bool) -> Tensor:
     for rows in _chunks(u):
         part = packed.new_zeros(u[rows].shape[0], filled(width))
         _unpack(packed[rows], bits, width, part)
-        u[rows] = ordered(part, BACK)[:, :width]
+        u[rows] = ordered(part[:, :width], BACK)
     return u.sub_(2 ** (bits - 1)).view(torch.int8) if signed else u
 
 
@@ -76,7 +76,8 @@ def filled(width: int) -> int:
 
 
 def ordered(x: Tensor, order: Tensor = ORDER) -> Tensor:
-    """x [rows, n], the values of each whole block of 256 in this order."""
+    """x [rows, n], the values of each whole block of 256 in this order. What fills x up comes after:
+    it makes no block whole."""
     whole = x.shape[1] // LONG * LONG
     if not whole:
         return x
@@ -99,7 +100,7 @@ def _pack(q: Tensor, bits: int, packed: Tensor) -> None:
     if q.dtype == torch.int8:
         u = u + 2 ** (bits - 1)  # modulo 256
     width = u.shape[1]
-    u = ordered(F.pad(u, (0, filled(width) - width)))
+    u = F.pad(ordered(u), (0, filled(width) - width))
     for first, blocks, size in _parts(width, bits):
         codes = u[:, first : first + blocks * size].unflatten(1, (blocks, size))
         at, end = first * bits // 8, (first + blocks * size) * bits // 8

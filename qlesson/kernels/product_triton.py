@@ -195,7 +195,7 @@ def _launch(kernel: Any, x: Tensor, w: Packed, *s_x: Tensor) -> Tensor:
     (m, width), (n, row_bytes) = x.shape, w.packed.shape
     y = x.new_empty(m, n, dtype=torch.float32)
     most = triton.next_power_of_2(m)
-    x = ordered(F.pad(x, (0, filled(width) - width, 0, most - m))).contiguous()
+    x = F.pad(ordered(x), (0, filled(width) - width, 0, most - m)).contiguous()
     step = 8 // fields(w.bits)[-1][0]
     rows = max(4, ROWS // most)
     offset = w.scale if w.offset is None else w.offset

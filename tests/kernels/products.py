@@ -14,6 +14,8 @@ ROWS = 37  # more than a thread's share, and no whole tile
 LAYOUTS = [
     (256, ql.PerGroup(32)),
     (224, ql.PerGroup(32)),
+    (250, ql.PerGroup(32)),
+    (500, ql.PerAxis(0)),
     (811, ql.PerGroup(64)),
     (776, ql.PerGroup(32)),
     (1100, ql.PerGroup(96)),
