@@ -117,7 +117,6 @@ def _refuse_too_wide(
         )
 
 
-@torch.no_grad()
 def quantize(
     r: Tensor,
     scheme: Scheme = Scheme(),

@@ -20,7 +20,8 @@ def tensor(name: str, x: Any) -> None:
 def plain(x: Tensor) -> Tensor:
     """x without gradient, and of no subclass; but in a graph that is compiled all tensors are of
     one, which must stay."""
-    return x.detach() if torch.compiler.is_compiling() else x.detach().as_subclass(Tensor)
+    x = x.detach()
+    return x if type(x) is Tensor or torch.compiler.is_compiling() else x.as_subclass(Tensor)
 
 
 def real(name: str, x: Any) -> None:
@@ -266,23 +267,26 @@ def out(
     """A tensor that can be filled; `kept` are those that must stay as they are, by name."""
     tensor("out", out)
     strided("out", out)
-    remedy = f"use torch.empty({tuple(shape)}, dtype={dtype}, device={str(device)!r})."
+
+    def remedy() -> str:
+        return f"use torch.empty({tuple(shape)}, dtype={dtype}, device={str(device)!r})."
+
     for what, got, wanted in (
         ("shape", tuple(out.shape), tuple(shape)),
         ("dtype", out.dtype, dtype),
         ("device", out.device, device),
     ):
         if got != wanted:
-            raise ValueError(f"out has {what} {got}, but needs {wanted}: {remedy}")
+            raise ValueError(f"out has {what} {got}, but needs {wanted}: {remedy()}")
     if out.requires_grad:
         raise ValueError("out requires a gradient, and filling it has none: pass out.detach().")
     if not out.is_contiguous() and _may_overlap_itself(out):
         expanded = any(n > 1 and step == 0 for n, step in zip(out.shape, out.stride(), strict=True))
         how = "is expanded" if expanded else "overlaps itself"
-        raise ValueError(f"out {how}, so its elements share memory: {remedy}")
+        raise ValueError(f"out {how}, so its elements share memory: {remedy()}")
     for name, x in kept.items():
         if _overlap(out, x):
-            raise ValueError(f"out shares memory with {name}, which must stay as it is: {remedy}")
+            raise ValueError(f"out shares memory with {name}, which must stay as it is: {remedy()}")
 
 
 def _may_overlap_itself(x: Tensor) -> bool:
@@ -299,6 +303,8 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
     """Whether the byte ranges of two tensors on one device meet."""
 
     def ends(x: Tensor) -> tuple[int, int]:
+        if x.is_contiguous():  # asked at once, since the caches are cold where a tensor is large
+            return x.data_ptr(), x.data_ptr() + x.nbytes
         last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
         return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
 

@@ -225,17 +225,18 @@ def choose_and_quantize(
     constants = (*codes, scheme.rounding, scheme.mapping, scheme.include_zero, scheme.scale_dtype)
     if not _compiles(loops.choose_and_quantize, constants, r, out) or not may_fill():
         return None
-    one_each = (len(blocks), 1, *blocks.shape[2:])
-    scale = r.new_empty(one_each, dtype=scheme.scale_dtype or torch.float32)
-    zero_point = r.new_empty(one_each, dtype=scheme.dtype)
-    tensors = blocks, scale, zero_point, out.view(blocks.shape)
+    one_each = (blocks.shape[0], 1, *blocks.shape[2:])
+    scale = r.new_empty(shape, dtype=scheme.scale_dtype or torch.float32)
+    zero_point = r.new_empty(shape, dtype=scheme.dtype)
+    steps = scale.view(one_each), zero_point.view(one_each)
+    tensors = blocks, *steps, out.view(blocks.shape)
     with _or_eagerly():
         largest = _loop(loops.choose_and_quantize, constants, _held(codes, r.device), *tensors)()
         if isinstance(largest, float):  # of a block with NaN or infinity it is infinite
             fits = math.isfinite(ctypes.c_float(largest * scheme.reach).value)
         else:
             fits = checks.all_finite(scale.amax().float() * scheme.reach)
-        return (scale.view(shape), zero_point.view(shape)) if fits else None
+        return (scale, zero_point) if fits else None
     return None
 
 
@@ -250,7 +251,7 @@ def _own_blocks(r: Tensor, granularity: Granularity) -> Tensor | None:
     blocks = granularity.in_memory(r)
     if blocks is None or blocks.ndim == 3:
         return blocks
-    return blocks if len(blocks) == math.prod(granularity.scale_shape(r.shape)) else None
+    return blocks if blocks.shape[0] == math.prod(granularity.scale_shape(r.shape)) else None
 
 
 def _loop(formula: Formula, constants: Constants, *tensors: Tensor) -> Callable[[], Any]:
