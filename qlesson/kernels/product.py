@@ -8,7 +8,9 @@ needed, once for each kind of weight (its bits, and what its offset is) and dtyp
                    processor without instructions for them a row of codes becomes floats in
                    registers, and is multiplied there
     product_many   some rows stand in the cache as W_hat, and a tile of inputs times rows is summed
-                   in registers; inputs that fill no tile go as few
+                   in registers; inputs that fill no tile go as few. Where an instruction multiplies
+                   pairs of bfloat16, inputs in it meet codes less their zero, which are exact there
+                   (product_tiles.h)
     product_ints   the same two for inputs in 8 bits, whose sums are whole numbers
 
 The layers that call it, and what runs without it, are in `qlesson.nn.product`.

@@ -74,11 +74,8 @@ IN_PLACE void add_block(const Number& numbers, const uint8_t* words, float s, fl
 // And of those behind the blocks of 256 of a row that was read from the block `first` on.
 template <int T>
 IN_PLACE void add_rest(const Weight& w, const Number& numbers, const Row& row, const FewInputs& x, int64_t first, WideFloats* y) {
-  const int64_t begin = w.longs() * 8, whole = w.whole() - begin;
-  const float *some = &x.x[x.place(0, begin * BLOCK)], *s = &row.s[begin - first], *zero = &row.zero[begin - first];
-  for (int64_t i = 0; i < whole; i++)
-    add_block<T>(numbers, row.others + i * BLOCK_BYTES, s[i], zero[i], some + i * BLOCK * T, y);
-  if (w.k % BLOCK) add_block<T>(numbers, row.last_block(w), s[whole], zero[whole], some + whole * BLOCK * T, y);
+  for (int64_t i = w.longs() * 8; i < w.blocks(); i++)
+    add_block<T>(numbers, row.words_of(w, i), row.s[i - first], row.zero[i - first], &x.x[x.place(0, i * BLOCK)], y);
 }
 
 // Adds to y [T] what minima add, in blocks from `first`, the first of a block of 256, to `end`.

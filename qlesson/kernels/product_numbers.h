@@ -271,8 +271,9 @@ struct Row {
     decode_last(others + (w.whole() - w.longs() * 8) * BLOCK_BYTES, w.k % BLOCK, last);
     for (int64_t i = 0; FIELD == 4 && i < BLOCK_BYTES; i++) last[i] |= last[i + BLOCK_BYTES] << 4;
   }
-  // The words of the block that is not whole.
-  const uint8_t* last_block(const Weight& w) const {
+  // The words of a block of 32 behind those of 256; the one that is not whole lies elsewhere.
+  const uint8_t* words_of(const Weight& w, int64_t block) const {
+    if (block < w.whole()) return others + (block - w.longs() * 8) * BLOCK_BYTES;
     return BITS == FIELD ? last : last + (w.whole() - w.longs() * 8) * BLOCK_BYTES;
   }
   // of(first group, count, to) for each block

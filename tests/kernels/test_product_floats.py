@@ -3,6 +3,8 @@
 ATEN_CPU_CAPABILITY=avx2 (or default) runs it as an older processor does, and test_product_ints.py.
 """
 
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -154,32 +156,54 @@ def test_what_is_no_number_goes_through(value, place):
     for bits, kind in ((4, KINDS[0]), (8, KINDS[2]), (5, KINDS[1])):
         w = codes_of(325, ql.PerGroup(32), bits, kind)
         layer = QuantizedLinear(w)
-        for m in (1, 2, 6):
-            x = drawn(m, 325)
+        for m, dtype in product((1, 2, 6, 64), (torch.float32, torch.bfloat16)):
+            near = {"rtol": 1e-4, "atol": 1e-4}
+            if dtype == torch.bfloat16:
+                near = {"rtol": 2**-6, "atol": 2**-2}  # of sums that lose more
+            x = drawn(m, 325).to(dtype)
             clean = compiled(layer, x)
             x[0, place] = value
             with ql.use_kernels("eager"):
                 wanted = layer(x)
             y = compiled(layer, x)
-            torch.testing.assert_close(y, wanted, rtol=1e-4, atol=1e-4, equal_nan=True)
-            torch.testing.assert_close(y[1:], clean[1:], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(y, wanted, **near, equal_nan=True)
+            torch.testing.assert_close(y[1:], clean[1:], **near)
             assert not y[0].isfinite().any()
 
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("bits", [3, 4, 8])
 def test_half_inputs_are_multiplied_as_floats_and_rounded_once(bits, dtype, by_the_kernel):
-    """To the bit, but for few in bfloat16, which have two digits."""
+    """To the bit: in bfloat16 many that are too small for the products of pairs."""
     for width, granularity in LAYOUTS:
         for kind in KINDS[1:]:
             w, bias = codes_of(width, granularity, bits, kind), drawn(ROWS, seed=9)
             layer = QuantizedLinear(w, bias)
-            for m in (1, 2, 3, 8) if dtype == torch.float16 else ():
-                x = drawn(m, width, seed=m).to(dtype)
+            for m in (1, 2, 3, 8, 64) if dtype == torch.float16 else (64,):
+                x = drawn(m, width, seed=m)
+                x = (x if dtype == torch.float16 else x * 2.0**-110).to(dtype)
                 assert torch.equal(compiled(layer, x), compiled(layer, x.float()).to(dtype))
-            x = drawn(64, width).to(dtype)
-            assert torch.equal(compiled(layer, x), compiled(layer, x.float()).to(dtype))
     assert {"linear"} == set(by_the_kernel)
+
+
+@each_bits
+@pytest.mark.parametrize("width, granularity", LAYOUTS)
+def test_many_in_bfloat16_lose_what_float_sums_lose(bits, width, granularity):
+    """And y its own rounding; also where some inputs are too small for the products of pairs."""
+    weights = [codes_of(width, granularity, bits, kind) for kind in KINDS[1:]]
+    if isinstance(granularity, ql.PerGroup):
+        weights.append(blocks_of(width, granularity.group_size, bits, False, True))
+    for w in weights:
+        layer, w_hat = QuantizedLinear(w), w.dequantize(torch.float64)
+        steps = w_hat.abs().max()  # what differences of large numbers are small beside
+        for m in (27, 48, 64):
+            for drawn_x in hard(m, width).values():
+                for factor in (1, 2.0**-26):  # the tiny ones are then below 2^-126, some of them
+                    x = (drawn_x * factor).bfloat16()
+                    wanted, sizes = x.double() @ w_hat.T, x.double().abs()
+                    size = sizes @ w_hat.abs().T + steps * sizes.sum(1, keepdim=True)
+                    bound = 2**-8 * wanted.abs() + 32 * EPS * size + 2.0**-133
+                    assert ((compiled(layer, x).double() - wanted).abs() <= bound).all()
 
 
 @each_bits
