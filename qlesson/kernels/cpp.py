@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -34,11 +35,13 @@ def library(source: Path, *flags: str, **macros: object) -> ctypes.CDLL:
     """
     compile_it = [*command(), *flags, *(f"-D{name}={value}" for name, value in macros.items())]
     kept = _folder() / f"{source.stem}-{_fingerprint(source, compile_it)}.so"
-    if not kept.exists():
-        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-            made = Path(folder, "made.so")
-            _output(*compile_it, str(source), "-o", str(made))
-            made.replace(kept)  # at once: another process may look for it
+    if kept.exists():
+        with suppress(OSError):  # it is damaged: half a file, or none of ours
+            return ctypes.CDLL(str(kept))
+    with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+        made = Path(folder, "made.so")
+        _output(*compile_it, str(source), "-o", str(made))
+        made.replace(kept)  # at once: another process may look for it
     return ctypes.CDLL(str(kept))
 
 

@@ -76,8 +76,10 @@ def filled(width: int) -> int:
 
 
 def ordered(x: Tensor, order: Tensor = ORDER) -> Tensor:
-    """x [rows, n], the values of each whole block of 256 in this order. What fills x up comes after:
-    it makes no block whole."""
+    """x [rows, n], the values of each whole block of 256 in this order.
+
+    x is filled up after it, since that makes no block whole.
+    """
     whole = x.shape[1] // LONG * LONG
     if not whole:
         return x

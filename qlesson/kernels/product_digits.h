@@ -111,7 +111,7 @@ IN_PLACE void add_digits(const Weight& w, const Row* rows, const int64_t* at, co
                          int64_t count, F* y) {
   typedef std::conditional_t<sizeof(F) == sizeof(Floats), Ints, WideInts> I;
   constexpr int R = sizeof(F) / sizeof(Floats);
-  const Digits::Part* part = &x.parts[first * m];
+  const Digits::Part* part = x.parts.data() + first * m;
   for (int64_t i = 0; i < count; i++) {
     Quads u[R][LONG_QUADS];
     for (int r = 0; r < R; r++) long_codes(w.row(at[r]) + (first + i) * (LONG / 8 * BITS), u[r]);

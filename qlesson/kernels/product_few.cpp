@@ -4,6 +4,8 @@
 // registers, and is multiplied there: for one input or two, products are summed in each lane, and the sums
 // multiplied by the scale of the lane's group; for more, the numbers are multiplied by their scales first.
 
+#include <cmath>
+
 #include "product_digits.h"
 
 namespace {
@@ -59,15 +61,18 @@ void sum_groups(const Weight& w, Number numbers, const Row& row, const FewInputs
   }
 }
 
-// Adds to y [T] the products of a block of 32.
+// Adds to y [T] the products of a block of 32. Of one that is not whole they are summed before: what fills it up
+// is 0 times a scale, and a scale may be infinite.
 template <int T>
-IN_PLACE void add_block(const Number& numbers, const uint8_t* words, float s, float zero, const float* x, WideFloats* y) {
+IN_PLACE void add_block(const Number& numbers, const uint8_t* words, float s, float zero, const float* x, WideFloats* y,
+                        bool whole = true) {
   WideFloats u[BLOCK / LANES];
   block(numbers, words, zero - WideFloats{}, u);
   for (int t = 0; t < T; t++) {
     WideFloats sum = u[0] * load<WideFloats>(x + t * LANES);
     for (int64_t f = 1; f < BLOCK / LANES; f++) sum = multiply_add(u[f], load<WideFloats>(x + (f * T + t) * LANES), sum);
-    y[t] = multiply_add(sum, s - WideFloats{}, y[t]);
+    if (whole) y[t] = multiply_add(sum, s - WideFloats{}, y[t]);
+    else y[t][0] += s * ::sum(folded(sum));
   }
 }
 
@@ -75,7 +80,8 @@ IN_PLACE void add_block(const Number& numbers, const uint8_t* words, float s, fl
 template <int T>
 IN_PLACE void add_rest(const Weight& w, const Number& numbers, const Row& row, const FewInputs& x, int64_t first, WideFloats* y) {
   for (int64_t i = w.longs() * 8; i < w.blocks(); i++)
-    add_block<T>(numbers, row.words_of(w, i), row.s[i - first], row.zero[i - first], &x.x[x.place(0, i * BLOCK)], y);
+    add_block<T>(numbers, row.words_of(w, i), row.s[i - first], row.zero[i - first], &x.x[x.place(0, i * BLOCK)], y,
+                 i < w.whole());
 }
 
 // Adds to y [T] what minima add, in blocks from `first`, the first of a block of 256, to `end`.
@@ -301,6 +307,12 @@ struct Rows {  // as product.py packs it
   Real* out;  // [count, k]
 };
 
+// A finite number that does not fit a half becomes its largest.
+inline Real fitting(float value) {
+  constexpr float most = std::is_same_v<Real, float16> ? 65504 : 0x1.fep127f;
+  return as_real(sizeof(Real) == 2 && std::isfinite(value) ? std::clamp(value, -most, most) : value);
+}
+
 }  // namespace
 
 // y = x w_hat^T + bias, for blocks of 32 that have one scale. Returns 0 where an input is not finite, and goes as
@@ -320,7 +332,7 @@ extern "C" int rows(const Rows* of) {
   std::vector<float> filled(w.blocks() * BLOCK);
   for (int64_t i = 0; i < of->count; i++) {
     plain_values(w, of->ids[i], 0, w.blocks(), filled.data());
-    std::transform(filled.data(), filled.data() + w.k, of->out + i * w.k, as_real<Real>);
+    std::transform(filled.data(), filled.data() + w.k, of->out + i * w.k, fitting);
   }
   return 1;
 }

@@ -53,6 +53,7 @@ struct FloatTile {
     if (!w.aligned()) return plain_values(w, at, first, last, out);
     row.read(w, at, first, last);
     values(w, row, first, last, out);
+    if (last == w.blocks()) empty_rest(w, out + (last - first - 1) * BLOCK);
   }
 
   // Adds to acc [ROWS, VECTORS] the products of the columns taken.
@@ -74,6 +75,12 @@ struct FloatTile {
   }
 
  private:
+  // What fills up the last block of 32 meets inputs of 0: large scales must not make it infinite.
+  static void empty_rest(const Weight& w, float* out) {
+    static const std::vector<int32_t> order = order_of_blocks();
+    for (int64_t i = 0; w.k % BLOCK && i < BLOCK; i++)
+      if (order[i] >= w.k % BLOCK) out[i] = 0;
+  }
   // s (u - zero) or with a minimum, the bits that `dequantize` gives, of some blocks of a row that was read.
   static void values(const Weight& w, const Row& row, int64_t first, int64_t end, float* out) {
     typedef Number N;

@@ -96,6 +96,18 @@ def test_a_file_is_compiled_once(source, compiled):
     assert [p.suffix for p in (source.parent / "kept").iterdir()] == [".so"]
 
 
+@pytest.mark.parametrize("damage", [b"", b"half a file"])
+def test_a_damaged_library_is_made_again(damage, source, compiled, monkeypatch, tmp_path):
+    assert load(source, NUMBER=7).number() == 7
+    (kept,) = (tmp_path / "kept").iterdir()
+    elsewhere = tmp_path / "elsewhere" / kept.name  # what was loaded from one path stays loaded
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(damage)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(elsewhere.parent))
+    assert load(source, NUMBER=7).number() == 7
+    assert len(compiled) == 2 and elsewhere.read_bytes() == kept.read_bytes()
+
+
 def test_what_it_depends_on_compiles_it_again(source, compiled, monkeypatch):
     assert load(source, NUMBER=7).number() == 7
     assert load(source, NUMBER=8).number() == 8

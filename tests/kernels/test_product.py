@@ -27,6 +27,7 @@ from products import (
 from test_product_ints import slowly
 
 import qlesson as ql
+from qlesson.blocks import Blocks
 from qlesson.files import packing
 from qlesson.kernels import modes, product
 from qlesson.kernels.packed import fields, pack_rows, row_nbytes, unpack_rows
@@ -295,9 +296,11 @@ def test_rows_have_the_bits_of_dequantize(bits, by_the_kernel):
             w = codes_of(width, granularity, bits, kind)
             assert torch.equal(compiled(QuantizedEmbedding(w), torch.arange(ROWS)), w.dequantize())
     w = blocks_of(300, 32, bits, True, True)
+    large = Blocks(w.q, w.scale.float() * 4e37, w.minimum.float(), bits, 32)  # some are infinite
     for dtype in HALVES:
-        half = QuantizedEmbedding(w).to(dtype)
-        assert torch.equal(compiled(half, torch.arange(ROWS)), w.dequantize(dtype))
+        for codes in (w, large):
+            half = QuantizedEmbedding(codes).to(dtype)
+            assert torch.equal(compiled(half, torch.arange(ROWS)), codes.dequantize(dtype))
     assert {"rows"} == set(by_the_kernel)
 
 

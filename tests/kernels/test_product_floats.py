@@ -283,6 +283,20 @@ def test_halves_that_are_no_numbers_or_too_large_stay_so(dtype):
             assert (y[1:] == 64).all()
 
 
+def test_what_fills_up_a_block_of_32_adds_nothing():
+    """To a large scale or an infinite one: 0 times it is no number."""
+    for bits, width in ((8, 33), (4, 40), (3, 296)):
+        ones = torch.ones(ROWS, width, dtype=torch.int8)  # no code stands for 0
+        scale = torch.ones(ROWS, -(-width // 32))
+        for large in (3e36, float("inf")):
+            scale[:, -1] = large
+            w = Blocks(ones, scale, None, bits, 32)
+            for m, dtype in product((1, 3, 8, 40), (torch.float32, torch.bfloat16)):
+                x = (drawn(m, width).abs() + 0.5).to(dtype)
+                wanted = (x.double() @ w.dequantize().double().T).to(dtype)
+                torch.testing.assert_close(compiled(QuantizedLinear(w), x), wanted)
+
+
 def test_a_row_takes_nothing_from_the_next():
     """Scales and minima are read in eights, and those of other rows may be no numbers."""
     w = blocks_of(576, 32, 4, False, True)
