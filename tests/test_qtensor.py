@@ -244,6 +244,34 @@ def test_idempotent_with_the_same_scale_and_zero_point(problem):
     assert torch.equal(again.q, x.q)
 
 
+@pytest.mark.parametrize("limit", [50.0, 184.0, 500.0, 728.6, 750.0, 800.0, 1000.0])
+def test_a_scale_computed_anew_is_the_same_where_a_value_got_the_last_code(limit):
+    four = ql.Scheme(4, "symmetric")
+    once = ql.quantize(T, four, ql.symmetric_qparams(limit, 7))
+    twice = ql.quantize(once.dequantize(), four)
+    same = torch.allclose(twice.dequantize(), once.dequantize())
+    assert same is bool((once.q.abs() == 7).any()) is (limit < 784)  # there 728.6 is at 6.5 steps
+
+
+@pytest.mark.parametrize(
+    "ends", [(-184.0, 728.6), (-100.0, 500.0), (-100.0, 728.6), (-300.0, 500.0), (-100.0, 1000.0)]
+)
+def test_in_asymmetric_mode_both_ends_count(ends):
+    four = ql.Scheme(4)
+    once = ql.quantize(T, four, ql.asymmetric_qparams(*ends, -8, 7))
+    twice = ql.quantize(once.dequantize(), four)
+    both = bool((once.q == -8).any() and (once.q == 7).any())
+    assert torch.allclose(twice.dequantize(), once.dequantize()) is both
+
+
+@pytest.mark.parametrize("ends", [(-1.0, 1.0), (-128.5, 126.5)])
+def test_at_a_tie_of_the_zero_point_the_ends_come_back_a_step_too_near(ends):
+    x = ql.quantize(torch.tensor(ends))
+    assert x.q.tolist() == [-128, 126]
+    again = ql.quantize(x.dequantize())
+    assert (again.scale / x.scale).item() == pytest.approx(254 / 255)
+
+
 @given(problems(min_dims=2), st.data())
 def test_permuting_channels_permutes_everything(problem, data):
     r, scheme = problem

@@ -212,6 +212,14 @@ def test_halves_is_the_layout_of_ggml():
     assert torch.equal(pack(q, 4, "halves"), (blocks[:, 0] | blocks[:, 1] << 4).view(-1))
 
 
+def test_which_codes_keep_their_place_in_a_wrong_order():
+    """Of low_first, read as another: in halves the first and the last of 32, in high_first none."""
+    q = random_codes(4, (1000, 32))
+    for order, kept in (("halves", [0, 31]), ("high_first", [])):
+        read = unpack(pack(q, 4), 4, q.shape, order=order)
+        assert (read == q).all(0).nonzero().flatten().tolist() == kept
+
+
 # --- what is refused ---
 
 

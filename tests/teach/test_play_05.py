@@ -43,6 +43,13 @@ def test_the_least_error_lies_inside(said):
     assert best_limits[2] == 7.5  # of 4 bits, as the notebook says
 
 
+def test_a_bit_is_worth_six_decibels_once_the_step_is_small_beside_most_values():
+    r = normals()
+    mse = {bits: sum(shares_of(r, bits, 20.0)) for bits in (2, 3, 7, 8)}
+    coarse, fine = (torch.tensor(mse[b] / mse[b + 1]).log10().item() * 10 for b in (2, 7))
+    assert coarse < 0.1 and abs(fine - 6) < 0.1
+
+
 def test_where_the_sum_is_least_is_found_by_moving_the_limit(said):
     """At the start one sum is in view, and the words of no setting name the best limit."""
     figure = play("05")

@@ -74,6 +74,12 @@ def test_which_scales_pay_on_normal_values(said):
         assert [" above the" in line for line in lines] == pays
 
 
+def test_groups_of_32_pay_on_normal_values_from_4_bits_on():
+    (ax,) = play("06").figure.axes
+    (heights,) = (x.get_ydata() for x in ax.get_lines() if x.get_label() == "groups of 32")
+    assert [height > 0 for height in heights] == [False, False, True, True, True]  # 2 to 6 bits
+
+
 @pytest.mark.parametrize("times", [1, 6])
 def test_the_curves_are_heights_above_the_line_of_the_rows(times):
     figure = play("06")

@@ -140,6 +140,15 @@ def test_every_notebook_has_its_part():
         assert re.search(rf"^\| .*\b{number}\b.* \| \d+ \|", TEXT, flags=re.M), number
 
 
+def test_the_map_has_the_three_parts_that_the_kit_names():
+    parts = re.split(r"\*\*Part I+, .*\*\*", words_of("00").split("## The map")[1])[1:]
+    first, *later = (re.findall(r"^- \[?(\d\d) ", part, flags=re.M) for part in parts)
+    assert len(later) == 2 and first + sum(later, []) == NUMBERS
+    assert "\nParts II and III. Who comes" in TEXT
+    (late,) = re.findall(r"^In Parts II and III: .*$", TEXT, flags=re.M)
+    assert set(re.findall(r"of (\d\d)\b", late)) <= set(sum(later, []))
+
+
 def words_of(number):
     (path,) = NOTEBOOKS.glob(f"{number}_*.ipynb")
     cells = nbformat.read(path, as_version=4).cells
@@ -199,9 +208,16 @@ def test_votes_06_and_08_the_price_of_scales():
     assert bits(32) / 32 == pytest.approx(1 / 7, abs=0.003)
 
 
-def test_vote_09_a_product_takes_15_bits():
-    product = 128 * 128
-    assert product.bit_length() == 15 and 2 * 127 * 127 < 2**15 < 3 * 127 * 127
+def test_vote_02_a_quarter_of_the_codes():
+    symmetric, (r_min, r_max) = ql.Scheme(8, "symmetric"), torch.tensor([-20.0, 20.0])
+    qparams = qparams_from_range(r_min, r_max, symmetric)
+    used = ql.quantize(torch.linspace(10, 20, 10_001), symmetric, qparams).q.unique()
+    assert len(used) == 256 / 4
+
+
+def test_vote_09_a_product_takes_15_bits_and_two_may_leave_int16():
+    product = (-128) ** 2
+    assert product.bit_length() == 15 and 2 * product == 32_768 > torch.iinfo(torch.int16).max
 
 
 def test_vote_15_a_zero_point_that_is_one_less():

@@ -530,6 +530,9 @@ def test_proportion_does_not_win():
         ("1.3", (1.7499999, 1.7500001), "seven digits"),
         ("1.3", (1.745, 1.755), "0.01 or more apart"),
         ("1.3", (689.5, 689.501), "middle of a code"),
+        ("1.3", (691.249, 691.251), "The codes end here"),  # one is the last code, one is clipped
+        ("1.3", (-204.749, -204.751), "The codes end here"),
+        ("1.3", (728.601, 728.609), "The codes end here"),
         ("1.3", (1e300, 1e300), "The two are equal"),
         ("11.1", (0, 1, 5, 5), "no rounding"),
         # One number of two is right, and the one that is not is named.

@@ -19,6 +19,11 @@ def unclipped(x):
     return round(x / 3.5 - 70)
 
 
+def on_paper(x):
+    """The same on paper."""
+    return max(-128, min(127, unclipped(x)))
+
+
 @exercise("1.1", "The formula in your hands", "write code", difficulty=1, minutes=5)
 class Formula:
     """
@@ -157,9 +162,10 @@ class NearAndFar:
     def too_far(a, b):
         return abs(a - b) > 0.01 - 1e-9  # 1.755 - 1.745 is a little less than 0.01
 
-    @fault("Both lie beyond the last code and are clipped to it. Stay inside.", (728.601, 728.609))
+    @fault("The codes end here: what lies beyond is clipped. Stay inside.", (691.249, 691.251))
     def clipped(a, b):
-        return max(unclipped(a), unclipped(b)) < -128 or min(unclipped(a), unclipped(b)) > 127
+        same = on_paper(a) == on_paper(b)
+        return same and any(on_paper(x) != unclipped(x) for x in (a, b))
 
     @fault(
         "On paper their codes differ. The formula computes in float32, with about seven digits, "
@@ -167,7 +173,7 @@ class NearAndFar:
         (1.7499999999, 1.7500000001),
     )
     def one_in_float32(a, b):
-        return code_of(a) == code_of(b) and unclipped(a) != unclipped(b)
+        return code_of(a) == code_of(b) and on_paper(a) != on_paper(b)
 
     @fault(
         "You are at a multiple of s, in the middle of a code. The code changes halfway to the "
