@@ -277,8 +277,10 @@ def fake_quantize(r: Tensor, scheme: Scheme = Scheme(), qparams: QParams | None 
     estimator of Bengio et al. 2013, arXiv:1308.3432 (notebook 12).
 
     That of a given scale, if it requires one, is q - z - r / s where the code lies in the range,
-    else q - z, summed over the values that share the scale: the estimator of Esser et al. 2020,
-    arXiv:1902.08153, equation 3, where rounding counts as adding a constant.
+    else q - z, summed over the values that share the scale: like the estimator of Esser et al.
+    2020, arXiv:1902.08153, equation 3, where rounding counts as adding a constant. But a value
+    within half a step of the last code counts as rounded, as in torch's learnable fake quantize;
+    by equation 3, which asks whether r / s + z lies in the range, it counts as clipped.
     """
     plain, given = _checked(r, scheme), qparams
     if given is None:

@@ -1104,6 +1104,24 @@ def test_the_gradient_of_the_scale_is_that_of_a_rounding_that_adds_a_constant(ma
         assert s.grad.flatten()[i].item() == pytest.approx(slope.item(), rel=1e-6, abs=1e-6)
 
 
+@pytest.mark.parametrize("x", [0.4, 0.9, 1.3, 1.6, -1.3, -1.6])
+def test_within_half_a_step_of_the_last_code_a_value_counts_as_rounded_as_torchs_does(x):
+    """At 1.3, with codes to 1, LSQ's slope by the step would be 1, and by r 0."""
+    found = []
+    for learnable in (True, False):
+        r, s = torch.tensor([x], requires_grad=True), torch.ones(1, requires_grad=True)
+        if learnable:
+            theirs = torch._fake_quantize_learnable_per_tensor_affine
+            r_hat = theirs(r, s, torch.zeros(1), -1, 1, 1.0)
+        else:
+            r_hat = ql.fake_quantize(r, ql.Scheme(2, "symmetric"), (s.squeeze(), 0))
+        r_hat.sum().backward()
+        found.append((r.grad.item(), s.grad.item()))
+    clipped, code = abs(x) > 1.5, max(-1, min(1, round(x)))
+    assert found[0] == found[1]
+    assert found[1] == (float(not clipped), pytest.approx(code - (0 if clipped else x)))
+
+
 @pytest.mark.parametrize("granularity", LEARNED[:3])
 def test_a_scale_that_learns_comes_near_the_best_range(granularity):
     r = torch.randn(32, 40, generator=torch.Generator().manual_seed(0))

@@ -235,7 +235,8 @@ def test_what_notebook_13_says_of_times_is_stored():
     assert pieces[2**25] > 3 * pieces[2**17] and pieces[2**16] > 1.5 * min(pieces.values())
     assert max(pieces[2**power] for power in range(17, 21)) < 2 * min(pieces.values())
     steps = [s["ms"] for s in CPU["steps"]]
-    assert steps[0] > steps[1]
+    assert steps[0] > steps[1] and CPU["steps"][-1]["contestant"] == bench.FLOOR
+    assert "Their measure is the pass that stands for the floor, timed beside them" in text
     wanted = [CELL | {"work": "choose", "granularity": g} for g in bench.GRANULARITIES]
     chosen = (bench.ms_of(CPU["rows"], **w) for w in wanted)
     tensor, row, column, *groups = (t["compiled"] / t[bench.FLOOR] for t in chosen)

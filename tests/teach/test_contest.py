@@ -1,9 +1,15 @@
 """notebooks/contest.csv is what the cells of notebook 11 find: some of it, found again."""
 
 import csv
+import inspect
 
 import contest
 import pytest
+import torch
+
+import qlesson as ql
+from qlesson import methods
+from qlesson.ranges import mse_search
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +56,37 @@ def test_found_again(bits, names, lines, there):
                     assert float(line[column]) == wanted
                 else:
                     assert column not in line
+
+
+def test_awq_errs_less_in_the_weights_of_the_gpt_by_its_clip(there):
+    """Without the clip, more, as the steps grow with the enlarged columns."""
+    scheme = ql.Scheme(3, granularity=ql.PerAxis(0), scale_dtype=torch.float16)
+    less = {True: 0, False: 0}
+    for name, x in methods.layer_inputs(there["gpt"], *there["seen"]).items():
+        w = there["gpt"].get_submodule(name).weight.detach()
+        for clip in less:
+            ours = methods.awq(w, x, scheme, clip=clip), methods.round_to_nearest(w, x, scheme)
+            awq, rounding = ((w - r.float_weight()).square().sum() for r in ours)
+            less[clip] += (awq < rounding).item()
+    assert less == {True: 15, False: 1}
+    (path,) = contest.NOTEBOOKS.glob("11_*.ipynb")
+    assert f"In {less[True]} of the 16 layers of the GPT" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("bits", "find_range", "forgives"),
+    [(3, None, False), (3, mse_search, False), (2, None, False), (2, mse_search, True)],
+)
+def test_what_hqq_forgives_in_the_gpt(bits, find_range, forgives, there, monkeypatch):
+    module, forgiven = inspect.getmodule(methods.hqq), []
+
+    def counting(x, beta):
+        kept = shrink(x, beta)
+        forgiven.append((kept != 0).sum().item())
+        return kept
+
+    shrink = module.shrink
+    monkeypatch.setattr(module, "shrink", counting)
+    there["in_bits"](bits, method=methods.hqq, find_range=find_range)
+    assert (sum(forgiven) > 0) == forgives

@@ -186,7 +186,7 @@ RIGHT = [
         lambda a, b: statistics.mean(d := (b - a).tolist())
         / (statistics.stdev(d) / math.sqrt(len(d))),
     ),
-    ("10.3", lambda d, less, a, b: np.argmax(((a - b) / (less - d)).numpy())),
+    ("10.3", lambda d, less, a, b: np.argmin(((less - d) / (a - b)).numpy())),
     ("12.1", lambda g, r, s, a, b: g * ((r / s > a - 0.5) & (r / s < b + 0.5))),
     ("12.1", lambda g, r, s, a, b: np.where(abs(r / s - (a + b) / 2) < (b - a + 1) / 2, g, 0)),
     ("13.2", lambda n, a, b, k, g: n * (k * a + b) / g / 1e6),

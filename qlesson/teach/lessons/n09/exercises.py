@@ -174,6 +174,7 @@ class Requantize:
         yield tensor([-150], dtype=torch.int32), 2, 1, 100
         yield tensor([70_000], dtype=torch.int32), 70_000, 30, 0
         yield tensor([-70_000], dtype=torch.int32), 70_000, 30, 0
+        yield tensor([2**25 - 1], dtype=torch.int32), 2**30, 56, 0  # just below 1/2
         yield tensor(range(-300, 300), dtype=torch.int32), 3, 2, 5
         for _ in range(20):
             shift, n = rng.randint(35, 45), rng.randint(1, 6)
@@ -220,4 +221,9 @@ class Requantize:
     @wrong("torch.round takes a half to the even neighbour. Here a half goes up.")
     def half_to_even(acc, multiplier, shift, z):
         q = torch.round(acc.double() * multiplier / 2**shift)
+        return (q + z).clamp(-128, 127).to(torch.int8)
+
+    @wrong("float32 holds whole numbers up to 2**24 alone, and acc may be larger. Use int64.")
+    def in_float32(acc, multiplier, shift, z):
+        q = torch.floor(acc.float() * multiplier / 2**shift + 0.5)
         return (q + z).clamp(-128, 127).to(torch.int8)

@@ -141,6 +141,9 @@ class NextBit:
         yield tensor([1.0, 4.0]), tensor([3.0, 5.0]), tensor([8.0, 8.0]), tensor([4.0, 4.0])
         yield tensor([1.0, 1.0]), tensor([3.0, 6.0]), tensor([9.0, 99.0]), tensor([8.0, 66.0])
         yield tensor([0.0, 5.0]), tensor([2.0, 6.0]), tensor([4.0, 9.0]), tensor([2.0, 1.0])
+        yield tensor([1.0, 1.0]), tensor([0.5, 1.25]), tensor([8.0, 8.0]), tensor([6.0, 6.0])
+        yield tensor([1.0, 1.0]), tensor([0.75, 1.5]), tensor([8.0, 8.0]), tensor([6.0, 6.0])
+        yield tensor([1.0, 1.0]), tensor([1.0, 0.5]), tensor([8.0, 8.0]), tensor([6.0, 6.0])
         for _ in range(30):
             n = rng.randint(2, 5)
             damage = [rng.uniform(0, 4) for _ in range(n)]
@@ -172,3 +175,11 @@ class NextBit:
     @wrong("You divide what the matrix would have. What counts is how damage and bytes change.")
     def not_the_change(damage, damage_less, size, size_less):
         return (damage_less / size_less).argmin()
+
+    @wrong("Damage may fall, too: a price below 0 is the lowest, and abs makes a high one of it.")
+    def without_sign(damage, damage_less, size, size_less):
+        return ((damage_less - damage).abs() / (size - size_less)).argmin()
+
+    @wrong("Bytes for a damage: where damage falls or stays, this is below 0 or infinite. Turn it.")
+    def bytes_for_damage(damage, damage_less, size, size_less):
+        return ((size - size_less) / (damage_less - damage)).argmax()

@@ -22,7 +22,8 @@ class WayBack:
     )
     why = """The slope is taken as 1 where the code before clipping lies in the range. Beyond it
         r_hat stays at the last value however r moves, so nothing is passed on. A value less than
-        half a step beyond the last code is rounded to it, not clipped."""
+        half a step beyond the last code is rounded to it, not clipped (LSQ counts it as
+        clipped)."""
 
     @right
     def my_gradient(grad, r, s, quant_min, quant_max):
