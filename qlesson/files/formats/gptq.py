@@ -12,7 +12,7 @@ The file has W^T, inputs first, in int32 words (`words.py`):
 
 GPTQ's words are dense, its zero points are stored minus 1: 0 as the largest code. "gptq_v2" stores
 them as they are, and so does "gptq_p", whose words are planes (`words.py`), as those of 5, 6 and 7
-bits are in any case. With act-order neighbours belong to different groups, and g_idx says to which.
+bits are in any case. AutoRound's own layout stores them as they are, too. With act-order neighbours belong to different groups, and g_idx says to which.
 AWQ has 4 bits; the codes of eight neighbours lie in the word in the order 0 2 4 6 1 3 5 7, and the
 zero points as they are. A layout has its name in the configuration; one that is not in LAYOUTS is
 not read, since its words have the same shapes.
@@ -56,6 +56,12 @@ LAYOUTS = {
     "gptq": 1, "gptq_v2": 0, "gptq_p": 0, AWQ: 0,
     "auto_round:auto_gptq": 1, "auto_round": 0, "auto_round:gptqmodel": 0, "auto_round:auto_awq": 0,
 }  # fmt: skip
+# What AutoRound calls a layout, or before it had packing_format the kernel: the first that is named.
+OF_AUTO_ROUND = {
+    "awq": "auto_round:auto_awq", "auto_awq": "auto_round:auto_awq",
+    "gptq": "auto_round:auto_gptq", "auto_gptq": "auto_round:auto_gptq",
+    "exllamav2": "auto_round", "triton": "auto_round", "tritonv2": "auto_round",
+}  # fmt: skip
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # the code in each 4 bits of a word, from the lowest on
 AWQ_PLACES = tuple(sorted(range(8), key=AWQ_ORDER.__getitem__))
 
@@ -85,12 +91,24 @@ def qweight(parts: Parts, config: Config) -> Found:
 
 def _layouts(config: Config) -> Iterator[str]:
     """The names of the layout, under the keys that people have used for it."""
+    if "auto-round" in str(config.get("quant_method")).lower():
+        yield _of_auto_round(config)
+        return
     for key in ("checkpoint_format", "format", "packing_format", "version", "backend"):
         said = config.get(key)
         if said is None or (key == "backend" and said != "llm-awq"):  # else the kernel to run it
             continue
         if key != "version" or not str(said)[:1].isdigit():
             yield str(said).lower()
+
+
+def _of_auto_round(config: Config) -> str:
+    """The layout that AutoRound's configuration names, in whatever words; else these words."""
+    said = config.get("packing_format") or config.get("backend") or config["quant_method"]
+    text = str(said).lower().replace("autoround", "auto_round")
+    named = text.split(":")
+    known = (OF_AUTO_ROUND[kernel] for kernel in OF_AUTO_ROUND if kernel in named)
+    return text if text in LAYOUTS else next(known, text)
 
 
 def _gptq(parts: Parts, config: Config, layout: str = "gptq") -> Found:

@@ -145,6 +145,13 @@ def test_gptq(bits, version, opened):
     ({"quant_method": "auto-round", "packing_format": "auto_round:gptqmodel"}, 0),
     ({"quant_method": "auto-round", "packing_format": "auto_round"}, 0),
     ({"quant_method": "gptq", "checkpoint_format": "GPTQ_V2", "backend": "auto"}, 0),
+    ({"quant_method": "intel/auto-round", "backend": "auto_round:exllamav2"}, 0),
+    ({"quant_method": "intel/auto-round", "backend": "autoround:exllamav2"}, 0),
+    ({"quant_method": "intel/auto-round", "backend": "auto_round:triton"}, 0),
+    ({"quant_method": "intel/auto-round", "backend": "auto_round:gptq:exllamav2"}, 1),
+    ({"quant_method": "intel/auto-round", "backend": "auto_gptq:cuda"}, 1),
+    ({"quant_method": "auto-round", "packing_format": "auto_round:exllamav2"}, 0),
+    ({"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq:exllamav2"}, 1),
 ])  # fmt: skip
 def test_the_zero_points_offset_by_every_name_that_it_has(config, offset, opened):
     tensors, values = gptq(4, 96, 32, 32, offset=offset)
@@ -245,6 +252,9 @@ def test_awq_as_compressed_tensors_converts_it(opened):
     ({"backend": "llm-awq"}, "is in the layout 'llm-awq'"),
     ({"checkpoint_format": "marlin"}, "is in the layout 'marlin'"),
     ({"quant_method": "auto-round", "packing_format": "auto_round:mlx"}, "layout 'auto_round:mlx"),
+    ({"quant_method": "intel/auto-round", "backend": "auto_round:qbits"}, "'auto_round:qbits'"),
+    ({"quant_method": "intel/auto-round", "backend": "auto"}, "is in the layout 'auto'"),
+    ({"quant_method": "auto-round"}, "is in the layout 'auto-round'"),
     ({"format": "gptq_v2", "checkpoint_format": "gptq"}, "in the layout 'gptq or gptq_v2'"),
     ({"quant_method": "squeezellm"}, "was quantized by 'squeezellm'"),
     ({"quant_method": ["x"]}, "was quantized by"), ({"format": {"a": 1}}, "is in the layout"),
