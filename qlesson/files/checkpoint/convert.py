@@ -15,6 +15,7 @@ from qlesson.affine import computing
 from qlesson.checks import FLOATS
 from qlesson.device import best_device
 from qlesson.error import sqnr
+from qlesson.files import new
 from qlesson.files.checkpoint.format import (
     DTYPES,
     STORED,
@@ -24,7 +25,6 @@ from qlesson.files.checkpoint.format import (
     _bytes,
     _describe,
     _File,
-    _new_folder,
     _parts,
     _writing,
 )
@@ -200,7 +200,7 @@ def _rewrite(
     weight_map: dict[str, str] = {}
     # disable=None: no bar where there is no terminal to draw it in
     bar = tqdm(total=total, unit="B", unit_scale=True, disable=None)
-    with _new_folder(target) if index else nullcontext(target.parent) as folder, bar:
+    with new.folder(target) if index else nullcontext(target.parent) as folder, bar:
         for file, conversions in zip(files, work, strict=True):
             path = folder / (file.path.name if index else target.name)
             rows += _write(path, file, conversions, plain, bar.update)

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 
 from qlesson import checks
+from qlesson.files import written
 from qlesson.files.formats.ggml import TYPES, Type
 from qlesson.files.formats.layout import ALIGNMENT, LIST, MAGIC, MOST_AXES, NUMBERS, TEXT
 from qlesson.files.formats.opened import NotRead, Opened, Stored, Value, damaged
@@ -46,6 +47,7 @@ class GGUF(Opened):
     def __init__(self, path: str | Path) -> None:
         self.path = checks.file("path", path)
         self._file = open(self.path, "rb")
+        self._stamp = written.stamp(self._file)
         try:
             header = _Header(self._file, self.path)
             self.metadata, self.stored, self._tensors = header.read()
@@ -60,9 +62,7 @@ class GGUF(Opened):
                 f"{checks.shown(name)} in {self.path} is of ggml's type {kind}, which qlesson does "
                 "not read: convert the file to another type with llama.cpp."
             )
-        if self._file.closed:
-            what = checks.shown(name)
-            raise ValueError(f"{self.path} is closed: read {what} inside the with block.")
+        written.refuse_changed(self._file, self.path, self._stamp)
         data = torch.empty(nbytes, dtype=torch.uint8)
         self._file.seek(begin)
         if self._file.readinto(data.numpy().data) != nbytes:
@@ -71,6 +71,7 @@ class GGUF(Opened):
 
     def close(self) -> None:
         """Close the file. Tensors that were read stay."""
+        super().close()
         self._file.close()
 
 

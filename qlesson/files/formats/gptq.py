@@ -11,11 +11,11 @@ The file has W^T, inputs first, in int32 words (`words.py`):
     g_idx    [inputs], the group of each
 
 GPTQ's words are dense, its zero points are stored minus 1: 0 as the largest code. "gptq_v2" stores
-them as they are, and so does "gptq_p", whose words are planes (`words.py`), as those of 5, 6 and 7
-bits are in any case. AutoRound's own layout stores them as they are, too. With act-order neighbours belong to different groups, and g_idx says to which.
-AWQ has 4 bits; the codes of eight neighbours lie in the word in the order 0 2 4 6 1 3 5 7, and the
-zero points as they are. A layout has its name in the configuration; one that is not in LAYOUTS is
-not read, since its words have the same shapes.
+them as they are, and so do AutoRound's own layout and "gptq_p", whose words are planes
+(`words.py`), as those of 5, 6 and 7 bits are in any case. With act-order neighbours belong to
+different groups, and g_idx says to which. AWQ has 4 bits; the codes of eight neighbours lie in the
+word in the order 0 2 4 6 1 3 5 7, and the zero points as they are. A layout has its name in the
+configuration; one that is not in LAYOUTS is not read, since its words have the same shapes.
 
 Sources: qlinear_cuda.py of AutoGPTQ, convert_gptq_v1_to_v2 and docs/gptq_planar.md of GPTQModel,
 gemm.py of AutoAWQ, export_to_autoround/ of AutoRound.
@@ -56,7 +56,7 @@ LAYOUTS = {
     "gptq": 1, "gptq_v2": 0, "gptq_p": 0, AWQ: 0,
     "auto_round:auto_gptq": 1, "auto_round": 0, "auto_round:gptqmodel": 0, "auto_round:auto_awq": 0,
 }  # fmt: skip
-# What AutoRound calls a layout, or before it had packing_format the kernel: the first that is named.
+# AutoRound names a layout with a kernel, in its older files by that alone: the first of these counts.
 OF_AUTO_ROUND = {
     "awq": "auto_round:auto_awq", "auto_awq": "auto_round:auto_awq",
     "gptq": "auto_round:auto_gptq", "auto_gptq": "auto_round:auto_gptq",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qlesson import checks
 from qlesson.blocks import Blocks
-from qlesson.files.checkpoint.format import _new_file
+from qlesson.files import new
 from qlesson.files.formats.ggml import TYPES
 from qlesson.files.formats.layout import ALIGNMENT, LIST, MAGIC, MOST_AXES, NUMBERS, TEXT
 from qlesson.files.formats.quantizers import encode, type_of
@@ -78,7 +78,7 @@ def write_planned(path: Path, planned: Mapping[str, Planned], metadata: Mapping[
         infos.append(_info(name, x, offset))
         offset += -(-x.nbytes // alignment) * alignment
     header = MAGIC + struct.pack("<IQQ", 3, len(infos), len(keys)) + b"".join(keys + infos)
-    with _new_file(path) as temporary, open(temporary, "xb") as file:
+    with new.file(path) as temporary, open(temporary, "xb") as file:
         file.write(header + bytes(-len(header) % alignment))
         for x in planned.values():
             file.write(encode(x.make()).numpy().data)

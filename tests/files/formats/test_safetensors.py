@@ -67,6 +67,23 @@ def test_plain_tensors_come_as_they_are(opened):
     assert file.stored["b"] == ("F16", (3, 4), 24)
 
 
+def test_a_file_that_is_written_again_and_one_that_is_closed(tmp_path):
+    """Its header says where the tensors of the older file were."""
+    path = tmp_path / "x.safetensors"
+    checkpoint.save(path, {"w": torch.full((4,), 1.0), "q": ql.quantize(torch.ones(2))})
+    file = formats.open(path)
+    assert file["w"].tolist() == [1] * 4
+    checkpoint.save(path, {"w": torch.full((4,), 7.0), "q": ql.quantize(torch.ones(2))})
+    for name in file:
+        with pytest.raises(ValueError, match="x.safetensors was written again since it was opened"):
+            file[name]
+    with formats.open(path) as file:
+        kept = file["w"]
+    assert kept.tolist() == [7] * 4
+    with pytest.raises(ValueError, match="is closed: read 'w' inside the with block"):
+        file["w"]
+
+
 def test_what_checkpoint_saved_comes_back(tmp_path):
     w = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
     q = ql.quantize(w, ql.Scheme(3, granularity=ql.PerGroup(8)))
