@@ -76,6 +76,11 @@ def by(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
+def printable(text: str) -> str:
+    """Text without what a terminal would obey: a name in somebody's file may hold any letter."""
+    return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
+
+
 def columns(lines: Sequence[Sequence[str]], *widths: int) -> list[str]:
     """Lines of cells, to print: the first flush left, as wide as needed, the others flush right."""
     first = max(len(line[0]) for line in lines)

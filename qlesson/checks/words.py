@@ -189,8 +189,17 @@ def new_file(name: str, x: Any) -> Path:
     found = path(name, x)
     if found.is_dir():
         raise ValueError(f"{found} is a folder: name the file to write.")
+    if found.exists() and not found.is_file():  # it would be replaced by one
+        raise ValueError(f"{found} is a device or a pipe: name the file to write.")
     in_a_folder(name, found)
     return found
+
+
+def no_source(x: Path, sources: Iterable[Path]) -> None:
+    """A file to write that is none of those that are read, under whatever name."""
+    for source in sources if x.exists() else ():
+        if source.exists() and x.samefile(source):
+            raise ValueError(f"{x} belongs to the source: write to another file.")
 
 
 def in_a_folder(name: str, x: Path) -> None:

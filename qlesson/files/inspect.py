@@ -17,7 +17,7 @@ from qlesson.files.formats.kinds import BookBlocks, SuperBlocks
 from qlesson.files.formats.steps import PerIndex
 from qlesson.granularity import Granularity, PerAxis, PerGroup, PerTensor
 from qlesson.qtensor import QTensor
-from qlesson.report import by, columns
+from qlesson.report import by, columns, printable
 
 CHUNK = 2**20  # codes that are counted at a time
 BINS = 32  # lines of a histogram, at most
@@ -50,10 +50,10 @@ def histogram(path: str | Path, name: str) -> str:
     """How often each code of one tensor occurs, in lines of text; of plain numbers, each value."""
     with formats.open(path) as file:
         if name not in file:
-            near = _printable(", ".join(difflib.get_close_matches(str(name), list(file), 3, 0)))
+            near = printable(", ".join(difflib.get_close_matches(str(name), list(file), 3, 0)))
             raise ValueError(f"{path} has no tensor {name!r}: name one, such as {near}.")
         x = file[name]
-        head = _printable(f"{name}: {by(x.shape)}, {_words(x)}")
+        head = printable(f"{name}: {by(x.shape)}, {_words(x)}")
         if isinstance(x, Tensor):
             return "\n".join([head, *_bars(*_of_values(x))])
         counts = counted(x)
@@ -139,18 +139,13 @@ def _table(file: Opened, lines: list[Line]) -> str:
     told = [f"{file.format}: {file.path}", ""]
     widths = (max(len(by(x.stored.shape)) for x in lines) if lines else 5, 14, 9, 8, 0)
     lines_of_text = [*told, *columns(cells, *widths), "", *columns(totals, 8, 15, 15, 14)]
-    return "\n".join(map(_printable, lines_of_text))
+    return "\n".join(map(printable, lines_of_text))
 
 
 def _cells(line: Line) -> list[str]:
     shares = ["-" if s is None else f"{100 * s:.2f}" for s in (line.at_ends, line.unused)]
     kind = "" if line.type == line.stored.kind else f"  ({line.stored.kind})"
     return [line.name, by(line.stored.shape), _rate([line.stored]), *shares, line.type + kind]
-
-
-def _printable(text: str) -> str:
-    """Without what a terminal would obey: a name may hold any letter."""
-    return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
 
 
 def _total(kind: str, stored: Iterable[Stored]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -404,7 +405,7 @@ def test_a_folder_with_one_file_is_read(tmp_path):
     (folder / "model.safetensors").rename(folder / "another.safetensors")
     with pytest.raises(ValueError, match="0 files .*index.json and 2 files .*: name the one to"):
         checkpoint.quantize_file(folder, tmp_path / "q", FOUR)
-    with pytest.raises(ValueError, match="is the source: write to another file"):
+    with pytest.raises(ValueError, match="belongs to the source: write to another file"):
         single = tmp_path / "done"
         checkpoint.dequantize_file(single, single / "model.safetensors")
 
@@ -482,13 +483,41 @@ def test_twice_quantized_and_never_quantized_are_refused(source, tmp_path):
 
 
 def test_where_it_can_write(source, tmp_path):
-    with pytest.raises(ValueError, match="is the source: write to another file"):
+    with pytest.raises(ValueError, match="belongs to the source: write to another file"):
         checkpoint.quantize_file(source, tmp_path / "." / "in.safetensors", FOUR)
     with pytest.raises(ValueError, match="is a folder: name the file to write"):
         checkpoint.quantize_file(source, tmp_path, FOUR)
     with pytest.raises(FileNotFoundError, match="no such place does not exist: make it first"):
         checkpoint.quantize_file(source, tmp_path / "no such place" / "q", FOUR)
     assert files(tmp_path) == ["in.safetensors"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such files")
+def test_a_device_or_a_pipe_is_not_replaced(source, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for write in (
+        lambda to: checkpoint.quantize_file(source, to, FOUR),
+        lambda to: checkpoint.save(to, {"a": torch.ones(1)}),
+    ):
+        with pytest.raises(ValueError, match="is a device or a pipe: name the file to write"):
+            write(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo() and files(tmp_path) == ["in.safetensors", "pipe"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "chat_template.jinja"])
+def test_no_file_of_the_source_is_written_over(tmp_path, name):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_file(weights(), folder / "model.safetensors")
+    for other in ("config.json", "chat_template.jinja"):
+        (folder / other).write_text("{}")
+    before = (folder / name).read_bytes()
+    (tmp_path / "link").symlink_to(folder / name)
+    for target in (folder / name, tmp_path / "link"):
+        with pytest.raises(ValueError, match="belongs to the source: write to another file"):
+            checkpoint.quantize_file(folder, target, FOUR)
+    assert (folder / name).read_bytes() == before
+    checkpoint.quantize_file(folder, folder / "small.safetensors", FOUR)
 
 
 def test_what_save_wrote_goes_back_to_floats_too(tmp_path):
@@ -673,6 +702,15 @@ def test_an_error_is_one_sentence(source, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["quantize", str(source), str(tmp_path / "q"), "--per-row", "--per-tensor"])
     assert files(tmp_path) == ["in.safetensors"]
+
+
+def test_a_name_tells_a_terminal_nothing(tmp_path, capsys):
+    name, path = "a\x1b[2J\nb", str(tmp_path / "in.safetensors")
+    for w in (torch.ones(8, 64), torch.full((8, 64), torch.nan)):
+        save_file({name: w}, path)
+        main(["quantize", path, str(tmp_path / "q"), "--bits", "4"])
+        said = "".join(capsys.readouterr())
+        assert r"a\x1b[2J\nb" in said and said.replace("\n", "").isprintable()
 
 
 def test_the_bar_counts_the_bytes_where_there_is_a_terminal(source, tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ from qlesson.files.checkpoint.shards import _index_of, _open_all, _read_index
 from qlesson.files.packing import PackedTensor, packed_size
 from qlesson.plan import Patterns, make_plan
 from qlesson.qtensor import quantize
-from qlesson.report import Row, by, columns, naming, sum_of_bytes
+from qlesson.report import Row, by, columns, naming, printable, sum_of_bytes
 from qlesson.scheme import Scheme
 
 Written = tuple[dict[str, Data], float | None]  # the bytes of each part, and the SQNR if quantized
@@ -114,7 +114,7 @@ def table(rows: list[Row]) -> str:
     for row in rows:
         error = "-" if row.sqnr is None else f"{row.sqnr:.2f}"
         sizes = f"{row.bytes_before:,}", f"{row.bytes_after:,}"
-        lines.append([row.name, by(row.shape), *sizes, error])
+        lines.append([printable(row.name), by(row.shape), *sizes, error])
     before, after = sum_of_bytes(rows)
     ratio = f"{before / after:.2f} to 1" if after else ""
     lines.append(["sum", "", f"{before:,}", f"{after:,}", ratio])
@@ -252,6 +252,8 @@ def _check_target(files: Sequence[_File], target: Path, index: Path | None) -> N
             )
     elif target.is_dir():
         raise ValueError(f"{target} is a folder: name the file to write, {target}/....safetensors.")
-    elif target.exists() and target.samefile(files[0].path):
-        raise ValueError(f"{target} is the source: write to another file.")
+    else:
+        checks.new_file("target", target)
+        folder = files[0].path.parent
+        checks.no_source(target, [files[0].path, *folder.glob("*.json"), *folder.glob("*.jinja")])
     checks.in_a_folder("target", target)

@@ -27,6 +27,7 @@ LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+SOURCES = (".json", ".jinja", ".safetensors")
 OF_OTHERS = ("dropout", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
 STRIPS = ("lstrip", "rstrip", "single_word")
 NORMAL, CONTROL, OWN, UNUSED = 1, 3, 4, 5  # enum llama_token_type
@@ -47,6 +48,8 @@ def to_gguf(source: str | Path, target: str | Path, type: str = "Q8_0") -> list[
     target = checks.new_file("target", target)
     rows: list[Row] = []
     with LlamaFolder(source) as folder:
+        files = (x for x in folder.path.iterdir() if x.suffix in SOURCES)
+        checks.no_source(target, files)
         _refuse_other_shapes(folder)
         metadata = folder.metadata | _of_tokens(folder)
         metadata["general.file_type"] = FILE_TYPES[type]

@@ -56,7 +56,7 @@ LAYOUTS = {
     "gptq": 1, "gptq_v2": 0, "gptq_p": 0, AWQ: 0,
     "auto_round:auto_gptq": 1, "auto_round": 0, "auto_round:gptqmodel": 0, "auto_round:auto_awq": 0,
 }  # fmt: skip
-# AutoRound names a layout with a kernel, in its older files by that alone: the first of these counts.
+# AutoRound names a layout with a kernel, in older files by that alone: the first of these counts.
 OF_AUTO_ROUND = {
     "awq": "auto_round:auto_awq", "auto_awq": "auto_round:auto_awq",
     "gptq": "auto_round:auto_gptq", "auto_gptq": "auto_round:auto_gptq",

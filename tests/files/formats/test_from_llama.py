@@ -218,6 +218,20 @@ def test_folders_that_lack_a_part(tmp_path):
     shutil.rmtree(folder)
 
 
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "config.json", "tokenizer.json", "generation_config.json"]
+)
+def test_no_file_of_the_source_is_written_over(tmp_path, name):
+    folder = published(tmp_path / "tiny")
+    (folder / "generation_config.json").write_text("{}")
+    before = (folder / name).read_bytes()
+    with pytest.raises(ValueError, match="belongs to the source: write to another file"):
+        to_gguf(folder, folder / name)
+    assert (folder / name).read_bytes() == before
+    to_gguf(folder, folder / "x.gguf")
+    to_gguf(folder, folder / "x.gguf")
+
+
 def test_the_command(tmp_path, capsys):
     folder, target = published(tmp_path / "tiny"), tmp_path / "x.gguf"
     assert main(["quantize", str(folder), str(target), "--type", "Q4_0"]) == 0
