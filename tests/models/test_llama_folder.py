@@ -6,7 +6,7 @@ import math
 import peers
 import pytest
 import torch
-from published import HEADS, KV_HEADS, LAYERS, as_published, published
+from published import HEADS, KV_HEADS, LAYERS, PLAIN, as_published, published
 from safetensors.torch import load_file, save_file
 
 from qlesson.files import formats
@@ -424,6 +424,26 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(tmp_path):
 
 
 # --- its tokenizer ---
+
+
+def added(folder, **how):
+    """One more token in its tokenizer.json, in the place of all that were added."""
+    said = json.loads((folder / "tokenizer.json").read_text())
+    said["added_tokens"] = [PLAIN | {"id": 97, "special": False} | how]
+    (folder / "tokenizer.json").write_text(json.dumps(said))
+    return folder
+
+
+def test_a_special_token_of_any_letters_comes_back(tmp_path):
+    folder = added(published(tmp_path / "tiny"), content="<r\u00e9>")
+    _, tokenizer = llama.load(folder)
+    assert tokenizer.decode(tokenizer.encode("ab<r\u00e9> ab")) == "ab<r\u00e9> ab"
+
+
+def test_a_token_that_is_a_word_of_its_own_is_refused(tmp_path):
+    folder = added(published(tmp_path / "tiny"), content="own", single_word=True)
+    with pytest.raises(ValueError, match="tokenizer.json has 'own', a token that is read only as"):
+        llama.load(folder)
 
 
 def test_the_template_is_where_people_put_it(tmp_path):
