@@ -5,6 +5,8 @@
 Source: convert_hf_to_gguf.py in the repository of llama.cpp, `LlamaModel`.
 """
 
+import operator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +116,8 @@ def _of_tokens(folder: LlamaFolder) -> dict[str, Any]:
     source, config = folder.path, folder.config
     said = read_json(source / "tokenizer.json")
     try:
-        ids = {i: token for token, i in said["model"]["vocab"].items()}
-        added = {x["id"]: x for x in said.get("added_tokens") or []}
+        ids = {operator.index(i): token for token, i in said["model"]["vocab"].items()}
+        added = {operator.index(x["id"]): x for x in said.get("added_tokens") or []}
         merges = [m if isinstance(m, str) else " ".join(m) for m in said["model"]["merges"]]
         ids |= {i: "" + x["content"] for i, x in added.items()}  # texts, and nothing else
         kinds = {i: CONTROL if x["special"] else OWN for i, x in added.items()}
@@ -125,7 +127,9 @@ def _of_tokens(folder: LlamaFolder) -> dict[str, Any]:
             f"{source / 'tokenizer.json'} is no BPE with a vocabulary, merges and added tokens: "
             "convert the model with llama.cpp's own converter."
         ) from None
-    places = range(number(config, "vocab_size"))
+    rows = number(config, "vocab_size")
+    places = range(rows)
+    _refuse_lost(source / "tokenizer.json", ids, rows, merges)
     keys = {
         "model": "gpt2",
         "pre": pre,
@@ -143,6 +147,23 @@ def _of_tokens(folder: LlamaFolder) -> dict[str, Any]:
     if folder.template is not None:
         metadata["tokenizer.chat_template"] = folder.template
     return metadata
+
+
+def _refuse_lost(path: Path, ids: Mapping[int, str], rows: int, merges: Iterable[str]) -> None:
+    """Tokens that have no row of the embedding, and merges of what is no token."""
+    known = set(ids.values())
+    for place in ids:
+        if not 0 <= place < rows:
+            raise ValueError(
+                f"{path} has the id {place}, and the embedding {rows} rows: it is of another model."
+            )
+    for merge in merges:
+        pair = merge.split(" ")
+        if len(pair) != 2 or not {*pair, "".join(pair)} <= known:
+            raise ValueError(
+                f"{path} has the merge {checks.shown(merge)}, which is not of two tokens into a "
+                "third: it is of another model."
+            )
 
 
 def _adds_bos(folder: LlamaFolder, said: dict[str, Any]) -> bool:

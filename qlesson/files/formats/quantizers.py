@@ -31,16 +31,26 @@ def quantize(r: Tensor, type: str = "Q8_0") -> Blocks | Tensor:
     type  "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "F16" or "F32"
 
     The blocks are those of ggml's reference quantizers, byte for byte. Raises ValueError for NaN,
-    infinity, another n, and for values whose scale float16 cannot hold.
+    infinity, another n, and for values that the type, or a scale in float16, cannot hold.
     """
     checks.one_of("type", type, WRITTEN)
     r = checks.float_tensor("r", r)
     checks.finite("r", r)
     if type in ("F32", "F16"):
-        return r.to(torch.float32 if type == "F32" else torch.float16)
+        return _rounded(r, torch.float32 if type == "F32" else torch.float16, type)
     if type == "Q8_0":
         return _q8_0(r)
     return (signed_largest if type.endswith("_0") else _with_minimum)(r, int(type[1]))
+
+
+def _rounded(r: Tensor, dtype: torch.dtype, type: str) -> Tensor:
+    rounded = r.to(dtype)
+    if not checks.all_finite(rounded):
+        raise ValueError(
+            f"r holds values up to {r.abs().max().item():g}, and {type} ends at "
+            f"{torch.finfo(dtype).max:g}: divide r first."
+        )
+    return rounded
 
 
 def _q8_0(r: Tensor) -> Blocks:

@@ -177,6 +177,22 @@ def test_merging_in_another_way_is_refused(change, words, tmp_path):
         to_gguf(folder, tmp_path / "x.gguf")
 
 
+@pytest.mark.parametrize("vocabulary, merges, words", [
+    ({"zz": 102}, [], "tokenizer.json has the id 102, and the embedding 102 rows"),
+    ({"zz": -1}, [], "has the id -1, and the embedding"), ({"zz": 1.0}, [], "is no BPE"),
+    ({}, [["q", "z"]], "has the merge 'q z', which is not of two tokens into a third"),
+    ({}, ["a b c"], "has the merge 'a b c', which is not of two tokens into a third"),
+])  # fmt: skip
+def test_tokens_and_merges_of_another_model_are_refused(vocabulary, merges, words, tmp_path):
+    folder = published(tmp_path / "tiny")
+    said = json.loads((folder / "tokenizer.json").read_text())
+    said["model"]["vocab"] |= vocabulary
+    said["model"]["merges"] += merges
+    (folder / "tokenizer.json").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match=words):
+        to_gguf(folder, tmp_path / "x.gguf")
+
+
 def test_tokens_that_take_spaces_along_are_refused(tmp_path):
     added = [x | PLAIN | {"rstrip": True} for x in small()[2]]
     folder = published(tmp_path / "tiny", tokenizer={"added_tokens": added})

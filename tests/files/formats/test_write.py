@@ -56,6 +56,10 @@ def test_what_float16_cannot_hold_is_refused():
     for name in BLOCKS:
         with pytest.raises(ValueError, match="holds values up to 1e.07, and Q.* in float16"):
             formats.gguf.quantize(torch.linspace(0, 1e7, 32), name)
+    for name, large in (("F16", 65520.0), ("F16", 1e6), ("F32", 1e300)):
+        with pytest.raises(ValueError, match=f"holds values up to .*, and {name} ends at"):
+            formats.gguf.quantize(torch.tensor([1.0, -large], dtype=torch.float64), name)
+    assert formats.gguf.quantize(torch.tensor([65519.0]), "F16").item() == 65504
     with pytest.raises(ValueError, match="whole blocks of 32"):
         formats.gguf.quantize(torch.ones(2, 33))
 
