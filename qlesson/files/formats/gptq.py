@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from qlesson import checks
+from qlesson.files.formats.opened import Value
 from qlesson.files.formats.parts import (
     FLOATS,
     Config,
@@ -46,7 +47,6 @@ from qlesson.files.formats.steps import (
     whole_number,
 )
 from qlesson.files.formats.words import dense_words, unpack_dense, unpack_planes
-from qlesson.qtensor import QTensor
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
 METHODS = ("gptq", "awq", "auto-round", "intel/auto-round", "rtn")
@@ -126,7 +126,7 @@ def _gptq(parts: Parts, config: Config, layout: str = "gptq") -> Found:
         raise weight.wrong(f"has {inputs} inputs and {outputs} outputs, in planes of 32")
     unpack = unpack_planes if planes else unpack_dense
 
-    def read() -> QTensor:
+    def read() -> Value:
         z = unpack(zeros.read("I32", (groups, dense_words(outputs, bits))), bits, outputs)
         z = (z + LAYOUTS[layout]) & (2**bits - 1)
         size = size_of_groups(scales, inputs, groups, [config.get("group_size")])
@@ -134,7 +134,7 @@ def _gptq(parts: Parts, config: Config, layout: str = "gptq") -> Found:
         if index:
             granularity = by_index(index.read("I32", (inputs,)), groups, size, index)
         q = unpack(weight.read("I32").T, bits, inputs)
-        return coded(q, scales.read(FLOATS, (groups, outputs)).T, z.T, bits, granularity)
+        return coded(q, scales.read(FLOATS, (groups, outputs)).T, z.T, bits, granularity, scales)
 
     return found(f"GPTQ {bits} bits", parts, (outputs, inputs), read)
 
@@ -155,7 +155,7 @@ def _awq(parts: Parts, config: Config) -> Found:
     weight, scales = need(parts, "qweight", "scales")
     (inputs, _), (groups, outputs) = matrix(weight), matrix(scales)
 
-    def read() -> QTensor:
+    def read() -> Value:
         q = _in_order(weight.read("I32"))
         if "qzeros" in parts:
             z = _in_order(parts["qzeros"].read("I32", (groups, outputs // 8)))
@@ -163,7 +163,7 @@ def _awq(parts: Parts, config: Config) -> Found:
             z = torch.full((groups, outputs), 8, dtype=torch.uint8)  # "zero_point": false
         size = size_of_groups(scales, inputs, groups, [config.get("group_size")])
         scale = scales.read(FLOATS)
-        return coded(q.T.contiguous(), scale.T, z.T, 4, grouped(groups, size))
+        return coded(q.T.contiguous(), scale.T, z.T, 4, grouped(groups, size), scales)
 
     return found("AWQ 4 bits", parts, (outputs, inputs), read)
 
