@@ -18,7 +18,8 @@ class NotRead(ValueError):
 
 
 class Stored(NamedTuple):
-    """How a file holds one tensor: its kind in the file's own words, shape, and size in bytes."""
+    """How a file holds one tensor: its kind in the file's own words, shape, and size in bytes, 0
+    where that is not known."""
 
     kind: str
     shape: tuple[int, ...]
