@@ -15,6 +15,8 @@ import qlesson
 from qlesson.report import printable
 
 Arguments = argparse.Namespace
+# What a file, an option or this machine can bring about: no memory is a RuntimeError of torch.
+FAILURES = (ValueError, TypeError, OSError, ArithmeticError, RuntimeError, MemoryError, ImportError)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -142,8 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, TypeError, OSError) as error:
-        return _told(f"error: {error}", 1)
+    except FAILURES as error:
+        return _told(f"error: {str(error) or type(error).__name__}", 1)
 
 
 def _told(what: str, code: int) -> int:

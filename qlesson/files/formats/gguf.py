@@ -22,13 +22,20 @@ import torch
 from qlesson import checks
 from qlesson.files import written
 from qlesson.files.formats.ggml import TYPES, Type
-from qlesson.files.formats.layout import ALIGNMENT, LIST, MAGIC, MOST_AXES, NUMBERS, TEXT
+from qlesson.files.formats.layout import (
+    ALIGNMENT,
+    DEEPEST,
+    LIST,
+    MAGIC,
+    MOST_AXES,
+    NUMBERS,
+    TEXT,
+)
 from qlesson.files.formats.opened import NotRead, Opened, Stored, Value, damaged
 from qlesson.files.formats.quantizers import quantize
 from qlesson.files.formats.write import write
 
 VERSIONS = (2, 3)  # version 1 had other lengths; 3 is 2, where big-endian files are named
-DEEPEST = 4  # lists in lists
 LONGEST = 2**26  # bytes of a header: four times the largest; a sparse file can be of any size
 
 __all__ = ["GGUF", "quantize", "write"]

@@ -16,7 +16,7 @@ from qlesson import checks
 from qlesson.blocks import Blocks
 from qlesson.files.codebooks import _as_half, _blocks, _inverse, signed_largest
 from qlesson.files.formats.ggml import TYPES
-from qlesson.files.packing import pack
+from qlesson.files.packing import in_a_row, pack
 
 NUMBERS = {x.name: number for number, x in TYPES.items()}
 DTYPES = {x.decode: number for number, x in TYPES.items() if isinstance(x.decode, torch.dtype)}
@@ -76,6 +76,9 @@ def _with_minimum(r: Tensor, bits: int) -> Blocks:
 
 def type_of(name: str, x: object) -> int:
     """The number of the type in which a file can hold x. Raises where none can."""
+    for tensor in (x,) if isinstance(x, Tensor) else (x.q,) if isinstance(x, Blocks) else ():
+        checks.strided(f"tensors[{name!r}]", tensor)
+        checks.on_a_device(f"tensors[{name!r}]", tensor)
     if isinstance(x, Tensor) and x.dtype in DTYPES:
         return DTYPES[x.dtype]
     if type(x) is Blocks and x.scale.dtype == torch.float16 and x.group_size == 32:
@@ -92,9 +95,9 @@ def type_of(name: str, x: object) -> int:
 def encode(x: Blocks | Tensor) -> Tensor:
     """The bytes of a file, uint8 in a row."""
     if isinstance(x, Tensor):
-        return checks.plain(x).cpu().contiguous().view(-1).view(torch.uint8)
+        return in_a_row(checks.plain(x).resolve_neg().cpu()).view(torch.uint8)
     steps = [s for s in (x.scale, x.minimum) if s is not None]
-    parts = [s.contiguous().view(torch.uint8).view(-1, 2) for s in steps]
+    parts = [in_a_row(s).view(torch.uint8).view(-1, 2) for s in steps]
     q = x.q.contiguous().view(torch.uint8)
     if x.bits < 8:
         if x.minimum is None:

@@ -13,7 +13,15 @@ from qlesson import checks
 from qlesson.blocks import Blocks
 from qlesson.files import new
 from qlesson.files.formats.ggml import TYPES
-from qlesson.files.formats.layout import ALIGNMENT, LIST, MAGIC, MOST_AXES, NUMBERS, TEXT
+from qlesson.files.formats.layout import (
+    ALIGNMENT,
+    DEEPEST,
+    LIST,
+    MAGIC,
+    MOST_AXES,
+    NUMBERS,
+    TEXT,
+)
 from qlesson.files.formats.quantizers import encode, type_of
 
 LONGEST = 63  # bytes of a name: GGML_MAX_NAME, with the zero behind it
@@ -117,15 +125,17 @@ def _value(key: str, x: Any) -> bytes:
     return struct.pack("<I", kind) + _data(what, kind, x)
 
 
-def _data(what: str, kind: int, x: Any) -> bytes:
+def _data(what: str, kind: int, x: Any, deepest: int = DEEPEST) -> bytes:
     if kind == TEXT:
         return _text(what, x)
     if kind != LIST:
         return struct.pack("<" + NUMBERS[kind], x)
+    if deepest == 0:
+        raise ValueError(f"{what} holds lists in lists in lists: at most {DEEPEST} are read again.")
     inner = _kind(what, x, True)
     head = struct.pack("<IQ", inner, len(x))
     if inner in (TEXT, LIST):
-        return head + b"".join(_data(what, inner, item) for item in x)
+        return head + b"".join(_data(what, inner, item, deepest - 1) for item in x)
     return head + struct.pack(f"<{len(x)}{NUMBERS[inner]}", *x)
 
 
