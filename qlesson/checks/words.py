@@ -169,9 +169,17 @@ def path(name: str, x: Any) -> Path:
     if not isinstance(x, str | os.PathLike) or not isinstance(os.fspath(x), str):
         raise TypeError(f"{name} must be a path, got {shown(x)}: pass text or a pathlib.Path.")
     given = os.fspath(x)
-    if not given or "\0" in given or len(os.fsencode(os.path.basename(given))) > LONGEST:
+    if not given or "\0" in given or not _has_bytes(given):
         raise ValueError(f"{name} must be the name of a file or a folder, got {shown(given)}.")
     return Path(given)
+
+
+def _has_bytes(path: str) -> bool:
+    """Whether a file can have the name: half a surrogate pair has no bytes."""
+    try:
+        return len(os.path.basename(os.fsencode(path))) <= LONGEST
+    except UnicodeEncodeError:
+        return False
 
 
 def file(name: str, x: Any) -> Path:

@@ -18,7 +18,7 @@ from qlesson.files.formats.kinds import BookBlocks, SuperBlocks
 from qlesson.files.formats.steps import PerIndex
 from qlesson.granularity import Granularity, PerAxis, PerGroup, PerTensor
 from qlesson.qtensor import QTensor
-from qlesson.report import by, columns, printable
+from qlesson.report import by, columns, no_bar, printable
 
 CHUNK = 2**20  # codes that are counted at a time
 BINS = 32  # lines of a histogram of codes, at most
@@ -45,7 +45,7 @@ def report(path: str | Path) -> str:
     no value has, and the type in words.
     """
     with formats.open(path) as file:
-        names = tqdm(file, "inspect", disable=None, leave=False)
+        names = tqdm(file, "inspect", disable=no_bar(), leave=False)
         return _table(file, [_line(file, name) for name in names])
 
 

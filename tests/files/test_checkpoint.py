@@ -1,5 +1,6 @@
 """Files that come back exactly, are refused when damaged, and are never half-written."""
 
+import errno
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from strategies import problems
 
 import qlesson as ql
 from qlesson.__main__ import main
-from qlesson.files import checkpoint
+from qlesson.files import checkpoint, inspect
 from qlesson.files.checkpoint import format as file_format
 from qlesson.files.packing import PackedTensor
 
@@ -518,6 +519,31 @@ def test_no_file_of_the_source_is_written_over(tmp_path, name):
             checkpoint.quantize_file(folder, target, FOUR)
     assert (folder / name).read_bytes() == before
     checkpoint.quantize_file(folder, folder / "small.safetensors", FOUR)
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_a_full_disk_names_the_target(source, shards, tmp_path, monkeypatch, single):
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="/q was not written, .*: make room, or name a target") as e:
+        checkpoint.quantize_file(source if single else shards, tmp_path / "q", FOUR)
+    assert e.value.errno == errno.ENOSPC and str(e.value).count("make room") == 1
+    assert files(tmp_path) == ["in", "in.safetensors"]
+
+
+def test_half_a_surrogate_pair_is_no_name(source):
+    for name in ("\ud800", "\ud800/q"):
+        for ask in (checkpoint.load, lambda x: checkpoint.quantize_file(source, x, FOUR)):
+            with pytest.raises(ValueError, match="must be the name of a file or a folder, got"):
+                ask(name)
+
+
+def test_a_program_without_a_console_has_no_bar(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    checkpoint.quantize_file(source, tmp_path / "q", FOUR)
+    assert "up.weight" in inspect.report(tmp_path / "q")
 
 
 def test_what_save_wrote_goes_back_to_floats_too(tmp_path):

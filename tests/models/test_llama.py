@@ -222,8 +222,10 @@ def test_a_model_in_float_is_a_model_of_torch_with_a_tied_head(tiny):
     ],
 )
 def test_what_it_cannot_compute_rightly_is_refused(written, how, why):
-    with pytest.raises(ValueError, match=why):
-        llama.load(written(**how))
+    path = written(**how)
+    with pytest.raises(ValueError, match=why) as told:
+        llama.load(path)
+    assert str(told.value).count(str(path)) == 1
 
 
 def test_any_value_under_any_key_is_refused_in_a_sentence_or_does_no_harm(written):

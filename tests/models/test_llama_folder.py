@@ -414,6 +414,14 @@ def test_another_tokenizer_is_refused(tmp_path, text, why):
         llama.load(folder)
 
 
+@pytest.mark.parametrize("file", ["tokenizer.json", "chat_template.jinja", "config.json"])
+def test_what_is_no_utf_8_is_named(tmp_path, file):
+    folder = published(tmp_path / "tiny")
+    (folder / file).write_bytes(b"\xff\xfe{}")
+    with pytest.raises(ValueError, match=f"{file} is no (text in UTF-8|JSON of names and values)"):
+        llama.load(folder)
+
+
 def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(tmp_path):
     folder = published(tmp_path / "tiny")
     said = json.loads((folder / "tokenizer.json").read_text())

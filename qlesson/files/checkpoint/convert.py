@@ -32,7 +32,7 @@ from qlesson.files.checkpoint.shards import _index_of, _open_all, _read_index
 from qlesson.files.packing import PackedTensor, packed_size
 from qlesson.plan import Patterns, make_plan
 from qlesson.qtensor import quantize
-from qlesson.report import Row, by, columns, naming, printable, sum_of_bytes
+from qlesson.report import Row, by, columns, naming, no_bar, printable, sum_of_bytes
 from qlesson.scheme import Scheme
 
 Written = tuple[dict[str, Data], float | None]  # the bytes of each part, and the SQNR if quantized
@@ -198,8 +198,7 @@ def _rewrite(
     total = sum(one.bytes_before for conversions in work for one in conversions)
     rows: list[Row] = []
     weight_map: dict[str, str] = {}
-    # disable=None: no bar where there is no terminal to draw it in
-    bar = tqdm(total=total, unit="B", unit_scale=True, disable=None)
+    bar = tqdm(total=total, unit="B", unit_scale=True, disable=no_bar())
     with new.folder(target) if index else nullcontext(target.parent) as folder, bar:
         for file, conversions in zip(files, work, strict=True):
             path = folder / (file.path.name if index else target.name)

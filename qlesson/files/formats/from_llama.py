@@ -20,7 +20,7 @@ from qlesson.files.formats.llama_folder import MOST, LlamaFolder, number, read_j
 from qlesson.files.formats.quantizers import NUMBERS, WRITTEN, quantize
 from qlesson.files.formats.steps import whole_number
 from qlesson.files.formats.write import Planned, write_planned
-from qlesson.report import Row, naming
+from qlesson.report import Row, naming, no_bar
 
 FILE_TYPES = {  # enum llama_ftype
     "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9,
@@ -55,7 +55,7 @@ def to_gguf(source: str | Path, target: str | Path, type: str = "Q8_0") -> list[
         _refuse_other_shapes(folder)
         metadata = folder.metadata | _of_tokens(folder)
         metadata["general.file_type"] = FILE_TYPES[type]
-        with tqdm(total=len(folder), desc="quantize", disable=None) as bar:
+        with tqdm(total=len(folder), desc="quantize", disable=no_bar()) as bar:
             planned = {name: _planned(folder, name, type, rows, bar) for name in folder}
             write_planned(target, planned, metadata)
     return rows

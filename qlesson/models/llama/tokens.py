@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qlesson import checks
+from qlesson.files import written
 from qlesson.files.formats.from_llama import LLAMA_3
 
 CONTROL, USER_DEFINED = 3, 4  # kinds of tokens as ggml counts them; 1 is an ordinary one
@@ -219,7 +220,7 @@ def of_json(path: Path, size: int, **chat: Any) -> Tokenizer:
     size  of the vocabulary: rows of the embedding
     chat  template and names
     """
-    text = checks.file("path", path).read_text(encoding="utf-8")
+    text = written.text(checks.file("path", path))
     try:
         merging = _library().Tokenizer.from_str(text)
     except (ImportError, KeyboardInterrupt):

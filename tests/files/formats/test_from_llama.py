@@ -256,5 +256,7 @@ def test_the_command(tmp_path, capsys):
     assert formats.open(target).stored["blk.0.attn_v.weight"].kind == "Q4_0"
     for words in (["--bits", "4"], ["--type", "Q8_0", "--per-row"]):
         assert main(["quantize", str(folder), str(target), *words]) == 1
+    assert main(["quantize", str(folder / "model.safetensors"), str(target)]) == 1
+    assert "model.safetensors is a file: name the folder of the model" in capsys.readouterr().err
     assert main(["quantize", str(folder), str(tmp_path / "x"), "--type", "Q8_0"]) == 1
     assert "--type is for a target that ends in .gguf" in capsys.readouterr().err
