@@ -245,7 +245,7 @@ def _write_index(path: Path, content: dict[str, Any]) -> None:
 
 def _check_target(files: Sequence[_File], target: Path, index: Path | None) -> None:
     if index:
-        if target.exists():
+        if os.path.lexists(target):
             raise ValueError(
                 f"{target} exists: the shards go into a folder of their own. Name a new one."
             )

@@ -178,7 +178,7 @@ class LlamaFolder(Opened):
 
     def _new_name(self, name: str) -> str:
         """llama.cpp's name of a tensor."""
-        inner = re.fullmatch(r"model\.layers\.(\d{1,4})\.([a-z_.]+)\.weight", name)
+        inner = re.fullmatch(r"model\.layers\.(0|[1-9]\d{0,3})\.([a-z_.]+)\.weight", name)
         if inner and inner[2] in IN_A_BLOCK:
             return f"blk.{int(inner[1])}.{IN_A_BLOCK[inner[2]]}.weight"
         if name not in NAMES:

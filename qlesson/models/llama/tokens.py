@@ -188,7 +188,9 @@ def of_merges(
     ids = {token: i for i, token in enumerate(tokens)}
     for i, token in enumerate(tokens):
         if token and ids[token] != i:
-            raise ValueError(f"The token {checks.shown(token)} is there twice, and a text has one.")
+            raise ValueError(
+                f"The token {checks.shown(token)} is there twice: each text has one id."
+            )
     control, named = (
         {t: i for t, i in ids.items() if t and kinds[i] == kind} for kind in (CONTROL, USER_DEFINED)
     )

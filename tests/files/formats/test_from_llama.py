@@ -222,9 +222,10 @@ def test_llama_3s_way_and_the_token_that_begins_a_text(tmp_path):
 def test_folders_that_lack_a_part(tmp_path):
     folder = published(tmp_path / "tiny")
     tensors = load_file(folder / "model.safetensors")
-    save_file(tensors | {"model.layers.0.odd.weight": torch.ones(2)}, folder / "model.safetensors")
-    with pytest.raises(ValueError, match="'model.layers.0.odd.weight', which a Llama has not"):
-        to_gguf(folder, tmp_path / "x.gguf")
+    for name in ("model.layers.0.odd.weight", "model.layers.01.mlp.up_proj.weight"):
+        save_file(tensors | {name: torch.ones(2)}, folder / "model.safetensors")
+        with pytest.raises(ValueError, match=f"'{name}', which a Llama has not"):
+            to_gguf(folder, tmp_path / "x.gguf")
     (folder / "config.json").write_text("[")
     with pytest.raises(ValueError, match="config.json is no JSON of names and values"):
         to_gguf(folder, tmp_path / "x.gguf")
