@@ -62,10 +62,8 @@ def histogram(path: str | Path, name: str) -> str:
             if x.dtype in UNCOUNTED:
                 raise ValueError(f"{printable(name)} is {_name(x.dtype)}, which has no histogram.")
             return "\n".join([head, *_bars(*_of_values(x))])
-        counts = counted(x)
-        return "\n".join(
-            [head, *_bars(*_of_codes(counts, _ends(x)[0])), f"scales: {_span(x.scale)}"]
-        )
+        bars = _bars(*_of_codes(counted(x), _ends(x)[0]))
+        return "\n".join([head, *bars, f"scales: {_span(x.scale)}"])
 
 
 def counted(x: QTensor | Blocks) -> Tensor:

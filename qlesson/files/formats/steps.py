@@ -135,8 +135,8 @@ def _as_blocks(
 ) -> Blocks:
     """r_hat = scale * q - scale * z: codes around 0 where each z is the middle, else a minimum.
 
-    Half scales with their minimum in the same dtype where that holds it, else in float32: there
-    scale * q and scale * z are exact, and so r_hat is rounded once.
+    The minimum has the scale's dtype where that holds it exactly, else both are float32. So the
+    values of half scales are exact.
     """
     if isinstance(granularity, PerIndex):
         raise part.not_read(
