@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import qlesson
+from qlesson.report import printable
 
 Arguments = argparse.Namespace
+# What a file, an option or this machine can bring about: no memory is a RuntimeError of torch.
+FAILURES = (ValueError, TypeError, OSError, ArithmeticError, RuntimeError, MemoryError, ImportError)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -137,15 +140,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.run(arguments)
     except KeyboardInterrupt:
         target = getattr(arguments, "target", None)
-        told = f": {target} was not written." if target else "."
-        print(f"Interrupted{told}", file=sys.stderr)
-        return 130
+        return _told(f"Interrupted: {target} was not written." if target else "Interrupted.", 130)
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, TypeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except FAILURES as error:
+        return _told(f"error: {str(error) or type(error).__name__}", 1)
+
+
+def _told(what: str, code: int) -> int:
+    """One line for the reader, in which somebody's file may have named anything."""
+    print(printable(what), file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

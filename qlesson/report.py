@@ -1,6 +1,7 @@
 """What became of each of many tensors: a row for each, the table of them, and errors that say
 which one they are about."""
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -74,6 +75,16 @@ def sum_of_bytes(rows: Iterable[Row]) -> tuple[int, int]:
 def by(shape: Sequence[int]) -> str:
     """(4, 3) -> "4x3", () -> "scalar"."""
     return "x".join(map(str, shape)) or "scalar"
+
+
+def printable(text: str) -> str:
+    """Text without what a terminal would obey: a name in somebody's file may hold any letter."""
+    return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
+
+
+def no_bar() -> bool | None:
+    """tqdm's `disable`: None asks stderr for a terminal, and a program may have no stderr."""
+    return None if sys.stderr else True
 
 
 def columns(lines: Sequence[Sequence[str]], *widths: int) -> list[str]:

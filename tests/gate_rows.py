@@ -324,7 +324,8 @@ ROWS = {
     "nn.weight.QuantizedWeight.rows": "a step of QuantizedEmbedding, which has checked the rows",
     **{f"report.{name}": RECORD for name in ("Report", "Row", "Stayed")},
     **{f"report.{name}": "takes rows, or parts of them: prints what the package has made"
-       for name in ("by", "columns", "naming", "sum_of_bytes")},
+       for name in ("by", "columns", "naming", "printable", "sum_of_bytes")},
+    "report.no_bar": NOTHING,
     "plan.make_plan": row(
         names=anything(["0", "1"]), scheme=scheme(FOUR), skip=patterns("1"),
         modules=anything(None)),

@@ -10,7 +10,7 @@ import torch
 
 import qlesson as ql
 from qlesson.__main__ import main
-from qlesson.files import formats
+from qlesson.files import formats, inspect
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,6 +54,19 @@ def test_errors_are_one_sentence(file, capsys):
         assert main(["inspect", *words]) == 1
         said = capsys.readouterr()
         assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error, words", [
+    (RuntimeError("can't allocate memory:\nyou tried"), r"can't allocate memory:\nyou tried"),
+    (OverflowError("too large"), "too large"), (MemoryError(), "MemoryError"),
+])  # fmt: skip
+def test_what_the_machine_cannot_do_is_one_line_too(error, words, file, capsys, monkeypatch):
+    def fails(path):
+        raise error
+
+    monkeypatch.setattr(inspect, "report", fails)
+    assert main(["inspect", str(file)]) == 1
+    assert capsys.readouterr().err == f"error: {words}\n"
 
 
 def test_a_reader_who_has_seen_enough_is_no_error(file):

@@ -28,8 +28,8 @@ PACKAGE = Path(ql.__file__).parent
 OUTSIDE = (
     "teach", "authoring", "course", "checks", "kernels.compilers", "kernels.cpp", "kernels.loops",
     "kernels.packed", "kernels.pieces", "kernels.product", "nn.product",
-    "bench.measure", "bench.peers", "files.checkpoint.format", "files.written",
-    "models.tinygpt.train",
+    "bench.measure", "bench.peers", "files.checkpoint.format", "files.new",
+    "files.written", "models.tinygpt.train",
     *(f"files.formats.{name}" for name in (
         "bitsandbytes", "compressed_tensors", "floats", "ggml", "gptq", "opened", "parts",
         "safetensors", "steps", "torchao", "words")),

@@ -169,9 +169,17 @@ def path(name: str, x: Any) -> Path:
     if not isinstance(x, str | os.PathLike) or not isinstance(os.fspath(x), str):
         raise TypeError(f"{name} must be a path, got {shown(x)}: pass text or a pathlib.Path.")
     given = os.fspath(x)
-    if not given or "\0" in given or len(os.fsencode(os.path.basename(given))) > LONGEST:
+    if not given or "\0" in given or not _has_bytes(given):
         raise ValueError(f"{name} must be the name of a file or a folder, got {shown(given)}.")
     return Path(given)
+
+
+def _has_bytes(path: str) -> bool:
+    """Whether a file can have the name: half a surrogate pair has no bytes."""
+    try:
+        return len(os.path.basename(os.fsencode(path))) <= LONGEST
+    except UnicodeEncodeError:
+        return False
 
 
 def file(name: str, x: Any) -> Path:
@@ -189,8 +197,17 @@ def new_file(name: str, x: Any) -> Path:
     found = path(name, x)
     if found.is_dir():
         raise ValueError(f"{found} is a folder: name the file to write.")
+    if found.exists() and not found.is_file():  # it would be replaced by one
+        raise ValueError(f"{found} is a device or a pipe: name the file to write.")
     in_a_folder(name, found)
     return found
+
+
+def no_source(x: Path, sources: Iterable[Path]) -> None:
+    """A file to write that is none of those that are read, under whatever name."""
+    for source in sources if x.exists() else ():
+        if source.exists() and x.samefile(source):
+            raise ValueError(f"{x} belongs to the source: write to another file.")
 
 
 def in_a_folder(name: str, x: Path) -> None:

@@ -1,6 +1,7 @@
 """What is in a file of quantized tensors, in words and numbers: `qlesson inspect FILE`."""
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +18,13 @@ from qlesson.files.formats.kinds import BookBlocks, SuperBlocks
 from qlesson.files.formats.steps import PerIndex
 from qlesson.granularity import Granularity, PerAxis, PerGroup, PerTensor
 from qlesson.qtensor import QTensor
-from qlesson.report import by, columns
+from qlesson.report import by, columns, no_bar, printable
 
 CHUNK = 2**20  # codes that are counted at a time
-BINS = 32  # lines of a histogram, at most
+BINS = 32  # lines of a histogram of codes, at most
+BARS = BINS // 2  # of one of values
 WIDEST = 50  # letters of its longest bar
+UNCOUNTED = (torch.complex64, torch.float4_e2m1fn_x2)  # no numbers on a line; two in an element
 
 
 class Line(NamedTuple):
@@ -42,7 +45,7 @@ def report(path: str | Path) -> str:
     no value has, and the type in words.
     """
     with formats.open(path) as file:
-        names = tqdm(file, "inspect", disable=None, leave=False)
+        names = tqdm(file, "inspect", disable=no_bar(), leave=False)
         return _table(file, [_line(file, name) for name in names])
 
 
@@ -50,21 +53,26 @@ def histogram(path: str | Path, name: str) -> str:
     """How often each code of one tensor occurs, in lines of text; of plain numbers, each value."""
     with formats.open(path) as file:
         if name not in file:
-            near = _printable(", ".join(difflib.get_close_matches(str(name), list(file), 3, 0)))
-            raise ValueError(f"{path} has no tensor {name!r}: name one, such as {near}.")
+            near = printable(", ".join(difflib.get_close_matches(str(name), list(file), 3, 0)))
+            remedy = f"name one, such as {near}" if near else "it has none at all"
+            raise ValueError(f"{path} has no tensor {name!r}: {remedy}.")
         x = file[name]
-        head = _printable(f"{name}: {by(x.shape)}, {_words(x)}")
+        head = printable(f"{name}: {by(x.shape)}, {_words(x)}")
         if isinstance(x, Tensor):
+            if x.dtype in UNCOUNTED:
+                raise ValueError(f"{printable(name)} is {_name(x.dtype)}, which has no histogram.")
             return "\n".join([head, *_bars(*_of_values(x))])
-        counts = counted(x)
-        low = code_ends(_bits(x), x.q.dtype.is_signed)[0]
-        return "\n".join([head, *_bars(*_of_codes(counts, low)), f"scales: {_span(x.scale)}"])
+        bars = _bars(*_of_codes(counted(x), _ends(x)[0]))
+        return "\n".join([head, *bars, f"scales: {_span(x.scale)}"])
 
 
 def counted(x: QTensor | Blocks) -> Tensor:
-    """How many values have each code, int64 [2^bits], the smallest code first."""
+    """How many values have each code that there is, int64, the smallest code first.
+
+    A QTensor has its scheme's, Blocks have all 2^bits.
+    """
     checks.of_type("x", x, (QTensor, Blocks), "use ql.quantize(r)")
-    low, high = code_ends(_bits(x), x.q.dtype.is_signed)
+    low, high = _ends(x)
     counts = torch.zeros(high - low + 1, dtype=torch.int64)
     for part in x.q.flatten().split(CHUNK):
         counts += torch.bincount(part.long() - low, minlength=len(counts))
@@ -74,11 +82,25 @@ def counted(x: QTensor | Blocks) -> Tensor:
 def shares(x: QTensor | Blocks) -> tuple[float, float]:
     """(of values that have the first or the last code, of codes that no value has), both 0 to 1.
 
-    What was clipped is among the first, with the ends of each block, which are there anyway.
+    What was clipped is among the first, with the ends of each block, which are there anyway. Of a
+    book the ends are the codes of its smallest and of its largest finite value.
     """
     counts = counted(x)
-    total = int(counts.sum())
-    return int(counts[0] + counts[-1]) / total, int((counts == 0).sum()) / len(counts)
+    at_ends = counts[_of_ends(x.book) if isinstance(x, BookBlocks) else [0, -1]].sum()
+    return int(at_ends) / int(counts.sum()), int((counts == 0).sum()) / len(counts)
+
+
+def _ends(x: QTensor | Blocks) -> tuple[int, int]:
+    """The smallest and the largest code that a value may have."""
+    if isinstance(x, QTensor):
+        return x.scheme.quant_min, x.scheme.quant_max
+    return code_ends(x.bits, x.q.dtype.is_signed)
+
+
+def _of_ends(book: Tensor) -> Tensor:
+    """Which codes of a book are at its ends."""
+    finite = book[book.isfinite()]
+    return torch.isin(book, torch.stack(finite.aminmax()) if len(finite) else finite)
 
 
 def _line(file: Opened, name: str) -> Line:
@@ -88,10 +110,6 @@ def _line(file: Opened, name: str) -> Line:
     except NotRead:
         return Line(name, stored, "not read")
     return Line(name, stored, _words(x), *(() if isinstance(x, Tensor) else shares(x)))
-
-
-def _bits(x: QTensor | Blocks) -> int:
-    return x.scheme.bits if isinstance(x, QTensor) else x.bits
 
 
 def _words(x: QTensor | Blocks | Tensor) -> str:
@@ -139,7 +157,7 @@ def _table(file: Opened, lines: list[Line]) -> str:
     told = [f"{file.format}: {file.path}", ""]
     widths = (max(len(by(x.stored.shape)) for x in lines) if lines else 5, 14, 9, 8, 0)
     lines_of_text = [*told, *columns(cells, *widths), "", *columns(totals, 8, 15, 15, 14)]
-    return "\n".join(map(_printable, lines_of_text))
+    return "\n".join(map(printable, lines_of_text))
 
 
 def _cells(line: Line) -> list[str]:
@@ -148,25 +166,21 @@ def _cells(line: Line) -> list[str]:
     return [line.name, by(line.stored.shape), _rate([line.stored]), *shares, line.type + kind]
 
 
-def _printable(text: str) -> str:
-    """Without what a terminal would obey: a name may hold any letter."""
-    return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
-
-
 def _total(kind: str, stored: Iterable[Stored]) -> list[str]:
     several = list(stored)
     values, nbytes = sum(map(_count, several)), sum(x.nbytes for x in several)
-    return [kind, f"{len(several):,}", f"{values:,}", f"{nbytes:,}", _rate(several)]
+    known = f"{nbytes:,}" if nbytes or not values else "-"
+    return [kind, f"{len(several):,}", f"{values:,}", known, _rate(several)]
 
 
 def _rate(several: list[Stored]) -> str:
-    """Bits per value."""
-    values = sum(map(_count, several))
+    """Bits per value, of those whose size is known."""
+    values = sum(_count(x) for x in several if x.nbytes)
     return f"{8 * sum(x.nbytes for x in several) / values:.3f}" if values else "-"
 
 
 def _count(stored: Stored) -> int:
-    return torch.Size(stored.shape).numel()
+    return math.prod(stored.shape)
 
 
 # --- the histogram ---
@@ -188,12 +202,12 @@ def _of_values(x: Tensor) -> tuple[list[str], list[int]]:
     if x.numel() == 0:
         return [], []
     low, high = x.min().item(), x.max().item()
-    if low == high:
-        return [f"{low:.4g}"], [x.numel()]
-    width = (high - low) / (BINS // 2)
-    place = ((x - low) / width).long().clamp(max=BINS // 2 - 1)
-    counts = torch.bincount(place, minlength=BINS // 2).tolist()
-    return [f"{low + i * width:.4g} on" for i in range(BINS // 2)], counts
+    width = high / BARS - low / BARS  # high - low may be infinite
+    if width == 0:
+        return [f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"], [x.numel()]
+    place = ((x / BARS - low / BARS) / width * BARS).long().clamp(max=BARS - 1)
+    counts = torch.bincount(place, minlength=BARS).tolist()
+    return [f"{low + i * width:.4g} on" for i in range(BARS)], counts
 
 
 def _bars(names: list[str], counts: list[int]) -> Iterator[str]:

@@ -37,7 +37,7 @@ from qlesson.nn.swap import (
 from qlesson.nn.weight import QuantizedWeight, _Layer
 from qlesson.plan import Patterns, make_plan
 from qlesson.qtensor import FindRange, QTensor, quantize_by
-from qlesson.report import Report, Row, Stayed, naming
+from qlesson.report import Report, Row, Stayed, naming, no_bar
 from qlesson.scheme import Scheme
 
 
@@ -111,7 +111,7 @@ def quantize_model(
     made: dict[str, _Layer] = {}
     codes_of: dict[int, tuple[str, QuantizedWeight, Factor | None]] = {}  # and whose they were
     rows: dict[str, Row] = {}
-    for name, x in tqdm(order, "quantize", len(plan), disable=None):
+    for name, x in tqdm(order, "quantize", len(plan), disable=no_bar()):
         layer, by = layers[name], None if name in why else method
         with naming_layer(name, remedies[name]):
             weight, bias = _read(layer)

@@ -1,7 +1,9 @@
 """Files that come back exactly, are refused when damaged, and are never half-written."""
 
+import errno
 import io
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -17,7 +19,7 @@ from strategies import problems
 
 import qlesson as ql
 from qlesson.__main__ import main
-from qlesson.files import checkpoint
+from qlesson.files import checkpoint, inspect
 from qlesson.files.checkpoint import format as file_format
 from qlesson.files.packing import PackedTensor
 
@@ -404,7 +406,7 @@ def test_a_folder_with_one_file_is_read(tmp_path):
     (folder / "model.safetensors").rename(folder / "another.safetensors")
     with pytest.raises(ValueError, match="0 files .*index.json and 2 files .*: name the one to"):
         checkpoint.quantize_file(folder, tmp_path / "q", FOUR)
-    with pytest.raises(ValueError, match="is the source: write to another file"):
+    with pytest.raises(ValueError, match="belongs to the source: write to another file"):
         single = tmp_path / "done"
         checkpoint.dequantize_file(single, single / "model.safetensors")
 
@@ -482,13 +484,66 @@ def test_twice_quantized_and_never_quantized_are_refused(source, tmp_path):
 
 
 def test_where_it_can_write(source, tmp_path):
-    with pytest.raises(ValueError, match="is the source: write to another file"):
+    with pytest.raises(ValueError, match="belongs to the source: write to another file"):
         checkpoint.quantize_file(source, tmp_path / "." / "in.safetensors", FOUR)
     with pytest.raises(ValueError, match="is a folder: name the file to write"):
         checkpoint.quantize_file(source, tmp_path, FOUR)
     with pytest.raises(FileNotFoundError, match="no such place does not exist: make it first"):
         checkpoint.quantize_file(source, tmp_path / "no such place" / "q", FOUR)
     assert files(tmp_path) == ["in.safetensors"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such files")
+def test_a_device_or_a_pipe_is_not_replaced(source, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for write in (
+        lambda to: checkpoint.quantize_file(source, to, FOUR),
+        lambda to: checkpoint.save(to, {"a": torch.ones(1)}),
+    ):
+        with pytest.raises(ValueError, match="is a device or a pipe: name the file to write"):
+            write(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo() and files(tmp_path) == ["in.safetensors", "pipe"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "chat_template.jinja"])
+def test_no_file_of_the_source_is_written_over(tmp_path, name):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_file(weights(), folder / "model.safetensors")
+    for other in ("config.json", "chat_template.jinja"):
+        (folder / other).write_text("{}")
+    before = (folder / name).read_bytes()
+    os.link(folder / name, tmp_path / "link")
+    for target in (folder / name, tmp_path / "link"):
+        with pytest.raises(ValueError, match="belongs to the source: write to another file"):
+            checkpoint.quantize_file(folder, target, FOUR)
+    assert (folder / name).read_bytes() == before
+    checkpoint.quantize_file(folder, folder / "small.safetensors", FOUR)
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_a_full_disk_names_the_target(source, shards, tmp_path, monkeypatch, single):
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="q was not written, .*: make room, or name a target") as e:
+        checkpoint.quantize_file(source if single else shards, tmp_path / "q", FOUR)
+    assert e.value.errno == errno.ENOSPC and str(e.value).count("make room") == 1
+    assert files(tmp_path) == ["in", "in.safetensors"]
+
+
+def test_half_a_surrogate_pair_is_no_name(source):
+    for name in ("\ud800", "\ud800/q"):
+        for ask in (checkpoint.load, lambda x: checkpoint.quantize_file(source, x, FOUR)):
+            with pytest.raises(ValueError, match="must be the name of a file or a folder, got"):
+                ask(name)
+
+
+def test_a_program_without_a_console_has_no_bar(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    checkpoint.quantize_file(source, tmp_path / "q", FOUR)
+    assert "up.weight" in inspect.report(tmp_path / "q")
 
 
 def test_what_save_wrote_goes_back_to_floats_too(tmp_path):
@@ -673,6 +728,15 @@ def test_an_error_is_one_sentence(source, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["quantize", str(source), str(tmp_path / "q"), "--per-row", "--per-tensor"])
     assert files(tmp_path) == ["in.safetensors"]
+
+
+def test_a_name_tells_a_terminal_nothing(tmp_path, capsys):
+    name, path = "a\x1b[2J\nb", str(tmp_path / "in.safetensors")
+    for w in (torch.ones(8, 64), torch.full((8, 64), torch.nan)):
+        save_file({name: w}, path)
+        main(["quantize", path, str(tmp_path / "q"), "--bits", "4"])
+        said = "".join(capsys.readouterr())
+        assert r"a\x1b[2J\nb" in said and said.replace("\n", "").isprintable()
 
 
 def test_the_bar_counts_the_bytes_where_there_is_a_terminal(source, tmp_path, monkeypatch):

@@ -10,7 +10,9 @@ import torch
 import qlesson as ql
 from qlesson.blocks import Blocks
 from qlesson.files import checkpoint, formats, inspect
+from qlesson.files.codebooks import e2m1, nf4
 from qlesson.files.formats.ggml import TYPES
+from qlesson.files.formats.kinds import BookBlocks
 from qlesson.files.formats.steps import PerIndex
 
 
@@ -60,6 +62,45 @@ def test_codes_are_counted(monkeypatch):
     assert inspect.counted(y).tolist() == [1, 1, 1, 1]
 
 
+def test_the_ends_are_those_of_the_scheme():
+    """A symmetric one has no -8."""
+    r = torch.tensor([[-7.0, 3, 2, 0]]).repeat(2, 1)
+    x = ql.quantize(r, ql.Scheme(4, "symmetric", ql.PerAxis(0)))
+    assert x.q[0].tolist() == [-7, 3, 2, 0] and len(inspect.counted(x)) == 15
+    assert inspect.shares(x) == (0.25, 11 / 15)
+    x = ql.quantize(r, ql.Scheme(4, "asymmetric", ql.PerAxis(0)))
+    assert len(inspect.counted(x)) == 16
+
+
+FP8 = torch.arange(256, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("book, codes, at_ends", [
+    (torch.cat([e2m1(), -e2m1()]), [7, 7, 15, 8], 0.75), (nf4(), [0, 15, 7, 7], 0.5),
+    (FP8.view(torch.float8_e4m3fn).float(), [0x7E, 0xFE, 0, 0xFF], 0.5),
+    (FP8.view(torch.float8_e5m2).float(), [0x7B, 0xFB, 0x7C, 0xFF], 0.5),
+    (torch.full((16,), torch.nan), [0, 15, 7, 8], 0),
+])  # fmt: skip
+def test_the_ends_of_a_book_are_its_smallest_and_its_largest_number(book, codes, at_ends):
+    q, bits = torch.tensor([codes], dtype=torch.uint8), len(book).bit_length() - 1
+    x = BookBlocks(q, torch.ones(1, 1), None, bits, 4, book, 8)
+    unused = 1 - len(set(codes)) / len(book)
+    assert inspect.shares(x) == (at_ends, unused)
+
+
+def test_a_size_that_is_not_known_is_left_out(tmp_path):
+    """Of types of the future, of any length."""
+    lengths = {"a": (2**64 - 1,), "b": (2**40, 2**40)}
+    tensors = [built.tensor(name, shape, 77) for name, shape in lengths.items()]
+    path = tmp_path / "x.gguf"
+    path.write_bytes(built.file(tensors=[*tensors, built.tensor("c", (4,))], data=bytes(32)))
+    lines = inspect.report(path).splitlines()
+    assert lines[3].split() == ["a", str(2**64 - 1), "-", "-", "-", "not", "read", "(77)"]
+    count = 2**64 - 1 + 2**80
+    assert lines[-3].split() == ["77", "2", f"{count:,}", "-", "-"]
+    assert lines[-1].split() == ["in", "all", "3", f"{count + 4:,}", "16", "32.000"]
+
+
 def test_the_table(tmp_path):
     w, path = drawn(4, 64), tmp_path / "x.gguf"
     q = formats.gguf.quantize(w, "Q4_0")
@@ -103,6 +144,30 @@ def test_the_histogram(tmp_path):
     assert len(lines) == 17 and all("6.25 %" in line for line in lines[1:])
     with pytest.raises(ValueError, match="has no tensor 'valves': name one, such as values"):
         inspect.histogram(path, "valves")
+
+
+@pytest.mark.parametrize("values, lines", [
+    ([0, 5e-324], ["0 to 4.941e-324  100.00 %"]), ([0, 1e-310], ["0 on   50.00 %"]),
+    ([-1.7e308, 1.7e308, 1.7e308], ["-1.7e+308 on   33.33 %"]),
+    ([float("nan")], []), ([], []),
+])  # fmt: skip
+def test_a_histogram_of_any_numbers(tmp_path, values, lines):
+    x = torch.tensor(values, dtype=torch.float64)
+    checkpoint.save(tmp_path / "x", {"x": x})
+    said = inspect.histogram(tmp_path / "x", "x").splitlines()[1:]
+    assert len(said) in (len(lines), 16)
+    assert all(a.strip().startswith(b) for a, b in zip(said, lines, strict=False))
+
+
+def test_what_has_no_histogram(tmp_path):
+    four = torch.zeros(2, 2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    checkpoint.save(tmp_path / "x", {"c": torch.tensor([1j]), "four": four})
+    for name in ("c", "four"):
+        with pytest.raises(ValueError, match="which has no histogram"):
+            inspect.histogram(tmp_path / "x", name)
+    checkpoint.save(tmp_path / "x", {})
+    with pytest.raises(ValueError, match="has no tensor 'a': it has none at all"):
+        inspect.histogram(tmp_path / "x", "a")
 
 
 def test_what_readme_shows_is_what_it_says():

@@ -12,6 +12,7 @@ from qlesson.files import formats
 from qlesson.files.formats.kinds import SuperBlocks
 from qlesson.models import llama
 from qlesson.models.cache import KVCache
+from qlesson.models.llama.tokens import CUTS, of_merges
 from qlesson.nn import QuantizedEmbedding, QuantizedLinear, quantize_model
 from qlesson.nn.product import packed_of
 
@@ -221,8 +222,10 @@ def test_a_model_in_float_is_a_model_of_torch_with_a_tied_head(tiny):
     ],
 )
 def test_what_it_cannot_compute_rightly_is_refused(written, how, why):
-    with pytest.raises(ValueError, match=why):
-        llama.load(written(**how))
+    path = written(**how)
+    with pytest.raises(ValueError, match=why) as told:
+        llama.load(path)
+    assert str(told.value).count(str(path)) == 1
 
 
 def test_any_value_under_any_key_is_refused_in_a_sentence_or_does_no_harm(written):
@@ -388,6 +391,63 @@ def test_bytes_without_a_token_are_left_out_and_their_neighbours_do_not_merge(sm
     assert tokenizer.encode(lost) == []
     assert tokenizer.encode(f"a{lost}b") == [*tokenizer.encode("a"), *tokenizer.encode("b")]
     assert len(tokenizer.encode("ab")) == 1
+
+
+def of_more(*more, kinds, template=None, cut="gpt-2", merges=("h e",)):
+    """A Tokenizer of all bytes, of "he", and of more tokens; and the id of the first of these."""
+    tokens = [*sorted(tiny_llama.LETTERS), "he", *more]
+    listed = [1] * (len(tokens) - len(more)) + list(kinds)
+    made = of_merges(tokens, list(merges), listed, cut, template=template, names={})
+    return made, len(tokens) - len(more)
+
+
+@pytest.mark.parametrize("kind", [3, 4])
+@pytest.mark.parametrize("name", ["<r\u00e9ponse>", "<\uff5cfin\u2581de\uff5c>", "PAD"])
+def test_special_tokens_come_back_by_their_names(name, kind):
+    tokenizer, place = of_more(name, kinds=[kind])
+    ids = tokenizer.encode(f"h\u00e9{name}he", special=True)
+    assert place in ids and tokenizer.decode(ids) == f"h\u00e9{name}he"
+    assert tokenizer.decode([place, place]) == 2 * name
+
+
+@pytest.mark.parametrize("kind", [1, 3, 4])
+def test_a_token_without_a_text_takes_nothing_away(kind):
+    tokenizer, place = of_more("", "", kinds=[kind, kind])
+    for special in (False, True):
+        ids = tokenizer.encode("he he", special)
+        assert tokenizer.decode(ids) == "he he" and place not in ids and len(ids) == 3
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_control_token_that_is_a_word_is_read_where_asked_for(cut):
+    tokenizer, place = of_more("PAD", kinds=[3], cut=cut)
+    assert tokenizer.encode("PAD", special=True) == [place]
+    ids = tokenizer.encode("PAD")
+    assert len(ids) == 3 and tokenizer.decode(ids) == "PAD"
+
+
+def test_a_text_has_one_token():
+    with pytest.raises(ValueError, match="The token 'x' is there twice"):
+        of_more("x", kinds=[1])
+
+
+@pytest.mark.parametrize("template, text, taken", [
+    ("<u>{{ messages[0].content | trim }}<e>", "  he \n", "<u>he<e>"),
+    ("<u>{{ messages[0].content | trim }}<e>", "he", "<u>he<e>"),
+    ("<u>{{ messages[0].content }}<e>", "  he \n", "<u>  he \n<e>"),
+    ("<u>{{ messages[0].content }}<e>", "<e>", "<u><e><e>"),
+    ("{% if messages[0].content | length > 1 %}long{% endif %}{{ messages[0].content }}", "h", "h"),
+    ("{% if messages[0].content | length > 1 %}long{% endif %}{{ messages[0].content }}", "he", 0),
+    ("{{ messages[0].content | upper }}", "he", 0), ("<u><e>", "he", 0), ("", "he", 0),
+])  # fmt: skip
+def test_a_chat_has_the_text_as_the_template_takes_it(template, text, taken):
+    tokenizer, place = of_more("<u>", "<e>", kinds=[3, 3], template=template)
+    if taken:
+        ids = tokenizer.chat(text)
+        assert tokenizer.decode(ids) == taken and ids.count(place + 1) == ("<e>" in template)
+    else:
+        with pytest.raises(ValueError, match="does not write the text as it is, but .* Use token"):
+            tokenizer.chat(text)
 
 
 # --- the questions ---

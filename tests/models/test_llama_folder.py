@@ -6,7 +6,7 @@ import math
 import peers
 import pytest
 import torch
-from published import HEADS, KV_HEADS, LAYERS, as_published, published
+from published import HEADS, KV_HEADS, LAYERS, PLAIN, as_published, published
 from safetensors.torch import load_file, save_file
 
 from qlesson.files import formats
@@ -126,6 +126,14 @@ def act_order(w):
     return tensors | {"qweight": words(q).T, "g_idx": index}, values[:, back]
 
 
+def autoround(w):
+    """Symmetric, with negative scales in every other row."""
+    q, s, z, values = steps(w, symmetric=True)
+    signs = 1 - 2 * (torch.arange(len(w)) % 2).unsqueeze(1)
+    tensors = {"qweight": words(q).T, "qzeros": words(z.T - 1), "scales": (s * signs).half().T}
+    return tensors, values * signs
+
+
 def awq(w):
     q, s, z, values = steps(w)
     q, z = (x.unflatten(1, (-1, 8))[..., [0, 2, 4, 6, 1, 3, 5, 7]].flatten(1) for x in (q.T, z.T))
@@ -146,6 +154,7 @@ def fp8(w):
 
 def method(name):
     said = {"quant_method": name, "bits": 4, "group_size": SIZE}
+    said |= {"backend": "auto_round:gptq:exllamav2"} if "auto-round" in name else {}
     args = {"num_bits": 4, "group_size": SIZE, "strategy": "group", "symmetric": True}
     return said | {"config_groups": {"group_0": {"weights": args}}}
 
@@ -169,7 +178,7 @@ def quantized(folder, pack, name):
 
 @pytest.mark.parametrize("pack, name", [
     (gptq, "gptq"), (act_order, "gptq"), (awq, "awq"), (compressed, "compressed-tensors"),
-    (fp8, "compressed-tensors"),
+    (fp8, "compressed-tensors"), (autoround, "intel/auto-round"),
 ])  # fmt: skip
 @pytest.mark.parametrize("keep", ["codes", "float"])
 def test_a_quantized_folder_computes_what_its_codes_stand_for(tmp_path, pack, name, keep):
@@ -179,7 +188,7 @@ def test_a_quantized_folder_computes_what_its_codes_stand_for(tmp_path, pack, na
     wanted = as_published(doubles(values), IDS)
     torch.testing.assert_close(logits(model.double()), wanted, rtol=1e-9, atol=1e-9)
     held = [m for m in model.modules() if isinstance(m, QuantizedLinear)]
-    joined = 4 if pack in (gptq, awq, compressed) else 7
+    joined = 4 if pack in (gptq, autoround, awq, compressed) else 7
     assert len(held) == (joined * LAYERS if keep == "codes" else 0)
     folder = published(tmp_path / "tiny")
     exact = as_published(doubles(load_file(folder / FILE)), IDS)
@@ -414,6 +423,14 @@ def test_another_tokenizer_is_refused(tmp_path, text, why):
         llama.load(folder)
 
 
+@pytest.mark.parametrize("file", ["tokenizer.json", "chat_template.jinja", "config.json"])
+def test_what_is_no_utf_8_is_named(tmp_path, file):
+    folder = published(tmp_path / "tiny")
+    (folder / file).write_bytes(b"\xff\xfe{}")
+    with pytest.raises(ValueError, match=f"{file} is no (text in UTF-8|JSON of names and values)"):
+        llama.load(folder)
+
+
 def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(tmp_path):
     folder = published(tmp_path / "tiny")
     said = json.loads((folder / "tokenizer.json").read_text())
@@ -424,6 +441,26 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(tmp_path):
 
 
 # --- its tokenizer ---
+
+
+def added(folder, **how):
+    """One more token in its tokenizer.json, in the place of all that were added."""
+    said = json.loads((folder / "tokenizer.json").read_text())
+    said["added_tokens"] = [PLAIN | {"id": 97, "special": False} | how]
+    (folder / "tokenizer.json").write_text(json.dumps(said))
+    return folder
+
+
+def test_a_special_token_of_any_letters_comes_back(tmp_path):
+    folder = added(published(tmp_path / "tiny"), content="<r\u00e9>")
+    _, tokenizer = llama.load(folder)
+    assert tokenizer.decode(tokenizer.encode("ab<r\u00e9> ab")) == "ab<r\u00e9> ab"
+
+
+def test_a_token_that_is_a_word_of_its_own_is_refused(tmp_path):
+    folder = added(published(tmp_path / "tiny"), content="own", single_word=True)
+    with pytest.raises(ValueError, match="tokenizer.json has 'own', a token that is read only as"):
+        llama.load(folder)
 
 
 def test_the_template_is_where_people_put_it(tmp_path):

@@ -15,6 +15,7 @@ from qlesson.affine import computing
 from qlesson.checks import FLOATS
 from qlesson.device import best_device
 from qlesson.error import sqnr
+from qlesson.files import new
 from qlesson.files.checkpoint.format import (
     DTYPES,
     STORED,
@@ -24,7 +25,6 @@ from qlesson.files.checkpoint.format import (
     _bytes,
     _describe,
     _File,
-    _new_folder,
     _parts,
     _writing,
 )
@@ -32,7 +32,7 @@ from qlesson.files.checkpoint.shards import _index_of, _open_all, _read_index
 from qlesson.files.packing import PackedTensor, packed_size
 from qlesson.plan import Patterns, make_plan
 from qlesson.qtensor import quantize
-from qlesson.report import Row, by, columns, naming, sum_of_bytes
+from qlesson.report import Row, by, columns, naming, no_bar, printable, sum_of_bytes
 from qlesson.scheme import Scheme
 
 Written = tuple[dict[str, Data], float | None]  # the bytes of each part, and the SQNR if quantized
@@ -114,7 +114,7 @@ def table(rows: list[Row]) -> str:
     for row in rows:
         error = "-" if row.sqnr is None else f"{row.sqnr:.2f}"
         sizes = f"{row.bytes_before:,}", f"{row.bytes_after:,}"
-        lines.append([row.name, by(row.shape), *sizes, error])
+        lines.append([printable(row.name), by(row.shape), *sizes, error])
     before, after = sum_of_bytes(rows)
     ratio = f"{before / after:.2f} to 1" if after else ""
     lines.append(["sum", "", f"{before:,}", f"{after:,}", ratio])
@@ -198,9 +198,8 @@ def _rewrite(
     total = sum(one.bytes_before for conversions in work for one in conversions)
     rows: list[Row] = []
     weight_map: dict[str, str] = {}
-    # disable=None: no bar where there is no terminal to draw it in
-    bar = tqdm(total=total, unit="B", unit_scale=True, disable=None)
-    with _new_folder(target) if index else nullcontext(target.parent) as folder, bar:
+    bar = tqdm(total=total, unit="B", unit_scale=True, disable=no_bar())
+    with new.folder(target) if index else nullcontext(target.parent) as folder, bar:
         for file, conversions in zip(files, work, strict=True):
             path = folder / (file.path.name if index else target.name)
             rows += _write(path, file, conversions, plain, bar.update)
@@ -246,12 +245,14 @@ def _write_index(path: Path, content: dict[str, Any]) -> None:
 
 def _check_target(files: Sequence[_File], target: Path, index: Path | None) -> None:
     if index:
-        if target.exists():
+        if os.path.lexists(target):
             raise ValueError(
                 f"{target} exists: the shards go into a folder of their own. Name a new one."
             )
     elif target.is_dir():
         raise ValueError(f"{target} is a folder: name the file to write, {target}/....safetensors.")
-    elif target.exists() and target.samefile(files[0].path):
-        raise ValueError(f"{target} is the source: write to another file.")
+    else:
+        checks.new_file("target", target)
+        folder = files[0].path.parent
+        checks.no_source(target, [files[0].path, *folder.glob("*.json"), *folder.glob("*.jinja")])
     checks.in_a_folder("target", target)

@@ -16,8 +16,6 @@ A file is written under a temporary name beside its own and renamed when it is w
 import json
 import math
 import os
-import secrets
-import shutil
 import warnings
 import zlib
 from collections import Counter
@@ -32,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from qlesson import checks
-from qlesson.files import written
+from qlesson.files import new, written
 from qlesson.files.packing import Packed, PackedBlocks, PackedTensor, in_a_row
 from qlesson.granularity import PerAxis, PerGroup, PerTensor, Shape
 from qlesson.scheme import Scheme
@@ -82,6 +80,7 @@ class _File:
         self.path = path
         self._let_safetensors_check()
         with open(path, "rb") as file:
+            self._stamp = written.stamp(file)
             length = int.from_bytes(file.read(8), "little")
             text = file.read(length)
         header = self._header(text)
@@ -165,6 +164,7 @@ class _File:
         """The bytes of one stored tensor, checked against their checksum."""
         data = bytearray(self.entries[name].nbytes)
         with open(self.path, "rb") as file:
+            written.refuse_changed(file, self.path, self._stamp)
             file.seek(self._begins[name])
             count = file.readinto(data)
         if count != len(data) or self._crc32.get(name, _crc(data)) != _crc(data):
@@ -215,13 +215,6 @@ class _File:
         return PackedTensor(*held, _scheme_of(description), description["order"])
 
 
-def _temporary(path: Path) -> Path:
-    """A name beside this one, no longer than the 255 bytes that a file system takes."""
-    suffix = f".{secrets.token_hex(4)}.part"
-    kept = os.fsencode(path.name)[: 255 - len(suffix) - 1].decode(errors="ignore")
-    return path.with_name(f".{kept}{suffix}")
-
-
 @contextmanager
 def _writing(
     path: Path,
@@ -242,7 +235,7 @@ def _writing(
     for name, entry in layout:
         begins[name] = begin
         begin += entry.nbytes
-    with _new_file(path) as temporary, open(temporary, "xb") as file:
+    with new.file(path) as temporary, open(temporary, "xb") as file:
 
         def put(name: str, data: Data) -> None:
             file.seek(begins[name])
@@ -256,18 +249,6 @@ def _writing(
         os.fsync(file.fileno())
 
 
-@contextmanager
-def _new_file(path: Path) -> Iterator[Path]:
-    """A name to write to: the file gets its own when it is whole, and is gone after an error."""
-    temporary = _temporary(path)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def _refuse_repeats(names: list[str]) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
@@ -275,19 +256,6 @@ def _refuse_repeats(names: list[str]) -> None:
             f"{twice[0]} would be stored twice, since a quantized tensor w is stored as w.codes, "
             "w.scale and w.zero_point or w.minimum: rename one of the two, or skip w."
         )
-
-
-@contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder that gets its name when all in it is written, and is gone after an error."""
-    temporary = _temporary(target)
-    try:
-        temporary.mkdir()
-        yield temporary
-        os.rename(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _header(

@@ -25,9 +25,9 @@ def open(path: str | Path) -> Opened:
           of these
 
     Plain tensors are torch.Tensors. GPTQ, AWQ, compressed-tensors and torchao's integers come as
-    QTensors, with the bits and the scale's dtype that are stored; the types of ggml, NF4, FP8, MX
-    and NVFP4 as Blocks, or a subclass. The configuration of a folder is in
-    `.metadata["quantization_config"]`.
+    QTensors, with the bits and the scale's dtype that are stored, and as Blocks where a scale is 0
+    or negative; the types of ggml, NF4, FP8, MX and NVFP4 as Blocks, or a subclass. The
+    configuration of a folder is in `.metadata["quantization_config"]`.
 
     Raises ValueError for a file that is damaged, or of another format.
     """

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qlesson import checks
 from qlesson.files import written
 from qlesson.files.formats.kinds import BookBlocks
 from qlesson.files.formats.parts import FLOATS, Config, Found, Part, Parts, found, need
@@ -80,6 +81,8 @@ def _steps(parts: Parts, absmax: Part, state: dict[str, Any], blocks: int) -> Te
     offset = state.get("nested_offset")
     if size is None or not isinstance(offset, float | int) or isinstance(offset, bool):
         raise absmax.wrong("is quantized, and its state names no nested_blocksize and offset")
+    if not abs(offset) <= torch.finfo(torch.float32).max:
+        raise absmax.wrong(f"is quantized, and its offset is {checks.shown(offset)}")
     values = book.read("F32", (256,))[absmax.read("U8", (blocks,)).int()]
     of_many = nested.read("F32", (-(-blocks // size),)).repeat_interleave(size)[:blocks]
     return values * of_many + torch.tensor(offset, dtype=torch.float32)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qlesson.files.formats.opened import Value
 from qlesson.files.formats.parts import (
     FLOATS,
     Config,
@@ -38,7 +39,6 @@ from qlesson.files.formats.steps import (
     whole_number,
 )
 from qlesson.files.formats.words import dense_words, padded_words, unpack_dense, unpack_padded
-from qlesson.qtensor import QTensor
 
 DENSE_SINCE = (0, 18)
 
@@ -67,7 +67,7 @@ def packed(parts: Parts, config: Config) -> Found:
     zeros, index = parts.get("weight_zero_point"), parts.get("weight_g_idx")
     sizes = [said.get("group_size") for said in weights(config)]
 
-    def read() -> QTensor:
+    def read() -> Value:
         q = _codes(weight.read("I32"), bits, inputs, dense)
         s = scale.read(FLOATS)
         z = zeros and _zero_points(zeros, bits, s.shape, dense)
@@ -75,7 +75,7 @@ def packed(parts: Parts, config: Config) -> Found:
             return coded_by_shape(q, s, z, bits, scale, (None, *sizes))
         size = size_of_groups(scale, inputs, s.shape[1], sizes)
         granularity = by_index(index.read("I32", (inputs,)), s.shape[1], size, index)
-        return coded(q, s, z, bits, granularity)
+        return coded(q, s, z, bits, granularity, scale)
 
     return found(f"compressed-tensors {bits} bits", parts, (outputs, inputs), read)
 
@@ -88,7 +88,7 @@ def integers(parts: Parts, config: Config) -> Found:
     bits = named.pop() if len(named) == 1 else 8
     sizes = [None, *(x.get("group_size") for x in said)]
 
-    def read() -> QTensor:
+    def read() -> Value:
         z, q = zeros and zeros.read("I8", scale.shape), weight.read("I8")
         low, high = q.aminmax()
         held = bits if -(2 ** (bits - 1)) <= int(low) and int(high) < 2 ** (bits - 1) else 8

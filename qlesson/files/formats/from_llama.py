@@ -5,6 +5,8 @@
 Source: convert_hf_to_gguf.py in the repository of llama.cpp, `LlamaModel`.
 """
 
+import operator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from qlesson.files.formats.llama_folder import MOST, LlamaFolder, number, read_j
 from qlesson.files.formats.quantizers import NUMBERS, WRITTEN, quantize
 from qlesson.files.formats.steps import whole_number
 from qlesson.files.formats.write import Planned, write_planned
-from qlesson.report import Row, naming
+from qlesson.report import Row, naming, no_bar
 
 FILE_TYPES = {  # enum llama_ftype
     "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9,
@@ -27,6 +29,7 @@ LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+SOURCES = (".json", ".jinja", ".safetensors")
 OF_OTHERS = ("dropout", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
 STRIPS = ("lstrip", "rstrip", "single_word")
 NORMAL, CONTROL, OWN, UNUSED = 1, 3, 4, 5  # enum llama_token_type
@@ -47,10 +50,12 @@ def to_gguf(source: str | Path, target: str | Path, type: str = "Q8_0") -> list[
     target = checks.new_file("target", target)
     rows: list[Row] = []
     with LlamaFolder(source) as folder:
+        files = (x for x in folder.path.iterdir() if x.suffix in SOURCES)
+        checks.no_source(target, files)
         _refuse_other_shapes(folder)
         metadata = folder.metadata | _of_tokens(folder)
         metadata["general.file_type"] = FILE_TYPES[type]
-        with tqdm(total=len(folder), desc="quantize", disable=None) as bar:
+        with tqdm(total=len(folder), desc="quantize", disable=no_bar()) as bar:
             planned = {name: _planned(folder, name, type, rows, bar) for name in folder}
             write_planned(target, planned, metadata)
     return rows
@@ -111,8 +116,8 @@ def _of_tokens(folder: LlamaFolder) -> dict[str, Any]:
     source, config = folder.path, folder.config
     said = read_json(source / "tokenizer.json")
     try:
-        ids = {i: token for token, i in said["model"]["vocab"].items()}
-        added = {x["id"]: x for x in said.get("added_tokens") or []}
+        ids = {operator.index(i): token for token, i in said["model"]["vocab"].items()}
+        added = {operator.index(x["id"]): x for x in said.get("added_tokens") or []}
         merges = [m if isinstance(m, str) else " ".join(m) for m in said["model"]["merges"]]
         ids |= {i: "" + x["content"] for i, x in added.items()}  # texts, and nothing else
         kinds = {i: CONTROL if x["special"] else OWN for i, x in added.items()}
@@ -122,7 +127,9 @@ def _of_tokens(folder: LlamaFolder) -> dict[str, Any]:
             f"{source / 'tokenizer.json'} is no BPE with a vocabulary, merges and added tokens: "
             "convert the model with llama.cpp's own converter."
         ) from None
-    places = range(number(config, "vocab_size"))
+    rows = number(config, "vocab_size")
+    places = range(rows)
+    _refuse_lost(source / "tokenizer.json", ids, rows, merges)
     keys = {
         "model": "gpt2",
         "pre": pre,
@@ -140,6 +147,23 @@ def _of_tokens(folder: LlamaFolder) -> dict[str, Any]:
     if folder.template is not None:
         metadata["tokenizer.chat_template"] = folder.template
     return metadata
+
+
+def _refuse_lost(path: Path, ids: Mapping[int, str], rows: int, merges: Iterable[str]) -> None:
+    """Tokens that have no row of the embedding, and merges of what is no token."""
+    known = set(ids.values())
+    for place in ids:
+        if not 0 <= place < rows:
+            raise ValueError(
+                f"{path} has the id {place}, and the embedding {rows} rows: it is of another model."
+            )
+    for merge in merges:
+        pair = merge.split(" ")
+        if len(pair) != 2 or not {*pair, "".join(pair)} <= known:
+            raise ValueError(
+                f"{path} has the merge {checks.shown(merge)}, which is not of two tokens into a "
+                "third: it is of another model."
+            )
 
 
 def _adds_bos(folder: LlamaFolder, said: dict[str, Any]) -> bool:

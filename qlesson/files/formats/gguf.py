@@ -20,14 +20,22 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 
 from qlesson import checks
+from qlesson.files import written
 from qlesson.files.formats.ggml import TYPES, Type
-from qlesson.files.formats.layout import ALIGNMENT, LIST, MAGIC, MOST_AXES, NUMBERS, TEXT
+from qlesson.files.formats.layout import (
+    ALIGNMENT,
+    DEEPEST,
+    LIST,
+    MAGIC,
+    MOST_AXES,
+    NUMBERS,
+    TEXT,
+)
 from qlesson.files.formats.opened import NotRead, Opened, Stored, Value, damaged
 from qlesson.files.formats.quantizers import quantize
 from qlesson.files.formats.write import write
 
 VERSIONS = (2, 3)  # version 1 had other lengths; 3 is 2, where big-endian files are named
-DEEPEST = 4  # lists in lists
 LONGEST = 2**26  # bytes of a header: four times the largest; a sparse file can be of any size
 
 __all__ = ["GGUF", "quantize", "write"]
@@ -46,6 +54,7 @@ class GGUF(Opened):
     def __init__(self, path: str | Path) -> None:
         self.path = checks.file("path", path)
         self._file = open(self.path, "rb")
+        self._stamp = written.stamp(self._file)
         try:
             header = _Header(self._file, self.path)
             self.metadata, self.stored, self._tensors = header.read()
@@ -60,9 +69,7 @@ class GGUF(Opened):
                 f"{checks.shown(name)} in {self.path} is of ggml's type {kind}, which qlesson does "
                 "not read: convert the file to another type with llama.cpp."
             )
-        if self._file.closed:
-            what = checks.shown(name)
-            raise ValueError(f"{self.path} is closed: read {what} inside the with block.")
+        written.refuse_changed(self._file, self.path, self._stamp)
         data = torch.empty(nbytes, dtype=torch.uint8)
         self._file.seek(begin)
         if self._file.readinto(data.numpy().data) != nbytes:
@@ -71,6 +78,7 @@ class GGUF(Opened):
 
     def close(self) -> None:
         """Close the file. Tensors that were read stay."""
+        super().close()
         self._file.close()
 
 

@@ -11,11 +11,11 @@ The file has W^T, inputs first, in int32 words (`words.py`):
     g_idx    [inputs], the group of each
 
 GPTQ's words are dense, its zero points are stored minus 1: 0 as the largest code. "gptq_v2" stores
-them as they are, and so does "gptq_p", whose words are planes (`words.py`), as those of 5, 6 and 7
-bits are in any case. With act-order neighbours belong to different groups, and g_idx says to which.
-AWQ has 4 bits; the codes of eight neighbours lie in the word in the order 0 2 4 6 1 3 5 7, and the
-zero points as they are. A layout has its name in the configuration; one that is not in LAYOUTS is
-not read, since its words have the same shapes.
+them as they are, and so do AutoRound's own layout and "gptq_p", whose words are planes
+(`words.py`), as those of 5, 6 and 7 bits are in any case. With act-order neighbours belong to
+different groups, and g_idx says to which. AWQ has 4 bits; the codes of eight neighbours lie in the
+word in the order 0 2 4 6 1 3 5 7, and the zero points as they are. A layout has its name in the
+configuration; one that is not in LAYOUTS is not read, since its words have the same shapes.
 
 Sources: qlinear_cuda.py of AutoGPTQ, convert_gptq_v1_to_v2 and docs/gptq_planar.md of GPTQModel,
 gemm.py of AutoAWQ, export_to_autoround/ of AutoRound.
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from qlesson import checks
+from qlesson.files.formats.opened import Value
 from qlesson.files.formats.parts import (
     FLOATS,
     Config,
@@ -46,7 +47,6 @@ from qlesson.files.formats.steps import (
     whole_number,
 )
 from qlesson.files.formats.words import dense_words, unpack_dense, unpack_planes
-from qlesson.qtensor import QTensor
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
 METHODS = ("gptq", "awq", "auto-round", "intel/auto-round", "rtn")
@@ -55,6 +55,12 @@ AWQ = "gemm"
 LAYOUTS = {
     "gptq": 1, "gptq_v2": 0, "gptq_p": 0, AWQ: 0,
     "auto_round:auto_gptq": 1, "auto_round": 0, "auto_round:gptqmodel": 0, "auto_round:auto_awq": 0,
+}  # fmt: skip
+# AutoRound names a layout with a kernel, in older files by that alone: the first of these counts.
+OF_AUTO_ROUND = {
+    "awq": "auto_round:auto_awq", "auto_awq": "auto_round:auto_awq",
+    "gptq": "auto_round:auto_gptq", "auto_gptq": "auto_round:auto_gptq",
+    "exllamav2": "auto_round", "triton": "auto_round", "tritonv2": "auto_round",
 }  # fmt: skip
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # the code in each 4 bits of a word, from the lowest on
 AWQ_PLACES = tuple(sorted(range(8), key=AWQ_ORDER.__getitem__))
@@ -85,12 +91,24 @@ def qweight(parts: Parts, config: Config) -> Found:
 
 def _layouts(config: Config) -> Iterator[str]:
     """The names of the layout, under the keys that people have used for it."""
+    if "auto-round" in str(config.get("quant_method")).lower():
+        yield _of_auto_round(config)
+        return
     for key in ("checkpoint_format", "format", "packing_format", "version", "backend"):
         said = config.get(key)
         if said is None or (key == "backend" and said != "llm-awq"):  # else the kernel to run it
             continue
         if key != "version" or not str(said)[:1].isdigit():
             yield str(said).lower()
+
+
+def _of_auto_round(config: Config) -> str:
+    """The layout that AutoRound's configuration names, in whatever words; else these words."""
+    said = config.get("packing_format") or config.get("backend") or config["quant_method"]
+    text = str(said).lower().replace("autoround", "auto_round")
+    named = text.split(":")
+    known = (OF_AUTO_ROUND[kernel] for kernel in OF_AUTO_ROUND if kernel in named)
+    return text if text in LAYOUTS else next(known, text)
 
 
 def _gptq(parts: Parts, config: Config, layout: str = "gptq") -> Found:
@@ -108,7 +126,7 @@ def _gptq(parts: Parts, config: Config, layout: str = "gptq") -> Found:
         raise weight.wrong(f"has {inputs} inputs and {outputs} outputs, in planes of 32")
     unpack = unpack_planes if planes else unpack_dense
 
-    def read() -> QTensor:
+    def read() -> Value:
         z = unpack(zeros.read("I32", (groups, dense_words(outputs, bits))), bits, outputs)
         z = (z + LAYOUTS[layout]) & (2**bits - 1)
         size = size_of_groups(scales, inputs, groups, [config.get("group_size")])
@@ -116,7 +134,7 @@ def _gptq(parts: Parts, config: Config, layout: str = "gptq") -> Found:
         if index:
             granularity = by_index(index.read("I32", (inputs,)), groups, size, index)
         q = unpack(weight.read("I32").T, bits, inputs)
-        return coded(q, scales.read(FLOATS, (groups, outputs)).T, z.T, bits, granularity)
+        return coded(q, scales.read(FLOATS, (groups, outputs)).T, z.T, bits, granularity, scales)
 
     return found(f"GPTQ {bits} bits", parts, (outputs, inputs), read)
 
@@ -137,7 +155,7 @@ def _awq(parts: Parts, config: Config) -> Found:
     weight, scales = need(parts, "qweight", "scales")
     (inputs, _), (groups, outputs) = matrix(weight), matrix(scales)
 
-    def read() -> QTensor:
+    def read() -> Value:
         q = _in_order(weight.read("I32"))
         if "qzeros" in parts:
             z = _in_order(parts["qzeros"].read("I32", (groups, outputs // 8)))
@@ -145,7 +163,7 @@ def _awq(parts: Parts, config: Config) -> Found:
             z = torch.full((groups, outputs), 8, dtype=torch.uint8)  # "zero_point": false
         size = size_of_groups(scales, inputs, groups, [config.get("group_size")])
         scale = scales.read(FLOATS)
-        return coded(q.T.contiguous(), scale.T, z.T, 4, grouped(groups, size))
+        return coded(q.T.contiguous(), scale.T, z.T, 4, grouped(groups, size), scales)
 
     return found("AWQ 4 bits", parts, (outputs, inputs), read)
 

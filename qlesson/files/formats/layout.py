@@ -17,4 +17,5 @@ NUMBERS = {
     12: "d",
 }
 MOST_AXES = 4  # GGML_MAX_DIMS
+DEEPEST = 4  # lists in lists
 ALIGNMENT = "general.alignment"

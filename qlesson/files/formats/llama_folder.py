@@ -92,6 +92,11 @@ class LlamaFolder(Opened):
 
     def __init__(self, path: str | Path) -> None:
         self.path = checks.path("source", path)
+        if self.path.is_file():
+            raise ValueError(
+                f"{self.path} is a file: name the folder of the model, with its config.json, "
+                "tokenizer.json and safetensors."
+            )
         self.config = read_json(self.path / "config.json")
         more = self.path / "tokenizer_config.json"
         self.settings = read_json(more) if more.is_file() else {}
@@ -135,7 +140,7 @@ class LlamaFolder(Opened):
         """Of a chat, in Jinja, if there is one."""
         beside = self.path / "chat_template.jinja"
         if beside.is_file():
-            return beside.read_text(encoding="utf-8")
+            return written.text(beside)
         said = self.settings.get("chat_template")
         for named in said if isinstance(said, list) else []:
             if isinstance(named, dict) and named.get("name") == "default":
@@ -173,7 +178,7 @@ class LlamaFolder(Opened):
 
     def _new_name(self, name: str) -> str:
         """llama.cpp's name of a tensor."""
-        inner = re.fullmatch(r"model\.layers\.(\d{1,4})\.([a-z_.]+)\.weight", name)
+        inner = re.fullmatch(r"model\.layers\.(0|[1-9]\d{0,3})\.([a-z_.]+)\.weight", name)
         if inner and inner[2] in IN_A_BLOCK:
             return f"blk.{int(inner[1])}.{IN_A_BLOCK[inner[2]]}.weight"
         if name not in NAMES:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Self
 
 from torch import Tensor
 
+from qlesson import checks
 from qlesson.blocks import Blocks
 from qlesson.qtensor import QTensor
 
@@ -17,7 +18,8 @@ class NotRead(ValueError):
 
 
 class Stored(NamedTuple):
-    """How a file holds one tensor: its kind in the file's own words, shape, and size in bytes."""
+    """How a file holds one tensor: its kind in the file's own words, shape, and size in bytes, 0
+    where that is not known."""
 
     kind: str
     shape: tuple[int, ...]
@@ -40,10 +42,14 @@ class Opened(Mapping[str, Value]):
     format: str
     metadata: dict[str, Any]
     stored: dict[str, Stored]
+    _closed = False
 
     def __getitem__(self, name: str) -> Value:
         if name not in self.stored:
             raise KeyError(f"{self.path} has no tensor {name!r}: its names are list(file).")
+        if self._closed:
+            what = checks.shown(name)
+            raise ValueError(f"{self.path} is closed: read {what} inside the with block.")
         return self._read(name)
 
     def _read(self, name: str) -> Value:
@@ -63,6 +69,7 @@ class Opened(Mapping[str, Value]):
 
     def close(self) -> None:
         """Close the file. Tensors that were read stay."""
+        self._closed = True
 
     def __enter__(self) -> Self:
         return self

@@ -71,6 +71,19 @@ def not_read(parts: Parts, main: str, kind: str, why: str, remedy: str = "") -> 
     return found(kind, parts, part.shape, read)
 
 
+def listed(make: Callable[[], Found | None], parts: Parts, main: str) -> Found | None:
+    """What `make` gives; a tensor that is not read stays in the list, as after `not_read`."""
+    try:
+        return make()
+    except NotRead as error:
+        why = str(error)
+
+    def read() -> Value:
+        raise NotRead(why)
+
+    return found(parts[main].entry.dtype, parts, parts[main].shape, read)
+
+
 def need(parts: Parts, *names: str) -> list[Part]:
     """These parts. Raises ValueError where the file lacks one."""
     some = next(iter(parts.values()))
@@ -81,7 +94,9 @@ def need(parts: Parts, *names: str) -> list[Part]:
 
 
 def matrix(part: Part) -> tuple[int, int]:
-    """The shape of a part with two axes, neither empty."""
-    if len(part.shape) != 2 or 0 in part.shape:
-        raise part.wrong(f"has shape {part.shape}, and must be a matrix")
+    """The shape of a part with two axes, neither empty. Raises NotRead where it has others."""
+    if 0 in part.shape:
+        raise part.wrong(f"has the shape {part.shape}, without a value")
+    if len(part.shape) != 2:
+        raise part.not_read(f"has shape {part.shape}, and qlesson reads matrices alone")
     return part.shape[0], part.shape[1]

@@ -16,7 +16,7 @@ from qlesson import checks
 from qlesson.blocks import Blocks
 from qlesson.files.codebooks import _as_half, _blocks, _inverse, signed_largest
 from qlesson.files.formats.ggml import TYPES
-from qlesson.files.packing import pack
+from qlesson.files.packing import in_a_row, pack
 
 NUMBERS = {x.name: number for number, x in TYPES.items()}
 DTYPES = {x.decode: number for number, x in TYPES.items() if isinstance(x.decode, torch.dtype)}
@@ -31,16 +31,26 @@ def quantize(r: Tensor, type: str = "Q8_0") -> Blocks | Tensor:
     type  "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "F16" or "F32"
 
     The blocks are those of ggml's reference quantizers, byte for byte. Raises ValueError for NaN,
-    infinity, another n, and for values whose scale float16 cannot hold.
+    infinity, another n, and for values that the type, or a scale in float16, cannot hold.
     """
     checks.one_of("type", type, WRITTEN)
     r = checks.float_tensor("r", r)
     checks.finite("r", r)
     if type in ("F32", "F16"):
-        return r.to(torch.float32 if type == "F32" else torch.float16)
+        return _rounded(r, torch.float32 if type == "F32" else torch.float16, type)
     if type == "Q8_0":
         return _q8_0(r)
     return (signed_largest if type.endswith("_0") else _with_minimum)(r, int(type[1]))
+
+
+def _rounded(r: Tensor, dtype: torch.dtype, type: str) -> Tensor:
+    rounded = r.to(dtype)
+    if not checks.all_finite(rounded):
+        raise ValueError(
+            f"r holds values up to {r.abs().max().item():g}, and {type} ends at "
+            f"{torch.finfo(dtype).max:g}: divide r first."
+        )
+    return rounded
 
 
 def _q8_0(r: Tensor) -> Blocks:
@@ -66,6 +76,9 @@ def _with_minimum(r: Tensor, bits: int) -> Blocks:
 
 def type_of(name: str, x: object) -> int:
     """The number of the type in which a file can hold x. Raises where none can."""
+    for tensor in (x,) if isinstance(x, Tensor) else (x.q,) if isinstance(x, Blocks) else ():
+        checks.strided(f"tensors[{name!r}]", tensor)
+        checks.on_a_device(f"tensors[{name!r}]", tensor)
     if isinstance(x, Tensor) and x.dtype in DTYPES:
         return DTYPES[x.dtype]
     if type(x) is Blocks and x.scale.dtype == torch.float16 and x.group_size == 32:
@@ -82,9 +95,9 @@ def type_of(name: str, x: object) -> int:
 def encode(x: Blocks | Tensor) -> Tensor:
     """The bytes of a file, uint8 in a row."""
     if isinstance(x, Tensor):
-        return checks.plain(x).cpu().contiguous().view(-1).view(torch.uint8)
+        return in_a_row(checks.plain(x).resolve_neg().cpu()).view(torch.uint8)
     steps = [s for s in (x.scale, x.minimum) if s is not None]
-    parts = [s.contiguous().view(torch.uint8).view(-1, 2) for s in steps]
+    parts = [in_a_row(s).view(torch.uint8).view(-1, 2) for s in steps]
     q = x.q.contiguous().view(torch.uint8)
     if x.bits < 8:
         if x.minimum is None:

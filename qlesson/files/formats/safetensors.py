@@ -6,6 +6,7 @@ keeps the name of the float one: x.weight.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from qlesson.files.checkpoint.format import _File
 from qlesson.files.checkpoint.shards import _open_all
 from qlesson.files.formats import bitsandbytes, compressed_tensors, floats, gptq, torchao
 from qlesson.files.formats.opened import Opened, Stored, Value
-from qlesson.files.formats.parts import Config, Found, Part, Parts, not_read
+from qlesson.files.formats.parts import Config, Found, Part, Parts, listed, not_read
 from qlesson.report import naming
 
 CONFIGS = ("config.json", "quantize_config.json", "quant_config.json")
@@ -109,7 +110,10 @@ def _of_others(
         if base and mark[0] != "_" and not base.endswith("."):
             continue
         parts = {x: entries[base + x] for x in endings.split() if base + x in entries}
-        found = reader(parts, config) if base + mark not in used else None
+        if base + mark in used:
+            continue
+        main = "weight" if "weight" in parts else mark
+        found = listed(partial(reader, parts, config), parts, main)
         if found:
             return base + becomes, parts, found
     return None
@@ -126,7 +130,8 @@ def _of_torchao(
         return None
     endings = ("qdata", "scale", "zero_point")
     parts = {x: entries[f"{base}_{x}"] for x in endings if f"{base}_{x}" in entries}
-    return whole, parts, torchao.plain(parts, said)
+    found = listed(partial(torchao.plain, parts, said), parts, "qdata")
+    return (whole, parts, found) if found else None
 
 
 def _plain(part: Part) -> Found:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qlesson.blocks import Blocks
 from qlesson.files.formats.parts import Part
 from qlesson.granularity import Granularity, PerAxis, PerGroup, PerTensor, Shape
 from qlesson.qtensor import QTensor
@@ -106,39 +107,72 @@ def rows_of_steps(scale: Tensor, shape: Shape, part: Part, block: Sequence[objec
 
 
 def coded(
-    q: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int, granularity: Granularity
-) -> QTensor:
+    q: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    bits: int,
+    granularity: Granularity,
+    part: Part,
+) -> QTensor | Blocks:
     """A QTensor of the codes, the scales and the zero points that a file has, as they are.
 
     Codes are signed or not as they come. Without zero points these are 0: a symmetric file also
-    uses the code -2^(bits - 1), so the mapping is asymmetric.
+    uses the code -2^(bits - 1), so the mapping is asymmetric. Scales that no QTensor has, as the
+    negative ones of AutoRound's symmetric files, and 0 for a row without values, make it Blocks.
     """
     zero_point = torch.zeros_like(scale, dtype=q.dtype) if zero_point is None else zero_point
+    q, scale, zero_point = (x.contiguous() for x in (q, scale, zero_point.to(q.dtype)))
+    if not ((scale > 0) & scale.isfinite()).all():
+        return _as_blocks(q, scale, zero_point, bits, granularity, part)
     scale_dtype = None if scale.dtype == torch.float64 else scale.dtype
     signed = q.dtype == torch.int8
     scheme = Scheme(bits, "asymmetric", granularity, signed=signed, scale_dtype=scale_dtype)
-    steps = scale.contiguous(), zero_point.to(q.dtype).contiguous()
-    return QTensor(q.contiguous(), *steps, scheme)
+    return QTensor(q, scale, zero_point, scheme)
+
+
+def _as_blocks(
+    q: Tensor, scale: Tensor, z: Tensor, bits: int, granularity: Granularity, part: Part
+) -> Blocks:
+    """r_hat = scale * q - scale * z: codes around 0 where each z is the middle, else a minimum.
+
+    The minimum has the scale's dtype where that holds it exactly, else both are float32. So the
+    values of half scales are exact.
+    """
+    if isinstance(granularity, PerIndex):
+        raise part.not_read(
+            "holds scales of listed groups that are not positive, which qlesson does not read"
+        )
+    size = granularity.group_size if isinstance(granularity, PerGroup) else q.shape[1]
+    rows = scale.expand(len(q), 1) if scale.ndim < 2 else scale
+    middle = 0 if q.dtype == torch.int8 else 2 ** (bits - 1)
+    if (z == middle).all():
+        return Blocks((q - middle).view(torch.int8), rows, None, bits, size)
+    minimum = (scale.double() * -z.double()).expand_as(rows)
+    if not torch.equal(minimum.to(rows.dtype).double(), minimum):
+        rows = rows.float()
+    return Blocks(q, rows, minimum.to(rows.dtype), bits, size)
 
 
 def coded_by_shape(
     q: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int, part: Part, said: Sequence
-) -> QTensor:
+) -> QTensor | Blocks:
     """The same, where the shape of the scales says who shares them. said: sizes of a block."""
     if q.ndim != 2:
-        raise part.wrong(f"belongs to codes of shape {tuple(q.shape)}, and only matrices are read")
+        raise part.not_read(
+            f"belongs to codes of shape {tuple(q.shape)}, and qlesson reads matrices alone"
+        )
     if zero_point is not None and zero_point.shape != scale.shape:
         raise part.wrong(f"has shape {tuple(scale.shape)}, and the zero points another")
     if scale.numel() == 1:
         zero = None if zero_point is None else zero_point.reshape(())
-        return coded(q, scale.reshape(()), zero, bits, PerTensor())
+        return coded(q, scale.reshape(()), zero, bits, PerTensor(), part)
     usual = BLOCK if len(scale) < len(q) else 0
     scale = rows_of_steps(scale, q.shape, part, said)
     if zero_point is not None:
         zero_point = rows_of_steps(zero_point, q.shape, part, said)
     groups = scale.shape[1]
     size = size_of_groups(part, q.shape[1], groups, said[1:], usual)
-    return coded(q, scale, zero_point, bits, grouped(groups, size))
+    return coded(q, scale, zero_point, bits, grouped(groups, size), part)
 
 
 def whole_number(x: object, low: int, high: int) -> int | None:

@@ -11,9 +11,17 @@ from torch import Tensor
 
 from qlesson import checks
 from qlesson.blocks import Blocks
-from qlesson.files.checkpoint.format import _new_file
+from qlesson.files import new
 from qlesson.files.formats.ggml import TYPES
-from qlesson.files.formats.layout import ALIGNMENT, LIST, MAGIC, MOST_AXES, NUMBERS, TEXT
+from qlesson.files.formats.layout import (
+    ALIGNMENT,
+    DEEPEST,
+    LIST,
+    MAGIC,
+    MOST_AXES,
+    NUMBERS,
+    TEXT,
+)
 from qlesson.files.formats.quantizers import encode, type_of
 
 LONGEST = 63  # bytes of a name: GGML_MAX_NAME, with the zero behind it
@@ -78,7 +86,7 @@ def write_planned(path: Path, planned: Mapping[str, Planned], metadata: Mapping[
         infos.append(_info(name, x, offset))
         offset += -(-x.nbytes // alignment) * alignment
     header = MAGIC + struct.pack("<IQQ", 3, len(infos), len(keys)) + b"".join(keys + infos)
-    with _new_file(path) as temporary, open(temporary, "xb") as file:
+    with new.file(path) as temporary, open(temporary, "xb") as file:
         file.write(header + bytes(-len(header) % alignment))
         for x in planned.values():
             file.write(encode(x.make()).numpy().data)
@@ -117,15 +125,17 @@ def _value(key: str, x: Any) -> bytes:
     return struct.pack("<I", kind) + _data(what, kind, x)
 
 
-def _data(what: str, kind: int, x: Any) -> bytes:
+def _data(what: str, kind: int, x: Any, deepest: int = DEEPEST) -> bytes:
     if kind == TEXT:
         return _text(what, x)
     if kind != LIST:
         return struct.pack("<" + NUMBERS[kind], x)
+    if deepest == 0:
+        raise ValueError(f"{what} holds lists in lists in lists: at most {DEEPEST} are read again.")
     inner = _kind(what, x, True)
     head = struct.pack("<IQ", inner, len(x))
     if inner in (TEXT, LIST):
-        return head + b"".join(_data(what, inner, item) for item in x)
+        return head + b"".join(_data(what, inner, item, deepest - 1) for item in x)
     return head + struct.pack(f"<{len(x)}{NUMBERS[inner]}", *x)
 
 

@@ -2,7 +2,8 @@
 
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def load(path: str | Path, keep: str = "codes") -> tuple[Llama, Tokenizer]:
     a key that is not known and may change what the model computes.
     """
     checks.one_of("keep", keep, ("codes", "float"))
-    with _opened(checks.path("path", path)) as file:
+    path = checks.path("path", path)
+    with _naming(path), _opened(path) as file:
         config = _config(file)
         with torch.device("meta"):
             model = Llama(config)
@@ -99,6 +101,17 @@ def load(path: str | Path, keep: str = "codes") -> tuple[Llama, Tokenizer]:
 
 
 # --- what the file says ---
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An error that does not say which file it is about gets its name in front."""
+    try:
+        yield
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _opened(path: Path) -> Opened:

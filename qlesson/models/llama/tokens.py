@@ -4,10 +4,12 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from qlesson import checks
+from qlesson.files import written
 from qlesson.files.formats.from_llama import LLAMA_3
 
 CONTROL, USER_DEFINED = 3, 4  # kinds of tokens as ggml counts them; 1 is an ordinary one
@@ -15,6 +17,7 @@ CONTROL, USER_DEFINED = 3, 4  # kinds of tokens as ggml counts them; 1 is an ord
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 CUTS = {"smollm": (r"\p{N}", WORDS), "gpt-2": (WORDS,), "llama-bpe": (LLAMA_3,)}
 TEXT = "\ue000"  # stands in a chat's template for the text
+INSTEAD = "Use tokenizer.encode(text, special=True)."
 
 
 class Tokenizer:
@@ -46,6 +49,8 @@ class Tokenizer:
         self.control, self.named = dict(control), dict(named)
         self._size, self._merging, self._later = size, merging, later or merging
         self._patterns = dict(patterns or {})
+        specials = (self.control | self.named) if _by_bytes(merging) else {}
+        self._texts = {i: text for text, i in specials.items()}
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """The ids of a text, none for an empty one.
@@ -63,18 +68,27 @@ class Tokenizer:
         if isinstance(ids, str) or not hasattr(ids, "__iter__"):
             raise TypeError(f"ids must be a list of ids, got {checks.shown(ids)}: use [id].")
         listed = [checks.whole("ids", i, 0, self._size - 1) for i in ids]
-        return self._merging.decode(listed, skip_special_tokens=False)
+        texts: list[str] = []
+        for special, some in groupby(listed, self._texts.__contains__):
+            if special:  # a text, and no letters that stand for bytes
+                texts += map(self._texts.__getitem__, some)
+            else:
+                texts.append(self._merging.decode(list(some), skip_special_tokens=False))
+        return "".join(texts)
 
     def chat(self, text: str) -> list[int]:
         """The ids of a conversation that begins with this text and waits for the answer.
 
-        Control tokens are those of the template; the text cannot add any.
+        Control tokens are those of the template; the text cannot add any. Raises ValueError where
+        the template makes anything of the text but the text itself, with or without the spaces
+        around it.
         """
         checks.text("text", text)
         _refuse_halves(text)
         ids: list[int] = []
         specials = self.named | self.control
-        for piece in self._pieces(self._conversation(), specials):
+        around, text = self._conversation(text)
+        for piece in self._pieces(around, specials):
             if isinstance(piece, int):
                 ids.append(piece)
             else:
@@ -101,7 +115,8 @@ class Tokenizer:
         cut = re.split(f"({'|'.join(patterns)})", text) if patterns else [text]
         return [specials.get(x, specials.get(x.strip(), x)) for x in cut if x]
 
-    def _conversation(self) -> str:
+    def _conversation(self, text: str) -> tuple[str, str]:
+        """What the template writes, with TEXT in the place of the text; and the text it takes."""
         if self.template is None:
             raise ValueError("The file has no template of a chat: use tokenizer.encode(text).")
         from jinja2.sandbox import ImmutableSandboxedEnvironment  # here: it takes a while
@@ -110,15 +125,29 @@ class Tokenizer:
         jinja = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=more)
         jinja.globals |= {"raise_exception": _refuse, "strftime_now": _today}
         jinja.filters["tojson"] = _as_json
-        messages = [{"role": "user", "content": TEXT}]
         try:
-            filled = jinja.from_string(self.template)
-            return filled.render(messages=messages, add_generation_prompt=True, **self.names)
+            template = jinja.from_string(self.template)
+            around, filled = (self._filled(template, x) for x in (TEXT, text))
         except Exception as error:  # whatever a program of somebody else can do
             raise ValueError(
-                f"The template of a chat fails: {checks.shown(str(error))}. Use "
-                "tokenizer.encode(text, special=True)."
+                f"The template of a chat fails: {checks.shown(str(error))}. {INSTEAD}"
             ) from None
+        for taken in (text, text.strip()) if TEXT in around else ():
+            if around.replace(TEXT, taken) == filled:
+                return around, taken
+        raise ValueError(
+            f"The template of a chat does not write the text as it is, but {checks.shown(filled)}. "
+            f"{INSTEAD}"
+        )
+
+    def _filled(self, template: Any, text: str) -> str:
+        messages = [{"role": "user", "content": text}]
+        return template.render(messages=messages, add_generation_prompt=True, **self.names)
+
+
+def _by_bytes(merging: Any) -> bool:
+    """Whether the letters of its tokens stand for bytes, each by itself."""
+    return type(merging.decoder).__name__ == "ByteLevel"
 
 
 def _refuse(why: str) -> None:
@@ -157,22 +186,29 @@ def of_merges(
     library = _library()
     models, pre = library.models, library.pre_tokenizers
     ids = {token: i for i, token in enumerate(tokens)}
+    for i, token in enumerate(tokens):
+        if token and ids[token] != i:
+            raise ValueError(
+                f"The token {checks.shown(token)} is there twice: each text has one id."
+            )
     control, named = (
-        {t: i for t, i in ids.items() if kinds[i] == kind} for kind in (CONTROL, USER_DEFINED)
+        {t: i for t, i in ids.items() if t and kinds[i] == kind} for kind in (CONTROL, USER_DEFINED)
     )
-    # A byte that has no token gets an id of its own behind all others: left out before merging, it
-    # would let its neighbours merge.
-    extra = [b for b in pre.ByteLevel.alphabet() if b not in ids]
-    ids = {**ids, **{b: len(ids) + i for i, b in enumerate(sorted(extra))}}
     pairs: Any = [tuple(pair.split(" ")) for pair in merges]
+    merged = {token for pair in pairs for token in (*pair, "".join(pair))}
+    # A control token is no word, which Llama 3 would take as it is. A byte that has no token gets
+    # an id of its own behind all others: left out, it would let its neighbours merge.
+    held = {token: i for token, i in ids.items() if token in merged or token not in control}
+    extra = sorted(byte for byte in pre.ByteLevel.alphabet() if byte not in held)
+    held |= {byte: len(tokens) + i for i, byte in enumerate(extra)}
     for pair in pairs:
-        if len(pair) != 2 or not {*pair, "".join(pair)} <= ids.keys():
+        if len(pair) != 2 or not {*pair, "".join(pair)} <= held.keys():
             raise ValueError(
                 f"The merge {checks.shown(' '.join(pair))} is not of two tokens into a third: the "
                 "merges are those of another vocabulary."
             )
     # Llama 3 takes a word that is a token as it is, whatever the merges make of it.
-    merging = library.Tokenizer(models.BPE(ids, pairs, ignore_merges=cut == "llama-bpe"))
+    merging = library.Tokenizer(models.BPE(held, pairs, ignore_merges=cut == "llama-bpe"))
     split = [pre.Split(library.Regex(regex), "isolated") for regex in CUTS[cut]]
     letters = pre.ByteLevel(add_prefix_space=False, use_regex=False)
     merging.pre_tokenizer = pre.Sequence([*split, letters])
@@ -186,7 +222,7 @@ def of_json(path: Path, size: int, **chat: Any) -> Tokenizer:
     size  of the vocabulary: rows of the embedding
     chat  template and names
     """
-    text = checks.file("path", path).read_text(encoding="utf-8")
+    text = written.text(checks.file("path", path))
     try:
         merging = _library().Tokenizer.from_str(text)
     except (ImportError, KeyboardInterrupt):
@@ -200,8 +236,14 @@ def of_json(path: Path, size: int, **chat: Any) -> Tokenizer:
         raise ValueError(
             f"{path} has the id {most}, and the embedding {size} rows: it is of another model."
         )
+    words = [x.content for x in added.values() if x.single_word]
+    if words:
+        raise ValueError(
+            f"{path} has {checks.shown(words[0])}, a token that is read only as a word of its own, "
+            "which is not done here."
+        )
     control, named = (
-        {x.content: i for i, x in added.items() if x.special == special}
+        {x.content: i for i, x in added.items() if x.content and x.special == special}
         for special in (True, False)
     )
     patterns = {x.content: _pattern(x) for x in added.values() if x.lstrip or x.rstrip}

@@ -177,6 +177,22 @@ def test_merging_in_another_way_is_refused(change, words, tmp_path):
         to_gguf(folder, tmp_path / "x.gguf")
 
 
+@pytest.mark.parametrize("vocabulary, merges, words", [
+    ({"zz": 102}, [], "tokenizer.json has the id 102, and the embedding 102 rows"),
+    ({"zz": -1}, [], "has the id -1, and the embedding"), ({"zz": 1.0}, [], "is no BPE"),
+    ({}, [["q", "z"]], "has the merge 'q z', which is not of two tokens into a third"),
+    ({}, ["a b c"], "has the merge 'a b c', which is not of two tokens into a third"),
+])  # fmt: skip
+def test_tokens_and_merges_of_another_model_are_refused(vocabulary, merges, words, tmp_path):
+    folder = published(tmp_path / "tiny")
+    said = json.loads((folder / "tokenizer.json").read_text())
+    said["model"]["vocab"] |= vocabulary
+    said["model"]["merges"] += merges
+    (folder / "tokenizer.json").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match=words):
+        to_gguf(folder, tmp_path / "x.gguf")
+
+
 def test_tokens_that_take_spaces_along_are_refused(tmp_path):
     added = [x | PLAIN | {"rstrip": True} for x in small()[2]]
     folder = published(tmp_path / "tiny", tokenizer={"added_tokens": added})
@@ -206,9 +222,10 @@ def test_llama_3s_way_and_the_token_that_begins_a_text(tmp_path):
 def test_folders_that_lack_a_part(tmp_path):
     folder = published(tmp_path / "tiny")
     tensors = load_file(folder / "model.safetensors")
-    save_file(tensors | {"model.layers.0.odd.weight": torch.ones(2)}, folder / "model.safetensors")
-    with pytest.raises(ValueError, match="'model.layers.0.odd.weight', which a Llama has not"):
-        to_gguf(folder, tmp_path / "x.gguf")
+    for name in ("model.layers.0.odd.weight", "model.layers.01.mlp.up_proj.weight"):
+        save_file(tensors | {name: torch.ones(2)}, folder / "model.safetensors")
+        with pytest.raises(ValueError, match=f"'{name}', which a Llama has not"):
+            to_gguf(folder, tmp_path / "x.gguf")
     (folder / "config.json").write_text("[")
     with pytest.raises(ValueError, match="config.json is no JSON of names and values"):
         to_gguf(folder, tmp_path / "x.gguf")
@@ -216,6 +233,20 @@ def test_folders_that_lack_a_part(tmp_path):
     with pytest.raises(FileNotFoundError, match="must be a file, and .*config.json does not"):
         to_gguf(folder, tmp_path / "x.gguf")
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "config.json", "tokenizer.json", "generation_config.json"]
+)
+def test_no_file_of_the_source_is_written_over(tmp_path, name):
+    folder = published(tmp_path / "tiny")
+    (folder / "generation_config.json").write_text("{}")
+    before = (folder / name).read_bytes()
+    with pytest.raises(ValueError, match="belongs to the source: write to another file"):
+        to_gguf(folder, folder / name)
+    assert (folder / name).read_bytes() == before
+    to_gguf(folder, folder / "x.gguf")
+    to_gguf(folder, folder / "x.gguf")
 
 
 def test_the_command(tmp_path, capsys):
@@ -226,5 +257,7 @@ def test_the_command(tmp_path, capsys):
     assert formats.open(target).stored["blk.0.attn_v.weight"].kind == "Q4_0"
     for words in (["--bits", "4"], ["--type", "Q8_0", "--per-row"]):
         assert main(["quantize", str(folder), str(target), *words]) == 1
+    assert main(["quantize", str(folder / "model.safetensors"), str(target)]) == 1
+    assert "model.safetensors is a file: name the folder of the model" in capsys.readouterr().err
     assert main(["quantize", str(folder), str(tmp_path / "x"), "--type", "Q8_0"]) == 1
     assert "--type is for a target that ends in .gguf" in capsys.readouterr().err

@@ -115,7 +115,8 @@ def test_a_scale_for_all_is_one_number(folder):
 @pytest.mark.parametrize("lie", [
     dict(shape=[10**9, 10**9]), dict(shape=[]), dict(shape="x"), dict(shape=[4, -64]),
     dict(shape=[True, 256]), dict(blocksize=0), dict(blocksize=10**18), dict(nested_blocksize=0),
-    dict(nested_offset="x"), dict(shape=None),
+    dict(nested_offset="x"), dict(shape=None), dict(nested_offset=10**400),
+    dict(nested_offset=float("inf")), dict(nested_offset=float("nan")), dict(nested_offset=1e39),
 ])  # fmt: skip
 def test_a_state_of_bitsandbytes_that_lies(lie, folder):
     tensors = GOOD["bnb"] | {"l.weight.quant_state.bitsandbytes__nf4": state(**lie)}

@@ -14,6 +14,7 @@ from qlesson.files import checkpoint, codebooks, formats
 from qlesson.files.formats import NotRead
 from qlesson.files.formats.kinds import BookBlocks
 from qlesson.files.formats.steps import PerIndex
+from qlesson.files.inspect import report
 from qlesson.nn import QuantizedLinear
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
@@ -67,6 +68,23 @@ def test_plain_tensors_come_as_they_are(opened):
     assert file.stored["b"] == ("F16", (3, 4), 24)
 
 
+def test_a_file_that_is_written_again_and_one_that_is_closed(tmp_path):
+    """Its header says where the tensors of the older file were."""
+    path = tmp_path / "x.safetensors"
+    checkpoint.save(path, {"w": torch.full((4,), 1.0), "q": ql.quantize(torch.ones(2))})
+    file = formats.open(path)
+    assert file["w"].tolist() == [1] * 4
+    checkpoint.save(path, {"w": torch.full((4,), 7.0), "q": ql.quantize(torch.ones(2))})
+    for name in file:
+        with pytest.raises(ValueError, match="x.safetensors was written again since it was opened"):
+            file[name]
+    with formats.open(path) as file:
+        kept = file["w"]
+    assert kept.tolist() == [7] * 4
+    with pytest.raises(ValueError, match="is closed: read 'w' inside the with block"):
+        file["w"]
+
+
 def test_what_checkpoint_saved_comes_back(tmp_path):
     w = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
     q = ql.quantize(w, ql.Scheme(3, granularity=ql.PerGroup(8)))
@@ -107,11 +125,11 @@ def planes(rows, bits):
     return torch.stack(found)
 
 
-def gptq(bits, inputs, outputs, size, index=None, offset=1, words=stream):
+def gptq(bits, inputs, outputs, size, index=None, offset=1, words=stream, middle=False, signs=1):
     """What AutoGPTQ's pack writes, from codes: its tensors, the codes, and what they stand for."""
     groups = -(-inputs // size)
     q, z = drawn(0, 2**bits, outputs, inputs), drawn(1, 2**bits, outputs, groups, seed=1)
-    s = scales(outputs, groups)
+    z, s = torch.full_like(z, 2 ** (bits - 1)) if middle else z, scales(outputs, groups) * signs
     tensors = {
         "l.qweight": words(q, bits).T, "l.qzeros": words((z - offset).T, bits), "l.scales": s.T,
     }  # fmt: skip
@@ -145,6 +163,13 @@ def test_gptq(bits, version, opened):
     ({"quant_method": "auto-round", "packing_format": "auto_round:gptqmodel"}, 0),
     ({"quant_method": "auto-round", "packing_format": "auto_round"}, 0),
     ({"quant_method": "gptq", "checkpoint_format": "GPTQ_V2", "backend": "auto"}, 0),
+    ({"quant_method": "intel/auto-round", "backend": "auto_round:exllamav2"}, 0),
+    ({"quant_method": "intel/auto-round", "backend": "autoround:exllamav2"}, 0),
+    ({"quant_method": "intel/auto-round", "backend": "auto_round:triton"}, 0),
+    ({"quant_method": "intel/auto-round", "backend": "auto_round:gptq:exllamav2"}, 1),
+    ({"quant_method": "intel/auto-round", "backend": "auto_gptq:cuda"}, 1),
+    ({"quant_method": "auto-round", "packing_format": "auto_round:exllamav2"}, 0),
+    ({"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq:exllamav2"}, 1),
 ])  # fmt: skip
 def test_the_zero_points_offset_by_every_name_that_it_has(config, offset, opened):
     tensors, values = gptq(4, 96, 32, 32, offset=offset)
@@ -162,6 +187,75 @@ def test_act_order_without_its_list_is_refused(opened):
 def test_planes_of_less_than_32_codes_are_refused(opened):
     with pytest.raises(ValueError, match="has 96 inputs and 16 outputs, in planes of 32"):
         opened(gptq(4, 96, 16, 32)[0], {"checkpoint_format": "gptq_p"})
+
+
+@pytest.mark.parametrize("middle", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("size", [32, 96])
+def test_scales_may_be_negative_or_zero(middle, bits, size, opened):
+    """As AutoRound's symmetric ones: every product of a half and a code fits float32."""
+    signs = torch.ones(32, 96 // size).half()
+    signs[::2], signs[5] = -1, 0
+    tensors, values = gptq(bits, 96, 32, size, middle=middle, signs=signs)
+    config = {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "bits": bits}
+    file = opened(tensors, config | {"group_size": size})
+    x = file["l.weight"]
+    assert type(x) is Blocks and x.group_size == size and (x.minimum is None) == middle
+    assert torch.equal(x.dequantize(), values)
+    assert torch.equal(x.scale.half(), tensors["l.scales"].T)
+    assert f"{bits} bits, {'symmetric' if middle else 'float minimum'}" in report(file.path)
+
+
+def test_a_minimum_that_halves_hold_is_one(opened):
+    """-2 * 3 is -6; -0.1 * 3 in float16 is not -0.3."""
+    for scale, dtype in ((-2.0, torch.float16), (-0.1, torch.float32)):
+        q, z = torch.tensor([[-7, 3]]).to(torch.int8), torch.tensor([[3]]).to(torch.int8)
+        tensors = {"l.weight": q, "l.weight_scale": torch.tensor([[scale]]).half()}
+        x = opened(tensors | {"l.weight_zero_point": z})["l.weight"]
+        assert x.scale.dtype == x.minimum.dtype == dtype
+        wanted = torch.tensor(scale).half().float() * torch.tensor([[-10.0, 0.0]])
+        assert torch.equal(x.dequantize(), wanted)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (3, 1), (3, 2)])
+def test_a_scale_of_0_is_read_in_bytes(shape, opened):
+    q, scale = drawn(-128, 128, 3, 64).to(torch.int8), scales(*shape, dtype=torch.float32)
+    scale.view(-1)[0] = 0
+    x = opened({"l.weight": q, "l.weight_scale": scale}, {"group_size": 32})["l.weight"]
+    rows = scale if len(shape) > 1 else scale.expand(3).unsqueeze(1)
+    wanted = rows.repeat_interleave(64 // rows.shape[1], 1) * q.float()
+    assert type(x) is Blocks and torch.equal(x.dequantize(), wanted)
+
+
+def test_listed_groups_with_negative_scales_are_listed_and_not_read(opened):
+    index = torch.arange(96) % 3
+    file = opened(gptq(4, 96, 32, 32, index, signs=torch.tensor(-1.0).half())[0])
+    with pytest.raises(NotRead, match="holds scales of listed groups that are not positive"):
+        file["l.weight"]
+    assert "not read" in report(file.path)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 8), (2, 4, 3, 3), (8,)])
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_what_is_no_matrix_does_not_close_the_file(shape, dtype, opened):
+    """Experts in one tensor, convolutions."""
+    ones = torch.ones(shape[0], *(1 for _ in shape[1:]))
+    tensors = {"l.weight": torch.ones(shape).to(dtype), "l.weight_scale": ones}
+    file = opened(tensors | {"b": torch.ones(2)})
+    assert file["b"].tolist() == [1, 1] and file.stored["l.weight"].shape == shape
+    with pytest.raises(NotRead, match="of shape .*, and qlesson reads matrices alone|has shape"):
+        file["l.weight"]
+    assert "not read" in report(file.path)
+
+
+def test_torchaos_codes_of_three_axes_do_not_close_the_file(opened):
+    said = {"_type": "Int8Tensor", "_data": {"block_size": [1, 1, 8]}, "_tensor_data_names": []}
+    tensors = {"0._weight_qdata": torch.ones(2, 4, 8).to(torch.int8), "b": torch.ones(2),
+               "0._weight_scale": torch.ones(2, 4, 1)}  # fmt: skip
+    file = opened(tensors, metadata={"0.weight": json.dumps(said)})
+    assert file["b"].tolist() == [1, 1]
+    with pytest.raises(NotRead, match=r"has shape \(2, 4, 8\), and qlesson reads matrices alone"):
+        file["0.weight"]
 
 
 def test_gptqs_largest_zero_point_wraps_to_0(opened):
@@ -245,6 +339,9 @@ def test_awq_as_compressed_tensors_converts_it(opened):
     ({"backend": "llm-awq"}, "is in the layout 'llm-awq'"),
     ({"checkpoint_format": "marlin"}, "is in the layout 'marlin'"),
     ({"quant_method": "auto-round", "packing_format": "auto_round:mlx"}, "layout 'auto_round:mlx"),
+    ({"quant_method": "intel/auto-round", "backend": "auto_round:qbits"}, "'auto_round:qbits'"),
+    ({"quant_method": "intel/auto-round", "backend": "auto"}, "is in the layout 'auto'"),
+    ({"quant_method": "auto-round"}, "is in the layout 'auto-round'"),
     ({"format": "gptq_v2", "checkpoint_format": "gptq"}, "in the layout 'gptq or gptq_v2'"),
     ({"quant_method": "squeezellm"}, "was quantized by 'squeezellm'"),
     ({"quant_method": ["x"]}, "was quantized by"), ({"format": {"a": 1}}, "is in the layout"),

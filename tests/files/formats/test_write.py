@@ -56,6 +56,10 @@ def test_what_float16_cannot_hold_is_refused():
     for name in BLOCKS:
         with pytest.raises(ValueError, match="holds values up to 1e.07, and Q.* in float16"):
             formats.gguf.quantize(torch.linspace(0, 1e7, 32), name)
+    for name, large in (("F16", 65520.0), ("F16", 1e6), ("F32", 1e300)):
+        with pytest.raises(ValueError, match=f"holds values up to .*, and {name} ends at"):
+            formats.gguf.quantize(torch.tensor([1.0, -large], dtype=torch.float64), name)
+    assert formats.gguf.quantize(torch.tensor([65519.0]), "F16").item() == 65504
     with pytest.raises(ValueError, match="whole blocks of 32"):
         formats.gguf.quantize(torch.ones(2, 33))
 
@@ -124,6 +128,10 @@ def test_a_real_file_is_written_as_it_is(tmp_path):
     ({"\ud800": torch.ones(1)}, "surrogate"),
     ({1: torch.ones(1)}, "must be text"),
     ({"a": Blocks(torch.zeros(4, dtype=torch.uint8), torch.ones(1), None, 4, 4)}, "is Blocks"),
+    ({"a": torch.ones(2, device="meta")}, "'a'. is on the meta device and holds no values"),
+    ({"a": torch.eye(2).to_sparse()}, "'a'. has layout torch.sparse_coo"),
+    ({"a": torch.nested.nested_tensor([torch.ones(2)])}, "'a'. has layout nested"),
+    ({"a": formats.gguf.quantize(torch.ones(32)).to("meta")}, "'a'. is on the meta device"),
 ])  # fmt: skip
 def test_what_a_file_cannot_hold(x, words, tmp_path):
     with pytest.raises((TypeError, ValueError), match=words):
@@ -137,6 +145,33 @@ def test_what_a_file_cannot_hold(x, words, tmp_path):
 def test_what_metadata_cannot_hold(value, tmp_path):
     with pytest.raises(TypeError, match=r"metadata\['k'\] must be text, a number"):
         formats.gguf.write(tmp_path / "x.gguf", {}, {"k": value})
+
+
+def test_lists_in_lists_are_read_as_they_are_written_or_refused(tmp_path):
+    path, deep = tmp_path / "x.gguf", [[[[1]]]]
+    formats.gguf.write(path, {}, {"k": deep})
+    assert formats.open(path).metadata["k"] == deep
+    endless = []
+    endless.append(endless)
+    for value in ([deep], endless):
+        with pytest.raises(ValueError, match="'k'. holds lists in lists in lists"):
+            formats.gguf.write(path, {}, {"k": value})
+
+
+def test_a_tensor_that_is_negated_when_it_is_read_is_written(tmp_path):
+    x = torch.tensor([1 + 2j]).conj().imag
+    assert x.is_neg()
+    formats.gguf.write(tmp_path / "x.gguf", {"x": x}, {})
+    assert formats.open(tmp_path / "x.gguf")["x"].tolist() == [-2]
+
+
+def test_what_is_one_of_a_column_is_written(tmp_path):
+    """torch calls it contiguous, with the stride of the column."""
+    column, scale = torch.arange(6.0).view(2, 3)[1:, 1], torch.ones(1, 2).half()[:, 1:]
+    one = Blocks(torch.ones(1, 32, dtype=torch.int8), scale, None, 8, 32)
+    formats.gguf.write(tmp_path / "x.gguf", {"x": column, "one": one}, {})
+    with formats.open(tmp_path / "x.gguf") as file:
+        assert file["x"].tolist() == [4] and file["one"].dequantize().eq(1).all()
 
 
 def test_nothing_half_written_stays(tmp_path):
