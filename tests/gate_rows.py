@@ -577,11 +577,13 @@ ROWS = {
     "bench.report.quick": row(
         nbytes=whole(2**12), call=lambda f, nbytes: f(nbytes).count("\n")),  # its times differ
     "bench.report.stored": row(name=one_of("cpu")),
-    "bench.report.ms_of": REPORT, "bench.report.table": REPORT, "bench.report.as_json": REPORT,
+    "bench.report.ms_of": REPORT, "bench.report.share": REPORT,
+    "bench.report.table": REPORT, "bench.report.as_json": REPORT,
     "bench.report.plot": REPORT,
     "bench.report.report": "takes minutes: its values go to Job",
     "bench.llama.run_llama": "takes minutes, and a published model",
     "bench.llama.run_fresh": "starts processes, with a published model",
+    "bench.llama.built_for": NOTHING,
     "bench.llama.table": REPORT, "bench.llama.main": "the command",
     "bench.report.version": "asks for an installed package",
     "bench.report.machine": "asks the machine", "bench.report.processor": NOTHING,

@@ -7,7 +7,7 @@ threads of ONNX Runtime keep spinning after a call and would double the time of 
 from qlesson.bench.cells import DTYPES, FLOOR, GRANULARITIES, SIZES, WORKS, Job
 from qlesson.bench.counting import traffic
 from qlesson.bench.product import READ_ONCE, Matrix
-from qlesson.bench.report import ms_of, quick, stored
+from qlesson.bench.report import ms_of, quick, share, stored
 
 __all__ = [
     "DTYPES",
@@ -20,6 +20,7 @@ __all__ = [
     "WORKS",
     "ms_of",
     "quick",
+    "share",
     "stored",
     "traffic",
 ]

@@ -4,7 +4,8 @@ python -m qlesson.bench.llama               the table, in a minute; needs `make 
 python -m qlesson.bench.llama --json FILE   the same, stored
 
 llama.cpp, where xllamacpp is installed, has as many threads as torch, and rounds the inputs of a
-product to 8 bits; ours are float32. It runs in a process of its own: in one process its threads and
+product to 8 bits; ours are float32. Its wheel is compiled for AVX2, which the report says. It runs in
+a process of its own: in one process its threads and
 torch's are more than there are cores, and OpenMP puts them to sleep between two products.
 """
 
@@ -13,6 +14,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -124,6 +126,14 @@ def _llama_cpp(path: Path) -> Any:
     return call
 
 
+def built_for() -> str | None:
+    """The instructions that llama.cpp was compiled for: a wheel does without the newest."""
+    asked = "import xllamacpp; print(xllamacpp.get_system_info())"
+    said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)
+    names = re.findall(r"(\w+) = 1", said.stdout.rpartition("CPU")[2])
+    return " ".join(names) or None
+
+
 def run_fresh(path: Path) -> list[dict[str, Any]]:
     """Seconds to load, and then to the first token, compiling included, and MB at the most: each in
     a process of its own, which finds no compiled loop of an earlier one. On Linux alone."""
@@ -173,6 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = run_llama(path, lambda: print(".", end="", flush=True))
     results = machine()
     results["versions"] |= {"xllamacpp": version("xllamacpp")}
+    results["llama.cpp"] = built_for()
     results |= {work: [r for r in rows if r["work"] == work] for work in ("writing", "reading")}
     results["fresh"] = run_fresh(path) if sys.platform == "linux" else []
     print("\n" + table(results))

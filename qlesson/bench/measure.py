@@ -39,14 +39,25 @@ def measure(
 
     before  runs ahead of each call, and takes no time of it
     """
-    times: dict[Key, list[float]] = {name: [] for name in contestants}
+    found = measure_rounds(contestants, device, rounds, before)
+    return {name: spread([t for block in ms for t in block]) for name, ms in found.items()}
+
+
+def measure_rounds(
+    contestants: Mapping[Key, Call],
+    device: str = "cpu",
+    rounds: int = ROUNDS,
+    before: Call = lambda: None,
+) -> dict[Key, list[list[float]]]:
+    """The same, all times in ms, a list for each round: what memory gives changes between them."""
+    times: dict[Key, list[list[float]]] = {name: [] for name in contestants}
     for call in contestants.values():
         call()  # compiles, allocates
     for _ in range(rounds):
         for name, call in contestants.items():
             time.sleep(PAUSE)
-            times[name] += _block(call, device, before)
-    return {name: _spread(ms) for name, ms in times.items()}
+            times[name].append(_block(call, device, before))
+    return times
 
 
 def _block(call: Call, device: str, before: Call) -> list[float]:
@@ -69,6 +80,7 @@ def _timed(call: Call, device: str, before: Call) -> float:
     return 1000 * (_clock["now"]() - start)
 
 
-def _spread(ms: list[float]) -> Spread:
+def spread(ms: list[float]) -> Spread:
+    """The median, the lower and the upper quartile."""
     low, middle, high = statistics.quantiles(ms, n=4)
     return middle, low, high

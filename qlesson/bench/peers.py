@@ -147,16 +147,18 @@ def torchao_(job: "Job") -> dict[str, Call]:
     function, args = works[job.work]
     calls: dict[str, Call] = {"torchao eager": lambda: function(*args)}
     if job.device != "cpu" or job.granularity in ("tensor", "group 128"):
-        compiled = torch.compile(function)
+        # Once seen with another block, the compiler would make its sizes variables, and the loop
+        # take tens of times as long.
+        compiled = torch.compile(function, dynamic=False)
         calls["torchao compiled"] = lambda: compiled(*args)
     return calls
 
 
 def bitsandbytes_(job: "Job") -> dict[str, Call]:
-    """bitsandbytes quantizes rows symmetrically to int8, on CUDA."""
+    """bitsandbytes quantizes rows symmetrically to int8, on CUDA: rows in float16."""
     import bitsandbytes
 
     if job.device == "cpu" or job.work != "choose" or job.granularity != "row":
         return {}
     r = job.r.half()
-    return {"bitsandbytes": lambda: bitsandbytes.functional.int8_vectorwise_quant(r)}
+    return {"bitsandbytes, float16": lambda: bitsandbytes.functional.int8_vectorwise_quant(r)}

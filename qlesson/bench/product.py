@@ -6,6 +6,7 @@ in its name.
 
 from collections.abc import Callable
 from functools import cached_property, partial
+from statistics import median
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 import qlesson as ql
 from qlesson import checks
-from qlesson.bench.measure import ROUNDS, Call, measure
+from qlesson.bench.measure import ROUNDS, Call, measure, measure_rounds, spread
 from qlesson.models import minilm, tinygpt
 from qlesson.nn import QuantizedLinear, quantize_model
 
@@ -201,13 +202,17 @@ def run_product(
         }
         rounds = 2 * ROUNDS if tokens == 1 else ROUNDS  # short ones vary more
         with torch.no_grad(), ql.use_kernels("compiled"):
-            times = measure(calls, device, rounds, before=lambda: others.add_(1))
+            times = measure_rounds(calls, device, rounds, before=lambda: others.add_(1))
         if tokens == 1:
-            bound = {key: spread for key, spread in times.items() if key[1] == READ_ONCE}
-        for (bits, name), (ms, low, high) in (bound | times).items():
+            bound = {key: blocks for key, blocks in times.items() if key[1] == READ_ONCE}
+        for (bits, name), blocks in (bound | times).items():
+            ms, low, high = spread([t for block in blocks for t in block])
             keys = {"bits": bits, "tokens": tokens, "contestant": name}
             moved = {"moved": matrices[bits].nbytes, "shape": matrices[bits].shape}
-            found.append(keys | moved | {"ms": ms, "low": low, "high": high})
+            row = keys | moved | {"ms": ms, "low": low, "high": high}
+            if tokens == 1:  # whose limit is memory, which is faster in some rounds than in others
+                row["rounds"] = [float(f"{median(block):.4g}") for block in blocks]
+            found.append(row)
         if progress:
             progress(f"{tokens} tokens")
     return found

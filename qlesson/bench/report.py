@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -125,6 +126,14 @@ def ms_of(rows: Iterable[dict[str, Any]], **wanted: Any) -> dict[str, float]:
     return {r["contestant"]: r["ms"] for r in rows if all(r[k] == v for k, v in wanted.items())}
 
 
+def share(rows: Iterable[dict[str, Any]], limit: str, name: str, **wanted: Any) -> float:
+    """How much of the limit's speed a contestant reaches in one cell: the median over the rounds,
+    in each of which both meet the same state of memory."""
+    cell = [r for r in rows if all(r[k] == v for k, v in wanted.items())]
+    of = {r["contestant"]: r["rounds"] for r in cell}
+    return median(a / b for a, b in zip(of[limit], of[name], strict=True))
+
+
 def table(results: dict[str, Any]) -> str:
     """A line per cell: the floor, and every contestant's time as a multiple of it."""
     lines = [f"{results['device']}, {results['date']}, torch {results['versions']['torch']}"]
@@ -153,8 +162,10 @@ def _products(results: dict[str, Any]) -> Iterator[str]:
         yield f"\n{tokens} tokens times {shape} weights of {bits} bits; in brackets, how much of"
         yield "the speed of reading the codes once is reached, and how many times float32's"
         for name, ms in sorted(times.items(), key=lambda item: item[1]):
-            shares = times[READ_ONCE] / ms, times["float32"] / ms
-            yield f"  {name:28}{ms:9.2f}  ({shares[0]:.2f}, {shares[1]:.2f})"
+            read = times[READ_ONCE] / ms
+            if tokens == 1:
+                read = share(rows, READ_ONCE, name, bits=bits, tokens=tokens)
+            yield f"  {name:28}{ms:9.2f}  ({read:.2f}, {times['float32'] / ms:.2f})"
     for said, part in (
         ("the course's GPT writes, characters a second", "writing"),
         ("MiniLM reads texts of one token, texts a second", "encoding"),

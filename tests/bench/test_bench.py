@@ -13,7 +13,7 @@ from reference import T
 
 import qlesson as ql
 from qlesson import bench
-from qlesson.bench import cells, measure
+from qlesson.bench import cells, measure, peers
 from qlesson.bench.__main__ import main
 from qlesson.kernels import compilers
 
@@ -28,6 +28,43 @@ def test_the_traffic_of_the_formula():
     assert [name for name, _, _ in rows] == ["div", "add", "round", "clamp", "to_copy"]
     assert [round(a / 1000) for _, a, _ in rows] == [4] * 5
     assert [b for _, _, b in rows] == [4000] * 4 + [1000]
+
+
+def test_the_traffic_of_what_fills_gives_several_or_one_number_or_nothing():
+    r, codes = torch.randn(10, 100), torch.empty(10, 100, dtype=torch.int8)
+    wanted = {
+        "copy": (lambda: codes.copy_(r), 4000, 1000),  # what is filled is not read
+        "fill": (lambda: codes.fill_(1), 0, 1000),
+        "add": (lambda: r.add_(1), 4000, 4000),
+        "sum": (r.sum, 4000, 4),
+        "aminmax": (r.aminmax, 4000, 8),
+        "max": (lambda: r.max(1), 4000, 10 * (4 + 8)),
+    }
+    for name, (call, read, written) in wanted.items():
+        assert bench.traffic(call) == [(name, read, written)]
+    for call in (lambda: torch.empty(1000), lambda: torch.empty_like(r), lambda: r.sum().sum()):
+        assert len(bench.traffic(call)) <= 1
+    for scheme in (ql.Scheme(), ql.Scheme(granularity=ql.PerAxis(0))):
+        with ql.use_kernels("eager"):
+            assert bench.traffic(lambda s=scheme: ql.fake_quantize(r, s))
+
+
+def test_a_share_compares_what_met_the_same_state_of_memory():
+    rows = [
+        {"contestant": "limit", "bits": 4, "rounds": [1.0, 2.0, 1.0]},
+        {"contestant": "other", "bits": 4, "rounds": [2.0, 2.5, 1.25]},
+        {"contestant": "other", "bits": 8, "rounds": [1.0, 1.0, 1.0]},
+    ]
+    assert bench.share(rows, "limit", "other", bits=4) == 0.8
+
+
+def test_torchao_is_compiled_for_its_own_sizes(monkeypatch):
+    """Compiled for any, as a second size in one process would have it, it is slower than eager."""
+    pytest.importorskip("torchao")
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda f, **how: asked.append(how) or f)
+    peers.torchao_(bench.Job("given scale", "group 128", "float32", 2**14))
+    assert asked == [{"dynamic": False}]
 
 
 def test_measure_takes_turns_and_gives_median_and_quartiles(monkeypatch):
@@ -293,6 +330,10 @@ def test_what_notebook_14_says_of_times_is_stored():
     many = four[256]
     assert 1.6 < many["qlesson"] / many["qlesson, 8-bit inputs"] < 2.5
     assert 0.8 < many["bfloat16"] / many["qlesson, 8-bit inputs"] < 1.25
+    assert "With inputs in bfloat16 ours uses that instruction too" in text
+    assert many["qlesson, bfloat16"] < 0.8 * many["qlesson"]
+    assert "ONNX Runtime's have 5 bits a weight with their scales, ours 4.5" in text
+    assert read["moved"] * 8 / (16384 * 4096) == 8.5
     assert "The GPT is near no limit" in text
     gb_per_s = read["moved"] / eight[1][bench.READ_ONCE]
     for row in CPU["writing"]:

@@ -87,6 +87,8 @@ def test_what_notebook_14_says_of_it_is_stored():
     assert "A fifth of the bytes writes more than four times as many tokens as float32" in text
     assert 0.17 < nbytes["qlesson"] / nbytes["float32"] < 0.22
     assert 4 < writing["float32"] / writing["qlesson"] < 5
+    assert "though its package is compiled for AVX2" in text
+    assert "AVX2" in real["llama.cpp"].split() and "AVX512" not in real["llama.cpp"]
     assert "llama.cpp writes faster still" in text and writing["llama.cpp"] < writing["qlesson"]
     assert "Nobody is near the bound" in text
     floor = writing.pop(bench.READ_ONCE) / nbytes["qlesson"]

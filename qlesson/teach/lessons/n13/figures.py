@@ -33,11 +33,13 @@ def traffic(rows: Sequence[tuple[str, float, float]], floor: tuple[float, float]
     return fig
 
 
-def times(ms: Mapping[str, float], floor: float) -> Figure:
+def times(
+    ms: Mapping[str, float], floor: float, dashed: str = "one pass over the same bytes"
+) -> Figure:
     """How long each contestant takes, on a logarithmic axis   (notebook 13).
 
     ms     {contestant: milliseconds}
-    floor  the time of one pass over the same bytes, drawn as a line
+    floor  the time of one pass over the same bytes, or of what `dashed` says, drawn as a line
     """
     ms = dict(sorted(ms.items(), key=lambda item: item[1]))
     fig, ax = draw.figure(0.8 + 0.3 * len(ms))
@@ -50,7 +52,7 @@ def times(ms: Mapping[str, float], floor: float) -> Figure:
     ax.set_xlim(floor / 2, 1.6 * max(ms.values()))
     draw.own_ticks(ax.xaxis, *_round_ticks(floor / 2, 1.6 * max(ms.values())))
     draw.own_ticks(ax.yaxis, at, list(ms))
-    ax.set_xlabel("milliseconds; dashed: one pass over the same bytes")
+    ax.set_xlabel(f"milliseconds; dashed: {dashed}")
     return fig
 
 
