@@ -4,9 +4,9 @@ python -m qlesson.bench.llama               the table, in a minute; needs `make 
 python -m qlesson.bench.llama --json FILE   the same, stored
 
 llama.cpp, where xllamacpp is installed, has as many threads as torch, and rounds the inputs of a
-product to 8 bits; ours are float32. Its wheel is compiled for AVX2, which the report says. It runs in
-a process of its own: in one process its threads and
-torch's are more than there are cores, and OpenMP puts them to sleep between two products.
+product to 8 bits; ours are float32. Its wheel is compiled for AVX2, which the report says. It runs
+in a process of its own: in one process its threads and torch's are more than there are cores, and
+OpenMP puts them to sleep between two products.
 """
 
 import argparse
