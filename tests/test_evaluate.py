@@ -326,6 +326,26 @@ def test_the_mode_is_put_back_after_an_error():
     assert modes(two) == before[1]
 
 
+class Merging(Table):
+    """As layers of LoRA: training takes the update out of the weight that reading has added."""
+
+    merged = True
+
+    def train(self, mode=True):
+        self.merged = not mode
+        return super().train(mode)
+
+    def forward(self, ids):
+        return super().forward(ids) + (0 if self.merged else math.nan)
+
+
+def test_a_model_that_does_more_in_changing_its_mode_is_told():
+    one = nn.Sequential(Merging(UNIFORM).train()).eval()
+    one[0].train()
+    window_losses(one, [batch([1, 2], [0, 0])])
+    assert one[0].training and not one[0].merged and not one.training
+
+
 def test_no_gradient_is_recorded():
     class Asking(Table):
         def forward(self, ids):

@@ -26,6 +26,7 @@ from qlesson.nn.swap import (
     Swappable,
     _key,
     _names,
+    _of_its_own,
     _read,
     _read_directly,
     _refuse,
@@ -84,7 +85,7 @@ def quantize_model(
                  False: what the float model gives it
 
     Swapped are nn.Linear, nn.Embedding and nn.Conv1d to 3d (these weight-only), wherever the model
-    refers to them, but no subclass with a forward of its own. A weight that layers share is
+    refers to them, but no subclass that computes in a way of its own. A weight that layers share is
     quantized once and stays shared; one that a parametrization computes is quantized as a copy of
     the layer computes it, once, in the layer's own mode: call model.eval() first. What is swapped
     for nothing, such as nn.LSTM, is listed in the report, and where nothing was swapped at all
@@ -248,7 +249,7 @@ def _why_it_stays(owner: nn.Module, chosen: bool) -> str:
     if chosen:
         return "left out by skip, or by the patterns of the schemes"
     if isinstance(owner, Swappable):
-        return f"{kind} has a forward of its own"
+        return f"{kind} has a {_of_its_own(owner)} of its own"
     if isinstance(owner, nn.MultiheadAttention):
         return "nn.MultiheadAttention reads it itself, and has no layer for it"
     if type(owner).__module__.startswith("torch.nn."):

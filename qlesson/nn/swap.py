@@ -20,6 +20,7 @@ from qlesson.scheme import Scheme
 Model = TypeVar("Model", bound=nn.Module)
 Swappable = nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv2d | nn.Conv3d
 SWAPPED: tuple[type[nn.Module], ...] = get_args(Swappable)
+COMPUTE = ("forward", "_conv_forward", "__call__")  # what decides what a layer gives out
 
 
 def swappable(model: nn.Module) -> dict[str, Swappable]:
@@ -30,12 +31,18 @@ def swappable(model: nn.Module) -> dict[str, Swappable]:
             "model is traced or scripted by torch.jit, which has put its layers into a program of "
             "its own: quantize the model before."
         )
-    forwards = {kind.forward for kind in SWAPPED}
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, Swappable) and type(module).forward in forwards
+        if isinstance(module, Swappable) and _of_its_own(module) is None
     }
+
+
+def _of_its_own(layer: nn.Module) -> str | None:
+    """What the layer's class computes in another way than torch's; None where that is nothing."""
+    kind, torchs = type(layer), next(kind for kind in SWAPPED if isinstance(layer, kind))
+    own = (n for n in COMPUTE if getattr(kind, n, None) is not getattr(torchs, n, None))
+    return next(own, None)
 
 
 def _names(model: nn.Module) -> dict[str, list[str]]:
@@ -67,7 +74,7 @@ def _refuse(layer: Swappable) -> None:
         raise ValueError("its weight does not exist yet: run the model once first.")
     forward = layer._forward_hooks, layer._forward_pre_hooks
     backward = layer._backward_hooks, layer._backward_pre_hooks
-    if any(forward) or any(backward) or "forward" in vars(layer):
+    if any(forward) or any(backward) or not vars(layer).keys().isdisjoint(COMPUTE):
         raise ValueError("it has hooks, which a new layer would lose: remove them first.")
     if getattr(layer, "max_norm", None) is not None:
         raise ValueError("its max_norm changes the weight at every use, which codes cannot follow.")

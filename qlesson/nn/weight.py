@@ -102,9 +102,10 @@ class QuantizedWeight(_KeepsScale):
         if self.has_scheme and self.scheme.mapping == "symmetric":
             parts["zero_point"] = None
         q = parts.pop("q")
-        self.register_buffer("packed", q if self.bits > 8 else pack_rows(_matrix(q), self.bits))
+        packed = _own(q) if self.bits > 8 else pack_rows(_matrix(q), self.bits)
+        self.register_buffer("packed", packed)
         for name, x in parts.items():
-            self.register_buffer(name, x)
+            self.register_buffer(name, _own(x))
         # Holds nothing; its dtype follows model.half() and is that of the values given out.
         like = weight.scale.new_empty(0, dtype=dtype or computing(weight.scale.dtype))
         self.register_buffer("like", like, persistent=False)
@@ -214,6 +215,11 @@ class QuantizedWeight(_KeepsScale):
 def _is_part(x: Any) -> bool:
     """Whether it becomes a buffer: a tensor, or the place of one that may be missing."""
     return x is None or isinstance(x, Tensor)
+
+
+def _own(x: Tensor | None) -> Tensor | None:
+    """A copy, which load_state_dict may fill, in the order in which the kernel reads it."""
+    return None if x is None else x.clone(memory_format=torch.contiguous_format)
 
 
 def _matrix(q: Tensor) -> Tensor:
