@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qlesson import checks
+from qlesson.kernels.compilers import _is_followed
 from qlesson.scheme import Scheme
 
 INT32_MAX = 2**31 - 1
@@ -73,16 +74,16 @@ def _matmul_in_slices(x: Tensor, w: Tensor) -> Tensor:
     total = torch.zeros(len(x), len(w), dtype=torch.int32, device=x.device)
     with torch.autocast(x.device.type, enabled=False):  # it would round the sums to bfloat16
         for a, b in zip(x.split(EXACT_IN_FLOAT, 1), w.split(EXACT_IN_FLOAT, 1), strict=True):
-            total += (a.float() @ b.float().t()).to(torch.int32)
+            total = total + (a.float() @ b.float().t()).to(torch.int32)
     return total
 
 
 def _int_mm_is_exact(device: torch.device) -> bool:
     """Whether torch._int_mm exists on this device, and loses nothing on the largest codes.
 
-    A graph that is compiled cannot try it, and may run on another processor: False.
+    A graph that is compiled or traced cannot try it, and may run on another processor: False.
     """
-    return not torch.compiler.is_compiling() and _tried(device)
+    return not torch.compiler.is_compiling() and not _is_followed() and _tried(device)
 
 
 @cache

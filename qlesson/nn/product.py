@@ -29,7 +29,7 @@ from qlesson.affine import computing, rounded
 from qlesson.blocks import Blocks
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
 from qlesson.kernels import modes, product
-from qlesson.kernels.compilers import _lies_in_memory
+from qlesson.kernels.compilers import _is_followed, _lies_in_memory
 from qlesson.kernels.product import Packed, Prepared
 from qlesson.nn.integer import four_terms, int8_codes
 from qlesson.nn.weight import QuantizedWeight
@@ -51,7 +51,7 @@ def at_once(
     """
     if torch.compiler.is_compiling() or type(x) is not Tensor or x.dtype not in product.FLOATS:
         return None
-    if not x.is_cpu or torch.is_autocast_enabled("cpu"):
+    if not x.is_cpu or torch.is_autocast_enabled("cpu") or _is_followed():
         return None
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         return None
@@ -130,8 +130,10 @@ def rows_at_once(ids: object, codes: QuantizedWeight) -> Tensor | None:
     """`rows` for numbers [...], where the kernel takes them as they are, and they are of rows."""
     if torch.compiler.is_compiling() or type(ids) is not Tensor or ids.dtype is not torch.int64:
         return None
+    if not ids.is_cpu or _is_followed():
+        return None
     ready, like = _found(codes), codes._buffers["like"]
-    if ready is None or like is None or not ids.is_cpu:
+    if ready is None or like is None:
         return None
     return product.rows_at_once(ids, ready, like.dtype)
 
@@ -176,8 +178,9 @@ def packed_of(codes: QuantizedWeight) -> Packed | None:
 
 
 def _prepared(codes: QuantizedWeight) -> Prepared | None:
-    """The same for the kernel, found once; again when a buffer is another, or lies elsewhere."""
-    return None if torch.compiler.is_compiling() else _found(codes)
+    """The same for the kernel, found once; again when a buffer is another, or lies elsewhere. None
+    where torch follows each operation."""
+    return None if torch.compiler.is_compiling() or _is_followed() else _found(codes)
 
 
 def _found(codes: QuantizedWeight) -> Prepared | None:
