@@ -240,7 +240,7 @@ def _int_linear(
 
 @_int_linear.register_fake
 def _(q_x: Tensor, s_x: Tensor, z_x: Tensor, packed: Tensor, *rest: object) -> Tensor:
-    return s_x.new_empty(len(q_x), len(packed))
+    return s_x.new_empty(q_x.shape[0], len(packed))
 
 
 # --- few inputs on a GPU ---

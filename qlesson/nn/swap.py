@@ -130,13 +130,14 @@ def _with_layers(
     """
     memo: dict[int, Any] = {id(old): new for old, new in made.items()}
     qmodel = copy.deepcopy(model, memo | dict(shared or {}))
-    if any(getattr(new, "activations", None) for new in made.values()):
-        for module in qmodel.modules():
-            # torch's fast paths read the weights of layers that they do not call
-            if isinstance(module, nn.TransformerEncoderLayer):
-                module.activation_relu_or_gelu = 0
-            if isinstance(module, nn.TransformerEncoder):
-                module.use_nested_tensor = False
+    quantizes = any(getattr(new, "activations", None) for new in made.values())
+    for module in qmodel.modules():
+        # torch's fast path reads the weights of layers that it does not call
+        if quantizes and isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+        # and layers off it, as those with other weights may be, take no nested tensors
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
     return qmodel
 
 

@@ -161,9 +161,9 @@ class QuantizedWeight(_KeepsScale):
         shared = self.granularity in (PerTensor(), PerAxis(1), PerAxis(-1))
         parts, packed = self._steps(), self.packed.index_select(0, rows)
         for name, x in parts.items():
-            if x is not None and x.ndim == 2 and len(x) == self.shape[0] and not shared:
+            if x is not None and x.ndim == 2 and x.shape[0] == self.shape[0] and not shared:
                 parts[name] = x.index_select(0, rows)
-        parts["q"] = self._unpacked(packed, (len(packed), self.shape[1]))
+        parts["q"] = self._unpacked(packed, (packed.shape[0], self.shape[1]))
         return self._values(parts, None)
 
     def _unpacked(self, packed: Tensor, shape: Shape) -> Tensor:

@@ -80,6 +80,27 @@ def test_an_input_that_is_no_number_is_named(bad):
         assert not any(m._forward_pre_hooks for m in model.modules())
 
 
+def test_a_model_that_is_compiled_is_heard_too():
+    torch.manual_seed(0)
+    model, x = Named(), inputs(3, 4)
+    wanted = calibrate(model, [x], ql.Scheme())
+    whole = torch.compile(model, backend="eager")
+    model.compile(backend="eager")
+    with torch.no_grad():
+        whole(x), model(x)  # compiled without hooks
+    assert calibrate(model, [x], ql.Scheme()) == wanted
+    found = calibrate(whole, [x], ql.Scheme())
+    assert {name.removeprefix("_orig_mod."): its for name, its in found.items()} == wanted
+
+
+def test_batches_that_hold_none_are_refused():
+    batches = (inputs(2, 4) for _ in range(2))
+    assert len(calibrate(Named(), batches, ql.Scheme())) == 2
+    for nothing in (batches, []):
+        with pytest.raises(ValueError, match="batches hold no batch: pass a list"):
+            calibrate(Named(), nothing, ql.Scheme())
+
+
 def test_no_hook_is_left_after_an_error():
     model = Named()
     for batch, take in (
