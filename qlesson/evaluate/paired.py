@@ -116,7 +116,7 @@ def window_losses(model: nn.Module, batches: Iterable[Tensor]) -> Tensor:
             losses(predictions("model", model, window, where), window[1:]).mean().item()
             for where, window in _windows(batches)
         ]
-    return torch.tensor(means, dtype=torch.float64)
+    return torch.tensor(means, dtype=torch.float64, device="cpu")
 
 
 def mean_and_error(values: Tensor, tokens: Tensor | None = None) -> tuple[float, float]:
@@ -188,7 +188,7 @@ def _comparison(rows: list[list[float]]) -> Comparison:
     """Of a row for each window, as `_means` makes them."""
     if len(rows) < 2:
         raise ValueError(f"batches hold {len(rows)} windows: a standard error needs at least 2.")
-    tokens, *means = torch.tensor(rows, dtype=torch.float64).T
+    tokens, *means = torch.tensor(rows, dtype=torch.float64, device="cpu").T
     loss, other_loss, divergence, agreement = (mean_and_error(x, tokens)[0] for x in means)
     difference, error = mean_and_error(means[1] - means[0], tokens)
     z = _z(difference, error)

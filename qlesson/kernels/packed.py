@@ -28,7 +28,7 @@ from torch import Tensor
 BLOCK = 32  # codes
 LONG = 256
 # ORDER[i] is the place in the row's block of the i-th code that is packed
-ORDER = torch.arange(LONG).view(8, 8, 4).transpose(0, 1).reshape(-1)
+ORDER = torch.arange(LONG, device="cpu").view(8, 8, 4).transpose(0, 1).reshape(-1)
 BACK = ORDER.argsort()
 CHUNK = 2**17  # codes at a time: bounds the extra memory
 

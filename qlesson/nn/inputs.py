@@ -107,11 +107,11 @@ class _Rows:
 
     def __init__(self) -> None:
         self.generator = torch.Generator().manual_seed(0)
-        self.drawn = torch.empty(0, dtype=torch.int64)
+        self.drawn = torch.empty(0, dtype=torch.int64, device="cpu")
         self.parts: list[Tensor] = []
 
     def take(self, x: Tensor) -> None:
-        new = torch.randint(2**62, (len(x),), generator=self.generator)
+        new = torch.randint(2**62, (len(x),), generator=self.generator, device="cpu")
         self.drawn = torch.cat([self.drawn, new])
         self.parts.append(x.float())
         if len(self.drawn) > ROWS:

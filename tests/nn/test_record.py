@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import qlesson as ql
-from qlesson import observers
+from qlesson import methods, observers
 from qlesson.methods import layer_inputs
 from qlesson.nn import calibrate, quantize_model, record
 from qlesson.nn.record import copied_buffers
@@ -91,6 +91,52 @@ def test_a_model_that_is_compiled_is_heard_too():
     assert calibrate(model, [x], ql.Scheme()) == wanted
     found = calibrate(whole, [x], ql.Scheme())
     assert {name.removeprefix("_orig_mod."): its for name, its in found.items()} == wanted
+
+
+def test_an_encoder_of_torch_is_heard_where_tokens_are_masked():
+    """In eval mode it would hand nested tensors to its layers."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    mask = torch.tensor([[False, False, False], [False, True, True]])
+    batch = {"src": inputs(2, 3, 8), "src_key_padding_mask": mask}
+    scheme = ql.Scheme(8, "symmetric", ql.PerAxis(0))
+    found = calibrate(model, [batch], ql.Scheme())
+    assert model.use_nested_tensor and len(found) == 4
+    assert len(layer_inputs(model, batch["src"], None, mask)) == 4
+    for sequential in (False, True):
+        how = {"inputs": [batch], "sequential": sequential}
+        quantize_model(model, scheme, method=methods.gptq, **how)
+    q, _ = quantize_model(model, scheme)
+    q.layers[1].norm1.eps = 1e-4  # no fast path for a layer whose norms differ
+    with torch.no_grad():
+        assert ql.sqnr(model(**batch)[~mask], q(**batch)[~mask]) > 30
+
+
+class Counts(nn.Module):
+    """Makes floats of ids, and of what a norm gives out."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 4)
+
+    def forward(self, ids):
+        hidden = self.first(nn.functional.one_hot(ids, 5).float())
+        return self.last(input=self.norm(hidden.float()))
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_a_model_may_make_floats_of_its_own(sequential):
+    torch.manual_seed(0)
+    model, ids = Counts(), torch.tensor([[0, 1, 2], [4, 3, 0]])
+    met = layer_inputs(model, ids)
+    assert torch.equal(met["first"], torch.eye(5)[ids.flatten()])
+    hidden = model.norm(model.first(met["first"]))
+    torch.testing.assert_close(met["last"], hidden)
+    how = {"method": methods.gptq, "inputs": [ids], "sequential": sequential}
+    qmodel, _ = quantize_model(model, ql.Scheme(8), **how)
+    assert ql.sqnr(model(ids), qmodel(ids)) > 30
+    assert not any(m._forward_pre_hooks for m in qmodel.modules())
 
 
 def test_batches_that_hold_none_are_refused():
