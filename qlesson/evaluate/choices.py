@@ -44,7 +44,7 @@ def choice_accuracy(
     2.4). Of equal scores the first wins. In lm-evaluation-harness, acc takes the sum, and acc_norm
     the sum divided by the bytes of the choice.
     """
-    checks.model("model", model)
+    checks.running_model("model", model)
     right = []
     with in_eval_mode(model):
         for i, question in enumerate(questions):

@@ -28,7 +28,7 @@ def in_float64(model: nn.Module, batches: Iterable[Batch]) -> tuple[nn.Module, l
     copied = copy.deepcopy(model).double().eval()
     for module in copied.modules():
         _take_in_float64(module)
-    return copied, tree_map(_doubled, list(batches))
+    return copied, tree_map(_doubled, [dict(b) if isinstance(b, Mapping) else b for b in batches])
 
 
 def _take_in_float64(module: nn.Module) -> None:

@@ -17,7 +17,7 @@ from qlesson.observers import MinMaxObserver, Observer
 from qlesson.qtensor import qparams_from_range
 from qlesson.scheme import Scheme
 
-Batch = Tensor | Sequence[Any] | dict[str, Any]  # one argument, several, or named ones
+Batch = Tensor | Sequence[Any] | Mapping[str, Any]  # one argument, several, or named ones
 
 
 @torch.no_grad()
@@ -38,7 +38,7 @@ def record(
     not run, since no layer is heard there. Raises ValueError, with the layer's name, where an input
     holds NaN or infinity, and where no batch comes.
     """
-    checks.model("model", model)
+    checks.running_model("model", model)
     if layers is None:
         layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
 
@@ -103,8 +103,8 @@ def all_batches(name: str, batches: Any) -> list[Batch]:
 
 def arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What a model is called with for this batch."""
-    if isinstance(batch, dict):
-        return (), batch
+    if isinstance(batch, Mapping):
+        return (), dict(batch)
     return (batch,) if isinstance(batch, Tensor) else tuple(batch), {}
 
 

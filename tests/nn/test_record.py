@@ -1,6 +1,7 @@
 """What layers are given: every form of arguments, what is refused, and a model left as it was."""
 
 import copy
+from collections import UserDict
 from functools import partial
 
 import pytest
@@ -37,11 +38,12 @@ def inputs(*shape):
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4), (0, 4)])
-@pytest.mark.parametrize("form", ["tensor", "tuple", "list", "named"])
+@pytest.mark.parametrize("form", ["tensor", "tuple", "list", "named", "a mapping"])
 def test_every_form_of_a_batch(form, shape):
     torch.manual_seed(0)
     model, x = Named(), inputs(*shape)
-    batch = {"tensor": x, "tuple": (x, 1), "list": [x, 1], "named": {"x": x, "add": 1}}[form]
+    batch = {"tensor": x, "tuple": (x, 1), "list": [x, 1], "named": {"x": x, "add": 1}}
+    batch = UserDict(batch["named"]) if form == "a mapping" else batch[form]
     met = recorded(model, [batch])
     add = 0 if form == "tensor" else 1
     with torch.no_grad():
@@ -91,6 +93,28 @@ def test_a_model_that_is_compiled_is_heard_too():
     assert calibrate(model, [x], ql.Scheme()) == wanted
     found = calibrate(whole, [x], ql.Scheme())
     assert {name.removeprefix("_orig_mod."): its for name, its in found.items()} == wanted
+
+
+def test_a_mapping_of_inputs_is_run_in_float64_too():
+    torch.manual_seed(0)
+    model, x = Named(), inputs(3, 4)
+    how = {"scheme": ql.Scheme(), "method": methods.gptq}
+    a, b = (quantize_model(model, inputs=[n], **how)[0] for n in ({"x": x}, UserDict(x=x)))
+    assert torch.equal(a(x), b(x))
+
+
+WRAPPED = {
+    "nn.DataParallel": nn.DataParallel,
+    "exported by torch.export": lambda m: torch.export.export(m, (inputs(2, 4),)).module(),
+}
+
+
+@pytest.mark.parametrize("what", WRAPPED)
+def test_what_does_not_run_module_by_module_is_refused(what):
+    model = WRAPPED[what](nn.Sequential(nn.Linear(4, 4)))
+    for run in (lambda: calibrate(model, [inputs(2, 4)], ql.Scheme()), lambda: recorded(model, [])):
+        with pytest.raises(TypeError, match=f"^model is {what}, and does not.*: pass"):
+            run()
 
 
 def test_an_encoder_of_torch_is_heard_where_tokens_are_masked():
