@@ -112,16 +112,17 @@ def load_state(model: Model, tensors: Saved, activations: Scheme | None = None) 
                 settings = activations, qparams, factor
                 made[layer] = _swapped(model, name, layer, codes, _read(layer)[1], *settings)
     qmodel = _with_layers(model, made)
-    qmodel.load_state_dict(_in_float(tensors, _held(qmodel)), strict=False)
+    qmodel.load_state_dict(_in_float(tensors, qmodel), strict=False)
     return qmodel
 
 
-def _in_float(tensors: Saved, expected: dict[str, QTensor | Blocks | Tensor]) -> dict[str, Tensor]:
-    """Those of the tensors that are the codes of no layer, if all are what is expected; of a
-    weight that is shared one name will do."""
+def _in_float(tensors: Saved, qmodel: nn.Module) -> dict[str, Tensor]:
+    """Those of the tensors that are the codes of no layer, if all are what is expected; what is
+    shared may come under one of its names, or under all."""
+    expected = _held(qmodel)
     given = {id(x) for name, x in expected.items() if name in tensors}
     missing = sorted(n for n, x in expected.items() if n not in tensors and id(x) not in given)
-    unknown = sorted(set(tensors) - set(expected))
+    unknown = sorted(set(tensors) - set(expected) - {name for name, _ in _parameters(qmodel)})
     if missing or unknown:
         raise ValueError(
             f"The tensors do not fit the model: missing {missing}, unknown {unknown}. Build the "

@@ -54,7 +54,7 @@ def _names(model: nn.Module) -> dict[str, list[str]]:
 
 
 def _read(layer: Swappable) -> tuple[Tensor, Tensor | None]:
-    """A layer's weight and bias, without effects on the layer.
+    """A layer's weight and bias, without effects on the layer; the bias itself where it holds one.
 
     A parametrization computes them at every reading, and may change its state and draw random
     numbers in that: so a copy of the layer is read.
@@ -62,8 +62,9 @@ def _read(layer: Swappable) -> tuple[Tensor, Tensor | None]:
     if nn.utils.parametrize.is_parametrized(layer):
         devices = {x.device for x in layer.parameters() if x.is_cuda}
         with torch.random.fork_rng(devices):
-            layer = copy.deepcopy(layer)
-            return layer.weight.detach(), getattr(layer, "bias", None)
+            copied = copy.deepcopy(layer)
+            bias = layer._parameters.get("bias")
+            return copied.weight.detach(), getattr(copied, "bias", None) if bias is None else bias
     return layer.weight.detach(), getattr(layer, "bias", None)
 
 
@@ -96,9 +97,10 @@ def _swapped(
     qparams: Mapping[str, QParams] | None,
     factor: Factor | None,
 ) -> _Layer:
-    """The quantized layer in the place of `layer`, in the same mode."""
+    """The quantized layer in the place of `layer`, in the same mode. A bias that is a parameter is
+    still that of `layer`: `_with_layers` copies it."""
     new: _Layer
-    if isinstance(bias, Tensor):
+    if isinstance(bias, Tensor) and not isinstance(bias, nn.Parameter):
         bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
     if isinstance(layer, nn.Embedding):
         new = QuantizedEmbedding(codes, padding_idx=layer.padding_idx)
@@ -128,8 +130,10 @@ def _with_layers(
     The copy starts with the new layers as already copied, so the old ones never are; nor are the
     tensors in `shared`, {id: tensor}, which both models then hold.
     """
-    memo: dict[int, Any] = {id(old): new for old, new in made.items()}
-    qmodel = copy.deepcopy(model, memo | dict(shared or {}))
+    memo: dict[int, Any] = {id(old): new for old, new in made.items()} | dict(shared or {})
+    qmodel = copy.deepcopy(model, memo)
+    for new in made.values():  # one that is used elsewhere too is copied already
+        new.bias = copy.deepcopy(new.bias, memo)
     quantizes = any(getattr(new, "activations", None) for new in made.values())
     for module in qmodel.modules():
         # torch's fast path reads the weights of layers that it does not call

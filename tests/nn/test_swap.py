@@ -144,3 +144,53 @@ def test_what_a_module_saves_beside_its_tensors_is_kept():
     qmodel[1].count = 9
     with pytest.raises(TypeError, match=r"'1._extra_state' is \{'count': 9\}, and a state holds"):
         state(qmodel)
+
+
+class Predictions(nn.Module):
+    """As BERT's head: two names for one bias, and a second layer that has it too."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 10), nn.Linear(8, 10)
+        self.bias = self.two.bias = self.one.bias
+
+    def forward(self, x):
+        return self.one(x) + self.two(x) + self.bias
+
+
+@pytest.mark.parametrize("parametrized", [False, True])
+def test_a_bias_stays_shared(parametrized):
+    torch.manual_seed(0)
+    model, x = Predictions(), drawn(3, 8)
+    if parametrized:
+        nn.utils.parametrizations.weight_norm(model.one)
+    qmodel, report = quantize_model(model, ROW)
+    assert qmodel.bias is qmodel.one.bias is qmodel.two.bias is not model.bias
+    assert "the rest, unchanged 40 40" in " ".join(str(report).split())
+    back = load_state(model, state(qmodel))
+    assert back.bias is back.one.bias and torch.equal(back(x), qmodel(x))
+    every = state(qmodel) | {"one.bias": qmodel.bias, "two.bias": qmodel.bias}
+    assert torch.equal(load_state(model, every)(x), qmodel(x))
+
+
+class Outer(nn.Module):
+    def forward(self, x):
+        return x @ x.T
+
+    def right_inverse(self, w):
+        return w[:, :1].clone()
+
+
+def test_the_report_counts_what_a_weight_is_made_of():
+    layer = nn.Linear(64, 64, bias=False)
+    nn.utils.parametrize.register_parametrization(layer, "weight", Outer())
+    _, report = quantize_model(nn.Sequential(layer), ROW)
+    assert (report[0].bytes_before, report[0].bytes_after) == (64 * 4, 64 * 64 + 64 * 4)
+    assert report.bytes_before == 64 * 4 and "the rest, unchanged" in str(report)
+
+
+def test_a_module_may_be_called_nearly_like_torchs_own():
+    model = nn.ModuleDict({"reparametrizations": nn.LSTM(4, 4), "fc": nn.Linear(4, 4)})
+    stayed = quantize_model(model, ROW)[1].stayed
+    assert [x.name for x in stayed] == [f"reparametrizations.weight_{n}_l0" for n in ("ih", "hh")]
+    assert all("nn.LSTM is none of the layers" in x.reason for x in stayed)
