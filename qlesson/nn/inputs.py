@@ -62,6 +62,8 @@ class Inputs:
         layers = {name: self.model.get_submodule(name) for name in names}
         for batch, calls in zip(self.batches, self.calls, strict=True):
             left = Counter({name: calls[name] for name in layers})
+            if not layers or (calls and not left.total()):
+                continue  # nothing to be heard
 
             def take(name: str, x: Tensor, left: Counter[str] = left) -> None:
                 kept.setdefault(name, _Rows()).take(x)

@@ -67,7 +67,7 @@ def linear(x: Tensor, codes: QuantizedWeight, bias: Tensor | None) -> Tensor:
     w = packed_of(codes) if ready is None else ready.of
     if w is None or (x.requires_grad and torch.is_grad_enabled()):
         return F.linear(x, codes.values(x.dtype), _rounded(bias, x.dtype))
-    if torch.is_autocast_enabled(x.device.type):
+    if torch.is_autocast_enabled(x.device.type) and x.dtype is not torch.float64:  # as F.linear
         x = x.to(torch.get_autocast_dtype(x.device.type))
     return _product(x, w, ready, bias, _is_added_later(bias))
 

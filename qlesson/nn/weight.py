@@ -111,15 +111,19 @@ class QuantizedWeight(_KeepsScale):
         self.register_buffer("like", like, persistent=False)
 
     @property
-    def scheme(self) -> Scheme:
-        """Of a QTensor's codes. Raises ValueError for Blocks, which have none."""
+    def scheme(self) -> Any:
+        """The Scheme of a QTensor's codes; None for Blocks, which have none."""
+        return self.settings.get("scheme")
+
+    def needed_scheme(self) -> Scheme:
+        """The Scheme. Raises ValueError for Blocks."""
         if not self.has_scheme:
             raise ValueError(
                 f"The weight is {self.kind.__name__}, with a float minimum, and an integer product "
                 "needs zero points that are codes: use activations=None, or quantize the weight "
                 "with ql.quantize."
             )
-        return self.settings["scheme"]
+        return self.scheme
 
     @property
     def device(self) -> torch.device:

@@ -189,6 +189,23 @@ def test_sequential_shows_each_layer_what_the_quantized_ones_give(activations):
         assert not torch.equal(new.codes.q, at_once.get_submodule(name).codes.q)
 
 
+def test_the_model_runs_for_those_that_look_at_inputs_alone():
+    runs = []
+
+    class Convolutions(nn.Sequential):
+        def forward(self, x):
+            runs.append(1)
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    parts = [nn.Conv1d(4, 4, 1) for _ in range(5)]
+    model, x = Convolutions(*parts, nn.Flatten(), nn.Linear(8, 2)), [drawn(2, 4, 2)] * 3
+    for sequential, times in ((False, 1), (True, 2)):  # the first time it finds the order
+        runs.clear()
+        quantize_model(model, EIGHT, method=methods.gptq, inputs=x, sequential=sequential)
+        assert len(runs) == times * len(x)
+
+
 def test_two_layers_by_hand():
     """The first layer gives 0.4 and 0.4 for the input 1, and its codes 0 and 0, as GPTQ would not
     have it: so the second never meets what it was made for."""
