@@ -1,7 +1,8 @@
 """What the linear layers of a model are given, and the ranges of it (notebook 09)."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ def record(
     hooks = [m.register_forward_pre_hook(listening(n), with_kwargs=True) for n, m in layers.items()]
     buffers, ran = copied_buffers(model), False
     try:
-        with torch.compiler.set_stance("force_eager"), _padded(model):
+        with _eagerly(), _padded(model):
             for batch in batches:
                 args, kwargs = arguments(batch)
                 torch.func.functional_call(model, buffers, args, kwargs)
@@ -66,6 +67,13 @@ def record(
         raise ValueError(
             "batches hold no batch: pass a list of them, since a generator gives its own only once."
         )
+
+
+def _eagerly() -> AbstractContextManager[object]:
+    """What torch.compile has made does not run. Where it has made nothing, it takes seconds to be
+    imported."""
+    compiler = "torch._dynamo" in sys.modules
+    return torch.compiler.set_stance("force_eager") if compiler else nullcontext()
 
 
 @contextmanager

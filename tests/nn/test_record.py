@@ -1,6 +1,8 @@
 """What layers are given: every form of arguments, what is refused, and a model left as it was."""
 
 import copy
+import subprocess
+import sys
 from collections import UserDict
 from functools import partial
 
@@ -161,6 +163,17 @@ def test_a_model_may_make_floats_of_its_own(sequential):
     qmodel, _ = quantize_model(model, ql.Scheme(8), **how)
     assert ql.sqnr(model(ids), qmodel(ids)) > 30
     assert not any(m._forward_pre_hooks for m in qmodel.modules())
+
+
+def test_a_model_that_is_not_compiled_waits_for_no_compiler():
+    """Whose import takes seconds."""
+    code = """
+import sys, torch, qlesson as ql
+from qlesson.nn import calibrate
+calibrate(torch.nn.Linear(4, 4), [torch.ones(2, 4)], ql.Scheme())
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_batches_that_hold_none_are_refused():
