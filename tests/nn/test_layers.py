@@ -791,7 +791,7 @@ def test_no_float_copy_of_a_swapped_weight_is_made(monkeypatch):
     )
     model = convnet()
     quantize_model(model, BY_ROW)
-    assert sorted(copied) == [8, 8]  # the batch norm's
+    assert sorted(copied) == [5, 8, 8, 8]  # the biases, and the batch norm's
 
 
 def test_the_report_counts_every_byte():
