@@ -28,7 +28,7 @@ def int_matmul(x: Tensor, w: Tensor) -> Tensor:
     lost (pytorch/pytorch issue 136746).
     """
     _check_factors(x, w)
-    if x.shape[1] < 2 or 0 in (x.shape[0], w.shape[0]) or not _int_mm_is_exact(x.device):
+    if x.shape[1] < 2 or not _int_mm_is_exact(x.device) or not len(x) or not len(w):
         return _matmul_in_slices(x, w)
     x, w = _row_by_row(x), _row_by_row(w)
     return _padded_int_mm(x, w) if x.device.type == "cuda" else torch._int_mm(x, w.t())
