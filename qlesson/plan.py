@@ -35,9 +35,9 @@ def make_plan(
     every = {name: [name] for name in names} if modules is None else modules
     known = {name for same in every.values() for name in same}
     skip = checks.patterns("skip", skip)
-    wanted: dict[str, S] = scheme if isinstance(scheme, dict) else {"*": scheme}
+    wanted: dict[str, S] = scheme if isinstance(scheme, dict) else {}
     checks.patterns("scheme", list(wanted))
-    for its_scheme in wanted.values():
+    for its_scheme in wanted.values() if isinstance(scheme, dict) else [scheme]:
         checks.scheme("scheme", its_scheme)
 
     def fits(pattern: str, name: str) -> bool:
@@ -49,11 +49,13 @@ def make_plan(
     for pattern in (*skip, *wanted):
         if not any(fits(pattern, name) for name in names) and (names or pattern != "*"):
             raise ValueError(f"{pattern!r} fits none of what could be quantized: {_some(names)}.")
+    left = [name for name in names if not any(fits(pattern, name) for pattern in skip)]
+    if not isinstance(scheme, dict):
+        return dict.fromkeys(left, scheme)
     plan = {}
-    for name in names:
+    for name in left:
         own = [same for same in every[name] if same in wanted]
-        fitting = own or [pattern for pattern in wanted if fits(pattern, name)]
-        if fitting and not any(fits(pattern, name) for pattern in skip):
+        if fitting := own or [pattern for pattern in wanted if fits(pattern, name)]:
             plan[name] = wanted[fitting[0]]
     return plan
 

@@ -57,7 +57,8 @@ class Report(list[Row]):
             sizes = f"{row.bytes_before:,}", f"{row.bytes_after:,}"
             numbers = str(row.bits), *sizes, f"{row.sqnr:.2f}"
             lines.append([row.name, by(row.shape), *numbers, row.note])
-        lines.append(["the rest, unchanged", "", "", *(f"{n:,}" for n in rest)])
+        said = "the rest, unchanged" if rest[0] == rest[1] else "the rest"
+        lines.append([said, "", "", *(f"{n:,}" for n in rest)])
         lines.append(["bytes in all", "", "", f"{self.bytes_before:,}", f"{self.bytes_after:,}"])
         stayed = [
             f"stays float: {name} ({by(shape)}, {nbytes:,} bytes): {reason}"

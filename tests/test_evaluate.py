@@ -313,6 +313,21 @@ def test_models_are_left_as_they_were():
     assert modes(one) == before[0] and one.runs == 0
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_what_does_not_run_module_by_module_is_refused():
+    model = nn.Embedding(4, 4)
+    ids = batch([1, 2], [0, 0])
+    for other, remedy in (
+        (nn.DataParallel(model), "nn.DataParallel, .*: pass other.module"),
+        (torch.jit.trace(model, ids), "traced or scripted by torch.jit, .*: pass the module"),
+        (torch.export.export(model, (ids,)).module(), "exported by .*: pass the module"),
+    ):
+        with pytest.raises(TypeError, match=f"^other is {remedy}"):
+            compare(model, other, [ids])
+        with pytest.raises(TypeError, match="^model is "):
+            choice_accuracy(other, [([0], [[0], [1]], 0)])
+
+
 def test_the_mode_is_put_back_after_an_error():
     one, two = Moody(UNIFORM), Moody(UNIFORM)
     before = modes(one), modes(two)
@@ -324,6 +339,26 @@ def test_the_mode_is_put_back_after_an_error():
     with pytest.raises(ValueError, match="NaN"):
         choice_accuracy(two, [([0], [[0], [1]], 0)])
     assert modes(two) == before[1]
+
+
+class Merging(Table):
+    """As layers of LoRA: training takes the update out of the weight that reading has added."""
+
+    merged = True
+
+    def train(self, mode=True):
+        self.merged = not mode
+        return super().train(mode)
+
+    def forward(self, ids):
+        return super().forward(ids) + (0 if self.merged else math.nan)
+
+
+def test_a_model_that_does_more_in_changing_its_mode_is_told():
+    one = nn.Sequential(Merging(UNIFORM).train()).eval()
+    one[0].train()
+    window_losses(one, [batch([1, 2], [0, 0])])
+    assert one[0].training and not one[0].merged and not one.training
 
 
 def test_no_gradient_is_recorded():

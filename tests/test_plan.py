@@ -14,7 +14,14 @@ MODULES["embed"] = ["embed", "head"]
 
 def test_one_scheme_is_for_all():
     assert make_plan(NAMES, FOUR) == dict.fromkeys(NAMES, FOUR)
-    assert make_plan([], FOUR) == make_plan(NAMES, {}) == {}
+    assert make_plan([], FOUR) == make_plan([], {"*": FOUR}) == make_plan(NAMES, {}) == {}
+
+
+def test_a_layer_may_have_the_name_of_a_pattern():
+    names = ["+", "*"]
+    assert make_plan(names, FOUR) == dict.fromkeys(names, FOUR)
+    assert make_plan(names, {"*": FOUR}) == {"*": FOUR}
+    assert make_plan(names, FOUR, skip="*") == {"+": FOUR}
 
 
 def test_the_own_name_decides_then_the_first_pattern_that_fits():

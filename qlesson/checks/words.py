@@ -123,6 +123,20 @@ def model(name: str, x: Any) -> None:
         )
 
 
+def running_model(name: str, x: Any) -> None:
+    """A model that runs module by module, in a mode and with buffers that a run may change."""
+    model(name, x)
+    what = None
+    if isinstance(x, torch.nn.DataParallel):
+        what, remedy = "nn.DataParallel", f"pass {name}.module"
+    elif isinstance(x, torch.jit.ScriptModule):
+        what, remedy = "traced or scripted by torch.jit", "pass the module that it was made from"
+    elif isinstance(x, torch.fx.GraphModule) and "train" in vars(x):  # which then only refuses
+        what, remedy = "exported by torch.export", "pass the module that it was made from"
+    if what:
+        raise TypeError(f"{name} is {what}, and does not run module by module: {remedy}.")
+
+
 def function(name: str, x: Any, of: str) -> None:
     """What can be called; `of` says with what."""
     if not callable(x):

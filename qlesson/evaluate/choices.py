@@ -44,7 +44,7 @@ def choice_accuracy(
     2.4). Of equal scores the first wins. In lm-evaluation-harness, acc takes the sum, and acc_norm
     the sum divided by the bytes of the choice.
     """
-    checks.model("model", model)
+    checks.running_model("model", model)
     right = []
     with in_eval_mode(model):
         for i, question in enumerate(questions):
@@ -56,7 +56,8 @@ def choice_accuracy(
     if not right:
         raise ValueError("questions are empty: ask at least one.")
     low, high = wilson_interval(int(sum(right)), len(right))
-    return Accuracy(sum(right) / len(right), low, high, torch.tensor(right, dtype=torch.float64))
+    each = torch.tensor(right, dtype=torch.float64, device="cpu")
+    return Accuracy(sum(right) / len(right), low, high, each)
 
 
 def wilson_interval(right: int, total: int) -> tuple[float, float]:
@@ -99,7 +100,8 @@ def _question(given: Any) -> tuple[Tensor, list[Tensor], int]:
 def _row(name: str, x: Any) -> Tensor:
     """Ids [time], from a tensor or a list."""
     if not isinstance(x, Tensor) and hasattr(x, "__iter__"):
-        x = torch.tensor([checks.whole(name, i, low=0) for i in x], dtype=torch.int64)
+        listed = [checks.whole(name, i, low=0) for i in x]
+        x = torch.tensor(listed, dtype=torch.int64, device="cpu")
     x = ids(name, x)
     if x.ndim != 1:
         raise ValueError(f"{name} must be ids [time], got the shape {tuple(x.shape)}: flatten it.")

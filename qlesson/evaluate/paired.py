@@ -87,7 +87,7 @@ def compare(
 
     Raises ValueError for fewer than two windows, and for logits that are not finite.
     """
-    checks.model("model", model)
+    checks.running_model("model", model)
     others = _others(other)
     rows: dict[str, list[list[float]]] = {name: [] for name in others}
     with in_eval_mode(model, *others.values()):
@@ -110,13 +110,13 @@ def window_losses(model: nn.Module, batches: Iterable[Tensor]) -> Tensor:
     Where windows have one length, `mean_and_error` of it is the model's loss with its own standard
     error, and `mean_and_error` of the difference between two models the paired one.
     """
-    checks.model("model", model)
+    checks.running_model("model", model)
     with in_eval_mode(model):
         means = [
             losses(predictions("model", model, window, where), window[1:]).mean().item()
             for where, window in _windows(batches)
         ]
-    return torch.tensor(means, dtype=torch.float64)
+    return torch.tensor(means, dtype=torch.float64, device="cpu")
 
 
 def mean_and_error(values: Tensor, tokens: Tensor | None = None) -> tuple[float, float]:
@@ -188,7 +188,7 @@ def _comparison(rows: list[list[float]]) -> Comparison:
     """Of a row for each window, as `_means` makes them."""
     if len(rows) < 2:
         raise ValueError(f"batches hold {len(rows)} windows: a standard error needs at least 2.")
-    tokens, *means = torch.tensor(rows, dtype=torch.float64).T
+    tokens, *means = torch.tensor(rows, dtype=torch.float64, device="cpu").T
     loss, other_loss, divergence, agreement = (mean_and_error(x, tokens)[0] for x in means)
     difference, error = mean_and_error(means[1] - means[0], tokens)
     z = _z(difference, error)
@@ -211,7 +211,7 @@ def _others(other: Any) -> dict[str, nn.Module]:
         if not all(isinstance(name, str) for name in other):
             raise TypeError(f"other has the names {list(other)}: names must be text.")
     for name, model in named.items():
-        checks.model(name, model)
+        checks.running_model(name, model)
     return named
 
 

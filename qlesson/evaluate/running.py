@@ -23,8 +23,8 @@ def in_eval_mode(*models: nn.Module) -> Iterator[None]:
             model.eval()
         yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        for module, mode in modes.items():  # a module before those in it, which it sets too
+            module.train(mode)  # some do more in it: LoRA takes its matrices out of the weight
 
 
 def ids(name: str, x: Any) -> Tensor:

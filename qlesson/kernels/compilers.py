@@ -13,6 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _is_tracing, _len_torch_dispatch_stack
+from torch._C._functorch import maybe_current_level
+from torch.autograd import forward_ad
 
 from qlesson.kernels import cpp, loops
 
@@ -21,6 +24,17 @@ Constants = tuple[Any, ...]
 Kinds = tuple[tuple[torch.dtype, int], ...]  # of each tensor its dtype and number of axes
 
 _filters = threading.RLock()  # of warnings
+
+
+def _is_followed() -> bool:
+    """Whether torch looks at each operation, and would miss what a loop does: in a trace, for a
+    derivative forward, in torch.func, in a mode that dispatches, such as make_fx."""
+    return (
+        _is_tracing()
+        or forward_ad._current_level >= 0
+        or maybe_current_level() is not None
+        or _len_torch_dispatch_stack() > 0
+    )
 
 
 def _lies_in_memory(x: Tensor) -> bool:

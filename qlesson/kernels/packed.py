@@ -55,7 +55,7 @@ def pack_rows(q: Tensor, bits: int) -> Tensor:
 
 def unpack_rows(packed: Tensor, bits: int, width: int, signed: bool) -> Tensor:
     """The codes [rows, width] that `pack_rows` packed: int8 if signed, else uint8."""
-    u = packed.new_empty(len(packed), width)
+    u = packed.new_empty(packed.shape[0], width)  # len() would fix how many, in a graph
     for rows in _chunks(u):
         part = packed.new_zeros(u[rows].shape[0], filled(width))
         _unpack(packed[rows], bits, width, part)

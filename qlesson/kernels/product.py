@@ -28,7 +28,7 @@ from torch import Tensor
 
 from qlesson.granularity import PerAxis, PerTensor
 from qlesson.kernels import modes
-from qlesson.kernels.compilers import TYPES, _lies_in_memory
+from qlesson.kernels.compilers import TYPES, _is_followed, _lies_in_memory
 from qlesson.kernels.cpp import library
 from qlesson.kernels.packed import unpack_rows
 from qlesson.scheme import Scheme
@@ -131,7 +131,7 @@ def runs(x: Tensor, nbytes: int) -> bool:
     mode = modes._state["mode"]
     if mode == "eager" or modes._state["broken"] or x.dtype is torch.float64:
         return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not _lies_in_memory(x):
+    if torch.compiler.is_compiling() or _is_followed() or not _lies_in_memory(x):
         return False
     if mode == "auto" and _read["bytes"] <= PAYS_OFF:
         _read["bytes"] += nbytes
@@ -142,13 +142,14 @@ def runs(x: Tensor, nbytes: int) -> bool:
 def at_once(
     x: Tensor, w: Prepared, bias: Tensor | None, scheme: Scheme | None = None
 ) -> Tensor | None:
-    """`linear`, or with a scheme `quantized_linear`, for a plain tensor x of FLOATS on the CPU.
+    """`linear`, or with a scheme `quantized_linear`, for a plain tensor x of FLOATS on the CPU,
+    where torch follows no operation.
 
     None where the kernel has not run yet, or more has to be asked or made. What Python does for a
     call takes as long as a small product, so here few questions are asked.
     """
     state = modes._state
-    if not w.libraries or state["mode"] == "eager" or state["broken"] or torch.jit.is_tracing():
+    if not w.libraries or state["mode"] == "eager" or state["broken"]:
         return None
     try:
         if not x.is_contiguous() or x.is_neg():
@@ -169,11 +170,10 @@ def at_once(
 
 
 def rows_at_once(ids: Tensor, w: Prepared, dtype: torch.dtype) -> Tensor | None:
-    """`rows`, for a plain int64 tensor on the CPU; None also where the kernel has not run yet."""
+    """`rows`, for a plain int64 tensor on the CPU, where torch follows no operation; None also
+    where the kernel has not run yet."""
     few, state = w.libraries.get(("few", dtype)), modes._state
-    if few is None or state["mode"] == "eager" or state["broken"] or torch.jit.is_tracing():
-        return None
-    if ids.is_neg():
+    if few is None or state["mode"] == "eager" or state["broken"] or ids.is_neg():
         return None
     try:
         return _rows(ids, w, dtype, few)

@@ -45,7 +45,8 @@ def gptq(
     checks.scheme("scheme", scheme)
     checks.one_of("order", order, ("columns", "activation"))
     size, low, high = _columns_per_scale(scheme, weight), scheme.quant_min, scheme.quant_max
-    turn, chosen = torch.arange(weight.shape[1]), {}  # and the scales of each group
+    turn = torch.arange(weight.shape[1], device=weight.device)
+    chosen = {}  # the scales of each group
     if order == "activation":
         turn = inputs.double().square().sum(0).argsort(descending=True, stable=True)
         parts = enumerate(weight.split(size, dim=1))

@@ -35,7 +35,7 @@ def hadamard(n: int) -> Tensor:
         raise ValueError(
             f"n: this Hadamard matrix needs a power of two, got {n}: take blocks, as `rotate` does."
         )
-    h = torch.ones(1, 1, dtype=torch.float64)
+    h = torch.ones(1, 1, dtype=torch.float64, device="cpu")
     while len(h) < n:
         h = torch.cat([torch.cat([h, h], dim=1), torch.cat([h, -h], dim=1)])
     return h

@@ -46,7 +46,11 @@ class KVCache:
         return sum(part.nbytes for parts in self.layers.values() for part in parts)
 
     def extend(self, layer: Hashable, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep the keys and values of new characters; return those of all characters so far."""
+        """Keep the keys and values of new characters; return those of all characters so far.
+
+        What comes back may be the cache's own memory, since a copy of all of it for each character
+        would cost more than the attention: change nothing in it.
+        """
         for name, x in (("keys", keys), ("values", values)):
             checks.layer_input(name, x)
             checks.on_a_device(name, x)
@@ -58,7 +62,9 @@ class KVCache:
         checks.same_shape("keys", keys, "values", values, "a character has one of each")
         if layer not in self.layers:
             of_keys, of_values = self.schemes
-            self.layers[layer] = _Growing(keys, of_keys), _Growing(values, of_values)
+            # copies, since these are the caller's, and may be views of much more memory
+            first = _Growing(keys.clone(), of_keys), _Growing(values.clone(), of_values)
+            self.layers[layer] = first
             return keys, values
         past_keys, past_values = self.layers[layer]
         return past_keys.extend("keys", keys), past_values.extend("values", values)

@@ -55,8 +55,8 @@ class Rotation:
     def signs(self, device: torch.device | str = "cpu") -> Tensor:
         """1 or -1 for each input, int8 [width]."""
         generator = torch.Generator().manual_seed(self.seed)
-        signs = torch.randint(0, 2, (self.width,), generator=generator) * 2 - 1
-        return signs.to(checks.device("device", device, computes=False), torch.int8)
+        drawn = torch.randint(0, 2, (self.width,), generator=generator, device="cpu")
+        return (drawn * 2 - 1).to(checks.device("device", device, computes=False), torch.int8)
 
     def apply(self, x: Tensor) -> Tensor:
         """x M, [..., width], in x's dtype."""

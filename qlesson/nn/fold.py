@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -91,14 +92,32 @@ def _check_weight(layer: nn.Module, name: str, outputs: int) -> None:
 
 def _outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
     args, kwargs = arguments(batch)
-    leaves = tree_leaves(model(*args, **kwargs))
-    return [x for x in leaves if isinstance(x, Tensor) and x.is_floating_point()]
+    outputs = model(*args, **kwargs)
+    if not (found := _floats(outputs)):
+        raise ValueError(
+            f"The model gives out no float tensor, by which a fold is checked, but "
+            f"{checks.shown(outputs)}: pass the part of it that gives out floats, such as logits."
+        )
+    return found
+
+
+def _floats(outputs: Any) -> list[Tensor]:
+    """The float tensors in what a model gives out, in dataclasses too."""
+    found = []
+    for x in tree_leaves(outputs):
+        if is_dataclass(x) and not isinstance(x, type):
+            found += _floats([getattr(x, field.name) for field in fields(x)])
+        elif isinstance(x, Tensor) and x.is_floating_point():
+            found.append(x)
+    return found
 
 
 def _check_same(wanted: Iterable[Tensor], got: Iterable[Tensor], before: str) -> None:
-    """To float64's rounding: a factor that is lost or met twice changes more by far."""
+    """To float64's rounding: a factor that is lost or met twice changes more by far. What is not
+    finite, such as the logits of masked ids, has to stay as it is."""
     for x, y in zip(wanted, got, strict=True):
-        if (x - y).abs().max() > 1e-9 * x.abs().max():
+        near = 1e-9 * float(x.nan_to_num(0, 0, 0).abs().amax()) if x.numel() else 0.0
+        if not torch.allclose(x, y, rtol=0, atol=near, equal_nan=True):
             raise ValueError(
                 f"before must give its output to these layers alone: folded into {before!r}, the "
                 "factor changes what the model gives out. Leave it in the layers."

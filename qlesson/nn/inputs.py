@@ -22,8 +22,25 @@ TOGETHER = 2**26  # bytes recorded in one run, at most, unless one block of the 
 
 def in_float64(model: nn.Module, batches: Iterable[Batch]) -> tuple[nn.Module, list[Any]]:
     """A copy of the model, and its batches, in float64 and eval mode: rounded to float32 at the
-    end, what is recorded is the same on every machine, whatever the order of its sums."""
-    return copy.deepcopy(model).double().eval(), tree_map(_doubled, list(batches))
+    end, what is recorded is the same on every machine, whatever the order of its sums.
+
+    A model may make floats of its own: its layers take them in float64 too."""
+    copied = copy.deepcopy(model).double().eval()
+    for module in copied.modules():
+        _take_in_float64(module)
+    return copied, tree_map(_doubled, [dict(b) if isinstance(b, Mapping) else b for b in batches])
+
+
+def _take_in_float64(module: nn.Module) -> None:
+    """What has weights takes no floats of another dtype."""
+    if isinstance(module, _Layer) or module._parameters:
+        module.register_forward_pre_hook(_double_arguments, with_kwargs=True)
+
+
+def _double_arguments(
+    _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return tuple(map(_doubled, args)), {name: _doubled(x) for name, x in kwargs.items()}
 
 
 def _doubled(x: Any) -> Any:
@@ -45,6 +62,8 @@ class Inputs:
         layers = {name: self.model.get_submodule(name) for name in names}
         for batch, calls in zip(self.batches, self.calls, strict=True):
             left = Counter({name: calls[name] for name in layers})
+            if not layers or (calls and not left.total()):
+                continue  # nothing to be heard
 
             def take(name: str, x: Tensor, left: Counter[str] = left) -> None:
                 kept.setdefault(name, _Rows()).take(x)
@@ -69,6 +88,7 @@ class Inputs:
         old: Any = self.model.get_submodule(name)
         tensors = [*self.model.parameters(), *self.model.buffers()]
         made = {old: copy.deepcopy(new).double().eval()}
+        _take_in_float64(made[old])
         self.model = _with_layers(self.model, made, {id(x): x for x in tensors})
 
 
@@ -89,11 +109,11 @@ class _Rows:
 
     def __init__(self) -> None:
         self.generator = torch.Generator().manual_seed(0)
-        self.drawn = torch.empty(0, dtype=torch.int64)
+        self.drawn = torch.empty(0, dtype=torch.int64, device="cpu")
         self.parts: list[Tensor] = []
 
     def take(self, x: Tensor) -> None:
-        new = torch.randint(2**62, (len(x),), generator=self.generator)
+        new = torch.randint(2**62, (len(x),), generator=self.generator, device="cpu")
         self.drawn = torch.cat([self.drawn, new])
         self.parts.append(x.float())
         if len(self.drawn) > ROWS:

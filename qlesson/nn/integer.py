@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qlesson import checks
+from qlesson.kernels.compilers import _is_followed
 from qlesson.scheme import Scheme
 
 INT32_MAX = 2**31 - 1
@@ -27,7 +28,7 @@ def int_matmul(x: Tensor, w: Tensor) -> Tensor:
     lost (pytorch/pytorch issue 136746).
     """
     _check_factors(x, w)
-    if x.shape[1] < 2 or not len(x) or not len(w) or not _int_mm_is_exact(x.device):
+    if x.shape[1] < 2 or not _int_mm_is_exact(x.device) or not len(x) or not len(w):
         return _matmul_in_slices(x, w)
     x, w = _row_by_row(x), _row_by_row(w)
     return _padded_int_mm(x, w) if x.device.type == "cuda" else torch._int_mm(x, w.t())
@@ -70,19 +71,19 @@ def _padded_int_mm(x: Tensor, w: Tensor) -> Tensor:
 
 def _matmul_in_slices(x: Tensor, w: Tensor) -> Tensor:
     """The same product in float32: each slice's sums are integers that float32 holds."""
-    total = torch.zeros(len(x), len(w), dtype=torch.int32, device=x.device)
+    total = torch.zeros(x.shape[0], len(w), dtype=torch.int32, device=x.device)
     with torch.autocast(x.device.type, enabled=False):  # it would round the sums to bfloat16
         for a, b in zip(x.split(EXACT_IN_FLOAT, 1), w.split(EXACT_IN_FLOAT, 1), strict=True):
-            total += (a.float() @ b.float().t()).to(torch.int32)
+            total = total + (a.float() @ b.float().t()).to(torch.int32)
     return total
 
 
 def _int_mm_is_exact(device: torch.device) -> bool:
     """Whether torch._int_mm exists on this device, and loses nothing on the largest codes.
 
-    A graph that is compiled cannot try it, and may run on another processor: False.
+    A graph that is compiled or traced cannot try it, and may run on another processor: False.
     """
-    return not torch.compiler.is_compiling() and _tried(device)
+    return not torch.compiler.is_compiling() and not _is_followed() and _tried(device)
 
 
 @cache
@@ -262,7 +263,7 @@ def int_conv2d(
     )
     rows = windows.transpose(1, 2).flatten(0, 1).to(torch.int8)
     acc = four_terms(rows, z_q, w.flatten(1), z_w).total()
-    return acc.view(len(q), height, width, len(w)).permute(0, 3, 1, 2)
+    return acc.view(q.shape[0], height, width, len(w)).permute(0, 3, 1, 2)
 
 
 def _check_windows(q: Tensor, w: Tensor, padding: int) -> None:

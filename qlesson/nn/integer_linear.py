@@ -75,7 +75,7 @@ class IntegerLinear(_KeepsScale):
 
     def accumulator(self, q: Tensor) -> Tensor:
         """sum (q_x - z_x)(q_w - z_w) + bias / (s_x s_w), in int32: [m, outputs]."""
-        inputs = self.layer._input_scheme
+        inputs = self.layer._input_scheme()
         checks.codes("q", q, inputs.dtype)
         checks.matrix("q", q, "[rows, inputs]")
         checks.last_axis("q", q, self.layer.in_features)
@@ -102,7 +102,7 @@ class IntegerLinear(_KeepsScale):
         if layer.bias is None:
             return torch.zeros_like(layer.weight_sums[0])
         codes = integer_bias(layer.bias, layer.input_scale, layer.codes.scale)
-        most = layer.in_features * layer._input_scheme.reach * layer.codes.scheme.reach
+        most = layer.in_features * layer._input_scheme().reach * layer.codes.scheme.reach
         if int(codes.abs().max()) > INT32_MAX - most:
             raise ValueError(
                 f"The bias, up to {int(codes.abs().max())} in units of s_x s_w, could overflow the "

@@ -86,7 +86,6 @@ class QuantizedLinear(_Factored):
     def out_features(self) -> int:
         return self.codes.shape[0]
 
-    @property
     def _input_scheme(self) -> Scheme:
         """Raises ValueError where the layer does not quantize its input."""
         if self.activations is None:
@@ -100,7 +99,7 @@ class QuantizedLinear(_Factored):
         return super().extra_repr() + inputs + factor
 
     def _scheme_of(self, name: str) -> Scheme:
-        return self._input_scheme
+        return self._input_scheme()
 
     def forward(self, input: Tensor) -> Tensor:
         done = self._at_once(input)
@@ -114,7 +113,7 @@ class QuantizedLinear(_Factored):
         if x.numel() == 0:
             return x.new_empty(*x.shape[:-1], self.out_features)
         if not self.static:
-            done = quantized_linear(self._multiplied(x), codes, self._input_scheme, self.bias)
+            done = quantized_linear(self._multiplied(x), codes, self._input_scheme(), self.bias)
             if done is not None:
                 return done
         y = self.product(self.quantize_input(x.reshape(-1, x.shape[-1])))
@@ -135,7 +134,7 @@ class QuantizedLinear(_Factored):
     def quantize_input(self, r: Tensor) -> QTensor:
         """The layer's input r [tokens, inputs], times the factor, as codes: with the range of this
         r or the one given before."""
-        scheme = self._input_scheme
+        scheme = self._input_scheme()
         qparams = QParams(self.input_scale, self.input_zero_point) if self.static else None
         x = quantize(r if self.factor is None else self.prepare(r), scheme, qparams)
         checks.matrix("r", x.q, "[tokens, inputs]")
@@ -182,14 +181,15 @@ def _check_matrix(weight: QuantizedWeight) -> None:
 def _check_product(weight: QuantizedWeight, activations: Scheme, static: bool) -> None:
     """Raises ValueError where no integer product exists for these schemes."""
     checks.scheme("activations", activations)
-    if max(activations.bits, weight.scheme.bits) > 8:
+    scheme = weight.needed_scheme()
+    if max(activations.bits, scheme.bits) > 8:
         raise ValueError(
             "The integer product takes codes of at most 8 bits. For 16-bit inputs use "
             "activations=None, and give the model float16 or bfloat16."
         )
-    _check_scales_leave_the_sum(weight.scheme.granularity, activations.granularity, static)
-    limit = safe_length(activations, weight.scheme)
-    _, summed = weight.scheme.granularity.block_shape(weight.shape)
+    _check_scales_leave_the_sum(scheme.granularity, activations.granularity, static)
+    limit = safe_length(activations, scheme)
+    _, summed = scheme.granularity.block_shape(weight.shape)
     if summed > limit:
         raise ValueError(
             f"{weight.shape[1]} inputs could overflow the 32-bit sum, which is safe up to "

@@ -9,7 +9,7 @@ Which layers, which scheme for each, and what became of it.
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -26,6 +26,7 @@ from qlesson.nn.swap import (
     Swappable,
     _key,
     _names,
+    _of_its_own,
     _read,
     _read_directly,
     _refuse,
@@ -84,7 +85,7 @@ def quantize_model(
                  False: what the float model gives it
 
     Swapped are nn.Linear, nn.Embedding and nn.Conv1d to 3d (these weight-only), wherever the model
-    refers to them, but no subclass with a forward of its own. A weight that layers share is
+    refers to them, but no subclass that computes in a way of its own. A weight that layers share is
     quantized once and stays shared; one that a parametrization computes is quantized as a copy of
     the layer computes it, once, in the layer's own mode: call model.eval() first. What is swapped
     for nothing, such as nn.LSTM, is listed in the report, and where nothing was swapped at all
@@ -121,7 +122,8 @@ def quantize_model(
             first, codes, factor = codes_of[_key(layer)]
             new = _swapped(model, name, layer, codes, bias, activations, qparams, factor)
             note = _note(new, None if first == name else first, activations, why.get(name))
-            rows[name], made[name] = _row(name, weight, new, first != name, note), new
+            before = 0 if first != name else _nbytes_of_weight(layer)
+            rows[name], made[name] = _row(name, weight, new, before, note), new
         if met is not None and sequential:
             met.replace(name, new)
     qmodel = _with_layers(model, {layers[name]: new for name, new in made.items()})
@@ -234,9 +236,10 @@ def _stayed(model: nn.Module, qmodel: nn.Module, layers: Mapping[str, Swappable]
     for full, x in qmodel.named_parameters():
         if x.ndim < 2 or not x.is_floating_point():
             continue
-        name = full.partition("parametrizations.")[0].removesuffix(".")
-        if name == full:
-            name = full.rpartition(".")[0]
+        *parts, _ = full.split(".")
+        if "parametrizations" in parts:
+            parts = parts[: parts.index("parametrizations")]
+        name = ".".join(parts)
         chosen = name in layers
         reason = _why_it_stays(modules[name], chosen)
         stayed.append(Stayed(full, tuple(x.shape), x.nbytes, reason, chosen))
@@ -248,7 +251,7 @@ def _why_it_stays(owner: nn.Module, chosen: bool) -> str:
     if chosen:
         return "left out by skip, or by the patterns of the schemes"
     if isinstance(owner, Swappable):
-        return f"{kind} has a forward of its own"
+        return f"{kind} has a {_of_its_own(owner)} of its own"
     if isinstance(owner, nn.MultiheadAttention):
         return "nn.MultiheadAttention reads it itself, and has no layer for it"
     if type(owner).__module__.startswith("torch.nn."):
@@ -272,13 +275,23 @@ def _warn_of_nothing(report: Report) -> None:
     )
 
 
-def _row(name: str, weight: Tensor, new: _Layer, shared: bool, note: str) -> Row:
-    """The bytes and the error of one layer; a weight that is shared counts where it is first."""
-    after = sum(b.nbytes for b in new.buffers() if not shared or b not in set(new.codes.buffers()))
+def _nbytes_of_weight(layer: Swappable) -> int:
+    """Of what holds it: a parametrization may make it of less, or of more."""
+    if nn.utils.parametrize.is_parametrized(layer, "weight"):
+        parts: Any = layer.parametrizations
+        return _nbytes(parts["weight"])
+    return layer.weight.nbytes
+
+
+def _row(name: str, weight: Tensor, new: _Layer, before: int, note: str) -> Row:
+    """The bytes and the error of one layer. A weight that is shared counts where it is first:
+    elsewhere `before` is 0."""
+    held = new.buffers() if before else set(new.buffers()) - set(new.codes.buffers())
+    after = sum(x.nbytes for x in held)
     return Row(
         name or "(the model)",
         tuple(weight.shape),
-        0 if shared else weight.nbytes,
+        before,
         after,
         float(sqnr(weight, new.weight)),
         new.codes.bits,

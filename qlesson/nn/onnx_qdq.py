@@ -54,7 +54,7 @@ def to_onnx_qdq(layer: IntegerLinear, path: str | Path) -> None:
 
 
 def _check_same_codes(layer: IntegerLinear) -> None:
-    for name, scheme in (("input", layer.layer._input_scheme), ("output", layer.output)):
+    for name, scheme in (("input", layer.layer._input_scheme()), ("output", layer.output)):
         if scheme.bits != 8 or scheme.mapping != "asymmetric":
             raise ValueError(
                 f"The {name} has {scheme}: ONNX clips at the ends of its 8-bit types, so only "

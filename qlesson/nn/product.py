@@ -30,7 +30,7 @@ from qlesson.affine import computing, rounded
 from qlesson.blocks import Blocks
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
 from qlesson.kernels import modes, product
-from qlesson.kernels.compilers import _lies_in_memory
+from qlesson.kernels.compilers import _is_followed, _lies_in_memory
 from qlesson.kernels.product import Packed, Prepared
 from qlesson.nn.integer import four_terms, int8_codes
 from qlesson.nn.weight import QuantizedWeight
@@ -52,7 +52,7 @@ def at_once(
     """
     if torch.compiler.is_compiling() or type(x) is not Tensor or x.dtype not in product.FLOATS:
         return None
-    if not x.is_cpu or torch.is_autocast_enabled("cpu"):
+    if not x.is_cpu or torch.is_autocast_enabled("cpu") or _is_followed():
         return None
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         return None
@@ -68,7 +68,7 @@ def linear(x: Tensor, codes: QuantizedWeight, bias: Tensor | None) -> Tensor:
     w = packed_of(codes) if ready is None else ready.of
     if w is None or (x.requires_grad and torch.is_grad_enabled()):
         return F.linear(x, codes.values(x.dtype), _rounded(bias, x.dtype))
-    if torch.is_autocast_enabled(x.device.type):
+    if torch.is_autocast_enabled(x.device.type) and x.dtype is not torch.float64:  # as F.linear
         x = x.to(torch.get_autocast_dtype(x.device.type))
     return _product(x, w, ready, bias, _is_added_later(bias))
 
@@ -131,8 +131,10 @@ def rows_at_once(ids: object, codes: QuantizedWeight) -> Tensor | None:
     """`rows` for numbers [...], where the kernel takes them as they are, and they are of rows."""
     if torch.compiler.is_compiling() or type(ids) is not Tensor or ids.dtype is not torch.int64:
         return None
+    if not ids.is_cpu or _is_followed():
+        return None
     ready, like = _found(codes), codes._buffers["like"]
-    if ready is None or like is None or not ids.is_cpu:
+    if ready is None or like is None:
         return None
     return product.rows_at_once(ids, ready, like.dtype)
 
@@ -177,8 +179,9 @@ def packed_of(codes: QuantizedWeight) -> Packed | None:
 
 
 def _prepared(codes: QuantizedWeight) -> Prepared | None:
-    """The same for the kernel, found once; again when a buffer is another, or lies elsewhere."""
-    return None if torch.compiler.is_compiling() else _found(codes)
+    """The same for the kernel, found once; again when a buffer is another, or lies elsewhere. None
+    where torch follows each operation."""
+    return None if torch.compiler.is_compiling() or _is_followed() else _found(codes)
 
 
 def _found(codes: QuantizedWeight) -> Prepared | None:
@@ -238,7 +241,7 @@ def _int_linear(
 
 @_int_linear.register_fake
 def _(q_x: Tensor, s_x: Tensor, z_x: Tensor, packed: Tensor, *rest: object) -> Tensor:
-    return s_x.new_empty(len(q_x), len(packed))
+    return s_x.new_empty(q_x.shape[0], len(packed))
 
 
 # --- few inputs on a GPU ---

@@ -1,6 +1,8 @@
 """What the linear layers of a model are given, and the ranges of it (notebook 09)."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from qlesson.observers import MinMaxObserver, Observer
 from qlesson.qtensor import qparams_from_range
 from qlesson.scheme import Scheme
 
-Batch = Tensor | Sequence[Any] | dict[str, Any]  # one argument, several, or named ones
+Batch = Tensor | Sequence[Any] | Mapping[str, Any]  # one argument, several, or named ones
 
 
 @torch.no_grad()
@@ -33,10 +35,11 @@ def record(
     layers   {name: layer} to listen to; None is every nn.Linear
 
     The model runs in the mode it is in, with copies of the buffers that a run could change: what it
-    changes is forgotten. Codes and scales are none of them. Raises ValueError, with the layer's
-    name, where an input holds NaN or infinity.
+    changes is forgotten. Codes and scales are none of them. What torch.compile has made of it does
+    not run, since no layer is heard there. Raises ValueError, with the layer's name, where an input
+    holds NaN or infinity, and where no batch comes.
     """
-    checks.model("model", model)
+    checks.running_model("model", model)
     if layers is None:
         layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
 
@@ -50,14 +53,42 @@ def record(
         return hook
 
     hooks = [m.register_forward_pre_hook(listening(n), with_kwargs=True) for n, m in layers.items()]
-    buffers = copied_buffers(model)
+    buffers, ran = copied_buffers(model), False
     try:
-        for batch in batches:
-            args, kwargs = arguments(batch)
-            torch.func.functional_call(model, buffers, args, kwargs)
+        with _eagerly(), _padded(model):
+            for batch in batches:
+                args, kwargs = arguments(batch)
+                torch.func.functional_call(model, buffers, args, kwargs)
+                ran = True
     finally:
         for hook in hooks:
             hook.remove()
+    if not ran:
+        raise ValueError(
+            "batches hold no batch: pass a list of them, since a generator gives its own only once."
+        )
+
+
+def _eagerly() -> AbstractContextManager[object]:
+    """What torch.compile has made does not run. Where it has made nothing, it takes seconds to be
+    imported."""
+    compiler = "torch._dynamo" in sys.modules
+    return torch.compiler.set_stance("force_eager") if compiler else nullcontext()
+
+
+@contextmanager
+def _padded(model: nn.Module) -> Iterator[None]:
+    """nn.TransformerEncoder gives its layers padded tensors, and no nested ones, which have no
+    rows."""
+    encoders = (m for m in model.modules() if isinstance(m, nn.TransformerEncoder))
+    nested = [m for m in encoders if m.use_nested_tensor]
+    for module in nested:
+        module.use_nested_tensor = False
+    try:
+        yield
+    finally:
+        for module in nested:
+            module.use_nested_tensor = True
 
 
 def copied_buffers(model: nn.Module) -> dict[str, Tensor]:
@@ -80,8 +111,8 @@ def all_batches(name: str, batches: Any) -> list[Batch]:
 
 def arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What a model is called with for this batch."""
-    if isinstance(batch, dict):
-        return (), batch
+    if isinstance(batch, Mapping):
+        return (), dict(batch)
     return (batch,) if isinstance(batch, Tensor) else tuple(batch), {}
 
 

@@ -1,6 +1,6 @@
 """A quantized model as a dictionary of tensors, to be saved, and back (notebook 09)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -43,18 +43,48 @@ def state(qmodel: nn.Module) -> dict[str, QTensor | Blocks | Tensor]:
 
     The weights of swapped layers are QTensors or Blocks, a shared one once, under its first name. A
     layer's factor is `<name>.input_factor`: floats [in], or int64, a rotation's width, block and
-    seed.
+    seed. A float weight of a shape that codes have too has all its names, since the layers that
+    share it may have shared it with layers whose weight is codes now.
     """
     checks.model("qmodel", qmodel)
+    return {n: x.detach() if isinstance(x, Tensor) else x for n, x in _held(qmodel).items()}
+
+
+def _held(qmodel: nn.Module) -> dict[str, QTensor | Blocks | Tensor]:
+    """What `state` gives, with the tensors that the model itself holds."""
     weights = {n: m for n, m in qmodel.named_modules() if isinstance(m, QuantizedWeight)}
     tensors: dict[str, QTensor | Blocks | Tensor] = {
         _join(name.rpartition(".")[0], "weight"): codes.held for name, codes in weights.items()
     }
-    kept = qmodel.state_dict()
-    for name, x in [*qmodel.named_parameters(), *qmodel.named_buffers()]:
-        if name in kept and name.rpartition(".")[0] not in weights:
-            tensors[name] = x.detach()
-    return tensors
+    shapes = {codes.shape for codes in weights.values()}
+    kept, seen = qmodel.state_dict(), set()
+    for name, x in [*_parameters(qmodel), *qmodel.named_buffers()]:
+        again = id(x) in seen and (x.ndim < 2 or x.flatten(1).shape not in shapes)
+        if name in kept and name.rpartition(".")[0] not in weights and not again:
+            tensors[name] = x
+            seen.add(id(x))
+    return tensors | {name: _extra(name, x) for name, x in kept.items() if _is_extra(name)}
+
+
+def _is_extra(name: str) -> bool:
+    """Whether it is what a module's own get_extra_state gives."""
+    return name.rpartition(".")[2] == "_extra_state"
+
+
+def _extra(name: str, x: Any) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{name!r} is {checks.shown(x)}, and a state holds tensors alone: let get_extra_state "
+            "give a tensor, or save qmodel.state_dict()."
+        )
+    return x
+
+
+def _parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Those that modules share under all their names, but a module used twice once."""
+    for name, module in model.named_modules():
+        for leaf, x in module.named_parameters(recurse=False):
+            yield _join(name, leaf), x
 
 
 def load_state(model: Model, tensors: Saved, activations: Scheme | None = None) -> Model:
@@ -82,24 +112,30 @@ def load_state(model: Model, tensors: Saved, activations: Scheme | None = None) 
                 settings = activations, qparams, factor
                 made[layer] = _swapped(model, name, layer, codes, _read(layer)[1], *settings)
     qmodel = _with_layers(model, made)
-    qmodel.load_state_dict(_in_float(tensors, state(qmodel)), strict=False)
+    qmodel.load_state_dict(_in_float(tensors, qmodel), strict=False)
     return qmodel
 
 
-def _in_float(tensors: Saved, expected: dict[str, QTensor | Blocks | Tensor]) -> dict[str, Tensor]:
-    """Those of the tensors that are the codes of no layer, if all are what is expected."""
-    missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+def _in_float(tensors: Saved, qmodel: nn.Module) -> dict[str, Tensor]:
+    """Those of the tensors that are the codes of no layer, if all are what is expected; what is
+    shared may come under one of its names, or under all."""
+    expected = _held(qmodel)
+    given = {id(x) for name, x in expected.items() if name in tensors}
+    missing = sorted(n for n, x in expected.items() if n not in tensors and id(x) not in given)
+    unknown = sorted(set(tensors) - set(expected) - {name for name, _ in _parameters(qmodel)})
     if missing or unknown:
         raise ValueError(
             f"The tensors do not fit the model: missing {missing}, unknown {unknown}. Build the "
             "model with the settings of the one that was saved."
         )
-    held = {name: x for name, x in expected.items() if isinstance(x, Tensor)}
+    held = {n: x for n, x in expected.items() if isinstance(x, Tensor) and n in tensors}
     return {name: _as_held(name, tensors[name], x) for name, x in held.items()}
 
 
 def _as_held(name: str, x: Tensor | QTensor | Blocks | _Packed, held: Tensor) -> Tensor:
     """x as the model's tensor of this name can take it."""
+    if _is_extra(name) and isinstance(x, Tensor):
+        return x
     if tuple(x.shape) != tuple(held.shape):
         raise ValueError(
             f"{name!r} has shape {tuple(x.shape)}, the model's is {tuple(held.shape)}."

@@ -20,6 +20,7 @@ from qlesson.scheme import Scheme
 Model = TypeVar("Model", bound=nn.Module)
 Swappable = nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv2d | nn.Conv3d
 SWAPPED: tuple[type[nn.Module], ...] = get_args(Swappable)
+COMPUTE = ("forward", "_conv_forward", "__call__")  # what decides what a layer gives out
 
 
 def swappable(model: nn.Module) -> dict[str, Swappable]:
@@ -30,12 +31,18 @@ def swappable(model: nn.Module) -> dict[str, Swappable]:
             "model is traced or scripted by torch.jit, which has put its layers into a program of "
             "its own: quantize the model before."
         )
-    forwards = {kind.forward for kind in SWAPPED}
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, Swappable) and type(module).forward in forwards
+        if isinstance(module, Swappable) and _of_its_own(module) is None
     }
+
+
+def _of_its_own(layer: nn.Module) -> str | None:
+    """What the layer's class computes in another way than torch's; None where that is nothing."""
+    kind, torchs = type(layer), next(kind for kind in SWAPPED if isinstance(layer, kind))
+    own = (n for n in COMPUTE if getattr(kind, n, None) is not getattr(torchs, n, None))
+    return next(own, None)
 
 
 def _names(model: nn.Module) -> dict[str, list[str]]:
@@ -47,7 +54,7 @@ def _names(model: nn.Module) -> dict[str, list[str]]:
 
 
 def _read(layer: Swappable) -> tuple[Tensor, Tensor | None]:
-    """A layer's weight and bias, without effects on the layer.
+    """A layer's weight and bias, without effects on the layer; the bias itself where it holds one.
 
     A parametrization computes them at every reading, and may change its state and draw random
     numbers in that: so a copy of the layer is read.
@@ -55,8 +62,9 @@ def _read(layer: Swappable) -> tuple[Tensor, Tensor | None]:
     if nn.utils.parametrize.is_parametrized(layer):
         devices = {x.device for x in layer.parameters() if x.is_cuda}
         with torch.random.fork_rng(devices):
-            layer = copy.deepcopy(layer)
-            return layer.weight.detach(), getattr(layer, "bias", None)
+            copied = copy.deepcopy(layer)
+            bias = layer._parameters.get("bias")
+            return copied.weight.detach(), getattr(copied, "bias", None) if bias is None else bias
     return layer.weight.detach(), getattr(layer, "bias", None)
 
 
@@ -67,7 +75,7 @@ def _refuse(layer: Swappable) -> None:
         raise ValueError("its weight does not exist yet: run the model once first.")
     forward = layer._forward_hooks, layer._forward_pre_hooks
     backward = layer._backward_hooks, layer._backward_pre_hooks
-    if any(forward) or any(backward) or "forward" in vars(layer):
+    if any(forward) or any(backward) or not vars(layer).keys().isdisjoint(COMPUTE):
         raise ValueError("it has hooks, which a new layer would lose: remove them first.")
     if getattr(layer, "max_norm", None) is not None:
         raise ValueError("its max_norm changes the weight at every use, which codes cannot follow.")
@@ -89,9 +97,10 @@ def _swapped(
     qparams: Mapping[str, QParams] | None,
     factor: Factor | None,
 ) -> _Layer:
-    """The quantized layer in the place of `layer`, in the same mode."""
+    """The quantized layer in the place of `layer`, in the same mode. A bias that is a parameter is
+    still that of `layer`: `_with_layers` copies it."""
     new: _Layer
-    if isinstance(bias, Tensor):
+    if isinstance(bias, Tensor) and not isinstance(bias, nn.Parameter):
         bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
     if isinstance(layer, nn.Embedding):
         new = QuantizedEmbedding(codes, padding_idx=layer.padding_idx)
@@ -121,15 +130,18 @@ def _with_layers(
     The copy starts with the new layers as already copied, so the old ones never are; nor are the
     tensors in `shared`, {id: tensor}, which both models then hold.
     """
-    memo: dict[int, Any] = {id(old): new for old, new in made.items()}
-    qmodel = copy.deepcopy(model, memo | dict(shared or {}))
-    if any(getattr(new, "activations", None) for new in made.values()):
-        for module in qmodel.modules():
-            # torch's fast paths read the weights of layers that they do not call
-            if isinstance(module, nn.TransformerEncoderLayer):
-                module.activation_relu_or_gelu = 0
-            if isinstance(module, nn.TransformerEncoder):
-                module.use_nested_tensor = False
+    memo: dict[int, Any] = {id(old): new for old, new in made.items()} | dict(shared or {})
+    qmodel = copy.deepcopy(model, memo)
+    for new in made.values():  # one that is used elsewhere too is copied already
+        new.bias = copy.deepcopy(new.bias, memo)
+    quantizes = any(getattr(new, "activations", None) for new in made.values())
+    for module in qmodel.modules():
+        # torch's fast path reads the weights of layers that it does not call
+        if quantizes and isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+        # and layers off it, as those with other weights may be, take no nested tensors
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
     return qmodel
 
 

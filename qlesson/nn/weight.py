@@ -102,23 +102,28 @@ class QuantizedWeight(_KeepsScale):
         if self.has_scheme and self.scheme.mapping == "symmetric":
             parts["zero_point"] = None
         q = parts.pop("q")
-        self.register_buffer("packed", q if self.bits > 8 else pack_rows(_matrix(q), self.bits))
+        packed = _own(q) if self.bits > 8 else pack_rows(_matrix(q), self.bits)
+        self.register_buffer("packed", packed)
         for name, x in parts.items():
-            self.register_buffer(name, x)
+            self.register_buffer(name, _own(x))
         # Holds nothing; its dtype follows model.half() and is that of the values given out.
         like = weight.scale.new_empty(0, dtype=dtype or computing(weight.scale.dtype))
         self.register_buffer("like", like, persistent=False)
 
     @property
-    def scheme(self) -> Scheme:
-        """Of a QTensor's codes. Raises ValueError for Blocks, which have none."""
+    def scheme(self) -> Any:
+        """The Scheme of a QTensor's codes; None for Blocks, which have none."""
+        return self.settings.get("scheme")
+
+    def needed_scheme(self) -> Scheme:
+        """The Scheme. Raises ValueError for Blocks."""
         if not self.has_scheme:
             raise ValueError(
                 f"The weight is {self.kind.__name__}, with a float minimum, and an integer product "
                 "needs zero points that are codes: use activations=None, or quantize the weight "
                 "with ql.quantize."
             )
-        return self.settings["scheme"]
+        return self.scheme
 
     @property
     def device(self) -> torch.device:
@@ -160,9 +165,9 @@ class QuantizedWeight(_KeepsScale):
         shared = self.granularity in (PerTensor(), PerAxis(1), PerAxis(-1))
         parts, packed = self._steps(), self.packed.index_select(0, rows)
         for name, x in parts.items():
-            if x is not None and x.ndim == 2 and len(x) == self.shape[0] and not shared:
+            if x is not None and x.ndim == 2 and x.shape[0] == self.shape[0] and not shared:
                 parts[name] = x.index_select(0, rows)
-        parts["q"] = self._unpacked(packed, (len(packed), self.shape[1]))
+        parts["q"] = self._unpacked(packed, (packed.shape[0], self.shape[1]))
         return self._values(parts, None)
 
     def _unpacked(self, packed: Tensor, shape: Shape) -> Tensor:
@@ -214,6 +219,11 @@ class QuantizedWeight(_KeepsScale):
 def _is_part(x: Any) -> bool:
     """Whether it becomes a buffer: a tensor, or the place of one that may be missing."""
     return x is None or isinstance(x, Tensor)
+
+
+def _own(x: Tensor | None) -> Tensor | None:
+    """A copy, which load_state_dict may fill, in the order in which the kernel reads it."""
+    return None if x is None else x.clone(memory_format=torch.contiguous_format)
 
 
 def _matrix(q: Tensor) -> Tensor:

@@ -403,6 +403,14 @@ def test_the_bytes_of_a_cache(model, bits, granularity):
     assert small.nbytes == numbers * (bits + (16 + bits) / 32) / 8
 
 
+def test_the_first_keys_and_values_stay_the_callers_own():
+    cache, keys = tinygpt.KVCache(), torch.ones(1, 2, 3, 4)
+    wanted = cache.extend(0, keys, keys + 1)[0].clone()
+    keys.zero_()
+    assert torch.equal(cache.contents()[0][0], wanted)
+    assert torch.equal(cache.extend(0, keys, keys)[0][:, :, :3], wanted)
+
+
 def test_a_later_character_does_not_change_what_the_cache_showed(model):
     """Per channel too: a block is quantized when it is complete, and never again."""
     ids = tinygpt.encode(tinygpt.heldout_text()[:128])[None]

@@ -1,6 +1,8 @@
 """Quantized layers by a method: its codes, what it is shown, and what is refused."""
 
 import copy
+from contextlib import nullcontext
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -185,6 +187,23 @@ def test_sequential_shows_each_layer_what_the_quantized_ones_give(activations):
         else:
             setattr(mine, name, copy.deepcopy(new).double())
         assert not torch.equal(new.codes.q, at_once.get_submodule(name).codes.q)
+
+
+def test_the_model_runs_for_those_that_look_at_inputs_alone():
+    runs = []
+
+    class Convolutions(nn.Sequential):
+        def forward(self, x):
+            runs.append(1)
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    parts = [nn.Conv1d(4, 4, 1) for _ in range(5)]
+    model, x = Convolutions(*parts, nn.Flatten(), nn.Linear(8, 2)), [drawn(2, 4, 2)] * 3
+    for sequential, times in ((False, 1), (True, 2)):  # the first time it finds the order
+        runs.clear()
+        quantize_model(model, EIGHT, method=methods.gptq, inputs=x, sequential=sequential)
+        assert len(runs) == times * len(x)
 
 
 def test_two_layers_by_hand():
@@ -511,3 +530,43 @@ def test_what_cannot_be_folded_is_refused():
         fold(made, "nrm", ["q", "k"], x)
     with pytest.raises(ValueError, match="the model has none named 'v'"):
         fold(made, "norm", ["q", "v"], x)
+
+
+@dataclass
+class Output:
+    y: torch.Tensor
+
+
+GIVEN = {
+    "masked": lambda y: y.masked_fill(torch.arange(8) == 0, -torch.inf),
+    "with NaN": lambda y: torch.cat([y, y[:, :1] * torch.nan], 1),
+    "a dataclass": Output,
+    "empty too": lambda y: (y[:0], y),
+}
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inner, give):
+        super().__init__()
+        self.inner, self.give = inner, give
+
+    def forward(self, x):
+        return self.give(self.inner(x)["y"])
+
+
+@pytest.mark.parametrize("give", GIVEN.values(), ids=GIVEN)
+def test_a_fold_is_checked_by_every_number_given_out(give):
+    torch.manual_seed(0)
+    work = "inner.norm", ["inner.q", "inner.k"], [drawn(7, 8)]
+    for residual in (False, True):
+        model = Wrapped(Norms(nn.LayerNorm(8), residual), give)
+        qmodel, _ = quantize_model(model, EIGHT, method=halved)
+        with pytest.raises(ValueError, match="into 'inner.norm'") if residual else nullcontext():
+            fold(qmodel, *work)
+
+
+def test_a_fold_needs_a_float_to_be_checked_by():
+    model = Wrapped(Norms(nn.LayerNorm(8), residual=True), lambda y: y.argmax(-1))
+    qmodel, _ = quantize_model(model, EIGHT, method=halved)
+    with pytest.raises(ValueError, match=r"no float tensor.*tensor of torch.int64.*such as logits"):
+        fold(qmodel, "inner.norm", ["inner.q", "inner.k"], [drawn(7, 8)])

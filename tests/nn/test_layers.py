@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import inspect
 import io
 import operator
 import warnings
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import qlesson as ql
+from qlesson.blocks import Blocks
 from qlesson.files import checkpoint
 from qlesson.files.packing import PackedTensor
 from qlesson.models import tinygpt
@@ -196,6 +198,24 @@ def test_w8a8_is_the_same_under_autocast():
         assert torch.equal(new(x), wanted)
         assert new(x).dtype == torch.float32
         assert new(x.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_autocast_leaves_float64_as_torch_does(learns):
+    layer, x = linear().double(), drawn(4, 30, dtype=torch.float64).requires_grad_(learns)
+    new = quantized(layer, BY_ROW)
+    wanted = new(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert new(x).dtype == layer(x).dtype == torch.float64
+        assert torch.equal(new(x), wanted)
+
+
+def test_every_attribute_of_a_layer_can_be_asked_for():
+    codes = ql.quantize(drawn(4, 8), BY_ROW)
+    for weight in (codes, Blocks(codes.q, codes.scale, None, 8, 8)):
+        layer = QuantizedLinear(weight)
+        found = dict(inspect.getmembers(layer.codes)) | dict(inspect.getmembers(layer))
+        assert found["in_features"] == 8
 
 
 def test_row_sums_are_those_of_the_codes():
@@ -771,7 +791,7 @@ def test_no_float_copy_of_a_swapped_weight_is_made(monkeypatch):
     )
     model = convnet()
     quantize_model(model, BY_ROW)
-    assert sorted(copied) == [8, 8]  # the batch norm's
+    assert sorted(copied) == [5, 8, 8, 8]  # the biases, and the batch norm's
 
 
 def test_the_report_counts_every_byte():

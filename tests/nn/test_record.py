@@ -1,6 +1,9 @@
 """What layers are given: every form of arguments, what is refused, and a model left as it was."""
 
 import copy
+import subprocess
+import sys
+from collections import UserDict
 from functools import partial
 
 import pytest
@@ -8,7 +11,7 @@ import torch
 from torch import nn
 
 import qlesson as ql
-from qlesson import observers
+from qlesson import methods, observers
 from qlesson.methods import layer_inputs
 from qlesson.nn import calibrate, quantize_model, record
 from qlesson.nn.record import copied_buffers
@@ -37,11 +40,12 @@ def inputs(*shape):
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4), (0, 4)])
-@pytest.mark.parametrize("form", ["tensor", "tuple", "list", "named"])
+@pytest.mark.parametrize("form", ["tensor", "tuple", "list", "named", "a mapping"])
 def test_every_form_of_a_batch(form, shape):
     torch.manual_seed(0)
     model, x = Named(), inputs(*shape)
-    batch = {"tensor": x, "tuple": (x, 1), "list": [x, 1], "named": {"x": x, "add": 1}}[form]
+    batch = {"tensor": x, "tuple": (x, 1), "list": [x, 1], "named": {"x": x, "add": 1}}
+    batch = UserDict(batch["named"]) if form == "a mapping" else batch[form]
     met = recorded(model, [batch])
     add = 0 if form == "tensor" else 1
     with torch.no_grad():
@@ -78,6 +82,106 @@ def test_an_input_that_is_no_number_is_named(bad):
         with pytest.raises(ValueError, match="The input of layer 'first' holds NaN or infinity"):
             run(model)
         assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_model_that_is_compiled_is_heard_too():
+    torch.manual_seed(0)
+    model, x = Named(), inputs(3, 4)
+    wanted = calibrate(model, [x], ql.Scheme())
+    whole = torch.compile(model, backend="eager")
+    model.compile(backend="eager")
+    with torch.no_grad():
+        whole(x), model(x)  # compiled without hooks
+    assert calibrate(model, [x], ql.Scheme()) == wanted
+    found = calibrate(whole, [x], ql.Scheme())
+    assert {name.removeprefix("_orig_mod."): its for name, its in found.items()} == wanted
+
+
+def test_a_mapping_of_inputs_is_run_in_float64_too():
+    torch.manual_seed(0)
+    model, x = Named(), inputs(3, 4)
+    how = {"scheme": ql.Scheme(), "method": methods.gptq}
+    a, b = (quantize_model(model, inputs=[n], **how)[0] for n in ({"x": x}, UserDict(x=x)))
+    assert torch.equal(a(x), b(x))
+
+
+WRAPPED = {
+    "nn.DataParallel": nn.DataParallel,
+    "exported by torch.export": lambda m: torch.export.export(m, (inputs(2, 4),)).module(),
+}
+
+
+@pytest.mark.parametrize("what", WRAPPED)
+def test_what_does_not_run_module_by_module_is_refused(what):
+    model = WRAPPED[what](nn.Sequential(nn.Linear(4, 4)))
+    for run in (lambda: calibrate(model, [inputs(2, 4)], ql.Scheme()), lambda: recorded(model, [])):
+        with pytest.raises(TypeError, match=f"^model is {what}, and does not.*: pass"):
+            run()
+
+
+def test_an_encoder_of_torch_is_heard_where_tokens_are_masked():
+    """In eval mode it would hand nested tensors to its layers."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    mask = torch.tensor([[False, False, False], [False, True, True]])
+    batch = {"src": inputs(2, 3, 8), "src_key_padding_mask": mask}
+    scheme = ql.Scheme(8, "symmetric", ql.PerAxis(0))
+    found = calibrate(model, [batch], ql.Scheme())
+    assert model.use_nested_tensor and len(found) == 4
+    assert len(layer_inputs(model, batch["src"], None, mask)) == 4
+    for sequential in (False, True):
+        how = {"inputs": [batch], "sequential": sequential}
+        quantize_model(model, scheme, method=methods.gptq, **how)
+    q, _ = quantize_model(model, scheme)
+    q.layers[1].norm1.eps = 1e-4  # no fast path for a layer whose norms differ
+    with torch.no_grad():
+        assert ql.sqnr(model(**batch)[~mask], q(**batch)[~mask]) > 30
+
+
+class Counts(nn.Module):
+    """Makes floats of ids, and of what a norm gives out."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 4)
+
+    def forward(self, ids):
+        hidden = self.first(nn.functional.one_hot(ids, 5).float())
+        return self.last(input=self.norm(hidden.float()))
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_a_model_may_make_floats_of_its_own(sequential):
+    torch.manual_seed(0)
+    model, ids = Counts(), torch.tensor([[0, 1, 2], [4, 3, 0]])
+    met = layer_inputs(model, ids)
+    assert torch.equal(met["first"], torch.eye(5)[ids.flatten()])
+    hidden = model.norm(model.first(met["first"]))
+    torch.testing.assert_close(met["last"], hidden)
+    how = {"method": methods.gptq, "inputs": [ids], "sequential": sequential}
+    qmodel, _ = quantize_model(model, ql.Scheme(8), **how)
+    assert ql.sqnr(model(ids), qmodel(ids)) > 30
+    assert not any(m._forward_pre_hooks for m in qmodel.modules())
+
+
+def test_a_model_that_is_not_compiled_waits_for_no_compiler():
+    """Whose import takes seconds."""
+    code = """
+import sys, torch, qlesson as ql
+from qlesson.nn import calibrate
+calibrate(torch.nn.Linear(4, 4), [torch.ones(2, 4)], ql.Scheme())
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_batches_that_hold_none_are_refused():
+    batches = (inputs(2, 4) for _ in range(2))
+    assert len(calibrate(Named(), batches, ql.Scheme())) == 2
+    for nothing in (batches, []):
+        with pytest.raises(ValueError, match="batches hold no batch: pass a list"):
+            calibrate(Named(), nothing, ql.Scheme())
 
 
 def test_no_hook_is_left_after_an_error():

@@ -174,8 +174,9 @@ class Llama(nn.Module):
             with torch.inference_mode():
                 logits = self.head(self._read(new, cache)[:, -1])[0]
             if temperature:
-                u = torch.rand(len(logits), generator=generator, dtype=torch.float64)
-                logits = logits.double().cpu() / temperature - torch.log(-torch.log(u))
+                logits = logits.double().cpu()
+                u = torch.rand(logits.shape, generator=generator, dtype=logits.dtype, device="cpu")
+                logits = logits / temperature - torch.log(-torch.log(u))
             written = int(logits.argmax())
             if written in self.config.ends:
                 return
@@ -187,7 +188,7 @@ class Llama(nn.Module):
         """ids, as a tokenizer gives them, as a batch of one."""
         if not isinstance(ids, Tensor) and hasattr(ids, "__iter__"):
             listed = [checks.whole("ids", i, 0, self.config.vocabulary - 1) for i in ids]
-            ids = torch.tensor(listed, dtype=torch.int64)
+            ids = torch.tensor(listed, dtype=torch.int64, device="cpu")
         checks.ids("ids", ids, self.config.vocabulary)
         checks.known("ids", ids)
         assert isinstance(ids, Tensor)
@@ -203,10 +204,11 @@ def turns(past: int, time: int, width: int, base: float, slower: Sequence[float]
     """exp(i p base^(-2 j / width)), complex [time, width / 2], for the pairs j = 0, 1, ... of the
     tokens at p = past, past + 1, ...: rotary positions (Su et al. 2021, arXiv:2104.09864). A model
     that was stretched to a longer context turns pair j by 1 / slower[j] of that."""
-    speeds = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    speeds = base ** (-torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width)
     if slower:
-        speeds = speeds / torch.tensor(slower, dtype=torch.float64)
-    angles = torch.arange(past, past + time, dtype=torch.float64)[:, None] * speeds
+        speeds = speeds / speeds.new_tensor(slower)
+    places = torch.arange(past, past + time, dtype=torch.float64, device="cpu")
+    angles = places[:, None] * speeds
     return torch.polar(torch.ones_like(angles), angles)
 
 

@@ -151,7 +151,7 @@ class GPT(nn.Module):
         """
         checks.text("prompt", prompt)
         _check_request(n, seed, temperature)
-        noise = _gumbel_noise(n, seed) if temperature > 0 else torch.zeros(n, 1)
+        noise = _gumbel_noise(n, seed) if temperature > 0 else [0.0] * n
         new_cache = new_cache or (lambda: None)
         window, cache = encode(prompt)[-self.config.context :], new_cache()
         written: list[int] = []
@@ -159,7 +159,7 @@ class GPT(nn.Module):
         for i in range(n):
             logits = model._next_logits(window, cache)
             written.append(int((logits / (temperature or 1) + noise[i]).argmax()))
-            window = torch.cat([window, torch.tensor(written[-1:])])
+            window = torch.cat([window, window.new_tensor(written[-1:])])
             if len(window) > self.config.context:
                 window, cache = window[-(self.config.context // 2) :], new_cache()
         return decode(written)
@@ -214,5 +214,6 @@ def _check_request(n: int, seed: int, temperature: float) -> None:
 def _gumbel_noise(n: int, seed: int) -> Tensor:
     """-log(-log(u)), [n, 94] in float64, drawn on the CPU so that every machine has the same."""
     generator = torch.Generator().manual_seed(seed)
-    u = torch.rand(n, len(VOCABULARY), generator=generator, dtype=torch.float64)
+    shape = n, len(VOCABULARY)
+    u = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
     return -torch.log(-torch.log(u))

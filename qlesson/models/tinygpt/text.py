@@ -23,7 +23,7 @@ def encode(text: str) -> Tensor:
             f"The model does not know {', '.join(map(repr, unknown))}: it knows line breaks and "
             "printable ASCII without '$' and '`'. Remove or replace the others."
         )
-    return torch.tensor([NUMBER[character] for character in text])
+    return torch.tensor([NUMBER[character] for character in text], device="cpu")
 
 
 def decode(ids: Tensor | Iterable[int]) -> str:
