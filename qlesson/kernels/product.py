@@ -157,6 +157,8 @@ def at_once(
         if bias is not None:
             if not bias.is_contiguous() or bias.is_neg():
                 return None
+            if bias.dtype is torch.float64:
+                return None
             if bias.dtype is not torch.float32:
                 bias = bias.to(torch.float32)
         if scheme is None:

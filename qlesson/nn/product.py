@@ -92,10 +92,11 @@ def _product(
 
 
 def _is_added_later(bias: Tensor | None) -> bool:
-    """Since it learns, or a transform of torch.func holds it, the kernel is not to see it."""
+    """Since it learns, or a transform of torch.func holds it, or it has more digits than the kernel
+    adds, the kernel is not to see it."""
     if bias is None:
         return False
-    if bias.requires_grad and torch.is_grad_enabled():
+    if (bias.requires_grad and torch.is_grad_enabled()) or bias.dtype is torch.float64:
         return True
     return not torch.compiler.is_compiling() and not _lies_in_memory(bias)
 
@@ -186,14 +187,20 @@ def _prepared(codes: QuantizedWeight) -> Prepared | None:
 
 def _found(codes: QuantizedWeight) -> Prepared | None:
     parts: dict[str, Any] = codes._buffers
-    packed = parts["packed"]
     held = _held.get(id(codes))
-    if held is None or not all(map(is_, held[0], parts.values())) or held[1] != packed.data_ptr():
+    if (
+        held is None
+        or not all(map(is_, held[0], parts.values()))
+        or list(map(Tensor.data_ptr, held[1])) != held[2]
+    ):
         w = packed_of(codes)
         ready = None if w is None else product.prepared(w)
+        names = ("packed", "scale", "zero_point", "minimum")
+        read = [parts[name] for name in names if parts.get(name) is not None]
         lives = ref(codes, partial(_forget, id(codes)))
-        held = _held[id(codes)] = (*parts.values(),), packed.data_ptr(), ready, lives
-    return held[2]
+        lie = list(map(Tensor.data_ptr, read))
+        held = _held[id(codes)] = (*parts.values(),), read, lie, ready, lives
+    return held[3]
 
 
 def _forget(weight: int, _: object) -> None:

@@ -414,3 +414,24 @@ def test_a_whole_w_hat_is_never_made():
     its = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}  # what is freed goes back at once
     said = subprocess.run(asked, capture_output=True, text=True, check=True, env=its).stdout
     assert len(said.split()) == 8 and max(map(float, said.split())) < 48
+
+
+@pytest.mark.parametrize("name", ["packed", "scale", "zero_point"])
+def test_codes_and_steps_that_came_to_lie_elsewhere_are_found_again(name):
+    layer, other = (QuantizedLinear(codes_of(256, ql.PerGroup(32), 4, KINDS[2])) for _ in range(2))
+    x = drawn(1, 256)
+    compiled(layer, x)
+    buffer = getattr(layer.codes, name)
+    buffer.data = buffer.data // 2 if name != "scale" else buffer.data * 3
+    other.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(compiled(layer, x), compiled(other, x), rtol=0, atol=0)
+
+
+def test_a_bias_in_float64_is_added_as_in_the_steps(by_the_kernel):
+    bias = torch.full((ROWS,), 1 / 3, dtype=torch.float64)
+    for scheme in (None, *INPUTS):
+        layer = QuantizedLinear(codes_of(256, ql.PerGroup(32), 4), bias, scheme)
+        for m in (1, 16):
+            x = drawn(m, 256)
+            alone = compiled(QuantizedLinear(layer.codes, None, scheme), x)
+            assert torch.equal(compiled(layer, x), (alone + bias).float())
