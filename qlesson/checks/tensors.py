@@ -280,6 +280,10 @@ def out(
             raise ValueError(f"out has {what} {got}, but needs {wanted}: {remedy()}")
     if out.requires_grad:
         raise ValueError("out requires a gradient, and filling it has none: pass out.detach().")
+    if not torch.compiler.is_compiling() and _of_inference_alone(out):
+        raise ValueError(
+            f"out was made in torch.inference_mode(), and can be filled there alone: {remedy()}"
+        )
     if not out.is_contiguous() and _may_overlap_itself(out):
         expanded = any(n > 1 and step == 0 for n, step in zip(out.shape, out.stride(), strict=True))
         how = "is expanded" if expanded else "overlaps itself"
@@ -287,6 +291,11 @@ def out(
     for name, x in kept.items():
         if _overlap(out, x):
             raise ValueError(f"out shares memory with {name}, which must stay as it is: {remedy()}")
+
+
+def _of_inference_alone(x: Tensor) -> bool:
+    """Whether x was made in inference mode, and this is none."""
+    return x.is_inference() and not torch.is_inference_mode_enabled()
 
 
 def _may_overlap_itself(x: Tensor) -> bool:
