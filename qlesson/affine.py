@@ -207,27 +207,20 @@ def too_small(scale: Tensor) -> Tensor:
 
 def stored(scale: Tensor, dtype: torch.dtype | None) -> Tensor:
     """The scale in the dtype that it is stored in, rounded once; None leaves it as it is."""
-    if dtype is None:
-        return scale
-    if torch.compiler.is_compiling() and torch.finfo(dtype).bits == 16:
-        scale = _digits_of_a_half(scale, dtype)
-    return rounded(scale, dtype)
+    return scale if dtype is None else rounded(scale, dtype)
 
 
 def _digits_of_a_half(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x >= 0 rounded to the numbers of a half dtype, in float32, by its bits.
-
-    In a graph that is compiled the cast alone may be left out where its result is read again.
-    """
+    """A float32 or float64 x rounded to the numbers of a half dtype, in float32, by its bits."""
     x = _to_odd(x) if x.dtype == torch.float64 else x
     dropped = 13 if dtype == torch.float16 else 16
     bits = x.view(torch.int32)
     bits = bits + (1 << (dropped - 1)) - 1 + ((bits >> dropped) & 1)
     kept = (bits & -(1 << dropped)).view(torch.float32)
     if dtype == torch.float16:  # which has fewer exponents
-        kept = torch.where(x < 2.0**-14, torch.round(x * 2.0**24) * 2.0**-24, kept)
-        kept = torch.where(kept > torch.finfo(dtype).max, torch.inf, kept)
-    return kept
+        kept = torch.where(x.abs() < 2.0**-14, torch.round(x * 2.0**24) * 2.0**-24, kept)
+        kept = torch.where(kept.abs() > torch.finfo(dtype).max, x * torch.inf, kept)
+    return torch.where(x.isnan(), x, kept)
 
 
 @torch.no_grad()
@@ -248,14 +241,17 @@ def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     torch takes float64 to half by way of float32, and what lies just beyond the middle of two
     halves becomes that middle: 1 + 2^-11 + 2^-40 would be 1. So where float32 cannot hold x, the
     one of its two neighbours there is taken whose last bit is 1 (rounding to odd: Boldo and
-    Melquiond 2008, doi 10.1109/TC.2007.70819). That is never such a middle.
+    Melquiond 2008, doi 10.1109/TC.2007.70819). That is never such a middle. And in a graph that is
+    compiled a cast to half is left out where its result is read again, so there the bits round.
 
-    A gradient goes through, as through the cast; a float64 x that has one is cast.
+    A gradient goes through, as through the cast; an x that has one is cast.
     """
     learns = x.requires_grad and torch.is_grad_enabled()
-    if x.dtype != torch.float64 or torch.finfo(dtype).bits > 16 or learns:
+    if x.element_size() == 2 or torch.finfo(dtype).bits > 16 or learns:
         return x.to(dtype)
-    return _to_odd(x).to(dtype)
+    if torch.compiler.is_compiling():
+        x = _digits_of_a_half(x, dtype)
+    return (_to_odd(x) if x.dtype == torch.float64 else x).to(dtype)
 
 
 def _to_odd(x: Tensor) -> Tensor:

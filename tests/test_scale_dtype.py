@@ -14,8 +14,9 @@ from strategies import problems
 import qlesson as ql
 from qlesson import affine, methods, ranges
 from qlesson.__main__ import main as command
+from qlesson.blocks import choose_steps, quantize_blocks
 from qlesson.files import checkpoint, packing
-from qlesson.nn import QuantizedLinear, quantize_model
+from qlesson.nn import QuantizedEmbedding, QuantizedLinear, quantize_model
 
 HALVES = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}  # dtype: u, half of its last digit
 NUMPY = {torch.float16: np.float16, torch.float32: np.float32}
@@ -213,6 +214,31 @@ def test_a_compiler_does_not_leave_the_rounding_out(dtype):
         assert all(torch.equal(a, b) for a, b in zip(found, work(r), strict=True))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", HALVES)
+def test_values_in_half_are_rounded_in_a_graph_too(dtype):
+    r = drawn(37, 64)
+    rows, groups = (ql.Scheme(granularity=g) for g in (ql.PerAxis(0), ql.PerGroup(32)))
+    x, half = ql.quantize(r, rows), r.to(dtype)
+    wide = ql.quantize(r.double(), rows)
+    blocks = quantize_blocks(r, *choose_steps(r, groups), 8, 32)
+    words = QuantizedEmbedding(x).to(dtype)
+    layer = QuantizedLinear(x, None, rows).to(dtype)
+    ids = torch.arange(37)
+    for work in (
+        lambda: x.dequantize(dtype).float(),
+        lambda: wide.dequantize(dtype).double(),
+        lambda: blocks.dequantize(dtype).float(),
+        lambda: ql.fake_quantize(half, groups).float(),
+        lambda: words(ids).float(),
+        lambda: layer(half).float(),
+    ):
+        torch._dynamo.reset()
+        whole = torch.compile(lambda one, work=work: work() * one)
+        with torch.no_grad():
+            assert torch.equal(whole(torch.ones(1)), work())
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 def test_the_digits_of_a_half_are_those_of_the_cast(dtype):
     """Over all exponents, at the middles of two halves, and just beside them."""
@@ -221,10 +247,22 @@ def test_the_digits_of_a_half_are_those_of_the_cast(dtype):
     middles = (x & -(1 << 12)) | (1 << 12) | ((x & 1) << 16)
     for bits in (x, middles, middles + 1, middles - 1):
         values = bits.view(torch.float32)
-        found = affine._digits_of_a_half(values, dtype)
-        assert torch.equal(found, values.to(dtype).float())
-    wide = values.double() * (1 + 2.0**-40)
-    assert torch.equal(affine._digits_of_a_half(wide, dtype), affine.rounded(wide, dtype).float())
+        for signed in (values, -values):
+            found = affine._digits_of_a_half(signed, dtype)
+            assert torch.equal(found, signed.to(dtype).float())
+    for wide in (values.double() * (1 + 2.0**-40), -values.double() * (1 - 2.0**-40)):
+        found = affine._digits_of_a_half(wide, dtype)
+        assert torch.equal(found, affine.rounded(wide, dtype).float())
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_what_is_no_number_of_a_half_stays_what_it_is(dtype):
+    """A NaN may have any of its last bits, and rounding must not carry them beyond."""
+    bits = torch.tensor([0x7F800001, 0x7FC00000, 0x7FFFFFFF, -1, -0x7FFFFF], dtype=torch.int32)
+    assert affine._digits_of_a_half(bits.view(torch.float32), dtype).isnan().all()
+    x = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 3.4e38, -3.4e38])
+    found, wanted = affine._digits_of_a_half(x, dtype), x.to(dtype).float()
+    assert torch.equal(found, wanted) and torch.equal(found.signbit(), wanted.signbit())
 
 
 # --- a range of one's own ---

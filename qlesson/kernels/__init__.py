@@ -133,13 +133,7 @@ def _in_loops(
             formula(*left, *constants)
         if straight is not target:
             target.copy_(straight)
-    return _written(out)
-
-
-def _written(out: Tensor) -> Tensor:
-    """out, with autograd told: a loop writes at an address, where autograd sees nothing."""
-    if not out.is_inference():  # those have no version
-        increment_version(out)
+    increment_version(out)  # autograd does not see what is written at an address
     return out
 
 
@@ -240,7 +234,7 @@ def choose_and_quantize(
     tensors = blocks, *steps, out.view(blocks.shape)
     with _or_eagerly():
         largest = _loop(loops.choose_and_quantize, constants, _held(codes, r.device), *tensors)()
-        _written(out)
+        increment_version(out)
         if isinstance(largest, float):  # of a block with NaN or infinity it is infinite
             fits = math.isfinite(ctypes.c_float(largest * scheme.reach).value)
         else:
