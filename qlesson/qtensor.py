@@ -286,31 +286,51 @@ def fake_quantize(r: Tensor, scheme: Scheme = Scheme(), qparams: QParams | None 
     else:
         qparams = _checked_qparams(plain, scheme, given, check=True)
         checks.finite("r", plain)
-    scale = qparams.scale
+    held, learning = [checks.bare(r), *qparams], None
     if given is not None and isinstance(given[0], Tensor) and given[0].requires_grad:
-        scale = given[0]  # which learns
-    return _FakeQuantize.apply(r.as_subclass(Tensor), scale, qparams, scheme)
+        learning = given[0]
+        held = [x.clone() if checks.of_inference_alone(x) else x for x in held]
+    return _FakeQuantize.apply(learning, *held, scheme)[0]
 
 
 class _FakeQuantize(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, r: Tensor, scale: Tensor, qparams: QParams, scheme: Scheme) -> Tensor:
+    def forward(
+        learning: Tensor | None, r: Tensor, scale: Tensor, zero_point: Tensor, scheme: Scheme
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """r_hat, and what its gradients need: where the code lies in the range, and the codes.
+
+        learning  the scale as it was given, if it requires a gradient
+        """
         low, high, granularity = scheme.quant_min, scheme.quant_max, scheme.granularity
         # One code more at either end: what lands there lies outside the range.
         codes = low - 1, high + 1, scheme.rounding
         q = torch.empty_like(r, dtype=torch.int32)
-        kernels.run(kernels.quantize, codes, r, *qparams, granularity, q)
+        kernels.run(kernels.quantize, codes, r, scale, zero_point, granularity, q)
         inside = (q >= low) & (q <= high)
-        q, r_hat = q.clamp_(low, high), torch.empty_like(r)
-        ctx.granularity, learns = granularity, ctx.needs_input_grad[1]
-        ctx.save_for_backward(inside, *((r, q, *qparams) if learns else ()))
-        return kernels.run(kernels.dequantize, (), q, *qparams, granularity, r_hat)
+        q = q.clamp(low, high)
+        r_hat = torch.empty_like(r)
+        kernels.run(kernels.dequantize, (), q, scale, zero_point, granularity, r_hat)
+        return r_hat, inside, q
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
+        _, r, scale, zero_point, scheme = inputs
+        _, inside, q = output
+        ctx.mark_non_differentiable(inside, q)
+        ctx.set_materialize_grads(False)  # theirs would be zeros, as large as r
+        ctx.granularity, learns = scheme.granularity, ctx.needs_input_grad[0]
+        ctx.save_for_backward(inside, *((r, q, scale, zero_point) if learns else ()))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return 5 * (None,)
         inside, *learning = ctx.saved_tensors
         of_scale = _scale_gradient(ctx.granularity, grad, inside, *learning) if learning else None
-        return torch.where(inside, grad, 0), of_scale, None, None  # even an infinite gradient
+        return of_scale, torch.where(inside, grad, 0), None, None, None  # even an infinite gradient
 
 
 def _scale_gradient(

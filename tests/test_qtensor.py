@@ -1118,6 +1118,90 @@ def test_value_and_gradient_have_the_dtype_of_r(dtype):
     assert r.grad.dtype == dtype and (r.grad == 1).all()
 
 
+class Ends(torch.autograd.Function):
+    """No gradient comes back."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None
+
+
+def test_no_gradient_in_none_out():
+    r = torch.tensor([1.0, 2.0], requires_grad=True)
+    ended = Ends.apply(ql.fake_quantize(r)).sum()
+    assert torch.autograd.grad(ended, r, allow_unused=True) == (None,)
+    fake = ql.fake_quantize(r)
+    (found,) = torch.autograd.grad((Ends.apply(fake) + 2 * fake).sum(), r)
+    assert found.tolist() == [2.0, 2.0]
+
+
+def of_r_and_scale(function, r, s):
+    """Value and gradients, each a tensor of its own."""
+    r, s = r.clone().requires_grad_(), s.clone().requires_grad_()
+    value = function(r, s)
+    value.square().sum().backward()
+    return value.detach(), r.grad, s.grad
+
+
+ALL_LEARNED = [ql.Scheme(3, "symmetric"), ql.Scheme(3, granularity=ql.PerGroup(5))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ALL_LEARNED, ids=str)
+@pytest.mark.parametrize("own_range", [True, False])
+def test_fake_quantize_is_compiled_without_a_break(own_range, scheme):
+    r = torch.randn(6, 7, generator=torch.Generator().manual_seed(0))
+    s, z = ql.choose_qparams(r, scheme)
+
+    def work(r, s):
+        return ql.fake_quantize(r, scheme, None if own_range else (s, z)) + 0 * s.sum()
+
+    torch._dynamo.reset()
+    found = of_r_and_scale(torch.compile(work, fullgraph=True), r, 0.6 * s)
+    wanted = of_r_and_scale(work, r, 0.6 * s)
+    assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
+    torch.testing.assert_close(found[2], wanted[2])  # a sum of floats, in any order
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scheme", ALL_LEARNED, ids=str)
+def test_fake_quantize_in_the_transforms_of_torch_func(scheme):
+    r = torch.randn(3, 6, 7, generator=torch.Generator().manual_seed(0))
+    chosen = [ql.choose_qparams(one, scheme) for one in r]
+    s, z = torch.stack([0.6 * p.scale for p in chosen]), torch.stack([p.zero_point for p in chosen])
+
+    def loss(r, s, z):
+        return ql.fake_quantize(r, scheme, (s, z)).square().sum()
+
+    own = torch.vmap(lambda r: ql.fake_quantize(r, scheme))(r)
+    given = torch.vmap(lambda r, s, z: ql.fake_quantize(r, scheme, (s, z)))(r, s, z)
+    grads = torch.vmap(torch.func.grad(loss, (0, 1)))(r, s, z)
+    for i in range(3):
+        assert torch.equal(own[i], ql.fake_quantize(r[i], scheme))
+        value, *wanted = of_r_and_scale(
+            lambda r, s, i=i: ql.fake_quantize(r, scheme, (s, z[i])), r[i], s[i]
+        )
+        assert torch.equal(given[i], value)
+        for found, grad in zip(grads, wanted, strict=True):
+            torch.testing.assert_close(found[i], grad)
+
+
+def test_what_was_made_in_inference_mode_lets_a_scale_learn():
+    r = torch.randn(8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        s, z = ql.choose_qparams(r)
+        there = r.clone()
+    for x in (r, r.clone().requires_grad_(), there):
+        learns, wanted = s.clone().requires_grad_(), s.clone().requires_grad_()
+        ql.fake_quantize(x, ql.Scheme(), (learns, z)).sum().backward()
+        ql.fake_quantize(r, ql.Scheme(), (wanted, z.clone())).sum().backward()
+        assert torch.equal(learns.grad, wanted.grad)
+
+
 # --- the same on CUDA ---
 
 

@@ -20,7 +20,11 @@ def tensor(name: str, x: Any) -> None:
 def plain(x: Tensor) -> Tensor:
     """x without gradient, and of no subclass; but in a graph that is compiled all tensors are of
     one, which must stay."""
-    x = x.detach()
+    return bare(x.detach())
+
+
+def bare(x: Tensor) -> Tensor:
+    """The same, with its gradient."""
     return x if type(x) is Tensor or torch.compiler.is_compiling() else x.as_subclass(Tensor)
 
 
@@ -280,7 +284,7 @@ def out(
             raise ValueError(f"out has {what} {got}, but needs {wanted}: {remedy()}")
     if out.requires_grad:
         raise ValueError("out requires a gradient, and filling it has none: pass out.detach().")
-    if not torch.compiler.is_compiling() and _of_inference_alone(out):
+    if of_inference_alone(out):
         raise ValueError(
             f"out was made in torch.inference_mode(), and can be filled there alone: {remedy()}"
         )
@@ -293,8 +297,10 @@ def out(
             raise ValueError(f"out shares memory with {name}, which must stay as it is: {remedy()}")
 
 
-def _of_inference_alone(x: Tensor) -> bool:
-    """Whether x was made in inference mode, and this is none."""
+def of_inference_alone(x: Tensor) -> bool:
+    """Whether x was made in inference mode, and this is none: autograd cannot take it."""
+    if torch.compiler.is_compiling():
+        return False  # nobody can ask there
     return x.is_inference() and not torch.is_inference_mode_enabled()
 
 
