@@ -59,6 +59,8 @@ class Blocks:
         if not q.is_meta:
             ends = code_ends(self.bits, q.dtype.is_signed)
             checks.code_values("q", q, *ends, "pass the bits that they were made with")
+        for name, x in self._tensors().items():
+            object.__setattr__(self, name, checks.held(x))
 
     @classmethod
     def _trusted(cls, **parts: Any) -> Self:

@@ -54,9 +54,8 @@ def quantize_by(find_range: FindRange | None, r: Tensor, scheme: Scheme) -> "QTe
 def _ends(r: Tensor, scheme: Scheme, find_range: FindRange | None) -> tuple[Tensor, Tensor]:
     """The finite ends of each block's range, for an r that was checked but for its values."""
     if find_range is not None:
-        found = _found_range(find_range, r, scheme)
-        checks.ends(*found)
-        return found
+        checks.finite("r", r)
+        return _found_range(find_range, r, scheme)
     r_min, r_max = kernels.min_max(r, scheme.granularity)
     if not checks.all_finite(r_min, r_max):
         checks.refuse_non_finite("r", r)
@@ -64,7 +63,7 @@ def _ends(r: Tensor, scheme: Scheme, find_range: FindRange | None) -> tuple[Tens
 
 
 def _found_range(find_range: FindRange, r: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
-    """What find_range gives: two tensors in the scale's shape, on r's device."""
+    """What find_range gives, two tensors in the scale's shape on r's device, as r is computed."""
     checks.function("find_range", find_range, "(r, scheme), such as ranges.mse_search")
     shape, found = scheme.granularity.scale_shape(r.shape), find_range(r, scheme)
     given = found if isinstance(found, tuple | list) else ()
@@ -74,7 +73,9 @@ def _found_range(find_range: FindRange, r: Tensor, scheme: Scheme) -> tuple[Tens
             f"find_range must give r_min and r_max, two tensors of shape {shape} on {r.device}: "
             f"it gave {checks.shown(found)}."
         )
-    return found
+    checks.ends(*found)
+    r_min, r_max = (x.to(computing(r.dtype)) for x in found)
+    return r_min, r_max
 
 
 @torch.no_grad()
@@ -182,6 +183,7 @@ class QTensor:
         for name, x in (("q", q), ("scale", scale), ("zero_point", zero_point)):
             checks.tensor(name, x)
             checks.strided(name, x)
+            object.__setattr__(self, name, checks.held(x))
         if q.dtype != scheme.dtype:
             raise ValueError(
                 f"q has dtype {_name(q.dtype)}, the scheme's codes are "
@@ -377,8 +379,8 @@ def _at_least_float32(x: Tensor) -> Tensor:
 def _warn_if_clipped(
     r_min: Tensor, r_max: Tensor, scale: Tensor, zero_point: Tensor, scheme: Scheme
 ) -> None:
-    if torch.compiler.is_compiling():
-        return  # a graph cannot stop to look
+    if not checks.readable(scale):
+        return
     steps = scheme.quant_max - scheme.quant_min
     r_min, r_max = widened(r_min, r_max, steps, False, scheme.scale_dtype)
     exact = torch.round(scheme.quant_min - r_min / scale.to(r_min.dtype))

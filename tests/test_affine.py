@@ -160,7 +160,8 @@ def test_the_ends_may_be_of_the_dtype_of_the_codes(dtype, mapping):
         assert affine.safe_qparams(r_min, r_max, *ends, mapping) == expected
         for narrow in (True, False):
             found = affine.safe_qparams(r_min, r_max, *ends, mapping, narrow, torch.float16)
-            assert found == affine.safe_qparams(r_min, r_max, low, high, mapping, narrow, torch.float16)
+            wanted = affine.safe_qparams(r_min, r_max, low, high, mapping, narrow, torch.float16)
+            assert found == wanted
         if mapping == "asymmetric":
             assert ql.asymmetric_qparams(r_min, r_max, *ends) == expected
             assert ql.asymmetric_qparams(-1.0, 2.0, *ends) == expected

@@ -12,6 +12,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from reference import T
 from strategies import FLOATS, problems
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import qlesson as ql
@@ -476,6 +478,18 @@ def test_no_warning_where_nothing_is_lost(r, recwarn):
     assert not recwarn.list
 
 
+def test_where_nobody_can_look_there_is_no_warning(recwarn):
+    r = torch.tensor([[2.0, 3.0], [-1.0, 3.0]])
+    found = torch.vmap(lambda r: ql.quantize(r, LITERAL).q)(r)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.equal(found, torch.stack([ql.quantize(one, LITERAL).q for one in r]))
+    with FakeTensorMode() as mode:
+        there = ql.quantize(mode.from_tensor(r), LITERAL)
+        assert there.dequantize().shape == r.shape
+    assert not recwarn.list
+
+
 def test_including_zero_never_clips_the_zero_point(recwarn):
     for r in ([2.0, 3.0], [-3.0, -2.0], [1e-3, 1e-3 + 1e-9], [1e30, 1.1e30]):
         for signed in (True, False):
@@ -916,6 +930,18 @@ def test_plain_tensors_without_gradient_come_out(wrap):
         assert not tensor.requires_grad
     assert torch.equal(x.q, ql.quantize(T).q) and torch.equal(y.q, x.q)
     assert type(ql.fake_quantize(r)) is torch.Tensor
+
+
+def test_a_qtensor_holds_plain_tensors():
+    x = ql.quantize(T, ROWS)
+    parts = x.q, x.scale, x.zero_point
+    for wrap in (lambda x: x.as_subclass(Tagged), lambda x: nn.Parameter(x, False)):
+        made = ql.QTensor(*map(wrap, parts), ROWS)
+        held = made.q, made.scale, made.zero_point
+        assert all(type(part) is torch.Tensor for part in (*held, made.dequantize()))
+        assert made.q.data_ptr() == x.q.data_ptr()  # the same memory
+    learns = ql.QTensor(x.q, x.scale.clone().requires_grad_(), x.zero_point, ROWS)
+    assert not learns.scale.requires_grad
 
 
 def test_a_qtensor_is_frozen_and_equal_only_to_itself():

@@ -282,6 +282,45 @@ def test_a_range_comes_from_any_function(granularity, scale_dtype):
     assert ql.mse(r, searched.dequantize()) < ql.mse(r, ql.quantize(r, scheme).dequantize())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("found_in", [torch.float32, torch.float64, torch.float16, torch.int64])
+def test_a_range_is_taken_in_the_dtype_that_r_is_computed_in(found_in, dtype):
+    scheme, r = ql.Scheme(4, granularity=ql.PerGroup(16)), drawn(4, 32, dtype=dtype)
+    computed = affine.computing(dtype)
+
+    def search(r, scheme):
+        return tuple((3 * x).to(found_in) for x in ranges.min_max(r, scheme))
+
+    ends = [x.to(computed) for x in search(r, scheme)]
+    wanted = ql.choose_qparams(r, scheme, lambda r, scheme: ends)
+    found = ql.choose_qparams(r, scheme, search)
+    assert found.scale.dtype == computed
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    steps = choose_steps(r, scheme, search), choose_steps(r, scheme, lambda r, scheme: ends)
+    assert all(a.dtype == computed and torch.equal(a, b) for a, b in zip(*steps, strict=True))
+    held = methods.gptq(r, drawn(40, 32, dtype=dtype), scheme, search).weight
+    assert held.scale.dtype == computed
+
+
+def test_ends_that_float32_does_not_reach_are_refused():
+    r = drawn(8)
+    ends = [torch.tensor(x, dtype=torch.float64) for x in (-1e300, 1e300)]
+    with pytest.raises(ValueError, match="that range is too wide for float32"):
+        ql.choose_qparams(r, ql.Scheme(), lambda r, scheme: ends)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_with_a_range_of_ones_own_too_r_must_be_finite(bad):
+    r, groups = torch.tensor([1.0, bad]), ql.Scheme(granularity=ql.PerGroup(2))
+
+    def search(r, scheme):
+        return torch.full((1,), -1.0), torch.full((1,), 1.0)
+
+    for choose in (ql.choose_qparams, choose_steps):
+        with pytest.raises(ValueError, match=r"r holds .* the first at index \(1,\)"):
+            choose(r, groups, search)
+
+
 @pytest.mark.parametrize(
     "find_range, error, words",
     [

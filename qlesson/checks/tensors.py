@@ -23,6 +23,11 @@ def plain(x: Tensor) -> Tensor:
     return bare(x.detach())
 
 
+def held(x: Tensor) -> Tensor:
+    """x as something holds it: x itself, where it is plain."""
+    return x if type(x) is Tensor and not x.requires_grad else plain(x)
+
+
 def bare(x: Tensor) -> Tensor:
     """The same, with its gradient."""
     return x if type(x) is Tensor or torch.compiler.is_compiling() else x.as_subclass(Tensor)
