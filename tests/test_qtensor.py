@@ -661,6 +661,12 @@ REFUSED = {
     "scale NaN": (given_qparams(NAN), ValueError, "scale must be positive and finite"),
     "scale inf": (given_qparams(torch.tensor(INF)), ValueError, "scale must be positive"),
     "scale below float32": (given_qparams(1e-60), ValueError, "scale must be positive"),
+    "scale too large": (given_qparams(2e38), ValueError, "scale * 255 is infinite", "use float64"),
+    "scale too large in a scheme of 4 bits": (
+        given_qparams(torch.tensor(5e37), 0, scheme=ql.Scheme(4, "symmetric")),
+        ValueError,
+        "scale * 7 is infinite in float32",
+    ),
     "one scale of two": (
         given_qparams(torch.tensor([[1.0], [0.0]]), torch.zeros(2, 1), scheme=ROWS),
         ValueError,
@@ -757,6 +763,16 @@ REFUSED = {
         ValueError,
         "scale has shape (2,)",
         "needs (2, 1)",
+    ),
+    "QTensor: too large": (
+        lambda: ql.QTensor(
+            R.char(),
+            torch.tensor(3e38, dtype=torch.bfloat16),
+            OK.zero_point,
+            ql.Scheme(scale_dtype=torch.bfloat16),
+        ),
+        ValueError,
+        "scale * 255 is infinite in float32",
     ),
     "QTensor: elsewhere": (
         lambda: ql.QTensor(R.char().to("meta"), OK.scale, OK.zero_point, ql.Scheme()),
@@ -1309,6 +1325,18 @@ def test_a_value_too_large_for_half_becomes_its_largest_number(dtype, largest):
     assert fake.isfinite().all() and torch.equal(
         fake, ql.quantize(r, ql.Scheme(3)).dequantize(r.dtype)
     )
+
+
+@pytest.mark.parametrize("scheme", BOTH_MAPPINGS)
+def test_the_largest_scale_that_can_be_given_gives_finite_values(scheme):
+    largest = torch.finfo(torch.float32).max
+    scale = torch.nextafter(torch.tensor(largest) / scheme.reach, torch.tensor(0.0))
+    z = scheme.quant_min if scheme.mapping == "asymmetric" else 0
+    x = ql.quantize(torch.tensor([largest, 0.0]), scheme, (scale, z))
+    assert x.q.tolist() == [scheme.quant_max, z] and x.dequantize().isfinite().all()
+    half = torch.tensor(65504.0, dtype=torch.float16)  # times 255 it is none, but a float32
+    ql.quantize(R, ql.Scheme(scale_dtype=torch.float16), (half, 0))
+    ql.quantize(R.double(), ql.Scheme(), (2e38, 0))
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
