@@ -118,8 +118,8 @@ class Blocks:
         """r_hat = scale * q + minimum, in units of r: the product is rounded, then the sum.
 
         dtype  the result's float dtype, rounded to once at the end; None is float32, or float64
-               for float64 scales. What is finite as it is computed, and too large for it, becomes its
-               largest number (float16: 65504)
+               for float64 scales. What is finite as it is computed, and too large for it, becomes
+               its largest number (float16: 65504)
         out    the float tensor to fill: q's shape, that dtype, q's device
         """
         dtype = computing(self.scale.dtype) if dtype is None else dtype
