@@ -248,7 +248,6 @@ class QTensor:
         q, scale, zero_point = (x.to(device) for x in (self.q, self.scale, self.zero_point))
         return QTensor._trusted(q, scale, zero_point, self.scheme)
 
-    @torch.no_grad()
     def dequantize(self, dtype: torch.dtype | None = None, *, out: Tensor | None = None) -> Tensor:
         """r_hat = scale * (q - zero_point), in units of r (notebook 04).
 
@@ -263,7 +262,8 @@ class QTensor:
             kept = {"q": self.q, "scale": self.scale, "zero_point": self.zero_point}
             checks.out(out, self.shape, dtype, self.device, kept)
         r_hat = torch.empty_like(self.q, dtype=dtype) if out is None else out
-        return self._fill(vars(self), self.scheme.granularity, r_hat)
+        with torch.no_grad():  # no decorator: a graph takes none of an object made in it
+            return self._fill(vars(self), self.scheme.granularity, r_hat)
 
     @staticmethod
     def _fill(parts: Parts, granularity: Granularity, r_hat: Tensor) -> Tensor:

@@ -913,6 +913,21 @@ def test_out_is_filled_and_returned(granularity, layout):
     assert torch.equal(x.dequantize(torch.bfloat16, out=half), plain.dequantize().bfloat16())
 
 
+def test_there_and_back_and_out_in_a_graph_and_in_vmap():
+    r = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    wanted = ql.quantize(r, ROWS)
+    for work in (
+        lambda r: ql.quantize(r, ROWS).dequantize(),
+        lambda r: ql.quantize(r, ROWS, out=torch.empty_like(r, dtype=torch.int8)).dequantize(),
+        lambda r: wanted.dequantize(out=torch.empty_like(r)),
+    ):
+        torch._dynamo.reset()
+        whole = torch.compile(work, fullgraph=True, backend="eager")  # a break is an error
+        assert torch.equal(whole(r), wanted.dequantize())
+    q = torch.vmap(lambda r: ql.quantize(r, out=torch.empty_like(r, dtype=torch.int8)).q)(r)
+    assert torch.equal(q, wanted.q)
+
+
 def test_out_beside_r_in_one_buffer_is_fine():
     buffer = torch.arange(20.0)
     r, out = buffer[:10], buffer[10:].view(torch.int8)[:10]

@@ -320,7 +320,9 @@ def _may_overlap_itself(x: Tensor) -> bool:
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether the byte ranges of two tensors on one device meet."""
+    """Whether the byte ranges of two tensors on one device meet; False where nobody can look."""
+    if torch.compiler.is_compiling():
+        return False
 
     def ends(x: Tensor) -> tuple[int, int]:
         if x.is_contiguous():  # asked at once, since the caches are cold where a tensor is large
@@ -328,5 +330,8 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
         last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
         return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
 
-    (a_start, a_end), (b_start, b_end) = ends(a), ends(b)
+    try:
+        (a_start, a_end), (b_start, b_end) = ends(a), ends(b)
+    except RuntimeError:  # inside torch.vmap
+        return False
     return a_start < b_end and b_start < a_end
