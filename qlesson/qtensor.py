@@ -74,8 +74,7 @@ def _found_range(find_range: FindRange, r: Tensor, scheme: Scheme) -> tuple[Tens
             f"it gave {checks.shown(found)}."
         )
     checks.ends(*found)
-    r_min, r_max = (x.to(computing(r.dtype)) for x in found)
-    return r_min, r_max
+    return found[0].to(computing(r.dtype)), found[1].to(computing(r.dtype))
 
 
 @torch.no_grad()
@@ -302,25 +301,20 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(
         learning: Tensor | None, r: Tensor, scale: Tensor, zero_point: Tensor, scheme: Scheme
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """r_hat, and what its gradients need: where the code lies in the range, and the codes.
-
-        learning  the scale as it was given, if it requires a gradient
-        """
+        """r_hat, where the code is in the range, and the codes; `learning` is a scale that does."""
         low, high, granularity = scheme.quant_min, scheme.quant_max, scheme.granularity
         # One code more at either end: what lands there lies outside the range.
         codes = low - 1, high + 1, scheme.rounding
         q = torch.empty_like(r, dtype=torch.int32)
         kernels.run(kernels.quantize, codes, r, scale, zero_point, granularity, q)
         inside = (q >= low) & (q <= high)
-        q = q.clamp(low, high)
-        r_hat = torch.empty_like(r)
+        q, r_hat = q.clamp(low, high), torch.empty_like(r)
         kernels.run(kernels.dequantize, (), q, scale, zero_point, granularity, r_hat)
         return r_hat, inside, q
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
-        _, r, scale, zero_point, scheme = inputs
-        _, inside, q = output
+        (_, r, scale, zero_point, scheme), (_, inside, q) = inputs, output
         ctx.mark_non_differentiable(inside, q)
         ctx.set_materialize_grads(False)  # theirs would be zeros, as large as r
         ctx.granularity, learns = scheme.granularity, ctx.needs_input_grad[0]
@@ -335,11 +329,9 @@ class _FakeQuantize(torch.autograd.Function):
         return of_scale, torch.where(inside, grad, 0), None, None, None  # even an infinite gradient
 
 
-def _scale_gradient(
-    granularity: Granularity, grad: Tensor, inside: Tensor, *learning: Tensor
-) -> Tensor:
+def _scale_gradient(granularity: Granularity, grad: Tensor, *saved: Tensor) -> Tensor:
     """grad * (q - z - r / s, or q - z where clipped), summed over each block, in float64."""
-    r, q, scale, zero_point = learning
+    inside, r, q, scale, zero_point = saved
     rows, there = granularity.rows(grad.double())
     s, z = scale.reshape(-1, 1).double(), zero_point.reshape(-1, 1).double()
     codes, values, kept = (granularity.rows(x.double())[0] for x in (q, r, inside))
