@@ -15,6 +15,7 @@ GPU where the divisor is known when it compiles: pass quant_min and quant_max as
 (notebook 13).
 """
 
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -48,7 +49,7 @@ def asymmetric_qparams(r_min: Value, r_max: Value, quant_min: Value, quant_max: 
     """
     like = _widest(r_min, r_max, quant_min, quant_max)
     r_min, r_max = _as_float(r_min, like), _as_float(r_max, like)
-    scale = (r_max - r_min) / _as_float(quant_max - quant_min, r_min)
+    scale = (r_max - r_min) / _as_float(_steps(quant_min, quant_max), r_min)
     zero_point = torch.round(quant_min - r_min / scale)
     zero_point = clip(zero_point, quant_min, quant_max)
     return QParams(scale, zero_point.to(_holds(quant_min, quant_max)))
@@ -157,7 +158,8 @@ def safe_qparams(
         scale, zero_point = symmetric_qparams(torch.maximum(-r_min, r_max), quant_max)
         scale = stored(scale, scale_dtype)
     else:
-        r_min, r_max = widened(r_min, r_max, quant_max - quant_min, include_zero, scale_dtype)
+        steps = _steps(quant_min, quant_max)
+        r_min, r_max = widened(r_min, r_max, steps, include_zero, scale_dtype)
         scale, zero_point = asymmetric_qparams(r_min, r_max, quant_min, quant_max)
         if scale_dtype is not None:
             scale = stored(scale, scale_dtype)
@@ -205,27 +207,20 @@ def too_small(scale: Tensor) -> Tensor:
 
 def stored(scale: Tensor, dtype: torch.dtype | None) -> Tensor:
     """The scale in the dtype that it is stored in, rounded once; None leaves it as it is."""
-    if dtype is None:
-        return scale
-    if torch.compiler.is_compiling() and torch.finfo(dtype).bits == 16:
-        scale = _digits_of_a_half(scale, dtype)
-    return rounded(scale, dtype)
+    return scale if dtype is None else rounded(scale, dtype)
 
 
 def _digits_of_a_half(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x >= 0 rounded to the numbers of a half dtype, in float32, by its bits.
-
-    In a graph that is compiled the cast alone may be left out where its result is read again.
-    """
+    """A float32 or float64 x rounded to the numbers of a half dtype, in float32, by its bits."""
     x = _to_odd(x) if x.dtype == torch.float64 else x
     dropped = 13 if dtype == torch.float16 else 16
     bits = x.view(torch.int32)
     bits = bits + (1 << (dropped - 1)) - 1 + ((bits >> dropped) & 1)
     kept = (bits & -(1 << dropped)).view(torch.float32)
     if dtype == torch.float16:  # which has fewer exponents
-        kept = torch.where(x < 2.0**-14, torch.round(x * 2.0**24) * 2.0**-24, kept)
-        kept = torch.where(kept > torch.finfo(dtype).max, torch.inf, kept)
-    return kept
+        kept = torch.where(x.abs() < 2.0**-14, torch.round(x * 2.0**24) * 2.0**-24, kept)
+        kept = torch.where(kept.abs() > torch.finfo(dtype).max, x * torch.inf, kept)
+    return torch.where(x.isnan(), x, kept)
 
 
 @torch.no_grad()
@@ -246,14 +241,17 @@ def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     torch takes float64 to half by way of float32, and what lies just beyond the middle of two
     halves becomes that middle: 1 + 2^-11 + 2^-40 would be 1. So where float32 cannot hold x, the
     one of its two neighbours there is taken whose last bit is 1 (rounding to odd: Boldo and
-    Melquiond 2008, doi 10.1109/TC.2007.70819). That is never such a middle.
+    Melquiond 2008, doi 10.1109/TC.2007.70819). That is never such a middle. And in a graph that is
+    compiled a cast to half is left out where its result is read again, so there the bits round.
 
-    A gradient goes through, as through the cast; a float64 x that has one is cast.
+    A gradient goes through, as through the cast; an x that has one is cast.
     """
     learns = x.requires_grad and torch.is_grad_enabled()
-    if x.dtype != torch.float64 or torch.finfo(dtype).bits > 16 or learns:
+    if x.element_size() == 2 or torch.finfo(dtype).bits > 16 or learns:
         return x.to(dtype)
-    return _to_odd(x).to(dtype)
+    if torch.compiler.is_compiling():
+        x = _digits_of_a_half(x, dtype)
+    return (_to_odd(x) if x.dtype == torch.float64 else x).to(dtype)
 
 
 def _to_odd(x: Tensor) -> Tensor:
@@ -273,19 +271,52 @@ def two_to(power: Tensor) -> Tensor:
 def clip(q: Tensor, quant_min: Value, quant_max: Value) -> Tensor:
     """q, and the nearer end where it lies outside: torch.clamp, in a dtype that holds both ends.
 
-    float32 would round 2^31 - 1 to 2^31, so ends beyond 2^24 are compared in int64.
+    float32 would round 2^31 - 1 to 2^31, so whole ends beyond 2^24 are compared in int64, and
+    others in float64. Of a tensor its dtype says how far it may reach.
     """
-    for code in (quant_min, quant_max):
-        checks.real("every argument of a formula", code)
-    if isinstance(quant_min, int) and isinstance(quant_max, int):
-        if max(-quant_min, quant_max) > EXACT:
-            q = _in_int64(q)
-    return torch.clamp(q, quant_min, quant_max)  # type: ignore[arg-type]  # a number and a tensor
+    ends: list[Any] = [_code(quant_min), _code(quant_max)]
+    if any(map(_beyond_float32, ends)):
+        q = q.double() if any(map(_is_real, ends)) else _in_int64(q)
+    if len({isinstance(x, Tensor) for x in ends}) == 2:  # torch.clamp takes two of one kind
+        ends = [x if isinstance(x, Tensor) else q.new_tensor(x) for x in ends]
+    return torch.clamp(q, *ends)
+
+
+def _steps(quant_min: Value, quant_max: Value) -> Value:
+    """quant_max - quant_min, exactly: int8 would wrap around, and float32 round."""
+    kept = torch.float32, torch.float64
+    low, high = (
+        x.double() if isinstance(x, Tensor) and x.dtype not in kept else x
+        for x in map(_code, (quant_min, quant_max))
+    )
+    return high - low
+
+
+def _code(x: Any) -> Value:
+    """x as a tensor, or as a number of Python's own, whole where it can be: NumPy's wrap around."""
+    checks.real("every argument of a formula", x)
+    if isinstance(x, Tensor | int):
+        return x
+    if isinstance(x, Integral):
+        return int(x)
+    x = float(x)
+    return int(x) if x.is_integer() else x
+
+
+def _is_real(x: Value) -> bool:
+    return x.is_floating_point() if isinstance(x, Tensor) else isinstance(x, float)
+
+
+def _beyond_float32(x: Value) -> bool:
+    """Whether x is more than float32 counts to, or may be."""
+    if isinstance(x, Tensor):
+        return x.element_size() > 2 and x.dtype != torch.float32
+    return abs(x) > EXACT
 
 
 def _holds(*codes: Value) -> torch.dtype:
     """The dtype of a zero point between these codes."""
-    inside = all(isinstance(x, Tensor) or abs(x) < 2**31 for x in codes)
+    inside = all(isinstance(x, Tensor) or abs(x) < 2**31 for x in map(_code, codes))
     return torch.int32 if inside else torch.int64
 
 

@@ -59,6 +59,8 @@ class Blocks:
         if not q.is_meta:
             ends = code_ends(self.bits, q.dtype.is_signed)
             checks.code_values("q", q, *ends, "pass the bits that they were made with")
+        for name, x in self._tensors().items():
+            object.__setattr__(self, name, checks.held(x))
 
     @classmethod
     def _trusted(cls, **parts: Any) -> Self:
@@ -116,8 +118,8 @@ class Blocks:
         """r_hat = scale * q + minimum, in units of r: the product is rounded, then the sum.
 
         dtype  the result's float dtype, rounded to once at the end; None is float32, or float64
-               for float64 scales. A finite value too large for it becomes its largest number
-               (float16: 65504)
+               for float64 scales. What is finite as it is computed, and too large for it, becomes
+               its largest number (float16: 65504)
         out    the float tensor to fill: q's shape, that dtype, q's device
         """
         dtype = computing(self.scale.dtype) if dtype is None else dtype

@@ -134,15 +134,17 @@ class MovingAverageObserver(Observer):
                 2 * (old / 2 + self.weight * (new - old / 2))
                 for old, new in zip(before, halves, strict=True)
             ]
-            self.r_min, self.r_max = (
+            r_min, r_max = (
                 torch.where(torch.isfinite(x), x, step)
                 for x, step in zip((self.r_min, self.r_max), steps, strict=True)
             )
+            self.r_min, self.r_max = r_min, torch.maximum(r_min, r_max)
 
     def _update(self, batch: Tensor, r_min: Tensor, r_max: Tensor) -> None:
         if self.shape is not None:
             r_min = self.r_min + self.weight * (r_min - self.r_min)
             r_max = self.r_max + self.weight * (r_max - self.r_max)
+            r_max = torch.maximum(r_min, r_max)  # each is rounded for itself
         self.r_min, self.r_max = r_min, r_max
 
 

@@ -54,9 +54,8 @@ def quantize_by(find_range: FindRange | None, r: Tensor, scheme: Scheme) -> "QTe
 def _ends(r: Tensor, scheme: Scheme, find_range: FindRange | None) -> tuple[Tensor, Tensor]:
     """The finite ends of each block's range, for an r that was checked but for its values."""
     if find_range is not None:
-        found = _found_range(find_range, r, scheme)
-        checks.ends(*found)
-        return found
+        checks.finite("r", r)
+        return _found_range(find_range, r, scheme)
     r_min, r_max = kernels.min_max(r, scheme.granularity)
     if not checks.all_finite(r_min, r_max):
         checks.refuse_non_finite("r", r)
@@ -64,7 +63,7 @@ def _ends(r: Tensor, scheme: Scheme, find_range: FindRange | None) -> tuple[Tens
 
 
 def _found_range(find_range: FindRange, r: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
-    """What find_range gives: two tensors in the scale's shape, on r's device."""
+    """What find_range gives, two tensors in the scale's shape on r's device, as r is computed."""
     checks.function("find_range", find_range, "(r, scheme), such as ranges.mse_search")
     shape, found = scheme.granularity.scale_shape(r.shape), find_range(r, scheme)
     given = found if isinstance(found, tuple | list) else ()
@@ -74,7 +73,8 @@ def _found_range(find_range: FindRange, r: Tensor, scheme: Scheme) -> tuple[Tens
             f"find_range must give r_min and r_max, two tensors of shape {shape} on {r.device}: "
             f"it gave {checks.shown(found)}."
         )
-    return found
+    checks.ends(*found)
+    return found[0].to(computing(r.dtype)), found[1].to(computing(r.dtype))
 
 
 @torch.no_grad()
@@ -182,6 +182,7 @@ class QTensor:
         for name, x in (("q", q), ("scale", scale), ("zero_point", zero_point)):
             checks.tensor(name, x)
             checks.strided(name, x)
+            object.__setattr__(self, name, checks.held(x))
         if q.dtype != scheme.dtype:
             raise ValueError(
                 f"q has dtype {_name(q.dtype)}, the scheme's codes are "
@@ -246,7 +247,6 @@ class QTensor:
         q, scale, zero_point = (x.to(device) for x in (self.q, self.scale, self.zero_point))
         return QTensor._trusted(q, scale, zero_point, self.scheme)
 
-    @torch.no_grad()
     def dequantize(self, dtype: torch.dtype | None = None, *, out: Tensor | None = None) -> Tensor:
         """r_hat = scale * (q - zero_point), in units of r (notebook 04).
 
@@ -261,7 +261,8 @@ class QTensor:
             kept = {"q": self.q, "scale": self.scale, "zero_point": self.zero_point}
             checks.out(out, self.shape, dtype, self.device, kept)
         r_hat = torch.empty_like(self.q, dtype=dtype) if out is None else out
-        return self._fill(vars(self), self.scheme.granularity, r_hat)
+        with torch.no_grad():  # no decorator: a graph takes none of an object made in it
+            return self._fill(vars(self), self.scheme.granularity, r_hat)
 
     @staticmethod
     def _fill(parts: Parts, granularity: Granularity, r_hat: Tensor) -> Tensor:
@@ -288,38 +289,51 @@ def fake_quantize(r: Tensor, scheme: Scheme = Scheme(), qparams: QParams | None 
     else:
         qparams = _checked_qparams(plain, scheme, given, check=True)
         checks.finite("r", plain)
-    scale = qparams.scale
+    held, learning = [checks.bare(r), *qparams], None
     if given is not None and isinstance(given[0], Tensor) and given[0].requires_grad:
-        scale = given[0]  # which learns
-    return _FakeQuantize.apply(r.as_subclass(Tensor), scale, qparams, scheme)
+        learning = given[0]
+        held = [x.clone() if checks.of_inference_alone(x) else x for x in held]
+    return _FakeQuantize.apply(learning, *held, scheme)[0]
 
 
 class _FakeQuantize(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, r: Tensor, scale: Tensor, qparams: QParams, scheme: Scheme) -> Tensor:
+    def forward(
+        learning: Tensor | None, r: Tensor, scale: Tensor, zero_point: Tensor, scheme: Scheme
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """r_hat, where the code is in the range, and the codes; `learning` is a scale that does."""
         low, high, granularity = scheme.quant_min, scheme.quant_max, scheme.granularity
         # One code more at either end: what lands there lies outside the range.
         codes = low - 1, high + 1, scheme.rounding
         q = torch.empty_like(r, dtype=torch.int32)
-        kernels.run(kernels.quantize, codes, r, *qparams, granularity, q)
+        kernels.run(kernels.quantize, codes, r, scale, zero_point, granularity, q)
         inside = (q >= low) & (q <= high)
-        q, r_hat = q.clamp_(low, high), torch.empty_like(r)
-        ctx.granularity, learns = granularity, ctx.needs_input_grad[1]
-        ctx.save_for_backward(inside, *((r, q, *qparams) if learns else ()))
-        return kernels.run(kernels.dequantize, (), q, *qparams, granularity, r_hat)
+        q, r_hat = q.clamp(low, high), torch.empty_like(r)
+        kernels.run(kernels.dequantize, (), q, scale, zero_point, granularity, r_hat)
+        return r_hat, inside, q
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
+        (_, r, scale, zero_point, scheme), (_, inside, q) = inputs, output
+        ctx.mark_non_differentiable(inside, q)
+        ctx.set_materialize_grads(False)  # theirs would be zeros, as large as r
+        ctx.granularity, learns = scheme.granularity, ctx.needs_input_grad[0]
+        ctx.save_for_backward(inside, *((r, q, scale, zero_point) if learns else ()))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return 5 * (None,)
         inside, *learning = ctx.saved_tensors
         of_scale = _scale_gradient(ctx.granularity, grad, inside, *learning) if learning else None
-        return torch.where(inside, grad, 0), of_scale, None, None  # even an infinite gradient
+        return of_scale, torch.where(inside, grad, 0), None, None, None  # even an infinite gradient
 
 
-def _scale_gradient(
-    granularity: Granularity, grad: Tensor, inside: Tensor, *learning: Tensor
-) -> Tensor:
+def _scale_gradient(granularity: Granularity, grad: Tensor, *saved: Tensor) -> Tensor:
     """grad * (q - z - r / s, or q - z where clipped), summed over each block, in float64."""
-    r, q, scale, zero_point = learning
+    inside, r, q, scale, zero_point = saved
     rows, there = granularity.rows(grad.double())
     s, z = scale.reshape(-1, 1).double(), zero_point.reshape(-1, 1).double()
     codes, values, kept = (granularity.rows(x.double())[0] for x in (q, r, inside))
@@ -359,8 +373,8 @@ def _at_least_float32(x: Tensor) -> Tensor:
 def _warn_if_clipped(
     r_min: Tensor, r_max: Tensor, scale: Tensor, zero_point: Tensor, scheme: Scheme
 ) -> None:
-    if torch.compiler.is_compiling():
-        return  # a graph cannot stop to look
+    if not checks.readable(scale):
+        return
     steps = scheme.quant_max - scheme.quant_min
     r_min, r_max = widened(r_min, r_max, steps, False, scheme.scale_dtype)
     exact = torch.round(scheme.quant_min - r_min / scale.to(r_min.dtype))

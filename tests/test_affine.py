@@ -1,5 +1,6 @@
 """The formulas: the article's numbers, the rules of rounding and clipping, and every division."""
 
+import numpy as np
 import pytest
 import torch
 from reference import T
@@ -111,6 +112,68 @@ def test_the_clip_comes_before_the_cast(dtype, low, high):
     r = torch.tensor([low - 1.0, high + 1.0, -1e30, 1e30, -torch.inf, torch.inf])
     q = ql.quantize_affine(r, 1.0, 0, low, high, dtype=dtype)
     assert q.tolist() == [low, high] * 3
+
+
+WIDE = -(2**31), 2**31 - 1  # float32 holds the first and not the second
+KINDS_OF_NUMBER = {
+    "int": int,
+    "float": float,
+    "numpy": np.int32,
+    "numpy float": np.float64,
+    "int32 tensor": lambda x: torch.tensor(x, dtype=torch.int32),
+    "int64 tensor": torch.tensor,
+    "float64 tensor": lambda x: torch.tensor(x, dtype=torch.float64),
+    "one for each": lambda x: torch.tensor([x] * 5),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_NUMBER)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ends_that_float32_does_not_hold_are_kept_whatever_they_are(kind, dtype):
+    low, high = map(KINDS_OF_NUMBER[kind], WIDE)
+    r = torch.tensor([3e9, 2.0**31, -3e9, 5.0, torch.inf], dtype=dtype)
+    q = ql.quantize_affine(r, 1.0, 0, low, high, torch.int32)
+    assert q.tolist() == [WIDE[1], WIDE[1], WIDE[0], 5, WIDE[1]]
+
+
+def test_ends_of_two_kinds():
+    r, low, high = torch.tensor([-300.0, 3e9]), *map(torch.tensor, WIDE)
+    assert ql.quantize_affine(r, 1.0, 0, -128, torch.tensor(127)).tolist() == [-128, 127]
+    for ends in ((-128, high), (-128.0, WIDE[1]), (torch.tensor(-128.0), high)):
+        q = ql.quantize_affine(r, 1.0, 0, *ends, torch.int32)
+        assert q.tolist() == [-128, WIDE[1]]
+    assert ql.quantize_affine(r, 1.0, 0, low, 127, torch.int32).tolist() == [-300, 127]
+
+
+@pytest.mark.parametrize("mapping", ["asymmetric", "symmetric"])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.float16])
+def test_the_ends_may_be_of_the_dtype_of_the_codes(dtype, mapping):
+    """In int8, 127 - (-128) wraps around to -1."""
+    low, high = (0, 255) if dtype == torch.uint8 else (-128, 127)
+    if dtype == torch.int16:
+        low, high = -32768, 32767
+    numpy = getattr(np, str(dtype).removeprefix("torch."))
+    r_min, r_max = torch.tensor(-1.0), torch.tensor(2.0)
+    expected = affine.safe_qparams(r_min, r_max, low, high, mapping)
+    for kind in (lambda x: torch.tensor(x, dtype=dtype), numpy):
+        ends = kind(low), kind(high)
+        assert affine.safe_qparams(r_min, r_max, *ends, mapping) == expected
+        for narrow in (True, False):
+            found = affine.safe_qparams(r_min, r_max, *ends, mapping, narrow, torch.float16)
+            wanted = affine.safe_qparams(r_min, r_max, low, high, mapping, narrow, torch.float16)
+            assert found == wanted
+        if mapping == "asymmetric":
+            assert ql.asymmetric_qparams(r_min, r_max, *ends) == expected
+            assert ql.asymmetric_qparams(-1.0, 2.0, *ends) == expected
+
+
+def test_the_steps_between_two_ends_are_counted_exactly():
+    """float32 would make 2^24 of 2^24 + 1."""
+    low, high = -(2**24) - 1, 2**24 + 1
+    scale = (torch.tensor(2.0) / torch.tensor(float(high - low))).item()
+    for kind in (int, float, np.int64, torch.tensor, lambda x: torch.tensor(x, dtype=torch.int32)):
+        assert ql.asymmetric_qparams(-1.0, 1.0, kind(low), kind(high)).scale.item() == scale
+    assert ql.asymmetric_qparams(-1.0, 1.0, -(2**63), 2**63 - 1).scale.item() == 2.0**-63
 
 
 def test_a_cast_alone_would_wrap_around():

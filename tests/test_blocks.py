@@ -232,6 +232,20 @@ def test_cuda_gives_the_same_bits(dtype, mode):
             assert dtype == torch.float64 or same_bits(whole().cpu(), x.dequantize())
 
 
+@pytest.mark.parametrize("minimum", [True, False])
+def test_blocks_hold_plain_tensors(minimum):
+    class Tagged(torch.Tensor):
+        """As other libraries make them."""
+
+    x = some()
+    parts = x.q, x.scale, x.minimum if minimum else None
+    for wrap in (lambda x: x.as_subclass(Tagged), lambda x: nn.Parameter(x, False)):
+        wrapped = [None if part is None else wrap(part) for part in parts]
+        made = Blocks(*wrapped, x.bits, x.group_size)
+        assert all(type(t) is torch.Tensor for t in (*made._tensors().values(), made.dequantize()))
+        assert made.q.data_ptr() == x.q.data_ptr()  # the same memory
+
+
 def test_out_is_filled():
     x = some()
     out = torch.empty(6, 20, dtype=torch.float16)

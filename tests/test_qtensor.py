@@ -12,6 +12,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from reference import T
 from strategies import FLOATS, problems
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import qlesson as ql
@@ -504,6 +506,18 @@ def test_no_warning_where_nothing_is_lost(r, recwarn):
     assert not recwarn.list
 
 
+def test_where_nobody_can_look_there_is_no_warning(recwarn):
+    r = torch.tensor([[2.0, 3.0], [-1.0, 3.0]])
+    found = torch.vmap(lambda r: ql.quantize(r, LITERAL).q)(r)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.equal(found, torch.stack([ql.quantize(one, LITERAL).q for one in r]))
+    with FakeTensorMode() as mode:
+        there = ql.quantize(mode.from_tensor(r), LITERAL)
+        assert there.dequantize().shape == r.shape
+    assert not recwarn.list
+
+
 def test_including_zero_never_clips_the_zero_point(recwarn):
     for r in ([2.0, 3.0], [-3.0, -2.0], [1e-3, 1e-3 + 1e-9], [1e30, 1.1e30]):
         for signed in (True, False):
@@ -675,6 +689,12 @@ REFUSED = {
     "scale NaN": (given_qparams(NAN), ValueError, "scale must be positive and finite"),
     "scale inf": (given_qparams(torch.tensor(INF)), ValueError, "scale must be positive"),
     "scale below float32": (given_qparams(1e-60), ValueError, "scale must be positive"),
+    "scale too large": (given_qparams(2e38), ValueError, "scale * 255 is infinite", "use float64"),
+    "scale too large in a scheme of 4 bits": (
+        given_qparams(torch.tensor(5e37), 0, scheme=ql.Scheme(4, "symmetric")),
+        ValueError,
+        "scale * 7 is infinite in float32",
+    ),
     "one scale of two": (
         given_qparams(torch.tensor([[1.0], [0.0]]), torch.zeros(2, 1), scheme=ROWS),
         ValueError,
@@ -771,6 +791,16 @@ REFUSED = {
         ValueError,
         "scale has shape (2,)",
         "needs (2, 1)",
+    ),
+    "QTensor: too large": (
+        lambda: ql.QTensor(
+            R.char(),
+            torch.tensor(3e38, dtype=torch.bfloat16),
+            OK.zero_point,
+            ql.Scheme(scale_dtype=torch.bfloat16),
+        ),
+        ValueError,
+        "scale * 255 is infinite in float32",
     ),
     "QTensor: elsewhere": (
         lambda: ql.QTensor(R.char().to("meta"), OK.scale, OK.zero_point, ql.Scheme()),
@@ -911,6 +941,21 @@ def test_out_is_filled_and_returned(granularity, layout):
     assert torch.equal(x.dequantize(torch.bfloat16, out=half), plain.dequantize().bfloat16())
 
 
+def test_there_and_back_and_out_in_a_graph_and_in_vmap():
+    r = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    wanted = ql.quantize(r, ROWS)
+    for work in (
+        lambda r: ql.quantize(r, ROWS).dequantize(),
+        lambda r: ql.quantize(r, ROWS, out=torch.empty_like(r, dtype=torch.int8)).dequantize(),
+        lambda r: wanted.dequantize(out=torch.empty_like(r)),
+    ):
+        torch._dynamo.reset()
+        whole = torch.compile(work, fullgraph=True, backend="eager")  # a break is an error
+        assert torch.equal(whole(r), wanted.dequantize())
+    q = torch.vmap(lambda r: ql.quantize(r, out=torch.empty_like(r, dtype=torch.int8)).q)(r)
+    assert torch.equal(q, wanted.q)
+
+
 def test_out_beside_r_in_one_buffer_is_fine():
     buffer = torch.arange(20.0)
     r, out = buffer[:10], buffer[10:].view(torch.int8)[:10]
@@ -944,6 +989,18 @@ def test_plain_tensors_without_gradient_come_out(wrap):
         assert not tensor.requires_grad
     assert torch.equal(x.q, ql.quantize(T).q) and torch.equal(y.q, x.q)
     assert type(ql.fake_quantize(r)) is torch.Tensor
+
+
+def test_a_qtensor_holds_plain_tensors():
+    x = ql.quantize(T, ROWS)
+    parts = x.q, x.scale, x.zero_point
+    for wrap in (lambda x: x.as_subclass(Tagged), lambda x: nn.Parameter(x, False)):
+        made = ql.QTensor(*map(wrap, parts), ROWS)
+        held = made.q, made.scale, made.zero_point
+        assert all(type(part) is torch.Tensor for part in (*held, made.dequantize()))
+        assert made.q.data_ptr() == x.q.data_ptr()  # the same memory
+    learns = ql.QTensor(x.q, x.scale.clone().requires_grad_(), x.zero_point, ROWS)
+    assert not learns.scale.requires_grad
 
 
 def test_a_qtensor_is_frozen_and_equal_only_to_itself():
@@ -1164,6 +1221,90 @@ def test_value_and_gradient_have_the_dtype_of_r(dtype):
     assert r.grad.dtype == dtype and (r.grad == 1).all()
 
 
+class Ends(torch.autograd.Function):
+    """No gradient comes back."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None
+
+
+def test_no_gradient_in_none_out():
+    r = torch.tensor([1.0, 2.0], requires_grad=True)
+    ended = Ends.apply(ql.fake_quantize(r)).sum()
+    assert torch.autograd.grad(ended, r, allow_unused=True) == (None,)
+    fake = ql.fake_quantize(r)
+    (found,) = torch.autograd.grad((Ends.apply(fake) + 2 * fake).sum(), r)
+    assert found.tolist() == [2.0, 2.0]
+
+
+def of_r_and_scale(function, r, s):
+    """Value and gradients, each a tensor of its own."""
+    r, s = r.clone().requires_grad_(), s.clone().requires_grad_()
+    value = function(r, s)
+    value.square().sum().backward()
+    return value.detach(), r.grad, s.grad
+
+
+ALL_LEARNED = [ql.Scheme(3, "symmetric"), ql.Scheme(3, granularity=ql.PerGroup(5))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ALL_LEARNED, ids=str)
+@pytest.mark.parametrize("own_range", [True, False])
+def test_fake_quantize_is_compiled_without_a_break(own_range, scheme):
+    r = torch.randn(6, 7, generator=torch.Generator().manual_seed(0))
+    s, z = ql.choose_qparams(r, scheme)
+
+    def work(r, s):
+        return ql.fake_quantize(r, scheme, None if own_range else (s, z)) + 0 * s.sum()
+
+    torch._dynamo.reset()
+    found = of_r_and_scale(torch.compile(work, fullgraph=True), r, 0.6 * s)
+    wanted = of_r_and_scale(work, r, 0.6 * s)
+    assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
+    torch.testing.assert_close(found[2], wanted[2])  # a sum of floats, in any order
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scheme", ALL_LEARNED, ids=str)
+def test_fake_quantize_in_the_transforms_of_torch_func(scheme):
+    r = torch.randn(3, 6, 7, generator=torch.Generator().manual_seed(0))
+    chosen = [ql.choose_qparams(one, scheme) for one in r]
+    s, z = torch.stack([0.6 * p.scale for p in chosen]), torch.stack([p.zero_point for p in chosen])
+
+    def loss(r, s, z):
+        return ql.fake_quantize(r, scheme, (s, z)).square().sum()
+
+    own = torch.vmap(lambda r: ql.fake_quantize(r, scheme))(r)
+    given = torch.vmap(lambda r, s, z: ql.fake_quantize(r, scheme, (s, z)))(r, s, z)
+    grads = torch.vmap(torch.func.grad(loss, (0, 1)))(r, s, z)
+    for i in range(3):
+        assert torch.equal(own[i], ql.fake_quantize(r[i], scheme))
+        value, *wanted = of_r_and_scale(
+            lambda r, s, i=i: ql.fake_quantize(r, scheme, (s, z[i])), r[i], s[i]
+        )
+        assert torch.equal(given[i], value)
+        for found, grad in zip(grads, wanted, strict=True):
+            torch.testing.assert_close(found[i], grad)
+
+
+def test_what_was_made_in_inference_mode_lets_a_scale_learn():
+    r = torch.randn(8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        s, z = ql.choose_qparams(r)
+        there = r.clone()
+    for x in (r, r.clone().requires_grad_(), there):
+        learns, wanted = s.clone().requires_grad_(), s.clone().requires_grad_()
+        ql.fake_quantize(x, ql.Scheme(), (learns, z)).sum().backward()
+        ql.fake_quantize(r, ql.Scheme(), (wanted, z.clone())).sum().backward()
+        assert torch.equal(learns.grad, wanted.grad)
+
+
 # --- the same on CUDA ---
 
 
@@ -1245,6 +1386,18 @@ def test_a_value_too_large_for_half_becomes_its_largest_number(dtype, largest):
     assert fake.isfinite().all() and torch.equal(
         fake, ql.quantize(r, ql.Scheme(3)).dequantize(r.dtype)
     )
+
+
+@pytest.mark.parametrize("scheme", BOTH_MAPPINGS)
+def test_the_largest_scale_that_can_be_given_gives_finite_values(scheme):
+    largest = torch.finfo(torch.float32).max
+    scale = torch.nextafter(torch.tensor(largest) / scheme.reach, torch.tensor(0.0))
+    z = scheme.quant_min if scheme.mapping == "asymmetric" else 0
+    x = ql.quantize(torch.tensor([largest, 0.0]), scheme, (scale, z))
+    assert x.q.tolist() == [scheme.quant_max, z] and x.dequantize().isfinite().all()
+    half = torch.tensor(65504.0, dtype=torch.float16)  # times 255 it is none, but a float32
+    ql.quantize(R, ql.Scheme(scale_dtype=torch.float16), (half, 0))
+    ql.quantize(R.double(), ql.Scheme(), (2e38, 0))
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")

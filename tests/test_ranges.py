@@ -380,6 +380,20 @@ def test_min_and_max_of_batches_are_those_of_all(granularity):
     assert torch.equal(ends[1], torch.stack([high for _, high in stacked]).amax(0))
 
 
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [[1.34, 1.3400002], [96.98]],  # each end is rounded for itself
+        [[-1.1901844e38, -1.1901843e38], [3.335448e38]],  # by halves: the difference is infinite
+    ],
+)
+@pytest.mark.parametrize("weight", [0.1, 0.3, 0.7, 0.9])
+def test_the_ends_of_a_moving_average_stay_in_order(batches, weight):
+    low, high = moving_average(map(torch.tensor, batches), weight=weight)
+    assert low <= high
+    ql.choose_qparams(torch.ones(1), ql.Scheme(), lambda r, scheme: (low / 2, high / 2))
+
+
 def test_the_moving_average_is_its_formula():
     batches = [torch.tensor(b) for b in ([-1.0, 4.0], [-3.0, 0.0], [0.0, 40.0])]
     assert moving_average(batches, weight=0.25) == (-1.125, 12.25)  # -1.5, 3; then -1.125, 12.25

@@ -14,8 +14,9 @@ from strategies import problems
 import qlesson as ql
 from qlesson import affine, methods, ranges
 from qlesson.__main__ import main as command
+from qlesson.blocks import choose_steps, quantize_blocks
 from qlesson.files import checkpoint, packing
-from qlesson.nn import QuantizedLinear, quantize_model
+from qlesson.nn import QuantizedEmbedding, QuantizedLinear, quantize_model
 
 HALVES = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}  # dtype: u, half of its last digit
 NUMPY = {torch.float16: np.float16, torch.float32: np.float32}
@@ -213,6 +214,31 @@ def test_a_compiler_does_not_leave_the_rounding_out(dtype):
         assert all(torch.equal(a, b) for a, b in zip(found, work(r), strict=True))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", HALVES)
+def test_values_in_half_are_rounded_in_a_graph_too(dtype):
+    r = drawn(37, 64)
+    rows, groups = (ql.Scheme(granularity=g) for g in (ql.PerAxis(0), ql.PerGroup(32)))
+    x, half = ql.quantize(r, rows), r.to(dtype)
+    wide = ql.quantize(r.double(), rows)
+    blocks = quantize_blocks(r, *choose_steps(r, groups), 8, 32)
+    words = QuantizedEmbedding(x).to(dtype)
+    layer = QuantizedLinear(x, None, rows).to(dtype)
+    ids = torch.arange(37)
+    for work in (
+        lambda: x.dequantize(dtype).float(),
+        lambda: wide.dequantize(dtype).double(),
+        lambda: blocks.dequantize(dtype).float(),
+        lambda: ql.fake_quantize(half, groups).float(),
+        lambda: words(ids).float(),
+        lambda: layer(half).float(),
+    ):
+        torch._dynamo.reset()
+        whole = torch.compile(lambda one, work=work: work() * one)
+        with torch.no_grad():
+            assert torch.equal(whole(torch.ones(1)), work())
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 def test_the_digits_of_a_half_are_those_of_the_cast(dtype):
     """Over all exponents, at the middles of two halves, and just beside them."""
@@ -221,10 +247,22 @@ def test_the_digits_of_a_half_are_those_of_the_cast(dtype):
     middles = (x & -(1 << 12)) | (1 << 12) | ((x & 1) << 16)
     for bits in (x, middles, middles + 1, middles - 1):
         values = bits.view(torch.float32)
-        found = affine._digits_of_a_half(values, dtype)
-        assert torch.equal(found, values.to(dtype).float())
-    wide = values.double() * (1 + 2.0**-40)
-    assert torch.equal(affine._digits_of_a_half(wide, dtype), affine.rounded(wide, dtype).float())
+        for signed in (values, -values):
+            found = affine._digits_of_a_half(signed, dtype)
+            assert torch.equal(found, signed.to(dtype).float())
+    for wide in (values.double() * (1 + 2.0**-40), -values.double() * (1 - 2.0**-40)):
+        found = affine._digits_of_a_half(wide, dtype)
+        assert torch.equal(found, affine.rounded(wide, dtype).float())
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_what_is_no_number_of_a_half_stays_what_it_is(dtype):
+    """A NaN may have any of its last bits, and rounding must not carry them beyond."""
+    bits = torch.tensor([0x7F800001, 0x7FC00000, 0x7FFFFFFF, -1, -0x7FFFFF], dtype=torch.int32)
+    assert affine._digits_of_a_half(bits.view(torch.float32), dtype).isnan().all()
+    x = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 3.4e38, -3.4e38])
+    found, wanted = affine._digits_of_a_half(x, dtype), x.to(dtype).float()
+    assert torch.equal(found, wanted) and torch.equal(found.signbit(), wanted.signbit())
 
 
 # --- a range of one's own ---
@@ -242,6 +280,45 @@ def test_a_range_comes_from_any_function(granularity, scale_dtype):
     torch.testing.assert_close(halved.scale.float(), wanted.scale.float() / 2, rtol=1e-2, atol=0)
     searched = ql.quantize(r, scheme, ql.choose_qparams(r, scheme, ranges.mse_search))
     assert ql.mse(r, searched.dequantize()) < ql.mse(r, ql.quantize(r, scheme).dequantize())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("found_in", [torch.float32, torch.float64, torch.float16, torch.int64])
+def test_a_range_is_taken_in_the_dtype_that_r_is_computed_in(found_in, dtype):
+    scheme, r = ql.Scheme(4, granularity=ql.PerGroup(16)), drawn(4, 32, dtype=dtype)
+    computed = affine.computing(dtype)
+
+    def search(r, scheme):
+        return tuple((3 * x).to(found_in) for x in ranges.min_max(r, scheme))
+
+    ends = [x.to(computed) for x in search(r, scheme)]
+    wanted = ql.choose_qparams(r, scheme, lambda r, scheme: ends)
+    found = ql.choose_qparams(r, scheme, search)
+    assert found.scale.dtype == computed
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    steps = choose_steps(r, scheme, search), choose_steps(r, scheme, lambda r, scheme: ends)
+    assert all(a.dtype == computed and torch.equal(a, b) for a, b in zip(*steps, strict=True))
+    held = methods.gptq(r, drawn(40, 32, dtype=dtype), scheme, search).weight
+    assert held.scale.dtype == computed
+
+
+def test_ends_that_float32_does_not_reach_are_refused():
+    r = drawn(8)
+    ends = [torch.tensor(x, dtype=torch.float64) for x in (-1e300, 1e300)]
+    with pytest.raises(ValueError, match="that range is too wide for float32"):
+        ql.choose_qparams(r, ql.Scheme(), lambda r, scheme: ends)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_with_a_range_of_ones_own_too_r_must_be_finite(bad):
+    r, groups = torch.tensor([1.0, bad]), ql.Scheme(granularity=ql.PerGroup(2))
+
+    def search(r, scheme):
+        return torch.full((1,), -1.0), torch.full((1,), 1.0)
+
+    for choose in (ql.choose_qparams, choose_steps):
+        with pytest.raises(ValueError, match=r"r holds .* the first at index \(1,\)"):
+            choose(r, groups, search)
 
 
 @pytest.mark.parametrize(

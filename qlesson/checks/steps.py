@@ -112,17 +112,25 @@ def step_of(name: str, x: Tensor, granularity: Any, shape: Shape, device: torch.
 
 
 def qparams_values(scale: Tensor, zero_point: Tensor, scheme: Any) -> None:
-    """Scales that are steps, and zero points that are codes: both read at once, and once."""
+    """Scales that are steps, and zero points that are codes: both read at once, and once.
+
+    And no code may stand for more than the largest float: `ql.choose_qparams` gives no such scale.
+    """
     real("zero_point", zero_point)
     if not (readable(scale) and readable(zero_point)):
         return
-    good = (torch.isfinite(scale) & (scale > 0)).all()
+    reached = (scale if scale.dtype == torch.float64 else scale.float()) * scheme.reach
+    good = (torch.isfinite(reached) & (scale > 0)).all()
     if not _every_value_is_a_code(zero_point.dtype, scheme):
         good = good & _are_codes(zero_point, scheme).all()
     if holds(good):
         return
     scales("scale", scale)
     zero_points("zero_point", zero_point, scheme)
+    raise ValueError(
+        f"scale is so large that scale * {scheme.reach} is infinite in "
+        f"{dtype_name(reached.dtype)}: scale r down, or use float64."
+    )
 
 
 def scales(name: str, scale: Any) -> Tensor:

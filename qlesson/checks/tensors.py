@@ -20,7 +20,16 @@ def tensor(name: str, x: Any) -> None:
 def plain(x: Tensor) -> Tensor:
     """x without gradient, and of no subclass; but in a graph that is compiled all tensors are of
     one, which must stay."""
-    x = x.detach()
+    return bare(x.detach())
+
+
+def held(x: Tensor) -> Tensor:
+    """x as something holds it: x itself, where it is plain."""
+    return x if type(x) is Tensor and not x.requires_grad else plain(x)
+
+
+def bare(x: Tensor) -> Tensor:
+    """The same, with its gradient."""
     return x if type(x) is Tensor or torch.compiler.is_compiling() else x.as_subclass(Tensor)
 
 
@@ -280,6 +289,10 @@ def out(
             raise ValueError(f"out has {what} {got}, but needs {wanted}: {remedy()}")
     if out.requires_grad:
         raise ValueError("out requires a gradient, and filling it has none: pass out.detach().")
+    if of_inference_alone(out):
+        raise ValueError(
+            f"out was made in torch.inference_mode(), and can be filled there alone: {remedy()}"
+        )
     if not out.is_contiguous() and _may_overlap_itself(out):
         expanded = any(n > 1 and step == 0 for n, step in zip(out.shape, out.stride(), strict=True))
         how = "is expanded" if expanded else "overlaps itself"
@@ -287,6 +300,13 @@ def out(
     for name, x in kept.items():
         if _overlap(out, x):
             raise ValueError(f"out shares memory with {name}, which must stay as it is: {remedy()}")
+
+
+def of_inference_alone(x: Tensor) -> bool:
+    """Whether x was made in inference mode, and this is none: autograd cannot take it."""
+    if torch.compiler.is_compiling():
+        return False  # nobody can ask there
+    return x.is_inference() and not torch.is_inference_mode_enabled()
 
 
 def _may_overlap_itself(x: Tensor) -> bool:
@@ -300,7 +320,9 @@ def _may_overlap_itself(x: Tensor) -> bool:
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether the byte ranges of two tensors on one device meet."""
+    """Whether the byte ranges of two tensors on one device meet; False where nobody can look."""
+    if torch.compiler.is_compiling():
+        return False
 
     def ends(x: Tensor) -> tuple[int, int]:
         if x.is_contiguous():  # asked at once, since the caches are cold where a tensor is large
@@ -308,5 +330,8 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
         last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
         return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
 
-    (a_start, a_end), (b_start, b_end) = ends(a), ends(b)
+    try:
+        (a_start, a_end), (b_start, b_end) = ends(a), ends(b)
+    except RuntimeError:  # inside torch.vmap
+        return False
     return a_start < b_end and b_start < a_end

@@ -26,7 +26,8 @@ def e2m1() -> Tensor:
     2^(e - 1) * (1 + m / 2), and m / 2 for e = 0: 0, 0.5, 1, 1.5, 2, 3, 4, 6. OCP Microscaling
     Formats (MX) specification 1.0.
     """
-    e, m = torch.arange(8) // 2, torch.arange(8, dtype=torch.float32) % 2
+    code = torch.arange(8, device="cpu")
+    e, m = code // 2, (code % 2).float()
     return torch.where(e > 0, two_to(e - 1).float() * (1 + m / 2), m / 2)
 
 
@@ -39,9 +40,11 @@ def nf4() -> Tensor:
     back as 1 or -1. Dettmers et al. 2023 (QLoRA), arXiv:2305.14314.
     """
     last = 1 - (1 / 32 + 1 / 30) / 2  # the authors' offset: at 1 the quantile is infinite
-    above = torch.special.ndtri(torch.linspace(0.5, last, 9, dtype=torch.float64))
-    below = -torch.special.ndtri(torch.linspace(0.5, last, 8, dtype=torch.float64))
-    return (torch.cat([below[1:].flip(0), above]) / above[-1]).float()
+    above, below = (
+        torch.special.ndtri(torch.linspace(0.5, last, n, dtype=torch.float64, device="cpu"))
+        for n in (9, 8)
+    )
+    return (torch.cat([-below[1:].flip(0), above]) / above[-1]).float()
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from qlesson import checks
 from qlesson.granularity import Granularity
@@ -132,6 +133,7 @@ def _in_loops(
             formula(*left, *constants)
         if straight is not target:
             target.copy_(straight)
+    increment_version(out)  # autograd does not see what is written at an address
     return out
 
 
@@ -232,6 +234,7 @@ def choose_and_quantize(
     tensors = blocks, *steps, out.view(blocks.shape)
     with _or_eagerly():
         largest = _loop(loops.choose_and_quantize, constants, _held(codes, r.device), *tensors)()
+        increment_version(out)
         if isinstance(largest, float):  # of a block with NaN or infinity it is infinite
             fits = math.isfinite(ctypes.c_float(largest * scheme.reach).value)
         else:

@@ -31,6 +31,15 @@ def test_e2m1_is_the_4_bit_float():
     assert every[8:].tolist() == [-x for x in every[:8]]
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_books_have_values_whatever_the_default_device(name):
+    r = normals(4, 64)
+    wanted = getattr(codebooks, name)(r)
+    with torch.device("meta"):
+        assert torch.equal(getattr(codebooks, name)(r), wanted)
+        assert codebooks.e2m1().device.type == codebooks.nf4().device.type == "cpu"
+
+
 def test_nf4_is_computed_as_published():
     book = codebooks.nf4()
     assert book.dtype == torch.float32 and len(book) == 16

@@ -286,6 +286,51 @@ def in_threads(work, count=4):
         thread.join()
 
 
+LONG = torch.randn(4096, generator=torch.Generator().manual_seed(1))
+APART = torch.empty(8192)[::2]  # its elements do not follow each other
+
+
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+@pytest.mark.parametrize("out", [torch.empty(4096), torch.empty(8192)[:4096], APART])
+def test_autograd_knows_that_out_was_filled(mode, out):
+    """Without a word from a loop, the gradient of w would be what out holds later."""
+    w = torch.ones(4096, requires_grad=True)
+    with ql.use_kernels(mode):
+        ql.quantize(LONG).dequantize(out=out)
+        loss = (w * out).sum()
+        ql.quantize(-LONG).dequantize(out=out)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+@pytest.mark.parametrize("scheme", [ql.Scheme(), ROWS, GROUPS], ids=str)
+def test_a_filled_out_has_another_version(mode, scheme):
+    q = torch.empty_like(R, dtype=torch.int8)
+    for qparams in (None, ql.choose_qparams(R, scheme)):
+        before = q._version
+        with ql.use_kernels(mode):
+            ql.quantize(R, scheme, qparams, out=q)
+        assert q._version > before
+    assert not kernels.modes._state["broken"]
+
+
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+def test_an_out_of_inference_mode_is_filled_there_alone(mode):
+    with torch.inference_mode():
+        codes, values = torch.empty_like(R, dtype=torch.int8), torch.empty_like(R)
+        with ql.use_kernels(mode):
+            x = ql.quantize(R, ROWS, out=codes)
+            assert x.dequantize(out=values) is values
+            ql.quantize(R, ROWS, ql.QParams(x.scale, x.zero_point), out=codes)
+            ql.quantize(R, ROWS, out=torch.empty_like(R, dtype=torch.int8))
+    with ql.use_kernels(mode):
+        for fill in (lambda: ql.quantize(R, ROWS, out=codes), lambda: x.dequantize(out=values)):
+            with pytest.raises(ValueError, match="out was made in torch.inference_mode"):
+                fill()
+    assert not kernels.modes._state["broken"]
+
+
 def test_threads_share_the_kernels_and_leave_the_warnings_alone():
     """Each thread silenced torch for itself, and what one put back had been another's silence."""
     expected, before, same = ql.quantize(R, GROUPS), list(warnings.filters), []
