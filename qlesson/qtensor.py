@@ -204,8 +204,7 @@ class QTensor:
 
     @classmethod
     def _trusted(cls, q: Tensor, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> "QTensor":
-        """Of parts that the package has made or checked: reading them again would cost a wait for
-        the GPU."""
+        """Of parts made or checked before: to read them again would cost a wait for the GPU."""
         x = object.__new__(cls)
         x.__dict__.update(q=q, scale=scale, zero_point=zero_point, scheme=scheme)
         return x
@@ -279,9 +278,8 @@ def fake_quantize(r: Tensor, scheme: Scheme = Scheme(), qparams: QParams | None 
 
     That of a given scale, if it requires one, is q - z - r / s where the code lies in the range,
     else q - z, summed over the values that share the scale: like the estimator of Esser et al.
-    2020, arXiv:1902.08153, equation 3, where rounding counts as adding a constant. But a value
-    within half a step of the last code counts as rounded, as in torch's learnable fake quantize;
-    by equation 3, which asks whether r / s + z lies in the range, it counts as clipped.
+    2020, arXiv:1902.08153, equation 3. But a value within half a step of the last code counts as
+    rounded, as in torch's learnable fake quantize; by equation 3 it counts as clipped.
     """
     plain, given = _checked(r, scheme), qparams
     if given is None:

@@ -184,7 +184,8 @@ def test_from_quantize_to_the_loop_are_four_calls(monkeypatch):
 
     def seen(r):
         frames = [frame.function for frame in inspect.stack()[1:]]
-        ways.append(frames[: frames.index("decorate_context")])  # which is torch.no_grad's
+        callers = ("decorate_context", "test_from_quantize_to_the_loop_are_four_calls")
+        ways.append(frames[: min(frames.index(x) for x in callers if x in frames)])
         return sizes(r)
 
     monkeypatch.setattr(compilers, "_sizes", seen)
