@@ -322,4 +322,4 @@ def test_what_says_how_to_get_it_names_what_make_installs(monkeypatch, tmp_path)
     notebooks = (next(root.glob(f"notebooks/{n}_*.ipynb")) for n in (16, 17))
     for text in (str(told.value), *(path.read_text("utf-8") for path in notebooks)):
         (named,) = re.findall(r"pip install --no-deps ([\w-]+ [\w-]+)", text)
-        assert "make models" in text and set(named.split()) == needed
+        assert "`make models`" in text and set(named.split()) == needed
