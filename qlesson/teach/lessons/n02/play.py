@@ -30,7 +30,8 @@ def _pile_up(r_min: float, r_max: float, include_zero: bool) -> Shown:
     low, high = ql.dequantize_affine(codes, *qparams)
     sentences = [
         f"Range {as_set(r_min, 1)} to {as_set(r_max, 1)}, "
-        f"hold 0 {'on' if include_zero else 'off'}: scale {x.scale:.4f}, zero point {x.zero_point} (codes {codes[0]} to {codes[1]}).",
+        f"hold 0 {'on' if include_zero else 'off'}: scale {x.scale:.4f}, "
+        f"zero point {x.zero_point} (codes {codes[0]} to {codes[1]}).",
         f"The codes mean {low:z.2f} to {high:.2f}; the values lie from 2 to 6.",
         f"{len(values)} different values go in, {len(used)} come back; "
         f"{counts.max()} of the {len(values)} share code {used[counts.argmax()]}.",
