@@ -30,7 +30,7 @@ const judgeLetters = (ex, text) => {
 
 // Numbers; null in a wrong answer is any number
 const read = text => {
-  const words = text.replace(/−/g, '-').replace(/[[\]()]/g, ' ').trim().split(/\s*[,;]\s*|\s+/).filter(w => w);
+  const words = text.replace(/−/g, '-').replace(/\s*\/\s*/g, '/').replace(/[[\]()]/g, ' ').trim().split(/\s*[,;]\s*|\s+/).filter(w => w);
   const numbers = words.map(w => w.split('/')).map(([a, b, ...more]) =>
     more.length || !/\d/.test(a) ? NaN : b === undefined ? Number(a) : Number(a) / Number(b || NaN));
   return numbers.length && numbers.every(Number.isFinite) ? numbers : null;

@@ -10,28 +10,35 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 
 def content(path: Path) -> list[tuple[str, str]] | bytes:
-    """What a reader can change: the cells' text. Outputs and counts change whenever a cell runs."""
+    """What a reader can change: the cells' text. Outputs and counts change whenever a cell runs.
+
+    Empty cells are left out: JupyterLab adds one where the last cell is run.
+    """
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        return [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+        texts = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+        return [(kind, text) for kind, text in texts if text.strip()]
     except (ValueError, LookupError, TypeError):  # not a notebook
         return path.read_bytes()
 
 
-def copy(course: Path, mine: Path, fresh: bool = False, names: Iterable[str] = ()) -> list[str]:
+def copy(course: Path, mine: Path, fresh: bool = False, names: Sequence[str] = ()) -> list[str]:
     """Bring the folder `mine` up to date with `course`; return the lines worth saying.
 
+    `names` are numbers of notebooks, the only ones that `fresh` restores.
     Raises OSError where that cannot be, for want of room, say; the folder is then as it was.
     """
     (mine / ".as_copied").mkdir(parents=True, exist_ok=True)
-    sources, worked_in, said = wanted(course, mine, fresh, tuple(names) or "")
-    new = sum(not (mine / source.name).exists() for source in sources)
-    run = [s.name for s in sources if (mine / s.name).exists() and mine / s.name not in worked_in]
+    sources, worked_in, said = wanted(course, mine, fresh, tuple(map(beginning, names)) or "")
+    there = [source for source in sources if (mine / source.name).exists()]
+    new = len(sources) - len(there)
+    others = [source for source in there if mine / source.name not in worked_in]
+    run = [s.name for s in others if s.read_bytes() != (mine / s.name).read_bytes()]
     old = mine / time.strftime("old_%Y-%m-%d_%H%M%S")
     place(sources, mine, worked_in, old)
     said += [f"{work.name} is restored, your work is in {old}" for work in worked_in]
@@ -39,8 +46,15 @@ def copy(course: Path, mine: Path, fresh: bool = False, names: Iterable[str] = (
         said.insert(0, f"{new} files copied to {mine}, where your answers stay")
     if fresh:
         said += [f"{name} is restored, nothing was written in it" for name in run]
-        said = said or ["nothing to restore: your copies are as the course has them"]
+        named = " and ".join(name.zfill(2) for name in names)
+        none = f" in {named}" if names else ": your copies are as the course has them"
+        said = said or [f"nothing to restore{none}"]
     return said
+
+
+def beginning(name: str) -> str:
+    """What the files of a notebook begin with, from its number: 05_ from 5 or 05."""
+    return f"{name.zfill(2)}_"
 
 
 def wanted(
@@ -49,7 +63,7 @@ def wanted(
     """The files to copy, the copies to put aside first, and what to say of those that stay.
 
     .as_copied holds each file as it was when copied: a copy that differs from it has the reader's
-    work in it.
+    work in it. Where that folder was lost, a copy as the course has it now has none.
     """
     sources, worked_in, said = [], [], []
     for source in sorted(
@@ -58,20 +72,26 @@ def wanted(
         copied, was = mine / source.name, mine / ".as_copied" / source.name
         if copied.exists():
             changed = not was.exists() or was.read_bytes() != source.read_bytes()
-            work = not was.exists() or content(copied) != content(was)
+            work = content(copied) != content(was if was.exists() else source)
             restore = source.name.startswith(names) and (fresh or not work)
             if not changed and not (restore and copied.read_bytes() != source.read_bytes()):
                 continue
             if work and not restore:
-                said.append(
-                    f"{source.name}: the course has a newer version, yours is kept "
-                    f"(qlesson lab --fresh {source.name[:2]}, or make fresh N={source.name[:2]}, "
-                    "puts yours aside and takes the newer one)"
-                )
+                said.append(kept(source.name))
                 continue
             worked_in += [copied] if work else []
         sources.append(source)
     return sources, worked_in, said
+
+
+def kept(name: str) -> str:
+    said, number = f"{name}: the course has a newer version, yours is kept", name[:2]
+    if not number.isdecimal():
+        return f"{said} (give yours another name, and the newer one is copied)"
+    return (
+        f"{said} (qlesson lab --fresh {number}, or make fresh N={number}, puts yours aside and "
+        "takes the newer one)"
+    )
 
 
 def place(sources: list[Path], mine: Path, worked_in: list[Path], old: Path) -> None:
@@ -92,8 +112,16 @@ def place(sources: list[Path], mine: Path, worked_in: list[Path], old: Path) -> 
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def bring(course: Path, mine: Path, fresh: bool, names: Iterable[str]) -> int:
+def bring(course: Path, mine: Path, fresh: bool, names: Sequence[str]) -> int:
     """`copy`, said; the exit status is 1, with a sentence, where the copies cannot be made."""
+    files = [p.name for p in course.iterdir()]
+    for name in names:
+        if not (name.isdecimal() and any(file.startswith(beginning(name)) for file in files)):
+            print(
+                f"{name} is not the number of a notebook, as 05 is, so nothing was restored. "
+                "A folder is named before --fresh: qlesson lab FOLDER --fresh 05"
+            )
+            return 1
     try:
         for line in copy(course, mine, fresh, names):
             print(line)

@@ -65,6 +65,6 @@ def rounded(results: Sequence[tuple[Any, Any]]) -> bool:
 def _numbers(x: Any) -> torch.Tensor:
     """The numbers of a result as they print, in float64; none where it holds none or very many."""
     parts = [as_tensor(part) for part in (x if isinstance(x, tuple) else (x,))]
-    if any(part is None or part.numel() > 10_000 for part in parts):
+    if not parts or any(part is None or part.numel() > 10_000 for part in parts):
         return torch.zeros(0)
     return torch.cat([p.double().flatten().round(decimals=7) for p in parts if p is not None])

@@ -52,7 +52,8 @@ def as_tensor(x: Any) -> Tensor | None:
             if x.dtype == object and all(isinstance(v, NUMBERS) for v in x.flat):
                 x = x.astype(float)
             x = torch.as_tensor(x)
-        return None if x.is_complex() or x.is_quantized else x.detach().cpu()
+        odd = x.is_complex() or x.is_quantized or x.layout != torch.strided
+        return None if odd else x.detach().cpu()
     except Exception:
         return None
 

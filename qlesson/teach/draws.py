@@ -1,6 +1,7 @@
 """Random numbers for the notebooks, the same on every machine."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,12 +19,13 @@ def randn(*shape: int, generator: torch.Generator) -> Tensor:
     u and v, and then the two results, lie 8 places apart in each 16 values. Fewer than 16 values
     torch computes in float64 itself; where 16 do not divide them, the last 16 are drawn anew.
     """
+    how: dict[str, Any] = {"generator": generator, "dtype": torch.float32}
     n = math.prod(shape)
     if n < 16:
-        return torch.randn(shape, generator=generator)
-    drawn = _pairs(torch.rand(n, generator=generator)[: n // 16 * 16])
+        return torch.randn(shape, **how)
+    drawn = _pairs(torch.rand(n, **how)[: n // 16 * 16])
     if n % 16:
-        drawn = torch.cat([drawn[: n - 16], _pairs(torch.rand(16, generator=generator))])
+        drawn = torch.cat([drawn[: n - 16], _pairs(torch.rand(16, **how))])
     return drawn.reshape(shape)
 
 

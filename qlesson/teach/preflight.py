@@ -12,7 +12,15 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 # As in pyproject.toml; a test compares them.
-NEEDS = {"torch": (2, 11), "matplotlib": (3, 10), "ipywidgets": (7, 7)}
+NEEDS = {
+    "torch": (2, 11),
+    "numpy": (2, 0),
+    "matplotlib": (3, 10),
+    "pillow": (10,),
+    "safetensors": (0, 5),
+    "tqdm": (4, 66),
+    "ipywidgets": (7, 7),
+}
 LAB = {"jupyterlab": (4, 4)}  # where a notebook runs already, something else may show it
 MEMORY_GB = 1.0
 
@@ -24,8 +32,8 @@ def checks() -> Iterator[tuple[str, bool, str | None, str]]:
     for name, least in (NEEDS if _in_notebook() else NEEDS | LAB).items():
         found = _version(name)
         ok = found is not None and _numbers(found) >= least
-        wanted = f"{name} {'.'.join(map(str, least))} or later"
-        yield wanted, ok, found, f'run: pip install "{name}>={least[0]}.{least[1]}"'
+        number = ".".join(map(str, least))
+        yield f"{name} {number} or later", ok, found, f'run: pip install "{name}>={number}"'
     device, remedy = _device()
     yield "a device for torch", device is not None, device, remedy
     if device and device.startswith("cuda"):

@@ -375,9 +375,9 @@ def _ends(within: Any) -> tuple[float, float]:
 
 
 def _numbers(answer: Any) -> list[float] | None:
-    """The answer as a flat list of finite floats, or None."""
+    """The answer as a flat list of finite floats, at least one, or None."""
     x = as_tensor(answer)
-    if x is None or x.ndim > 1 or x.numel() > 10_000 or x.dtype == torch.bool:
+    if x is None or x.ndim > 1 or not 0 < x.numel() <= 10_000 or x.dtype == torch.bool:
         return None
     x = x.double().reshape(-1)
     return x.tolist() if torch.isfinite(x).all() else None

@@ -118,6 +118,11 @@ def _numbers(low: float, high: float) -> str:
     return f"a {'whole number' if isinstance(low, int) else 'number'} from {low:g} to {high:g}"
 
 
+def as_set(x: float, decimals: int) -> str:
+    """A setting in the decimals of its slider, or in those it was typed in."""
+    return f"{x:z.{decimals}f}" if abs(x - round(x, decimals)) < 1e-9 else f"{x:.6g}"
+
+
 class Switch(NamedTuple):
     """On or off."""
 

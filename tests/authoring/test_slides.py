@@ -240,6 +240,15 @@ def test_every_picture_has_its_sentence(path):
 
 
 @each_notebook
+def test_a_deck_is_as_small_as_teachers_are_told(path):
+    teachers = [ROOT / "notebooks" / name for name in ("teaching.md", "teaching_minutes.md")]
+    pages = [page.read_text(encoding="utf-8") for page in teachers]
+    (most,) = re.findall(r"one HTML file of at most (\d+) kB", pages[0])
+    made = slides.deck(nbformat.read(path, as_version=4), *pages)
+    assert len(made.encode()) <= 1000 * int(most)
+
+
+@each_notebook
 def test_no_formula_is_left_in_tex(path):
     made = slides.blocks(nbformat.read(path, as_version=4))
     words = re.sub(r"<pre.*?</pre>|<code>.*?</code>|<[^>]+>", "", made, flags=re.S)

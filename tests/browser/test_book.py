@@ -34,6 +34,7 @@ LIVE = sorted([*FRAMED, *COMPUTED])
 VALUES = [ex for ex in exercises().values() if answers.is_checked_here(ex)]
 CONSTRUCTIONS = [ex for ex in VALUES if ex.facts]
 PHONE = {"width": 390, "height": 844}
+NARROW = ({"width": 360, "height": 740}, {"width": 320, "height": 568})
 DESK = {"width": 1280, "height": 900}
 MOST = 10_000  # settings of one live figure that are compared
 FIRST_VISIT = 300_000  # bytes on their way, as a server compresses them
@@ -76,7 +77,7 @@ def wide(page):
 
 
 def everything(book):
-    return sorted(p for p in book.rglob("*.html") if p.name not in ("genindex.html", "search.html"))
+    return sorted(p for p in book.rglob("*.html") if p.name != "search.html")
 
 
 def bytes_on_their_way(addresses):
@@ -90,14 +91,16 @@ def bytes_on_their_way(addresses):
 
 
 def test_every_page_asks_no_other_server_and_scrolls_no_phone_sideways(page, book):
-    page.set_viewport_size(PHONE)
     chapters = {path.stem for path in NOTEBOOKS}
     for path in everything(book):
+        page.set_viewport_size(PHONE)
         open_(page, path.as_uri())
         page.wait_for_load_state("load")
         assert all(re.match("file:|data:", address) for address in page.asked), path
         assert page.complaints == [], path
-        assert wide(page) <= 0, path
+        for size in (PHONE, *NARROW):
+            page.set_viewport_size(size)
+            assert wide(page) <= 0, (path, size)
         if path.stem in chapters:
             files = [address for address in page.asked if address.startswith("file:")]
             assert bytes_on_their_way(files) < FIRST_VISIT, path
@@ -489,6 +492,14 @@ def test_what_is_no_answer_is_told_in_a_sentence(desk, book, text):
     asked = [(answers.compiled(exercises()["1.2"]), [text])]
     ((found,),) = desk.evaluate(JUDGE, asked)
     assert found["state"] == ("wrong" if text.strip() else "untouched") and found["said"]
+
+
+@pytest.mark.parametrize("text", ["4, 8/15", "4, 8 / 15", "4 8 /15", "[4; 8/ 15]"])
+def test_a_fraction_is_read_with_or_without_spaces(desk, book, text):
+    open_(desk, chapter(book, "01"))
+    known = answers.compiled(exercises()["17.2"])
+    ((found,),) = desk.evaluate(JUDGE, [(known, [text])])
+    assert found["state"] == "passed", found
 
 
 @pytest.fixture

@@ -68,14 +68,56 @@ def test_a_run_alone_is_no_answer(course, tmp_path):
     assert (mine / "01_a.ipynb").read_text() == notebook("new a")
 
 
+@pytest.mark.parametrize("empty", ["", "\n "])
+def test_a_cell_that_jupyterlab_adds_is_no_answer(empty, course, tmp_path):
+    """Shift+Enter on the last cell adds an empty one."""
+    mine = tmp_path / "my_notebooks"
+    copies.copy(course, mine)
+    (mine / "01_a.ipynb").write_text(notebook("a", empty, execution_count=3))
+    (course / "01_a.ipynb").write_text(notebook("new a"))
+    assert copies.copy(course, mine) == []
+    assert (mine / "01_a.ipynb").read_text() == notebook("new a")
+
+
+def test_a_copy_made_by_hand_is_followed_where_it_is_the_courses(course, tmp_path):
+    """As is one whose folder .as_copied was lost."""
+    mine = tmp_path / "my_notebooks"
+    copies.copy(course, mine)
+    shutil.rmtree(mine / ".as_copied")
+    (mine / "02_b.ipynb").write_text(notebook("my answer"))
+    (said,) = copies.copy(course, mine)
+    assert said.startswith("02_b.ipynb: the course has a newer version, yours is kept")
+    (course / "01_a.ipynb").write_text(notebook("new a"))
+    assert copies.copy(course, mine) == [said]
+    assert (mine / "01_a.ipynb").read_text() == notebook("new a")
+    assert (mine / "02_b.ipynb").read_text() == notebook("my answer")
+
+
+def test_what_has_no_number_is_not_restored_by_number(course, tmp_path):
+    mine = tmp_path / "my_notebooks"
+    copies.copy(course, mine)
+    (mine / "teaching.md").write_text("my text")
+    (course / "teaching.md").write_text("new text")
+    assert copies.copy(course, mine) == [
+        "teaching.md: the course has a newer version, yours is kept "
+        "(give yours another name, and the newer one is copied)"
+    ]
+    (mine / "teaching.md").rename(mine / "mine.md")
+    copies.copy(course, mine)
+    assert (mine / "teaching.md").read_text() == "new text"
+
+
 def test_fresh_says_what_it_restored(course, tmp_path):
     mine = tmp_path / "my_notebooks"
     copies.copy(course, mine)
     for name, source in (("01_a", "a"), ("02_b", "my answer")):
         (mine / f"{name}.ipynb").write_text(notebook(source, execution_count=3))
-    assert copies.copy(course, mine, fresh=True, names=["03"]) == [
-        "nothing to restore: your copies are as the course has them"
-    ]
+    (course / "03_c.ipynb").write_text(notebook("c"))
+    copies.copy(course, mine)
+    (mine / "01_a.ipynb").write_text(notebook("a", execution_count=3))
+    for number in ("3", "03"):
+        said = copies.copy(course, mine, fresh=True, names=[number])
+        assert said == ["nothing to restore in 03"]
     worked, run = copies.copy(course, mine, fresh=True)
     assert worked.startswith("02_b.ipynb is restored, your work is in ")
     assert run == "01_a.ipynb is restored, nothing was written in it"
@@ -95,6 +137,25 @@ def test_fresh_restores_and_loses_nothing(course, tmp_path):
     kept.parent.rename(mine / "old_earlier")
     assert "01_a.ipynb is restored" in copies.copy(course, mine, fresh=True)[0]
     assert "nothing to restore" in copies.copy(course, mine, fresh=True)[0]
+
+
+def test_a_number_is_that_of_one_notebook(course, tmp_path):
+    mine = tmp_path / "my_notebooks"
+    for name in ("10_j", "11_k"):
+        (course / f"{name}.ipynb").write_text(notebook(name))
+    copies.copy(course, mine)
+    for copied in mine.glob("*.ipynb"):
+        copied.write_text(notebook("my answer"))
+    (said,) = copies.copy(course, mine, fresh=True, names=["1"])
+    assert said.startswith("01_a.ipynb is restored")
+
+
+@pytest.mark.parametrize("name", ["99", "zz", "other", "005", "-1", "te"])
+def test_what_is_no_number_of_a_notebook_is_refused(name, course, tmp_path, capsys):
+    mine = tmp_path / "my_notebooks"
+    assert copies.bring(course, mine, True, [name]) == 1
+    assert capsys.readouterr().out.startswith(f"{name} is not the number of a notebook, as 05 is")
+    assert not mine.exists()
 
 
 @pytest.mark.parametrize("fits", range(5))

@@ -50,8 +50,14 @@ def test_fresh_restores_one_or_all(started, tmp_path, monkeypatch, capsys):
     for number, name in enumerate(("01_linear_formula", "03_symmetric_mode")):
         (tmp_path / "mine" / f"{name}.ipynb").write_text('{"cells": []}', encoding="utf-8")
         monkeypatch.chdir(tmp_path)
-        lab.main(["mine", "--fresh", *([] if number else ["01"])])
+        lab.main(["mine", "--fresh", *([] if number else ["1"])])
         assert f"{name}.ipynb is restored" in capsys.readouterr().out
+
+
+def test_a_folder_in_the_place_of_a_number_gets_a_sentence(started, tmp_path, capsys):
+    assert lab.main(["--fresh", "other"]) == 1 and not started
+    assert "qlesson lab FOLDER --fresh 05" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_jupyterlab_is_named_with_its_remedy(started, monkeypatch, capsys):

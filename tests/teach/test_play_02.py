@@ -27,3 +27,8 @@ def test_past_zero_the_zero_point_sticks_and_values_pile_up(said):
     text, _ = said("02", r_min=2.0, include_zero=True)
     assert "zero point -16" in text and "0.00 to 6.00" in text
     assert int(re.search(r"; (\d+) of the 200", text)[1]) < 15
+
+
+def test_an_end_between_two_notches_is_said_as_it_is(said):
+    assert said("02", r_min=2.04, r_max=5.96)[0].startswith("Range 2.04 to 5.96, hold 0 off:")
+    assert said("02", r_min=-0.0)[0].startswith("Range 0.0 to 6.0, hold 0 off:")

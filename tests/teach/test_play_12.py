@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from matplotlib import pyplot as plt
 
-from qlesson.teach import randn
+import qlesson as ql
+from qlesson.teach import figures, randn
+from qlesson.teach.lessons.n12 import play
 
 
 def pulls(r, bits, s):
@@ -31,3 +34,11 @@ def test_where_the_pulls_balance_and_the_error_is_least(said, bits, rest, best):
     assert min(every, key=lambda s: every[s][0]) == best
     assert every[rest][1] + every[rest][2] > 0 > sum(every[round(rest + 0.02, 2)][1:])
     assert all(inside < 0 <= clipped for _, inside, clipped in every.values())
+
+
+def test_gradients_are_found_where_the_reader_has_switched_them_off(said):
+    wanted, _ = said("12", bits=3, s=0.6)
+    play._pulls.cache_clear()
+    with torch.no_grad():
+        assert said("12", bits=3, s=0.6)[0] == wanted
+        plt.close(figures.straight_through(ql.Scheme(3, "symmetric"), 1.0, 0, -5, 5))

@@ -29,9 +29,10 @@ def test_its_sentences_are_true(layer, rotated, bits, capsys):
     lost = sum((v - w) ** 2 for v, w in zip(x, x_hat, strict=True))
     wanted = [
         len(x), max(map(abs, x)) / math.sqrt(power / len(x)), bits, 2**bits, scale,
-        round(100 * x_hat.count(0) / len(x)), 0, 10 * math.log10(power / lost),
+        round(100 * x_hat.count(0) / len(x), 1), 0, 10 * math.log10(power / lost),
     ]  # fmt: skip
     assert numbers == pytest.approx(wanted, rel=5e-3, abs=0.06)
+    assert ("100.0 %" in second) == (x_hat.count(0) == len(x))
     assert ("rotated" in first) == rotated and layer in first
 
 

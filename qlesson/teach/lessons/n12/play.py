@@ -27,6 +27,7 @@ def _normals() -> Tensor:
 
 
 @cache
+@torch.enable_grad()
 def _pulls(bits: int, step: float) -> tuple[float, float, float]:
     """The mean squared error, and its gradient by the step: of values inside, of clipped ones."""
     r, scheme = _normals(), ql.Scheme(bits, "symmetric")

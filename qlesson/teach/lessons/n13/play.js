@@ -12,7 +12,7 @@ qlesson.play('13', ({work, dtype, bandwidth, arithmetic}) => {
   return {
     sentences: [
       `Roofs, in billion values a second: arithmetic ${arithmetic}.`,
-      ...ways.map(w => `${w.way}, ${w.moved} bytes a value: memory ${general(w.memory, 3)}; the limit is ${w.limit}.`),
+      ...ways.map(w => `${w.way}, ${w.moved} bytes a value: memory ${general(+general(w.memory, 3), 6)}; the limit is ${w.limit}.`),
       `100 million values take ${ways.map(w => `${general(100 / w.speed, 4)} ms ${w.way.toLowerCase()}`).join(' and ')}.`,
     ],
     draw: name => {

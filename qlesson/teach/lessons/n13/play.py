@@ -54,8 +54,9 @@ def _roofs(work: str, dtype: str, bandwidth: int, arithmetic: int) -> Shown:
         limit = "both" if memory == arithmetic else limit
         points[way] = (moved, 1e9 * min(memory, arithmetic))
         ms.append(f"{100 / min(memory, arithmetic):.4g} ms {way}")
+        rate = f"{float(f'{memory:.3g}'):g}"
         sentences.append(
-            f"{way.capitalize()}, {moved} bytes a value: memory {memory:.3g}; the limit is {limit}."
+            f"{way.capitalize()}, {moved} bytes a value: memory {rate}; the limit is {limit}."
         )
     sentences.append(f"100 million values take {' and '.join(ms)}.")
     return sentences, partial(figures.roofline, points, bandwidth, arithmetic)

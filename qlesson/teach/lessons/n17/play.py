@@ -41,7 +41,7 @@ def _token(layer: str, bits: int, rotated: bool) -> Shown:
     sentences = [
         f"{x.numel()} inputs of {layer}, {'rotated' if rotated else 'as they are'}: the largest is "
         f"{largest:.1f} times the rms.",
-        f"{bits} bits: {2**bits} levels, {held.scale.item():.3g} apart; {100 * zero:.0f} % of the "
+        f"{bits} bits: {2**bits} levels, {held.scale.item():.3g} apart; {100 * zero:.1f} % of the "
         "inputs become 0.",
         f"Signal to noise: {ql.sqnr(x, x_hat).item():.1f} dB.",
     ]
