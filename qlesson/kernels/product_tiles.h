@@ -197,6 +197,7 @@ struct PairTile {
   // The sixteen pairs of a block of 32: two by two in eights of blocks, or one after the other.
   template <int C, bool PACKED>
   IN_PLACE static void add(const uint32_t* u, const uint32_t* x, WideFloats (&sums)[ROWS][C]) {
+#pragma GCC unroll 4
     for (int64_t i = 0; i < BLOCK / 2; i++) {
       __m512bh some[C];
       for (int c = 0; c < C; c++) some[c] = (__m512bh)load<__m512i>(x + (i * C + c) * LANES);
