@@ -9,7 +9,7 @@ from torch import Tensor
 
 import qlesson as ql
 from qlesson import checks, kernels
-from qlesson.bench.measure import Call, measure
+from qlesson.bench.measure import ROUNDS, Call, measure
 from qlesson.bench.peers import (
     bitsandbytes_,
     compiler,
@@ -147,7 +147,8 @@ def run_sizes(sizes: Iterable[int] = SIZES, device: str = "cpu") -> list[dict[st
 def run_bandwidth(nbytes: int = 2**27, device: str = "cpu") -> list[dict[str, Any]]:
     """What memory gives: a sum of float32 reads each byte once, and writes nothing."""
     x = torch.ones(nbytes // 4, device=device, dtype=torch.float32)  # zeros may take no memory
-    ((ms, low, high),) = measure({"read": x.sum}, device).values()
+    rounds = 4 * ROUNDS  # it stands for memory as it is all the while
+    ((ms, low, high),) = measure({"read": x.sum}, device, rounds).values()
     return [{"contestant": "read", "ms": ms, "low": low, "high": high, "moved": nbytes}]
 
 

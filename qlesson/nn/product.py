@@ -17,7 +17,6 @@ scales along the other axis, subclasses of Blocks) and inputs that need a gradie
 import importlib
 from collections.abc import Iterator
 from functools import partial
-from operator import is_
 from typing import Any
 from weakref import ref
 
@@ -186,21 +185,25 @@ def _prepared(codes: QuantizedWeight) -> Prepared | None:
 
 
 def _found(codes: QuantizedWeight) -> Prepared | None:
+    """Where codes and steps lie says whether they are those of before. Those are held, so that
+    nothing else comes to lie there."""
     parts: dict[str, Any] = codes._buffers
     held = _held.get(id(codes))
-    if (
-        held is None
-        or not all(map(is_, held[0], parts.values()))
-        or list(map(Tensor.data_ptr, held[1])) != held[2]
-    ):
-        w = packed_of(codes)
-        ready = None if w is None else product.prepared(w)
-        names = ("packed", "scale", "zero_point", "minimum")
-        read = [parts[name] for name in names if parts.get(name) is not None]
-        lives = ref(codes, partial(_forget, id(codes)))
-        lie = list(map(Tensor.data_ptr, read))
-        held = _held[id(codes)] = (*parts.values(),), read, lie, ready, lives
-    return held[3]
+    if held is not None:
+        offset = held[1]
+        lie = parts["packed"].data_ptr(), parts["scale"].data_ptr()
+        if lie == held[0] and (offset is None or parts[offset].data_ptr() == held[2]):
+            return held[3]
+    w = packed_of(codes)
+    ready = None if w is None else product.prepared(w)
+    read = {n: x for n, x in parts.items() if x is not None and n != "like"}
+    if all(x.is_contiguous() for x in read.values()):  # else the kernel reads copies of now
+        offset = next((n for n in ("zero_point", "minimum") if n in read), None)
+        lies = {n: x.data_ptr() for n, x in read.items()}
+        kept = (ready, *read.values()), ref(codes, partial(_forget, id(codes)))
+        of = lies["packed"], lies["scale"]
+        _held[id(codes)] = of, offset, offset and lies[offset], ready, kept
+    return ready
 
 
 def _forget(weight: int, _: object) -> None:
