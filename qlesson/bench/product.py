@@ -258,7 +258,7 @@ def _in_bits(
 
         return run
 
-    found = measure({name: of(made) for name, made in models.items()})
+    found = measure({name: of(made) for name, made in models.items()}, rounds=3 * ROUNDS)
     return [
         {
             "contestant": name,

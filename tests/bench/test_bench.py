@@ -332,14 +332,16 @@ def test_what_notebook_14_says_of_times_is_stored():
     assert 0.8 < many["bfloat16"] / many["qlesson, 8-bit inputs"] < 1.25
     assert "With inputs in bfloat16 ours uses that instruction too" in text
     assert many["qlesson, bfloat16"] < 0.8 * many["qlesson"]
+    assert "It takes a little longer than with weights that are bfloat16 already" in text
+    assert 1 < many["qlesson, bfloat16"] / many["bfloat16"] < 1.5
     assert "ONNX Runtime's have 5 bits a weight with their scales, ours 4.5" in text
     assert read["moved"] * 8 / (16384 * 4096) == 8.5
     assert "The GPT is near no limit" in text
     gb_per_s = read["moved"] / eight[1][bench.READ_ONCE]
     for row in CPU["writing"]:
         assert row["ms"] > 1.5 * row["nbytes"] / gb_per_s
-    assert "So a seventh of the bytes writes hardly more characters" in text
-    assert 1.01 < CPU["writing"][0]["ms"] / CPU["writing"][-1]["ms"] < 1.15
+    assert "So a seventh of the bytes writes about as many characters" in text
+    assert 0.95 < CPU["writing"][0]["ms"] / CPU["writing"][-1]["ms"] < 1.1
     assert "MiniLM's 43 MB are more than the caches hold" in text
     assert CPU["encoding"][0]["nbytes"] == pytest.approx(43e6, rel=0.01)
     assert "about four times as many texts" in text
