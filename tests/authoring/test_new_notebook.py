@@ -135,6 +135,7 @@ cells = [
     code(f'show(\\n    figures.few_dots([1.0, 2.0]),\\n    "{{alt}}",\\n)'),
     text("## Play"),
     code('play("{N}")'),
+    code('play("{N}", slope=3)'),
     text("## Exercises"),
     *(cell for ex in tasks for cell in (text(ex.cells[0]), code(ex.cells[1]))),
     text("**Remember.** Nothing.\\n\\n**Next.** What?\\n\\n## References\\n\\nNone."),
@@ -282,4 +283,4 @@ def test_the_tests_find_it(finished):
     said = run(course, "-m", "pytest", *files, "-n0", "-v", "-k", chosen)
     passed = set(re.findall(r"::(\S+) PASSED", said))
     assert {test for tests in TESTED.values() for test in tests} <= passed
-    assert len(re.findall(r"ipynb::Cell \d PASSED", said)) == 6, said
+    assert len(re.findall(r"ipynb::Cell \d PASSED", said)) == 7, said
