@@ -12,20 +12,12 @@ from torch import Tensor
 from qlesson import checks
 from qlesson.blocks import Blocks
 from qlesson.files import new
+from qlesson.files.formats import layout
 from qlesson.files.formats.ggml import TYPES
-from qlesson.files.formats.layout import (
-    ALIGNMENT,
-    DEEPEST,
-    LIST,
-    MAGIC,
-    MOST_AXES,
-    NUMBERS,
-    TEXT,
-)
 from qlesson.files.formats.quantizers import encode, type_of
 
 LONGEST = 63  # bytes of a name: GGML_MAX_NAME, with the zero behind it
-KINDS = {form: kind for kind, form in NUMBERS.items()}
+KINDS = {form: kind for kind, form in layout.NUMBERS.items()}
 FORMS: dict[type, str] = {
     np.uint8: "B", np.int8: "b", np.uint16: "H", np.int16: "h", np.uint32: "I", np.int32: "i",
     np.float32: "f", np.bool_: "?", np.uint64: "Q", np.int64: "q", np.float64: "d",
@@ -75,17 +67,17 @@ def _planned(tensors: Mapping[str, Any], name: Any) -> Planned:
 
 def write_planned(path: Path, planned: Mapping[str, Planned], metadata: Mapping[str, Any]) -> None:
     """The same, of tensors that are made when it is their turn."""
-    alignment = metadata.get(ALIGNMENT, 32)
+    alignment = metadata.get(layout.ALIGNMENT, 32)
     if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
         raise ValueError(
-            f"metadata[{ALIGNMENT!r}] must be a power of two, got {checks.shown(alignment)}."
+            f"metadata[{layout.ALIGNMENT!r}] must be a power of two, got {checks.shown(alignment)}."
         )
     keys = [_text("a key", key) + _value(key, x) for key, x in metadata.items()]
     infos, offset = [], 0
     for name, x in planned.items():
         infos.append(_info(name, x, offset))
         offset += -(-x.nbytes // alignment) * alignment
-    header = MAGIC + struct.pack("<IQQ", 3, len(infos), len(keys)) + b"".join(keys + infos)
+    header = layout.MAGIC + struct.pack("<IQQ", 3, len(infos), len(keys)) + b"".join(keys + infos)
     with new.file(path) as temporary, open(temporary, "xb") as file:
         file.write(header + bytes(-len(header) % alignment))
         for x in planned.values():
@@ -99,10 +91,10 @@ def _info(name: Any, x: Planned, offset: int) -> bytes:
     text = _text("a name in tensors", name)
     if len(text) - 8 > LONGEST:
         raise ValueError(f"tensors[{checks.shown(name)}]: a name has at most {LONGEST} bytes.")
-    if len(x.shape) > MOST_AXES or 0 in x.shape:
+    if len(x.shape) > layout.MOST_AXES or 0 in x.shape:
         raise ValueError(
-            f"tensors[{name!r}] has shape {x.shape}: GGUF holds up to {MOST_AXES} axes, and none "
-            "that is empty."
+            f"tensors[{name!r}] has shape {x.shape}: GGUF holds up to {layout.MOST_AXES} axes, "
+            "and none that is empty."
         )
     axes = struct.pack(f"<I{len(x.shape)}Q", len(x.shape), *reversed(x.shape))
     return text + axes + struct.pack("<IQ", x.type, offset)
@@ -125,27 +117,29 @@ def _value(key: str, x: Any) -> bytes:
     return struct.pack("<I", kind) + _data(what, kind, x)
 
 
-def _data(what: str, kind: int, x: Any, deepest: int = DEEPEST) -> bytes:
-    if kind == TEXT:
+def _data(what: str, kind: int, x: Any, deepest: int = layout.DEEPEST) -> bytes:
+    if kind == layout.TEXT:
         return _text(what, x)
-    if kind != LIST:
-        return struct.pack("<" + NUMBERS[kind], x)
+    if kind != layout.LIST:
+        return struct.pack("<" + layout.NUMBERS[kind], x)
     if deepest == 0:
-        raise ValueError(f"{what} holds lists in lists in lists: at most {DEEPEST} are read again.")
+        raise ValueError(
+            f"{what} holds lists in lists in lists: at most {layout.DEEPEST} are read again."
+        )
     inner = _kind(what, x, True)
     head = struct.pack("<IQ", inner, len(x))
-    if inner in (TEXT, LIST):
+    if inner in (layout.TEXT, layout.LIST):
         return head + b"".join(_data(what, inner, item, deepest - 1) for item in x)
-    return head + struct.pack(f"<{len(x)}{NUMBERS[inner]}", *x)
+    return head + struct.pack(f"<{len(x)}{layout.NUMBERS[inner]}", *x)
 
 
 def _kind(what: str, items: Any, in_list: bool) -> int:
     """One kind for all."""
     types = {type(x) for x in items}
     if types == {str}:
-        return TEXT
+        return layout.TEXT
     if types in ({list}, {tuple}):
-        return LIST
+        return layout.LIST
     if types == {bool}:
         return KINDS["?"]
     if len(types) == 1 and types <= FORMS.keys():
