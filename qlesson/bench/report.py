@@ -128,9 +128,11 @@ def ms_of(rows: Iterable[dict[str, Any]], **wanted: Any) -> dict[str, float]:
 
 def share(rows: Iterable[dict[str, Any]], limit: str, name: str, **wanted: Any) -> float:
     """How much of the limit's speed a contestant reaches in one cell: the median over the rounds,
-    in each of which both meet the same state of memory."""
+    in each of which both meet the same state of memory. Products of one token have rounds."""
     cell = [r for r in rows if all(r[k] == v for k, v in wanted.items())]
-    of = {r["contestant"]: r["rounds"] for r in cell}
+    of = {r["contestant"]: r["rounds"] for r in cell if "rounds" in r}
+    for argument, contestant in (("limit", limit), ("name", name)):
+        checks.one_of(argument, contestant, tuple(of))
     return median(a / b for a, b in zip(of[limit], of[name], strict=True))
 
 

@@ -185,24 +185,23 @@ def _prepared(codes: QuantizedWeight) -> Prepared | None:
 
 
 def _found(codes: QuantizedWeight) -> Prepared | None:
-    """Where codes and steps lie says whether they are those of before. Those are held, so that
-    nothing else comes to lie there."""
+    """Where codes and steps lie says whether they are those of before."""
     parts: dict[str, Any] = codes._buffers
     held = _held.get(id(codes))
     if held is not None:
-        offset = held[1]
-        lie = parts["packed"].data_ptr(), parts["scale"].data_ptr()
-        if lie == held[0] and (offset is None or parts[offset].data_ptr() == held[2]):
-            return held[3]
+        lie, offset, offset_lies, ready, _ = held
+        if lie == (parts["packed"].data_ptr(), parts["scale"].data_ptr()):
+            if offset is None or parts[offset].data_ptr() == offset_lies:
+                return ready
     w = packed_of(codes)
     ready = None if w is None else product.prepared(w)
-    read = {n: x for n, x in parts.items() if x is not None and n != "like"}
-    if all(x.is_contiguous() for x in read.values()):  # else the kernel reads copies of now
-        offset = next((n for n in ("zero_point", "minimum") if n in read), None)
-        lies = {n: x.data_ptr() for n, x in read.items()}
-        kept = (ready, *read.values()), ref(codes, partial(_forget, id(codes)))
-        of = lies["packed"], lies["scale"]
-        _held[id(codes)] = of, offset, offset and lies[offset], ready, kept
+    read = [x for name, x in parts.items() if x is not None and name != "like"]
+    if all(x.is_contiguous() for x in read):  # else the kernel reads copies of what they are now
+        lie = parts["packed"].data_ptr(), parts["scale"].data_ptr()
+        offset = next((n for n in ("zero_point", "minimum") if parts.get(n) is not None), None)
+        offset_lies = offset and parts[offset].data_ptr()
+        kept = read, ref(codes, partial(_forget, id(codes)))  # so nothing else comes to lie there
+        _held[id(codes)] = lie, offset, offset_lies, ready, kept
     return ready
 
 

@@ -56,6 +56,12 @@ def test_a_share_compares_what_met_the_same_state_of_memory():
         {"contestant": "other", "bits": 8, "rounds": [1.0, 1.0, 1.0]},
     ]
     assert bench.share(rows, "limit", "other", bits=4) == 0.8
+    for limit, name, said in (
+        ("none", "other", "limit must be"),
+        ("limit", "none", "name must be"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            bench.share(rows, limit, name, bits=4)
 
 
 def test_torchao_is_compiled_for_its_own_sizes(monkeypatch):
