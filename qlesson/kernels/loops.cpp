@@ -29,6 +29,7 @@ IN_PLACE void over(int64_t n, const Step& step) {
   int64_t j = 0;
   for (; j + 64 <= n; j += 64) step(j, std::integral_constant<int64_t, 64>());
   for (; j + 32 <= n; j += 32) step(j, std::integral_constant<int64_t, 32>());
+  for (; j + 16 <= n; j += 16) step(j, std::integral_constant<int64_t, 16>());
   for (; j + 8 <= n; j += 8) step(j, std::integral_constant<int64_t, 8>());
   for (; j < n; j++) step(j, std::integral_constant<int64_t, 1>());
 }
@@ -246,6 +247,7 @@ inline bool chosen(const Key<R>* most, const Bare<R>* least, Steps& steps, void*
   choose(count, r_min, r_max, steps.s, steps.z);
   write(steps.s, s_out, choose.s_type, at, count);
   for (int64_t k = 0; k < count; k++) z_out[at + k] = static_cast<Q>(static_cast<int32_t>(steps.z[k]));
+  ask_to_write(z_out + at + count, count);
   return quantize.prepare(steps, count, r_min, r_max);
 }
 

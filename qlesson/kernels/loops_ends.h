@@ -144,6 +144,8 @@ template <typename R>
 inline void ends_of_rows(const R* r, int64_t count, int64_t n, Key<R>* most, Bare<R>* least, int64_t ahead) {
   constexpr int64_t L = LANES<R>, PART = 512;
   int64_t k = 0;
+  if constexpr (L <= 16)
+    for (; n == 16 && k + L <= count; k += L) ends_of_lanes<16>(r + k * n, most + k, least + k, ahead);
   for (; n == 32 && k + L <= count; k += L) ends_of_lanes<32>(r + k * n, most + k, least + k, ahead);
   for (; n == 64 && k + L <= count; k += L) ends_of_lanes<64>(r + k * n, most + k, least + k, ahead);
   for (; n == 128 && k + L <= count; k += L) ends_of_lanes<128>(r + k * n, most + k, least + k, ahead);

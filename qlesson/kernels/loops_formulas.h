@@ -43,6 +43,7 @@ inline void write(const float* from, void* x, int type, int64_t first, int64_t c
     auto* to = static_cast<T*>(x) + first;
 #pragma omp simd
     for (int64_t k = 0; k < count; k++) to[k] = from_float<T>(from[k]);
+    ask_to_write(to + count, count);  // as much comes next
   });
 }
 

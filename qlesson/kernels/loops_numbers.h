@@ -137,11 +137,17 @@ IN_PLACE void ask_for(const T* x, int64_t values, int64_t ahead) {
   for (int64_t k = 0; k < values; k += 64 / sizeof(T)) __builtin_prefetch(x + k + ahead);
 }
 
-// A quarter of that: where a loop is so short that the rest is asked for elsewhere. Not of halves,
+// Half of that: where a loop is so short that the rest is asked for elsewhere. Not of halves,
 // which are fewer bytes: with them loops took longer.
 template <typename T>
 IN_PLACE void ask_for_some(const T* x, int64_t values, int64_t ahead) {
-  for (int64_t k = 0; k < values && sizeof(T) == 4; k += 256 / sizeof(T)) __builtin_prefetch(x + k + ahead);
+  for (int64_t k = 0; k < values && sizeof(T) == 4; k += 128 / sizeof(T)) __builtin_prefetch(x + k + ahead);
+}
+
+// The same where it is written.
+template <typename T>
+IN_PLACE void ask_to_write(T* x, int64_t values) {
+  for (int64_t k = 0; k < values; k += 64 / sizeof(T)) __builtin_prefetch(x + k, 1);
 }
 
 // A processor that writes a line reads it first, unless it is told that nobody reads it soon. Those

@@ -25,6 +25,7 @@ constexpr int64_t FEW = 8;  // inputs, up to which a row is multiplied as it is 
 constexpr int64_t BLOCK = 32, LONG = 256;
 constexpr int64_t TOGETHER = 8;  // rows whose sums are folded at once
 constexpr int64_t AHEAD = 8192;  // bytes, before they are needed, memory is asked for
+constexpr int64_t STEPS_AHEAD = 2048;  // of the steps: so little of them is read at a time that a processor does not see what comes
 
 typedef uint8_t Bytes __attribute__((vector_size(32)));
 typedef uint32_t Words __attribute__((vector_size(32)));
@@ -139,6 +140,8 @@ struct Weight {  // as product.py lays it out
 // count steps (scales or minima) of the row from group g on, as floats; up to seven more are written.
 inline void steps(const Weight& w, const void* from, int64_t row, int64_t g, int64_t count, float* out) {
   const int64_t at = (w.shared ? 0 : row * w.groups) + g, readable = (w.shared ? 1 : w.n) * w.groups - at;
+  const int64_t size = w.scale_type == 0 ? 4 : 2;
+  ask_for(static_cast<const uint8_t*>(from) + at * size, count * size, STEPS_AHEAD);
   const auto typed = [=](const auto* all) {
     int64_t i = 0;
     for (; i < count && i + 8 <= readable; i += 8) convert<8>(all + at + i, out + i);
@@ -168,6 +171,7 @@ IN_PLACE void zeros(const Weight& w, int64_t row, int64_t g, int64_t count, T* o
   const uint8_t* z = static_cast<const uint8_t*>(w.offset) + at;
   const int32_t flipped = w.low ? 128 : 0, low = static_cast<int32_t>(w.low) - flipped;  // z is signed where u is not q
   uint8_t last[8] = {};
+  ask_for(z, count, STEPS_AHEAD);
   for (int64_t i = 0; i < count; i += 8) {
     if (at + i + 8 > all) std::copy(z + i, z + (all - at), last);
     const Ints x = (widened(at + i + 8 > all ? last : z + i) ^ flipped) + low;

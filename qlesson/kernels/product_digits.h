@@ -108,13 +108,13 @@ struct Digits {
 // Floats or WideFloats, whose numbers are `at` and whose steps are read. M is m, or 0.
 template <int M, typename F>
 IN_PLACE void add_digits(const Weight& w, const Row* rows, const int64_t* at, const Digits& x, int64_t m, int64_t first,
-                         int64_t count, F* y) {
+                         int64_t count, int64_t ahead, F* y) {
   typedef std::conditional_t<sizeof(F) == sizeof(Floats), Ints, WideInts> I;
   constexpr int R = sizeof(F) / sizeof(Floats);
   const Digits::Part* part = x.parts.data() + first * m;
   for (int64_t i = 0; i < count; i++) {
     Quads u[R][LONG_QUADS];
-    for (int r = 0; r < R; r++) long_codes(w.row(at[r]) + (first + i) * (LONG / 8 * BITS), u[r]);
+    for (int r = 0; r < R; r++) long_codes(w.row(at[r]) + (first + i) * (LONG / 8 * BITS), u[r], ahead);
     F s, zeros = {};
     beside(&rows[0].s[8 * i], &rows[R - 1].s[8 * i], s);
     if (ZERO_POINTS) beside(&rows[0].zero[8 * i], &rows[R - 1].zero[8 * i], zeros);

@@ -100,12 +100,12 @@ inline int32_t sum(Ints x) {
 
 constexpr int64_t LONG_QUADS = LONG / (4 * QUADS);
 
-// The codes of a block of 256. What follows is asked for.
-IN_PLACE void long_codes(const uint8_t* b, Quads* u) {
+// The codes of a block of 256. What lies `ahead` is asked for.
+IN_PLACE void long_codes(const uint8_t* b, Quads* u, int64_t ahead = AHEAD) {
 #pragma GCC unroll 8
   for (int64_t v = 0; v < LONG_QUADS; v++) {
     u[v] = decode_long<Quads>(b, v);
-    if (v * 4 * QUADS * BITS / 8 % 64 == 0) __builtin_prefetch(b + AHEAD + v * 4 * QUADS * BITS / 8);
+    if (v * 4 * QUADS * BITS / 8 % 64 == 0) __builtin_prefetch(b + ahead + v * 4 * QUADS * BITS / 8);
   }
 }
 

@@ -214,6 +214,21 @@ void rows_by_columns(const Weight& w, const FewInputs& x, int64_t m, const float
 
 #if defined(__AVX2__)
 
+// Of eight rows some blocks of 256 go by after another: how far on lies what is read AHEAD bytes later.
+struct Ahead {
+  int64_t rows, within, beyond;  // rows later; the bytes to there, in these blocks and past the eighth row
+  Ahead(const Weight& w, int64_t first, int64_t last, int64_t beside) {
+    constexpr int64_t LONG_BYTES = LONG / 8 * BITS;
+    const bool whole = first == 0 && last == w.longs();  // rows go by as they lie
+    const int64_t part = (last - first) * LONG_BYTES;
+    const int64_t to_next = last < w.longs() ? part : TOGETHER * w.row_bytes - first * LONG_BYTES;
+    rows = whole ? 0 : std::clamp(AHEAD / part / beside * beside, beside, TOGETHER);
+    within = whole ? AHEAD : rows * w.row_bytes;
+    beyond = (rows - TOGETHER) * w.row_bytes + to_next;
+  }
+  int64_t of(int64_t row) const { return row + rows < TOGETHER ? within : beyond; }
+};
+
 // Inputs as whole numbers: the parts of `near` blocks of 256 stay in the first cache, while eight rows go
 // by. M is m where it is known: one row goes by after another, as memory gives them soonest. For more inputs
 // two do, where a vector holds the sums of both.
@@ -223,7 +238,8 @@ void digits_by_row(const Weight& given, const Digits& digits, const std::vector<
   typedef std::conditional_t<M || QUADS == 8, Floats, WideFloats> F;
   constexpr int64_t R = sizeof(F) / sizeof(Floats), CACHE = 28 << 10;
   const Weight w = given;
-  const int64_t near = CACHE / sizeof(Digits::Part) / m, longs = w.longs();
+  const int64_t longs = w.longs(), fit = CACHE / sizeof(Digits::Part) / m;
+  const int64_t goes = (longs + fit - 1) / fit, near = longs ? (longs + goes - 1) / goes : 1;  // alike
   const bool beyond = MINIMA || w.blocks() > longs * 8;
   const Number numbers(w);
   Row rows[] = {Row(w), Row(R > 1 ? w : Weight{})};
@@ -234,13 +250,14 @@ void digits_by_row(const Weight& given, const Digits& digits, const std::vector<
     for (int64_t next = 0; next == 0 || (!M && next < longs); next += near) {
       const int64_t first = M ? 0 : next, last = M ? longs : std::min(next + near, longs);
       const int64_t blocks = last == longs ? w.blocks() : last * 8;
+      const Ahead ahead(w, first, last, R);
       for (int64_t r = 0; r < count; r += R) {
         int64_t at[R];
         for (int64_t i = 0; i < R; i++) {
           at[i] = std::min(top + r + i, end - 1);
           rows[i].read_steps(w, at[i], first * 8, blocks);
         }
-        add_digits<M>(w, rows, at, digits, m, first, last - first, sums[r / R]);
+        add_digits<M>(w, rows, at, digits, m, first, last - first, ahead.of(r), sums[r / R]);
         for (int64_t i = 0; beyond && i < R; i++)
           for (int64_t t = 0; t < m; t++) {
             WideFloats rest[1] = {};

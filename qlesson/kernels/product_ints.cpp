@@ -110,6 +110,7 @@ void int_rows(const Weight& w, const Inputs& x, const int8_t* ordered, int64_t t
       const int32_t z_x = x.zero[t0 + t];
       Floats sums = {};
       for (int64_t g = 0; g < g8; g += 8) {
+        if (t == 0) ask_for(w.row(first + rows) + 64 * g, 512, AHEAD);  // memory does not rest meanwhile
         const Ints x_sums = load<Ints>(&x.sums[(t0 + t) * g8 + g]), count = load<Ints>(&counts[g]);
         const Ints by_low = x_sums * static_cast<int32_t>(w.low);
         Floats terms[TOGETHER];
