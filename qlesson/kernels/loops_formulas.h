@@ -34,6 +34,7 @@ inline void read(const void* x, int type, int64_t first, int64_t count, float* t
     const auto* from = static_cast<const decltype(like)*>(x) + first;
 #pragma omp simd
     for (int64_t k = 0; k < count; k++) to[k] = to_float(from[k]);
+    ask_for(from, count, count);  // as much comes next
   });
 }
 
