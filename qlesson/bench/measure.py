@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -78,6 +78,13 @@ def _timed(call: Call, device: str, before: Call) -> float:
     if device != "cpu":
         torch.cuda.synchronize()
     return 1000 * (_clock["now"]() - start)
+
+
+def as_row(rounds: list[list[float]]) -> dict[str, Any]:
+    """ms, low and high, the `spread` of all calls in ms; rounds, the median of each."""
+    ms, low, high = spread([t for block in rounds for t in block])
+    medians = [float(f"{statistics.median(block):.4g}") for block in rounds]
+    return {"ms": ms, "low": low, "high": high, "rounds": medians}
 
 
 def spread(ms: list[float]) -> Spread:

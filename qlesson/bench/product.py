@@ -6,7 +6,6 @@ in its name.
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from statistics import median
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 import qlesson as ql
 from qlesson import checks
-from qlesson.bench.measure import ROUNDS, Call, measure, measure_rounds, spread
+from qlesson.bench.measure import ROUNDS, Call, as_row, measure, measure_rounds
 from qlesson.models import minilm, tinygpt
 from qlesson.nn import QuantizedLinear, quantize_model
 
@@ -206,12 +205,11 @@ def run_product(
         if tokens == 1:
             bound = {key: blocks for key, blocks in times.items() if key[1] == READ_ONCE}
         for (bits, name), blocks in (bound | times).items():
-            ms, low, high = spread([t for block in blocks for t in block])
             keys = {"bits": bits, "tokens": tokens, "contestant": name}
             moved = {"moved": matrices[bits].nbytes, "shape": matrices[bits].shape}
-            row = keys | moved | {"ms": ms, "low": low, "high": high}
-            if tokens == 1:  # whose limit is memory, which is faster in some rounds than in others
-                row["rounds"] = [float(f"{median(block):.4g}") for block in blocks]
+            row = keys | moved | as_row(blocks)
+            if tokens > 1:  # then memory is not the limit, and READ_ONCE has other rounds
+                del row["rounds"]
             found.append(row)
         if progress:
             progress(f"{tokens} tokens")

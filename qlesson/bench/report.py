@@ -128,7 +128,8 @@ def ms_of(rows: Iterable[dict[str, Any]], **wanted: Any) -> dict[str, float]:
 
 def share(rows: Iterable[dict[str, Any]], limit: str, name: str, **wanted: Any) -> float:
     """How much of the limit's speed a contestant reaches in one cell: the median over the rounds,
-    in each of which both meet the same state of memory. Products of one token have rounds."""
+    in each of which both meet the same state of memory. The loops' cells and products of one
+    token have rounds."""
     cell = [r for r in rows if all(r[k] == v for k, v in wanted.items())]
     of = {r["contestant"]: r["rounds"] for r in cell if "rounds" in r}
     for argument, contestant in (("limit", limit), ("name", name)):
@@ -147,12 +148,12 @@ def table(results: dict[str, Any]) -> str:
         (r["work"], r["granularity"], r["dtype"], r["nbytes"]) for r in results["rows"]
     )
     for work, granularity, dtype, nbytes in cells:
-        times = ms_of(
-            results["rows"], work=work, granularity=granularity, dtype=dtype, nbytes=nbytes
-        )
+        cell = {"work": work, "granularity": granularity, "dtype": dtype, "nbytes": nbytes}
+        times = ms_of(results["rows"], **cell)
         lines.append(f"\n{work}, per {granularity}, {dtype}, {nbytes / 1e6:.0f} MB")
         for name, ms in sorted(times.items(), key=lambda item: item[1]):
-            lines.append(f"  {name:28}{ms:9.2f}  ({times[FLOOR] / ms:.2f})")
+            reached = share(results["rows"], FLOOR, name, **cell)
+            lines.append(f"  {name:28}{ms:9.2f}  ({reached:.2f})")
     return "\n".join([*lines, *_products(results), *_sizes(results)])
 
 
