@@ -371,12 +371,50 @@ def test_every_code_exercise_has_another_style():
     assert {id for id, _ in RIGHT} == {ex.id for ex in CODE}
 
 
+# Almost right: what most inputs do not see
+
+ALMOST = [
+    ("2.3", lambda r, s, a, b: z if a < (z := round(a - r / s)) < b else b if r < 0 else a),
+    ("3.1", lambda r, bits: torch.round(r / scales(r, bits).clamp(min=1e-5)).to(torch.int8)),
+    ("3.1", lambda r, bits: torch.round(r / scales(r, bits).clamp(min=1)).to(torch.int8)),
+    ("3.3", lambda qw, qx, zw, zx: torch.dot((qw - zw).float(), (qx - zx).float()).long()),
+    ("3.3", lambda qw, qx, a, b: corners(qw, qx, a, b) + (qw.float() @ qx.float()).long()),
+    ("6.1", lambda r, bits: (s := scales(r, bits, 1).clamp(min=1e-5)) * torch.round(r / s)),
+    ("6.1", lambda r, bits: (s := scales(r, bits, 1).clamp(min=0.1)) * torch.round(r / s)),
+    ("9.1", lambda x, a, w, b: corners(x, w, a, b) + (x.float() @ w.float().T).long()),
+]  # fmt: skip
+
+
+def scales(r, bits, dim=None):
+    quant_max = 2 ** (bits - 1) - 1
+    return (r.abs().max() if dim is None else r.abs().amax(dim, keepdim=True)) / quant_max
+
+
+def corners(x, w, z_x, z_w):
+    """What the zero points add to a product of codes."""
+    x, w, n = x.long(), w.long(), x.shape[-1]
+    return n * z_x * z_w - z_w * x.sum(-1, keepdim=x.ndim > 1) - z_x * w.sum(-1)
+
+
+@pytest.mark.parametrize(("id", "answer"), ALMOST)
+def test_almost_right_is_wrong_whatever_is_drawn(id, answer):
+    for seed in range(8):
+        assert judged(id, answer, seed).state == "wrong"
+
+
 # The refusals say why
 
 
 @pytest.mark.parametrize(
     ("id", "offered"),
-    [("13.3", "ABCD"), ("14.3", "ABCD"), ("15.3", "ABCD"), ("16.2", "ABCDE"), ("17.3", "ABCDE")],
+    [
+        ("12.3", "ABCD"),
+        ("13.3", "ABCD"),
+        ("14.3", "ABCD"),
+        ("15.3", "ABCD"),
+        ("16.2", "ABCDE"),
+        ("17.3", "ABCDE"),
+    ],
 )
 def test_every_choice_of_letters_has_a_hint(id, offered):
     for n in range(1, len(offered) + 1):
@@ -535,6 +573,7 @@ def test_proportion_does_not_win():
         ("1.3", (728.601, 728.609), "The codes end here"),
         ("1.3", (1e300, 1e300), "The two are equal"),
         ("11.1", (0, 1, 5, 5), "no rounding"),
+        ("11.1", (0, 1, 1e200, 0), "no rounding"),
         # One number of two is right, and the one that is not is named.
         ("5.2", (43, 64), "1 of 2 numbers right. Look again at my_db."),
         ("1.2", (17, 5, 127), "2 of 3 numbers right. Look again at number 2."),
