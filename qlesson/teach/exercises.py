@@ -15,6 +15,7 @@ A function. The stub is `def name(...): ...`, or the text `stub` where a bug is 
 
     spec          the slow, obvious function: plain numbers and nested lists in and out
     cases(rng)    yields tuples of inputs: small edge cases, then some drawn from rng
+    valid         whether inputs are such as the question has, where a part of them may not be
     dtype         the dtype to return, where that matters
     within        the distance that still counts as right, beside about five digits
     exact         True where floats must be equal, in float32
@@ -176,6 +177,7 @@ class Exercise:
     wrong: tuple[Wrong, ...]
     spec: Callable | None = None
     cases: Callable | None = None
+    valid: Callable | None = None
     dtype: torch.dtype | None = None
     within: Any = 0
     exact: bool = False
@@ -228,7 +230,7 @@ def exercise(
         right: Any = next(marked, parts.get("right"))
         wrong = [v for v in parts.values() if isinstance(v, Wrong)]
         wrong += [Wrong(*pair) for pair in parts.get("wrong", ())]
-        optional = ("spec", "cases", "dtype", "within", "exact", "facts")
+        optional = ("spec", "cases", "valid", "dtype", "within", "exact", "facts")
         return Exercise(
             id, title, kind, difficulty, minutes,
             text=_unwrapped(block.__doc__ or ""),

@@ -455,15 +455,36 @@ def test_a_long_input_is_shrunk():
     assert len(lengths) < 200
 
 
-def test_the_shrunk_input_is_one_of_the_question():
-    """In 8.3 the number of codes is even."""
-    ex = EXERCISES["8.3"]
+IS_ASKED = {
+    "4.2": lambda q, s, z: s.shape == z.shape and s.shape in ((), (len(q), 1)),
+    "6.3": lambda r, n: r.shape[1] % n == 0,
+    "8.3": lambda q: len(q) % 2 == 0,
+    "9.1": lambda x, a, w, b: x.shape[1] == w.shape[1],
+    "11.3": lambda w, w_hat, j, u: u.shape == 2 * w.shape and (u.diagonal() > 0).all(),
+    "15.1": lambda data: len(data) == 18,
+    "16.3": lambda logits, ids, start: len(logits) == len(ids) > start,
+    "17.1": lambda w, gain, m: torch.allclose(m @ m.T, torch.eye(len(gain)), atol=1e-6),
+}
+
+
+@pytest.mark.parametrize("id", IS_ASKED)
+def test_the_shrunk_input_is_one_of_the_question(id):
+    ex = EXERCISES[id]
     for w in ex.wrong:
-        for inputs in verdict.draw(ex, 0)[:20]:
-            trial = verdict._trial(ex, w.answer, inputs)
+        trials = [verdict._trial(ex, w.answer, inputs) for inputs in verdict.draw(ex, 0)[:20]]
+        for trial in trials:
+            assert IS_ASKED[id](*trial.inputs)
             if verdict._failed(ex, trial):
-                (q,) = verdict._shrunk(ex, w.answer, trial).inputs
-                assert len(q) % 2 == 0
+                assert IS_ASKED[id](*verdict._shrunk(ex, w.answer, trial).inputs)
+
+
+def test_inputs_that_go_together_are_shrunk_together():
+    """The columns up to j = 5 and one later one show what is wrong, with their rows of U."""
+    ex = EXERCISES["11.3"]
+    (w,) = (w for w in ex.wrong if w.answer.__name__ == "sign_only")
+    trial = verdict._trial(ex, w.answer, verdict.draw(ex, 0)[-1])
+    row, _, _, u = verdict._shrunk(ex, w.answer, trial).inputs
+    assert len(trial.inputs[0]) == 40 and row.shape == (7,) and u.shape == (7, 7)
 
 
 @pytest.mark.parametrize(
@@ -495,6 +516,12 @@ def test_the_tolerance_is_that_of_the_question(id, passes, fails):
 @pytest.mark.parametrize(("id", "answer"), [("6.2", (32, 4.62)), ("8.2", (4.16, 36.37))])
 def test_a_rounded_number_is_named(id, answer):
     assert "What is rounded needs more digits." in judged(id, answer).text
+
+
+@pytest.mark.parametrize(("id", "answer"), [("17.2", (5, 0.53)), ("8.2", (3, 36.4))])
+def test_a_rounded_number_that_counts_as_right_is_not(id, answer):
+    assert "1 of 2 numbers right." in judged(id, answer).text
+    assert "more digits" not in judged(id, answer).text
 
 
 def test_right_numbers_are_counted_where_one_may_be_off_to_one_side():

@@ -189,6 +189,9 @@ class AfterColumn:
         u = torch.eye(40) + torch.ones(40, 40).triu(1) / 4
         yield torch.zeros(40), 1.0, 5, 2 * u
 
+    def valid(w, w_hat, j, u):
+        return u.shape == (len(w), len(w))
+
     @wrong("The two faults are still there: a sign, and a division.")
     def unchanged(w, w_hat, j, u):
         row = w.clone()
