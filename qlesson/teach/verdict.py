@@ -331,8 +331,8 @@ def _so_many(n: int, numbers: list[float]) -> str:
 
 def _named(ex: "Exercise") -> list[str]:
     """What to call each number of the answer: its own name, or its place."""
-    names, n = ex.name.strip("()").split(", "), len(_list(ex.right))
-    return names if len(names) == n else [f"number {i + 1}" for i in range(n)]
+    n = len(_list(ex.right))
+    return ex.names if len(ex.names) == n else [f"number {i + 1}" for i in range(n)]
 
 
 def _recognise(ex: "Exercise", numbers: list[float]) -> "Wrong | None":
