@@ -323,7 +323,7 @@ def test_draws_follow_the_probabilities(small):
         ([], 1, "at least one id"),
         ("abc", 1, "ids must be an integer from 0"),
         ([10_000], 1, "ids must be an integer from 0"),
-        (IDS, 57, "n must be an integer from 1 to 56"),
+        (IDS, 58, "n must be an integer from 1 to 57"),
         (IDS, 0, "n must be"),
     ],
 )
