@@ -39,7 +39,7 @@ def sqnr(r: Tensor, r_hat: Tensor) -> Tensor:
     signal, above = _power(plain)
     _number(signal + noise, r, r_hat)
     bits = 2 * (above - below)  # the powers of two that were set aside
-    near = bits.clamp(-960, 960)  # beyond, the ratio itself would leave float64
+    near = bits.clamp(-600, 600)  # beyond, the ratio itself could leave float64
     decibels = 10 * torch.log10(signal / noise * two_to(near))
     decibels = decibels + (bits - near) * (10 * math.log10(2))
     return torch.where(noise == 0, torch.inf, decibels)

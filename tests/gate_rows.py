@@ -342,7 +342,7 @@ ROWS = {
        for name in ("naming_layer", "swappable", "with_weights")},
     **{f"nn.inputs.{name}": "a step of quantize_model and its kin, which have checked the model"
        for name in ("Inputs", "Inputs.of", "Inputs.order", "Inputs.replace", "in_float64",
-                    "in_groups")},
+                    "in_groups", "naming_float64")},
     "nn.factor.Rotation": row(width=whole(8), block=whole(4), seed=whole(0, zero=SAME)),
     "nn.factor.Rotation.of_width": row(
         on=lambda: qnn.Rotation, width=whole(12), seed=whole(0, zero=SAME)),

@@ -230,6 +230,15 @@ def test_no_error_is_infinitely_good():
     assert ql.sqnr(0 * r, r).item() == -math.inf
 
 
+@pytest.mark.parametrize("large", [1e160, 1e300, 1.7e308])
+@pytest.mark.parametrize("small", [1e-160, 1e-300, 5e-324])
+def test_from_one_end_of_float64_to_the_other(large, small):
+    far, near = (torch.tensor([x, large], dtype=torch.float64) for x in (small, 0))
+    wanted = 20 * (math.log10(large) - math.log10(small))
+    assert ql.sqnr(far, near).item() == pytest.approx(wanted)
+    assert ql.sqnr(far[:1], far[1:]).item() == pytest.approx(-wanted)
+
+
 @pytest.mark.parametrize("size", [1.0, 1e155, 1e-170, 1e-300])
 def test_the_sqnr_of_pieces_is_the_sqnr_of_all(size, monkeypatch):
     """Also where float64 does not hold the squares, and where whole pieces are zero or exact."""

@@ -313,6 +313,46 @@ def test_models_are_left_as_they_were():
     assert modes(one) == before[0] and one.runs == 0
 
 
+class Around(nn.Module):
+    """As a cache: a model around another."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids):
+        return self.model(ids)
+
+
+def test_a_model_and_what_is_around_it_are_left_as_they_were():
+    """The outer one's mode, put back last, would be that of all inside."""
+    one = Moody(random_table(1)).eval()
+    around = Around(Around(one).eval())
+    assert around.training and not one.training
+    text = torch.cat(random_windows(3, [30, 30]))
+    for models in ((one, around), (around, one), (around.model, around)):
+        before = modes(around)
+        compare(*models, [text])
+        assert modes(around) == before
+
+
+class InPlace(Table):
+    def forward(self, ids):
+        return super().forward(ids.clamp_(max=1))
+
+
+def test_a_model_may_compute_in_place():
+    rows = random_table(1, 4)
+    low = Table(rows[[0, 1, 1, 1]])
+    text = batch([3, 2, 0, 3], [1, 3, 2, 2])
+    before, question = text.clone(), (torch.tensor([3]), [torch.tensor([2]), [3, 1]], 0)
+    assert compare(InPlace(rows), Table(UNIFORM), [text]) == compare(low, Table(UNIFORM), [before])
+    assert torch.equal(window_losses(InPlace(rows), [text]), window_losses(low, [before]))
+    assert torch.equal(text, before)
+    found, wanted = (choice_accuracy(model, [question]) for model in (InPlace(rows), low))
+    assert found.accuracy == wanted.accuracy and question[0].item() == 3
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_what_does_not_run_module_by_module_is_refused():
     model = nn.Embedding(4, 4)
@@ -425,6 +465,28 @@ def of(z, loss=1.0):
 def test_two_standard_errors_tell_models_apart(z, verdict):
     assert of(z).verdict == verdict
     assert table({"it": of(z)}).endswith(f"  {verdict}")
+
+
+def test_what_float32_rounds_tells_no_models_apart():
+    """Each row of this table errs in one direction, so the difference has a small error, too."""
+    one = Table(random_table(1), torch.float32)
+    text = torch.randint(8, (30, 30), generator=torch.Generator().manual_seed(0))
+
+    class Rounding(Table):
+        def forward(self, ids):
+            return super().forward(ids).float() * (1 + 2**-23)
+
+    found = compare(one, Rounding(random_table(1)), [text])
+    assert 0 < abs(found.difference) < 1e-6 and abs(found.z) > 2
+    assert found.verdict == "cannot be told apart"
+    assert found._replace(difference=math.copysign(1e-6, found.z)).verdict in ("better", "worse")
+
+
+def test_a_perplexity_beyond_float64_is_infinite():
+    found = of(0.0, loss=709.0)
+    assert found.perplexity == found.other_perplexity == math.exp(709)
+    found = of(0.0, loss=710.0)
+    assert found.perplexity == found.other_perplexity == math.inf
 
 
 def test_a_table_in_full():

@@ -21,6 +21,7 @@ from qlesson.evaluate.running import (
 from qlesson.report import columns
 
 TOLD_APART = 2  # standard errors
+ROUNDING = 1e-6  # nats per token; what float32 rounds changes a model's loss by less
 
 
 class Comparison(NamedTuple):
@@ -45,18 +46,19 @@ class Comparison(NamedTuple):
 
     @property
     def perplexity(self) -> float:
-        """exp(loss)."""
-        return math.exp(self.loss)
+        """exp(loss), infinite beyond float64."""
+        return _exp(self.loss)
 
     @property
     def other_perplexity(self) -> float:
-        """exp(other_loss)."""
-        return math.exp(self.other_loss)
+        """exp(other_loss), infinite beyond float64."""
+        return _exp(self.other_loss)
 
     @property
     def verdict(self) -> str:
-        """What `other` is beside `model`, where the difference is at least two standard errors."""
-        if abs(self.z) < TOLD_APART:
+        """What `other` is beside `model`, where the difference is at least two standard errors,
+        and at least 1e-6 nats: below lies what float32 rounds, on each machine otherwise."""
+        if abs(self.z) < TOLD_APART or abs(self.difference) < ROUNDING:
             return "cannot be told apart"
         return "worse" if self.difference > 0 else "better"
 
@@ -193,6 +195,13 @@ def _comparison(rows: list[list[float]]) -> Comparison:
     difference, error = mean_and_error(means[1] - means[0], tokens)
     z = _z(difference, error)
     return Comparison(loss, other_loss, difference, error, z, divergence, agreement)
+
+
+def _exp(loss: float) -> float:
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 def _z(difference: float, error: float) -> float:

@@ -23,8 +23,12 @@ def in_eval_mode(*models: nn.Module) -> Iterator[None]:
             model.eval()
         yield
     finally:
-        for module, mode in modes.items():  # a module before those in it, which it sets too
-            module.train(mode)  # some do more in it: LoRA takes its matrices out of the weight
+        for module in sorted(modes, key=_size, reverse=True):  # before those in it, which it sets
+            module.train(modes[module])  # LoRA also takes its matrices out of the weight
+
+
+def _size(module: nn.Module) -> int:
+    return sum(1 for _ in module.modules())
 
 
 def ids(name: str, x: Any) -> Tensor:
@@ -38,13 +42,14 @@ def ids(name: str, x: Any) -> Tensor:
 def predictions(name: str, model: nn.Module, window: Tensor, where: str) -> Tensor:
     """Logits [time - 1, vocabulary] of what follows each id of a window [time] but the last.
 
-    The model reads the ids on the device it is on, and has copies of its buffers: what a run
-    changes in them is forgotten. name and where are for sentences.
+    The model reads the ids on the device it is on, and has copies of them and of its buffers: what
+    a run changes in them is forgotten. name and where are for sentences.
     """
     known = window[None, :-1]
     device = next(chain(model.parameters(), model.buffers()), known).device
+    given = known.to(device, copy=True)
     try:
-        logits = torch.func.functional_call(model, copied_buffers(model), (known.to(device),))
+        logits = torch.func.functional_call(model, copied_buffers(model), (given,))
     except IndexError as error:
         raise IndexError(
             f"{name} cannot read {where}, with ids from {window.min()} to {window.max()} "

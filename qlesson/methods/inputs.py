@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from qlesson import checks
 from qlesson.nn import record
-from qlesson.nn.inputs import in_float64
+from qlesson.nn.inputs import in_float64, naming_float64
 
 
 def layer_inputs(model: nn.Module, *args: Any) -> dict[str, Tensor]:
@@ -20,7 +20,8 @@ def layer_inputs(model: nn.Module, *args: Any) -> dict[str, Tensor]:
     checks.model("model", model)
     copied, batches = in_float64(model, [args])
     met: dict[str, list[Tensor]] = {}
-    record(copied, batches, lambda name, x: met.setdefault(name, []).append(x.float()))
+    with naming_float64():
+        record(copied, batches, lambda name, x: met.setdefault(name, []).append(x.float()))
     if not met:
         raise ValueError("model(*args) met no torch.nn.Linear: there is no layer to quantize.")
     return {name: torch.cat(parts) for name, parts in met.items()}

@@ -25,13 +25,15 @@ def smoothing_scales(weight: Tensor, inputs: Tensor, alpha: float = 0.5) -> Tens
     """s_j = max|X_j|^alpha / max|W_j|^(1 - alpha), [in]   (equation 4 of the paper).
 
     alpha = 0 makes every column of the weight equally large, alpha = 1 every input channel.
-    A channel whose inputs or weights are all zero gets s_j = 1.
+    A channel whose inputs or weights are all zero gets s_j = 1, as does one so near to zero that
+    s_j or 1 / s_j is no normal number of float32.
     """
     weight, inputs = checks.layer(weight, inputs)
     checks.share("alpha", alpha)
     x_max, w_max = inputs.abs().amax(dim=0).double(), weight.abs().amax(dim=0).double()
     s = x_max.pow(alpha) / w_max.pow(1 - alpha)
-    return torch.where((x_max > 0) & (w_max > 0), s, 1).float()
+    normal = torch.minimum(s, 1 / s) >= torch.finfo(torch.float32).tiny
+    return torch.where((x_max > 0) & (w_max > 0) & normal, s, 1).float()
 
 
 @torch.no_grad()

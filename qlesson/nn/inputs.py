@@ -3,8 +3,8 @@ at a time."""
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import chain, groupby
 from typing import Any
 
@@ -24,7 +24,8 @@ def in_float64(model: nn.Module, batches: Iterable[Batch]) -> tuple[nn.Module, l
     """A copy of the model, and its batches, in float64 and eval mode: rounded to float32 at the
     end, what is recorded is the same on every machine, whatever the order of its sums.
 
-    A model may make floats of its own: its layers take them in float64 too."""
+    A model may make floats of its own: its layers take them in float64 too. Of what computes
+    between the layers and does not, `naming_float64` tells."""
     copied = copy.deepcopy(model).double().eval()
     for module in copied.modules():
         _take_in_float64(module)
@@ -46,6 +47,21 @@ def _double_arguments(
 def _doubled(x: Any) -> Any:
     """A float tensor in float64, as the model then is; ids and all else as they are."""
     return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
+
+
+@contextmanager
+def naming_float64() -> Iterator[None]:
+    """Where two dtypes do not go together, torch does not say why one of them is float64."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "type" not in str(error):
+            raise
+        raise TypeError(
+            "The model does not run in float64, in which its layers are shown their inputs "
+            f"({str(error).rstrip('.')}): what it makes itself must have the dtype of what it is "
+            "given, as x.new_zeros and .to(x.dtype) give it."
+        ) from error
 
 
 class Inputs:
@@ -71,7 +87,7 @@ class Inputs:
                 if left.total() == 0:
                     raise _AllMet
 
-            with suppress(_AllMet):
+            with suppress(_AllMet), naming_float64():
                 record(self.model, [batch], take, layers)
         return {name: kept.pop(name).rows() for name in list(kept) if len(kept[name].drawn)}
 
@@ -80,7 +96,8 @@ class Inputs:
         calls are counted: `of` then runs the model no further than it must."""
         layers = {name: self.model.get_submodule(name) for name in names}
         for batch, calls in zip(self.batches, self.calls, strict=True):
-            record(self.model, [batch], _counting(calls), layers)
+            with naming_float64():
+                record(self.model, [batch], _counting(calls), layers)
         return list(dict.fromkeys([*chain(*self.calls), *names]))
 
     def replace(self, name: str, new: _Layer) -> None:

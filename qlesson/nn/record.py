@@ -3,10 +3,12 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from qlesson import checks
 from qlesson.affine import QParams
@@ -34,10 +36,10 @@ def record(
     take     a function of (layer name, input [samples, in]); what it does not keep is gone
     layers   {name: layer} to listen to; None is every nn.Linear
 
-    The model runs in the mode it is in, with copies of the buffers that a run could change: what it
-    changes is forgotten. Codes and scales are none of them. What torch.compile has made of it does
-    not run, since no layer is heard there. Raises ValueError, with the layer's name, where an input
-    holds NaN or infinity, and where no batch comes.
+    The model runs in the mode it is in, with copies of the batch and of the buffers that a run
+    could change: what it changes is forgotten. Codes and scales are none of them. What
+    torch.compile has made of it does not run, since no layer is heard there. Raises ValueError,
+    with the layer's name, where an input holds NaN or infinity, and where no batch comes.
     """
     checks.running_model("model", model)
     if layers is None:
@@ -45,7 +47,8 @@ def record(
 
     def listening(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x = torch.atleast_2d(args[0] if args else kwargs["input"]).flatten(0, -2)
+            given = args or signature(layer.forward).bind(**kwargs).args  # by any name
+            x = torch.atleast_2d(given[0]).flatten(0, -2)
             if x.numel() and not checks.all_finite(*torch.aminmax(x)):
                 raise ValueError(f"The input of layer {name!r} holds NaN or infinity.")
             take(name, x)
@@ -57,8 +60,7 @@ def record(
     try:
         with _eagerly(), _padded(model):
             for batch in batches:
-                args, kwargs = arguments(batch)
-                torch.func.functional_call(model, buffers, args, kwargs)
+                torch.func.functional_call(model, buffers, *arguments(batch))
                 ran = True
     finally:
         for hook in hooks:
@@ -110,10 +112,14 @@ def all_batches(name: str, batches: Any) -> list[Batch]:
 
 
 def arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a model is called with for this batch."""
+    """What a model is called with for this batch: copies, since it may compute in place."""
     if isinstance(batch, Mapping):
-        return (), dict(batch)
-    return (batch,) if isinstance(batch, Tensor) else tuple(batch), {}
+        return (), tree_map(_copied, dict(batch))
+    return tree_map(_copied, (batch,) if isinstance(batch, Tensor) else tuple(batch)), {}
+
+
+def _copied(x: Any) -> Any:
+    return x.clone() if isinstance(x, Tensor) else x
 
 
 def calibrate(

@@ -205,6 +205,21 @@ def test_a_channel_of_zeros_is_left_alone():
     assert s[0] == s[1] == 1 and torch.isfinite(s).all()
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_a_channel_near_zero_is_left_alone_where_its_scale_is_no_normal_number(alpha):
+    """float32 ends at 1e-38, below which 1 / s is infinite."""
+    weight, inputs = layer()
+    inputs[:, 0], weight[:, 1] = 1e-42, 1e-44
+    inputs[:, 2], weight[:, 2] = 1e37, 1e-37
+    s = smoothing_scales(weight, inputs, alpha)
+    assert s.isfinite().all() and (1 / s).isfinite().all()
+    assert (s[0] == 1) == (alpha == 1) and (s[1] == 1) == (alpha == 0)
+    assert s[2].item() == pytest.approx(1e37)
+    result = smoothquant(weight, inputs, ql.Scheme(8, granularity=ROW), alpha=alpha)
+    assert result.factor.isfinite().all() and result.float_weight().isfinite().all()
+    assert result.prepare(inputs).isfinite().all()
+
+
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
 def test_alpha_lies_between_0_and_1(alpha):
     with pytest.raises(ValueError, match="alpha must be a number from 0 to 1, got"):

@@ -504,6 +504,19 @@ def test_layers_behind_one_norm_are_folded_together(norm, dtype):
         fold(qmodel, "norm", "q", [x])
 
 
+def test_a_fold_is_checked_by_the_batches_as_they_were():
+    class Squares(Norms):
+        def forward(self, x):
+            return super().forward(x.mul_(x))
+
+    torch.manual_seed(0)
+    x = drawn(7, 8).double()
+    before = x.clone()
+    qmodel, _ = quantize_model(Squares(nn.LayerNorm(8)), EIGHT, method=halved)
+    assert fold(qmodel, "norm", ["q", "k"], [x]).q.factor is None
+    assert torch.equal(x, before)
+
+
 def test_what_cannot_be_folded_is_refused():
     torch.manual_seed(0)
     x = [drawn(7, 8)]

@@ -58,6 +58,61 @@ def test_every_form_of_a_batch(form, shape):
     assert len(met) == 3 and not met[2][1].requires_grad
 
 
+class InPlace(Named):
+    """Computes in what it is given."""
+
+    def forward(self, x, add=0):
+        x = x["x"] if isinstance(x, dict) else x
+        return super().forward(x.sub_(1).div_(2), add)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("form", ["tensor", "tuple", "named", "nested"])
+def test_every_run_meets_the_batches_as_they_were(form, dtype):
+    torch.manual_seed(0)
+    model, plain = InPlace().to(dtype), Named().to(dtype)
+    plain.load_state_dict(model.state_dict())
+    x = inputs(9, 4).mul(64).round().div(64).to(dtype)  # of which (x - 1) / 2 rounds nothing
+    batch = {"tensor": x, "tuple": (x, 0), "named": {"x": x}, "nested": [{"x": x}]}[form]
+    before, changed = x.clone(), (x - 1) / 2
+    wanted = calibrate(plain, [changed], ql.Scheme())
+    assert calibrate(model, [batch, batch], ql.Scheme()) == wanted
+    for sequential in (False, True):
+        how = {"method": methods.gptq, "sequential": sequential}
+        q, _ = quantize_model(model, ql.Scheme(3), inputs=[batch, batch], **how)
+        p, _ = quantize_model(plain, ql.Scheme(3), inputs=[changed, changed], **how)
+        assert all(torch.equal(a, b) for a, b in zip(q.buffers(), p.buffers(), strict=True))
+    assert torch.equal(x, before)
+
+
+def test_layer_inputs_leaves_its_arguments_as_they_were():
+    x = inputs(9, 4).double()
+    before, met = x.clone(), layer_inputs(InPlace(), x)
+    assert torch.equal(met["first"], ((before - 1) / 2).float()) and torch.equal(x, before)
+
+
+class Gained(nn.Linear):
+    """A layer of the reader's own, with other names, which are its own to put in order."""
+
+    def forward(self, x, gain=None):
+        return super().forward(x) * (1 if gain is None else gain)
+
+
+def test_a_layer_may_name_its_input_otherwise():
+    class Naming(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = Gained(4, 4), Gained(4, 4)
+
+        def forward(self, x):
+            return self.last(gain=torch.ones(4), x=self.first(x=x))
+
+    model, x = Naming(), inputs(3, 4)
+    met = layer_inputs(model, x)
+    assert torch.equal(met["first"], x)
+    torch.testing.assert_close(met["last"], model.first(x))
+
+
 def test_calibrate_and_layer_inputs_take_the_same_forms():
     torch.manual_seed(0)
     model, x = Named().double(), inputs(3, 4).double()
@@ -163,6 +218,40 @@ def test_a_model_may_make_floats_of_its_own(sequential):
     qmodel, _ = quantize_model(model, ql.Scheme(8), **how)
     assert ql.sqnr(model(ids), qmodel(ids)) > 30
     assert not any(m._forward_pre_hooks for m in qmodel.modules())
+
+
+FLOAT32 = {
+    "a softmax": lambda y: torch.softmax(y, -1, dtype=torch.float32) @ y,
+    "a matrix": lambda y: y @ torch.eye(4),
+    "an operand": lambda y: torch.zeros(y.shape).index_add_(0, torch.arange(len(y)), y),
+    "weights": lambda y: nn.functional.layer_norm(y, (4,), torch.ones(4)),
+}
+
+
+class Between(nn.Module):
+    def __init__(self, compute):
+        super().__init__()
+        self.first, self.last, self.compute = nn.Linear(4, 4), nn.Linear(4, 4), compute
+
+    def forward(self, x):
+        return self.last(self.compute(self.first(x)))
+
+
+@pytest.mark.parametrize("what", FLOAT32)
+def test_a_model_that_keeps_to_float32_is_told_what_to_change(what):
+    """torch says that dtypes differ, and neither why one is float64 nor what to do."""
+    model, x = Between(FLOAT32[what]), inputs(4, 4)
+    model(x)
+    how = {"method": methods.gptq, "inputs": [x]}
+    for run in (
+        lambda: layer_inputs(model, x),
+        lambda: quantize_model(model, ql.Scheme(8), **how),
+        lambda: quantize_model(model, ql.Scheme(8), **how, sequential=True),
+    ):
+        with pytest.raises(TypeError, match=r"not run in float64, .*type.*: what it makes itself"):
+            run()
+    with pytest.raises(RuntimeError, match="shapes"):
+        layer_inputs(model, inputs(4, 5))
 
 
 def test_a_model_that_is_not_compiled_waits_for_no_compiler():
