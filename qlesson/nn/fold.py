@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from qlesson import checks
 from qlesson.affine import rounded
-from qlesson.nn.inputs import in_float64
+from qlesson.nn.inputs import in_float64, naming_float64
 from qlesson.nn.layers import QuantizedLinear
 from qlesson.nn.record import Batch, all_batches, arguments
 from qlesson.nn.swap import Model
@@ -92,7 +92,8 @@ def _check_weight(layer: nn.Module, name: str, outputs: int) -> None:
 
 def _outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
     args, kwargs = arguments(batch)
-    outputs = model(*args, **kwargs)
+    with naming_float64():
+        outputs = model(*args, **kwargs)
     if not (found := _floats(outputs)):
         raise ValueError(
             f"The model gives out no float tensor, by which a fold is checked, but "

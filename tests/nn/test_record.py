@@ -13,7 +13,7 @@ from torch import nn
 import qlesson as ql
 from qlesson import methods, observers
 from qlesson.methods import layer_inputs
-from qlesson.nn import calibrate, quantize_model, record
+from qlesson.nn import QuantizedLinear, calibrate, fold, quantize_model, record
 from qlesson.nn.record import copied_buffers
 
 
@@ -243,7 +243,11 @@ def test_a_model_that_keeps_to_float32_is_told_what_to_change(what):
     model, x = Between(FLOAT32[what]), inputs(4, 4)
     model(x)
     how = {"method": methods.gptq, "inputs": [x]}
+    folding = Between(FLOAT32[what])
+    codes = ql.quantize(folding.last.weight, ql.Scheme(8))
+    folding.last = QuantizedLinear(codes, factor=torch.full((4,), 2.0))
     for run in (
+        lambda: fold(folding, "first", "last", [x]),
         lambda: layer_inputs(model, x),
         lambda: quantize_model(model, ql.Scheme(8), **how),
         lambda: quantize_model(model, ql.Scheme(8), **how, sequential=True),
