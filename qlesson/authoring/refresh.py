@@ -102,7 +102,7 @@ def stored_on(folder: Path) -> str:
 
 
 def named(folder: Path, names: Sequence[str]) -> list[Path]:
-    """The notebooks with these numbers, or all; none, with a sentence, where one has no notebook."""
+    """The notebooks with these numbers, or all; none, after a sentence, for another name."""
     paths = sorted(folder.glob("*.ipynb"))
     for name in names:
         if not (name.isdecimal() and any(p.name.startswith(beginning(name)) for p in paths)):
