@@ -193,7 +193,8 @@ class QTensor:
         if zero_point.dtype != scheme.dtype:
             raise ValueError(
                 f"zero_point has dtype {checks.dtype_name(zero_point.dtype)}, but is stored like "
-                f"the codes in {checks.dtype_name(scheme.dtype)}: use zero_point.to({scheme.dtype})."
+                f"the codes in {checks.dtype_name(scheme.dtype)}: use "
+                f"zero_point.to({scheme.dtype})."
             )
         checks.shape_and_device(scale, zero_point, scheme.granularity, q.shape, q.device)
         checks.stored_as(scale, scheme)
