@@ -124,6 +124,7 @@ SAME_SHAPE = dict(longer=REFUSED, deeper=REFUSED, scalar=REFUSED)
 # Blocks take scales as a file has them, and every number of the right kind is one.
 ANY_STEP = dict(negative=THROUGH, zero=THROUGH, nan=THROUGH, infinite=THROUGH)
 MATRIX = dict(deeper=REFUSED, scalar=REFUSED)
+CALLED_LATER = {"of nothing": SOUND, "of numbers": SOUND}
 TOKENS = FLOATS_GO_THROUGH | dict(scalar=REFUSED, deeper=SOUND, empty=SOUND)
 RECORD = "a record of what the package has made; it is checked where it is used"
 PART = "a part of a model, which checks what it is given"
@@ -484,6 +485,9 @@ ROWS = {
     "models.cache.KVCache": row(
         keys=scheme(ql.Scheme(4, granularity=tinygpt.PER_CHANNEL), none=SOUND),
         values=scheme(ql.Scheme(4, granularity=tinygpt.PER_TOKEN), none=SOUND)),
+    "models.cache.empty_of": row(new_cache=function(KVCache, none=SOUND)),
+    "models.cache.read_before": row(cache=thing(KVCache(), none=SOUND), layers=anything(())),
+    "models.draw.drawn": BELOW,
     "models.cache.KVCache.extend": row(
         on=lambda: tinygpt.KVCache(), layer=anything("a layer"),
         keys=real(drawn(1, 2, 3, 32), **FLOATS_GO_THROUGH, **SAME_SHAPE),
@@ -498,7 +502,7 @@ ROWS = {
         "turned", "turns")},
     "models.llama.model.Llama.forward": row(
         on=lambda: LLAMA, ids=ids(TEXTS, scalar=REFUSED, deeper=REFUSED),
-        cache=anything(KVCache(), none=SOUND)),
+        cache=thing(KVCache(), none=SOUND)),
     "models.llama.model.Llama.generate": row(
         on=lambda: LLAMA, call=lambda f, **given: list(f(**given)),
         ids=ids(TEXTS[0], list=SAME, deeper=REFUSED, empty=REFUSED), n=whole(3),
@@ -534,7 +538,7 @@ ROWS = {
         cache=thing(tinygpt.KVCache(), none=SOUND)),
     "models.tinygpt.model.GPT.generate": row(
         on=lambda: GPT, prompt=text("ab"), n=whole(2), seed=whole(0, zero=SAME),
-        temperature=number(0.8), new_cache=anything(tinygpt.KVCache)),
+        temperature=number(0.8), new_cache=function(tinygpt.KVCache, none=SAME)),
     "models.tinygpt.text.calibration_text": NOTHING,
     "models.tinygpt.text.heldout_text": NOTHING,
     "models.tinygpt.text.decode": row(
@@ -543,7 +547,8 @@ ROWS = {
     "models.tinygpt.model.in_float64": row(model=model(GPT)),
     "models.tinygpt.model.load": row(
         device=device("cpu"), path=path(str(tinygpt.text.FOLDER / "weights.safetensors"))),
-    "models.tinygpt.measure.Cached": row(model=model(GPT), new_cache=anything(tinygpt.KVCache)),
+    "models.tinygpt.measure.Cached": row(
+        model=model(GPT), new_cache=function(tinygpt.KVCache, **CALLED_LATER)),
     "models.tinygpt.measure.Cached.forward": row(
         on=lambda: tinygpt.Cached(GPT, tinygpt.KVCache),
         ids=ids(torch.tensor([[1, 2, 3]]), scalar=REFUSED, deeper=REFUSED)),
@@ -551,7 +556,7 @@ ROWS = {
         bits=whole(2), steps_of=one_of("learned"), device=device("cpu")),
     "models.tinygpt.measure.perplexity": row(
         model=model(GPT), text=text("a text for it", none=SOUND), n=whole(8),
-        new_cache=anything(None)),
+        new_cache=function(tinygpt.KVCache, none=SOUND)),
     "models.tinygpt.matrices.quantized": row(
         model=model(GPT), scheme=scheme(FOUR), activations=scheme(EIGHT, none=SOUND)),
     "models.tinygpt.matrices.weight_matrices": row(model=model(GPT)),

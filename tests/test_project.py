@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hatchling.build import get_requires_for_build_editable
 
 import qlesson
 from qlesson.authoring import refresh
@@ -125,7 +126,7 @@ def test_a_wheelhouse_is_filled_and_installed_from(tmp_path):
     # That torch, whatever else an index offers; what builds qlesson; qlesson with all it needs.
     assert rest.split() == [
         "build/wheelhouse/torch-*.whl",
-        *(f'"{r}"' for r in backend),
+        *(f'"{r}"' for r in (*backend, *get_requires_for_build_editable())),
         "'.[lab,slides]'",
     ]
     assert "index" not in run("make", "-n", "-B", "wheelhouse").stdout
@@ -134,7 +135,7 @@ def test_a_wheelhouse_is_filled_and_installed_from(tmp_path):
     said = run("make", "-n", "-B", "env", f"WHEELS={tmp_path}").stdout
     installs = re.findall(r" pip .* install .*", said)
     assert len(installs) == 2
-    assert all(f"--no-index --find-links {tmp_path}" in line for line in installs)
+    assert all(f"--no-index --find-links '{tmp_path}'" in line for line in installs)
     assert "--no-index" not in run("make", "-n", "-B", "env").stdout
 
 

@@ -69,11 +69,12 @@ const judgeNumbers = (ex, text) => {
   }
   const known = recognise(ex, numbers);
   let said = `${text.trim()} is not right.`;
+  const off = [...wanted.keys()].filter(i => !match([numbers[i]], [wanted[i]], [ex.within[i]]));
   if (wanted.length > 1 && !known) {
-    const off = ex.names.filter((_, i) => !match([numbers[i]], [wanted[i]], [ex.within[i]]));
-    said = `${wanted.length - off.length} of ${wanted.length} numbers right. Look again at ${off.join(' and ')}.`;
+    const names = off.map(i => ex.names[i]).join(' and ');
+    said = `${wanted.length - off.length} of ${wanted.length} numbers right. Look again at ${names}.`;
   }
-  if (!known && numbers.some((a, i) => rounded(a, wanted[i]))) said += ' What is rounded needs more digits.';
+  if (!known && off.some(i => rounded(numbers[i], wanted[i]))) said += ' What is rounded needs more digits.';
   return verdict('wrong', said, known?.hint);
 };
 const judgeConstruction = (ex, numbers) => {

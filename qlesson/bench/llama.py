@@ -178,7 +178,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = llama.smollm2()
         if args.json is not None:
             checks.new_file("--json", args.json)
-    except (ValueError, FileNotFoundError) as error:
+        llama.load(path)  # a file that holds no model is refused here
+    except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     rows = run_llama(path, lambda: print(".", end="", flush=True))
     results = machine()

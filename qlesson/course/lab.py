@@ -59,7 +59,14 @@ def opened(folder: Path, more: Sequence[str]) -> int:
         "--ServerApp.ip=localhost",
         f"--LabApp.default_url=/lab/tree/{FIRST}",
     ]
-    return jupyterlab([*ours, *machine(), *more]) or 0
+    try:
+        return jupyterlab([*ours, *machine(), *more]) or 0
+    except OSError as error:
+        print(
+            f"JupyterLab keeps its settings in your home, and {error.filename} cannot be written "
+            f"({error.strerror}): set HOME, or JUPYTER_RUNTIME_DIR and JUPYTER_DATA_DIR"
+        )
+        return 1
 
 
 def machine() -> list[str]:

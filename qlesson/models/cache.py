@@ -1,6 +1,6 @@
 """The keys and values that a model keeps while it writes, in float or quantized   (notebook 10)."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterable
 
 import torch
 from torch import Tensor
@@ -74,6 +74,37 @@ class KVCache:
         return [(keys.read(), values.read()) for keys, values in self.layers.values()]
 
 
+NewCache = Callable[[], KVCache]
+
+
+def empty_of(new_cache: NewCache | None) -> KVCache | None:
+    """What new_cache() gives, a cache into which nothing has been read; None for None."""
+    if new_cache is None:
+        return None
+    checks.function("new_cache", new_cache, "no argument, such as KVCache")
+    cache = new_cache()
+    checks.of_type("what new_cache gives", cache, KVCache, "use KVCache")
+    if cache.layers:
+        raise ValueError(
+            "what new_cache gives must be empty: use KVCache, or a function that makes a new one."
+        )
+    return cache
+
+
+def read_before(cache: KVCache | None, layers: Iterable[Hashable]) -> int:
+    """How many characters a model with these attention layers has read into its cache."""
+    if cache is None:
+        return 0
+    checks.of_type("cache", cache, KVCache, "use KVCache()")
+    lengths = {part.length for parts in cache.layers.values() for part in parts}
+    if cache.layers and (len(lengths) > 1 or cache.layers.keys() != set(layers)):
+        raise ValueError(
+            "cache holds what another model read, or a reading that was broken off: begin with "
+            "KVCache()."
+        )
+    return cache.length
+
+
 class _Growing:
     """A tensor that grows in time: whole blocks as a QTensor, then the rest in float.
 
@@ -106,7 +137,8 @@ class _Growing:
                 f"those before {tuple(self.rest.shape)} in {before.dtype} on {before.device}: "
                 "only the time, axis 2, may differ."
             )
-        if self.used + time > before.shape[2]:
+        # what was made in inference mode, as `generate` does, cannot be written to outside it
+        if self.used + time > before.shape[2] or checks.of_inference_alone(before):
             batch, heads, _, channels = before.shape
             self.held = before.new_empty(batch, heads, 2 * (self.used + time), channels)
             self.held[:, :, : self.used] = before[:, :, : self.used]

@@ -14,7 +14,7 @@ small by Wang et al. 2020, arXiv:2002.10957). Its files come from a package or f
 import importlib.util
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from qlesson import checks
 from qlesson.device import best_device
+from qlesson.models.llama.tokens import _read, _refuse_halves
 from qlesson.models.tinygpt import heldout_text
 from qlesson.nn import quantize_model, state
 from qlesson.scheme import Scheme
@@ -93,6 +94,8 @@ class MiniLM(nn.Module):
                 f"{tuple(ids.shape)}: both need [batch, time], 1 to {PLACES} tokens, and truth "
                 "values for a mask."
             )
+        if not checks.holds(mask.any(1).all()):
+            raise ValueError("mask has a row without a token: leave that row out of ids and mask.")
         places = torch.arange(ids.shape[1], device=ids.device)
         x = self.words(ids) + self.positions(places) + self.kinds(torch.zeros_like(ids))
         x = self.norm(x)
@@ -114,7 +117,8 @@ def load(path: str | Path | None = None, device: torch.device | str | None = Non
     """The model in a folder (None: `folder()`), ready to `embed`, on a device."""
     model_folder = folder() if path is None else checks.path("path", path)
     if model_folder is None or not (model_folder / "model.safetensors").is_file():
-        raise FileNotFoundError(HOW_TO_GET_IT)
+        empty = f"{model_folder} holds no model.safetensors. " if model_folder else ""
+        raise FileNotFoundError(empty + HOW_TO_GET_IT)
     device = best_device() if device is None else checks.device("device", device)
     model, file = MiniLM().float(), model_folder / "model.safetensors"
     try:
@@ -134,32 +138,40 @@ def _in_file(name: str) -> str:
 
 
 def _tokenizer(path: Path) -> Any:
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise ImportError('tokenizers is missing: pip install "qlesson[models]".') from None
-    tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+    tokenizer, _ = _read(path / "tokenizer.json", WORDS)
     tokenizer.enable_truncation(LONGEST)
     tokenizer.enable_padding()
     return tokenizer
 
 
 @torch.no_grad()
-def embed(model: MiniLM, sentences: Sequence[str], batch: int = 32) -> Tensor:
+def embed(model: MiniLM, sentences: Iterable[str], batch: int = 32) -> Tensor:
     """One direction for each sentence: [len(sentences), 384], on the CPU."""
-    checks.model("model", model)
+    checks.of_type("model", model, MiniLM, "use minilm.load()")
+    if not hasattr(model, "tokenizer"):
+        raise ValueError("model has no tokenizer: use minilm.load().")
     checks.whole("batch", batch, low=1)
-    if isinstance(sentences, str) or not all(isinstance(s, str) for s in sentences):
-        raise TypeError(f"sentences must be a list of text, got {checks.shown(sentences)}.")
-    if not sentences:
-        raise ValueError("sentences is empty: give at least one.")
+    texts = _texts(sentences)
     device, directions = next(model.parameters()).device, []
-    for i in range(0, len(sentences), batch):
-        tokens = model.tokenizer.encode_batch(list(sentences[i : i + batch]))
+    for i in range(0, len(texts), batch):
+        tokens = model.tokenizer.encode_batch(texts[i : i + batch])
         ids = torch.tensor([t.ids for t in tokens], device=device)
         mask = torch.tensor([t.attention_mask for t in tokens], device=device).bool()
         directions.append(model(ids, mask).cpu())
     return torch.cat(directions)
+
+
+def _texts(sentences: Iterable[str]) -> list[str]:
+    """Sentences that the tokenizer takes."""
+    many = not isinstance(sentences, str) and hasattr(sentences, "__iter__")
+    texts = list(sentences) if many else []
+    if not many or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"sentences must be a list of text, got {checks.shown(sentences)}.")
+    if not texts:
+        raise ValueError("sentences is empty: give at least one.")
+    for text in texts:
+        _refuse_halves(text, "sentences")
+    return texts
 
 
 def agreement(a: Tensor, b: Tensor, queries: int, k: int = 10) -> tuple[float, float, float]:
@@ -175,6 +187,7 @@ def agreement(a: Tensor, b: Tensor, queries: int, k: int = 10) -> tuple[float, f
     checks.same_shape("a", a, "b", b, "both need the same texts")
     checks.whole("queries", queries, 1, len(a) - 1)
     checks.whole("k", k, 1, len(a) - queries)
+    a, b = (F.normalize(x, dim=-1) for x in (a, b))
     cosine = (a * b).sum(-1).mean().item()
     best = [(x[:queries] @ x[queries:].T).topk(k).indices for x in (a, b)]
     first = (best[0][:, 0] == best[1][:, 0]).float().mean().item()

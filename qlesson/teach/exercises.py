@@ -15,6 +15,7 @@ A function. The stub is `def name(...): ...`, or the text `stub` where a bug is 
 
     spec          the slow, obvious function: plain numbers and nested lists in and out
     cases(rng)    yields tuples of inputs: small edge cases, then some drawn from rng
+    valid         whether inputs are such as the question has, where a part of them may not be
     dtype         the dtype to return, where that matters
     within        the distance that still counts as right, beside about five digits
     exact         True where floats must be equal, in float32
@@ -121,25 +122,17 @@ def catch_up(to: str | int) -> None:
     to  the number of an exercise, "2.2", or of a notebook, 2, for all of its exercises
 
     What to remember is read from the notebooks beside this one. What you have written stays as it
-    is. What is filled in counts as shown, not as passed, and solution("2.2") prints its code and
-    its reason.
+    is; where a name is asked for again, it is taken for the last answer. What is filled in counts
+    as shown, not as passed, and solution("2.2") prints its code and its reason.
     """
-    here = vars(sys.modules["__main__"])
     told = set()
-    for ex in [exercises()[id] for id in _up_to(to)]:
+    asked = [exercises()[id] for id in _up_to(to)]
+    for i, ex in enumerate(asked):
         if ex.notebook not in told and (sentence := _last_sentence(ex.notebook)):
             print(textwrap.fill(f"{ex.notebook}   {sentence}", 79, subsequent_indent=" " * 5))
         told.add(ex.notebook)
-        names = ex.name.strip("()").split(", ")
-        values = [copy(ex.right)] if len(names) == 1 else ex.right
-        theirs = [here[n] for n in names if n in here and here[n] is not _filled_in.get(n)]
-        if theirs and not untouched(ex, theirs[0] if len(names) == 1 else theirs):
-            print(f"{ex.id}  {ex.name} is yours and stays")
-            continue
-        _filled_in.update(zip(names, values, strict=True))
-        here.update(zip(names, values, strict=True))
-        _remember(ex.id, "shown")
-        print(f"{ex.id}  {f'{ex.name} is defined' if ex.spec else ex.answered}")
+        again = {name for later in asked[i + 1 :] for name in later.names}
+        print(f"{ex.id}  {_filled_up(ex, again)}")
 
 
 # What a block is made of
@@ -176,6 +169,7 @@ class Exercise:
     wrong: tuple[Wrong, ...]
     spec: Callable | None = None
     cases: Callable | None = None
+    valid: Callable | None = None
     dtype: torch.dtype | None = None
     within: Any = 0
     exact: bool = False
@@ -193,6 +187,11 @@ class Exercise:
             return re.findall(r"def (\w+)", self.stub)[0]
         names = self.stub.split(" = ")[0]
         return f"({names})" if "," in names else names
+
+    @property
+    def names(self) -> list[str]:
+        """Each name that the stub defines."""
+        return self.name.strip("()").split(", ")
 
     @property
     def answered(self) -> str:
@@ -228,7 +227,7 @@ def exercise(
         right: Any = next(marked, parts.get("right"))
         wrong = [v for v in parts.values() if isinstance(v, Wrong)]
         wrong += [Wrong(*pair) for pair in parts.get("wrong", ())]
-        optional = ("spec", "cases", "dtype", "within", "exact", "facts")
+        optional = ("spec", "cases", "valid", "dtype", "within", "exact", "facts")
         return Exercise(
             id, title, kind, difficulty, minutes,
             text=_unwrapped(block.__doc__ or ""),
@@ -325,6 +324,26 @@ def _last_sentence(notebook: str) -> str:
         text = "\n".join("".join(cell["source"]) for cell in cells)
         found += re.findall(r"^\*\*Remember\.\*\* (.+)$", text, flags=re.M)
     return found[-1]
+
+
+def _filled_up(ex: Exercise, again: set[str]) -> str:
+    """Define what the reader has left open, and say so; names asked for again are not this one's.
+
+    A name of theirs is never written over, whichever exercise they have it from.
+    """
+    here = vars(sys.modules["__main__"])
+    given = [n for n in ex.names if n in here and here[n] is not _filled_in.get(n)]
+    theirs = [n for n in given if not untouched(ex, here[n])]
+    if theirs == ex.names and not again & {*theirs}:
+        return f"{ex.name} is yours and stays"
+    values = [copy(ex.right)] if len(ex.names) == 1 else ex.right
+    new = {n: x for n, x in zip(ex.names, values, strict=True) if n not in theirs}
+    _filled_in.update(new)
+    here.update(new)
+    _remember(ex.id, "shown")
+    told = f"{ex.name} is defined" if ex.spec else ex.answered
+    stays = f"; your {' and '.join(theirs)} {'stays' if len(theirs) == 1 else 'stay'}"
+    return told + stays if theirs else told
 
 
 def _source(fn: Callable) -> str:

@@ -144,9 +144,11 @@ def _takes(answer: Callable, solution: Callable) -> bool:
 
 
 def _trial(ex: "Exercise", answer: Callable, inputs: tuple) -> Trial | None:
-    """The answer beside the spec, or None where the solution and the spec differ."""
+    """The answer beside the spec, or None where these are no inputs of the question."""
     assert ex.spec
     try:
+        if ex.valid and not ex.valid(*inputs):
+            return None
         expected = ex.spec(*[x.tolist() if isinstance(x, Tensor) else x for x in inputs])
     except (ArithmeticError, ValueError, LookupError):
         return None
@@ -224,17 +226,26 @@ def _size(trial: Trial) -> int:
 
 
 def _smaller(inputs: tuple) -> Iterator[tuple]:
-    """The inputs with a half, an eighth or one slice left out of every tensor of one shape."""
-    for shape in dict.fromkeys(x.shape for x in inputs if isinstance(x, Tensor)):
-        for axis, n in enumerate(shape):
-            sizes = sorted({n // 2, n // 8, min(n - 1, 1)} - {0}, reverse=True)
-            parts = (range(i, i + size) for size in sizes for i in range(0, n, size))
-            for left_out in parts:
-                keep = torch.tensor([j for j in range(n) if j not in left_out])
-                yield tuple(
-                    x.index_select(axis, keep) if isinstance(x, Tensor) and x.shape == shape else x
-                    for x in inputs
-                )
+    """The inputs with a half, an eighth or one slice left out of the axes that go together.
+
+    These are an axis of every tensor of one shape, or else all axes of one length.
+    """
+    shapes = dict.fromkeys(x.shape for x in inputs if isinstance(x, Tensor))
+    axes = [(shape, i, n) for shape in shapes for i, n in enumerate(shape)]
+    alike = [[axis for axis in axes if axis[2] == n] for n in dict.fromkeys(n for *_, n in axes)]
+    for together in [*([axis] for axis in axes), *(some for some in alike if len(some) > 1)]:
+        n = together[0][2]
+        sizes = sorted({n // 2, n // 8, min(n - 1, 1)} - {0}, reverse=True)
+        parts = (range(i, i + size) for size in sizes for i in range(0, n, size))
+        for left_out in parts:
+            keep = torch.tensor([j for j in range(n) if j not in left_out])
+            yield tuple(_kept(x, together, keep) for x in inputs)
+
+
+def _kept(x: Any, axes: list, keep: Tensor) -> Any:
+    for i in [i for shape, i, _ in axes if isinstance(x, Tensor) and x.shape == shape]:
+        x = x.index_select(i, keep)
+    return x
 
 
 def _report(ex: "Exercise", trial: Trial) -> Iterator[str]:
@@ -304,12 +315,12 @@ def _judge_numbers(ex: "Exercise", answer: Any) -> Verdict:
         return _no(ex, "these are the right numbers in the other order.")
     recognised = _recognise(ex, numbers)
     said = f"{in_short(answer)} is not right."
+    parts = zip(_named(ex), numbers, wanted, _list(within, wanted), strict=True)
+    off = {name: (a, b) for name, a, b, w in parts if not _match([a], [b], [w])}
     if len(wanted) > 1 and not recognised:
-        parts = zip(_named(ex), numbers, wanted, _list(within, wanted), strict=True)
-        off = [name for name, a, b, w in parts if not _match([a], [b], [w])]
         good = len(wanted) - len(off)
         said = f"{good} of {len(wanted)} numbers right. Look again at {' and '.join(off)}."
-    if not recognised and any(map(_rounded, numbers, wanted)):
+    if not recognised and any(_rounded(a, b) for a, b in off.values()):
         said += " What is rounded needs more digits."
     return _no(ex, said, recognised=recognised)
 
@@ -320,8 +331,8 @@ def _so_many(n: int, numbers: list[float]) -> str:
 
 def _named(ex: "Exercise") -> list[str]:
     """What to call each number of the answer: its own name, or its place."""
-    names, n = ex.name.strip("()").split(", "), len(_list(ex.right))
-    return names if len(names) == n else [f"number {i + 1}" for i in range(n)]
+    n = len(_list(ex.right))
+    return ex.names if len(ex.names) == n else [f"number {i + 1}" for i in range(n)]
 
 
 def _recognise(ex: "Exercise", numbers: list[float]) -> "Wrong | None":

@@ -77,6 +77,13 @@ def test_without_the_model_the_command_says_how_to_get_it(monkeypatch, tmp_path,
     assert "make models" in capsys.readouterr().err
 
 
+def test_a_file_that_holds_no_model_is_an_error_of_the_command(tiny, capsys):
+    tiny.write_text("no model")
+    with pytest.raises(SystemExit):
+        llama.main([])
+    assert str(tiny) in capsys.readouterr().err
+
+
 def test_what_notebook_14_says_of_it_is_stored():
     text = (ROOT / "notebooks/14_writing_fast.ipynb").read_text(encoding="utf-8")
     real = bench.stored("smollm2")

@@ -152,3 +152,13 @@ def test_binder_has_the_settings_too():
     post_build = (ROOT / "binder/postBuild").read_text(encoding="utf-8")
     assert 'cp -r qlesson/course/settings/. "$NB_PYTHON_PREFIX/etc/jupyter/"' in post_build
     assert (lab.SETTINGS / "labconfig" / "page_config.json").exists()
+
+
+def test_a_home_that_cannot_be_written_gets_a_sentence(started, monkeypatch, capsys):
+    def fails(arguments):
+        raise PermissionError(13, "Permission denied", "/home/me/.local")
+
+    monkeypatch.setattr(jupyterlab.labapp, "main", fails)
+    assert lab.main([]) == 1
+    said = capsys.readouterr().out
+    assert "/home/me/.local cannot be written (Permission denied): set HOME" in said

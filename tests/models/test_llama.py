@@ -173,6 +173,11 @@ def test_a_model_in_float_is_a_model_of_torch_with_a_tied_head(tiny):
     assert len(list(report)) == 4 * tiny_llama.LAYERS + 2
 
 
+def resized(**rows):
+    """Shapes of the first block with other rows, as many in all for a layer."""
+    return {f"blk.0.{name}.weight": (n, tiny_llama.WIDTH) for name, n in rows.items()}
+
+
 @pytest.mark.parametrize(
     ("how", "why"),
     [
@@ -219,6 +224,10 @@ def test_a_model_in_float_is_a_model_of_torch_with_a_tied_head(tiny):
         ({"more": {"rope_freqs.weight": (4,)}}, "rope_freqs.weight must be 8 positive numbers"),
         ({"more": {"rope_freqs.weight": (8, 32)}}, "rope_freqs.weight must be 8 positive"),
         ({"more": {"blk.0.attn_q.bias": (64,)}}, "it has a tensor blk.0.attn_q.bias"),
+        ({"more": resized(attn_q=32, attn_k=64)}, r"shapes .*\(64, 64\), \(32, 64\), \(32, 64\)\]"),
+        ({"more": resized(attn_k=16, attn_v=48)}, r"have .*\(64, 64\), \(16, 64\), \(48, 64\)\]"),
+        ({"more": resized(ffn_gate=64, ffn_up=128)}, r"shapes \[\(96, 64\), \(96, 64\)\]"),
+        ({"more": {"blk.1.ffn_norm.weight": (128,)}}, r"shapes \[\(64,\)\], and have \[\(128,\)\]"),
     ],
 )
 def test_what_it_cannot_compute_rightly_is_refused(written, how, why):
@@ -250,6 +259,17 @@ def test_what_is_no_file_is_refused(tmp_path):
         llama.load(tmp_path / "no.gguf")
     with pytest.raises(ValueError, match="'codes' or 'float'"):
         llama.load(tmp_path / "no.gguf", keep="half")
+
+
+def test_control_tokens_that_end_an_answer_are_known_by_their_texts(written):
+    """Only where they are control tokens: <|endoftext|> is an ordinary one here."""
+    tokens, kinds = list(tiny_llama.TOKENS), list(tiny_llama.KINDS)
+    tokens[2], tokens[3], tokens[4:6] = "<|im_end|>", "<|eot_id|>", ["<|endoftext|>", "<|eom_id|>"]
+    kinds[3], kinds[5] = 4, 3
+    said = {"tokenizer.ggml.tokens": (["text"], tokens)}
+    said |= {"tokenizer.ggml.token_type": (["int32"], kinds)}
+    said |= {"tokenizer.ggml.eom_token_id": ("uint32", 9)}
+    assert set(llama.load(written(words=said))[0].config.ends) == {1, 2, 5, 9}
 
 
 # --- writing ---
@@ -323,7 +343,7 @@ def test_draws_follow_the_probabilities(small):
         ([], 1, "at least one id"),
         ("abc", 1, "ids must be an integer from 0"),
         ([10_000], 1, "ids must be an integer from 0"),
-        (IDS, 57, "n must be an integer from 1 to 56"),
+        (IDS, 58, "n must be an integer from 1 to 57"),
         (IDS, 0, "n must be"),
     ],
 )
@@ -350,6 +370,21 @@ def test_requantized_weights_are_the_codes_of_w_hat(small):
 def test_only_codes_are_requantized(tiny):
     with pytest.raises(ValueError, match="use quantize_model"):
         llama.requantized(llama.load(tiny, "float")[0], ql.Scheme(4))
+
+
+def test_requantized_layers_are_weight_only_where_no_activations_are_asked_for(small):
+    model, groups = small[0].float(), ql.Scheme(8, granularity=ql.PerGroup(32))
+    eight = ql.Scheme(8, granularity=ql.PerAxis(0))
+    once = llama.requantized(model, groups, activations=eight)
+    again = llama.requantized(once, groups)
+    wanted = llama.requantized(llama.requantized(model, groups), groups)
+    only_down = llama.requantized(once, {"*mlp.down": groups})
+    for found in (again, only_down):
+        linear = [m for m in found.modules() if isinstance(m, QuantizedLinear)]
+        assert [m.activations for m in linear] == [None] * len(linear)
+    with torch.no_grad():
+        assert torch.equal(again(torch.tensor([IDS])), wanted(torch.tensor([IDS])))
+    assert once.blocks[0].mlp.down.activations == eight and once.head.activations is None
 
 
 # --- the tokenizer ---

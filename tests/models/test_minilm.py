@@ -1,13 +1,17 @@
 """The published model of notebook 10: its architecture, and what quantization does to it."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
+import numpy as np
 import peers
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import qlesson as ql
@@ -19,6 +23,7 @@ needs_the_model = pytest.mark.skipif(
     reason="all-MiniLM-L6-v2 is not installed: see qlesson/models/minilm.py",
 )
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "10_quantized_language_model.ipynb"
+LARGE = json.dumps({"model": {"type": "WordLevel", "vocab": {"a": 40_000}, "unk_token": "a"}})
 W8 = ql.Scheme(8, granularity=ql.PerAxis(0))
 
 
@@ -94,6 +99,65 @@ def test_without_a_folder_it_says_how_to_get_one(tmp_path):
     assert minilm.compare(None, {}) == minilm.HOW_TO_GET_IT
     with pytest.raises(FileNotFoundError, match="pip install"):
         minilm.load(tmp_path)
+
+
+def test_what_is_wrong_with_a_folder_is_said_with_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("QLESSON_MINILM", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="nowhere holds no model.safetensors. Skipped"):
+        minilm.load()
+    peers.peer("tokenizers")
+    tensors = {minilm._in_file(n): x for n, x in minilm.MiniLM().state_dict().items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(FileNotFoundError, match="tokenizer.json does not exist"):
+        minilm.load(tmp_path, "cpu")
+    for text, why in (("{}", "is none that the library tokenizers reads"), (LARGE, "another mod")):
+        (tmp_path / "tokenizer.json").write_text(text)
+        with pytest.raises(ValueError, match=f"tokenizer.json .*{why}"):
+            minilm.load(tmp_path, "cpu")
+
+
+class Words:
+    """Every text is one token."""
+
+    def encode_batch(self, texts):
+        return [SimpleNamespace(ids=[len(text)], attention_mask=[1]) for text in texts]
+
+
+def test_sentences_come_in_a_list_or_one_by_one():
+    model = minilm.MiniLM().eval()
+    with pytest.raises(ValueError, match="model has no tokenizer: use minilm.load"):
+        minilm.embed(model, ["a"])
+    with pytest.raises(TypeError, match="model must be a MiniLM, got Linear: use minilm.load"):
+        minilm.embed(nn.Linear(2, 2), ["a"])
+    model.tokenizer, texts = Words(), ["a", "bc", "d"]
+    wanted = minilm.embed(model, texts, 2)
+    for same in (tuple(texts), iter(texts), np.array(texts)):
+        assert torch.equal(minilm.embed(model, same, 2), wanted)
+    for wrong in (None, 3, "abc", [b"a"], iter([1]), np.ones(2)):
+        with pytest.raises(TypeError, match="sentences must be a list of text, got"):
+            minilm.embed(model, wrong)
+    for empty in ([], iter(()), np.array([])):
+        with pytest.raises(ValueError, match="sentences is empty"):
+            minilm.embed(model, empty)
+    with pytest.raises(ValueError, match="sentences has half a surrogate pair"):
+        minilm.embed(model, ["a", "b\ud800"])
+
+
+def test_a_row_of_filling_alone_is_refused():
+    model, ids = minilm.MiniLM().eval(), torch.ones(2, 3, dtype=torch.long)
+    mask = torch.tensor([[True, False, False], [False] * 3])
+    with pytest.raises(ValueError, match="mask has a row without a token: leave that row out"):
+        model(ids, mask)
+
+
+def test_agreement_asks_for_no_length():
+    a, b = torch.randn(2, 8, 5, generator=torch.Generator().manual_seed(0))
+    lengths = torch.arange(1, 9)[:, None]
+    cosine, first, common = minilm.agreement(a, b, 3, 2)
+    longer = minilm.agreement(a * lengths, b * 3, 3, 2)
+    assert longer == (pytest.approx(cosine), first, common)
+    assert cosine == pytest.approx(torch.cosine_similarity(a, b).mean().item())
+    assert minilm.agreement(2 * a, 2 * a, 3, 2)[0] == pytest.approx(1)
 
 
 def test_agreement_is_its_definition():

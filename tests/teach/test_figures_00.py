@@ -44,7 +44,8 @@ def test_bit_rows():
     assert len(boxes) == 36 and len(set(colors)) == 3
     assert len({*colors[1:9]}) == 1 and colors[9] == colors[35] != colors[1] != colors[0]
     assert {"128", "7 steps"} <= set(words(ax))
-    assert [t.get_text() for t in fig.legends[0].get_texts()] == ["sign", "exponent", "digits"]
+    names = {t.get_text(): t.get_position()[0] for t in ax.texts}
+    assert [names[name] for name in ("sign", "exponent", "digits")] == [0.5, 5, 20.5]
     assert "exponent 10000110" in "".join(facts(fig))
     changed = {**ROWS, "4 bits": ("0110", "dddd", "7 steps")}
     assert facts(figures.bit_rows(changed)) != facts(fig)

@@ -95,7 +95,8 @@ def test_range_map():
 
 def test_range_map_draws_a_clipped_zero_point_beyond_the_wall():
     ax = draw("range_map").axes[0]
-    close(line(ax, "z before the clip")[0], [-128 - 1.2 * 255])  # further off than the view
+    close(line(ax, "z before the clip")[0], [-638])
+    close(line(ax, "0")[0], [-128 - 2 * 255])
     close(line(ax, "r_min = 2")[0], [-128, 127])  # what the clipped zero point makes of 2 and of 3
     close(line(ax, "r_max = 3")[0], [127, 127])
     close(line(ax, "z")[0], [-128])
@@ -130,3 +131,17 @@ def test_pile_up(scheme):
     assert minus(f"{start:g}") in words(top)
     if beyond:
         close(beyond[0].get_xdata(), [round(-16 - 1.5 / (4 / 31))])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("r_min, r_max", [(-2.0, 8.0), (3.0, 4.0), (-4.0, -3.0)])
+def test_what_lies_far_from_the_range_stands_where_it_belongs(r_min, r_max):
+    values = torch.linspace(-6, 6, 50)
+    ax = figures.pile_up(values, r_min, r_max, ql.Scheme(5, include_zero=False)).axes[0]
+    (strokes,) = [c for c in ax.collections if c.get_label() == "values"]
+    places = np.array([s[0][0] for s in strokes.get_segments()])
+    close(places, -16 + (values.double().numpy() - r_min) / (r_max - r_min) * 31)
+    everything = [*places, *line(ax, "0")[0], *line(ax, "z")[0]]
+    close(line(ax, "0")[0], [-16 - r_min / (r_max - r_min) * 31])
+    low, high = ax.get_xlim()
+    assert low < min(everything) and max(everything) < high

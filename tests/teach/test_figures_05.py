@@ -63,7 +63,7 @@ def test_error_histogram():
 def test_clip_sweep():
     r, bits, limits, chosen = CASES["clip_sweep"]
     ax = draw("clip_sweep").axes[0]
-    total = line(ax, "rounding")[1] + line(ax, "clipping")[1]
+    total = line(ax, "rounding")[1] + np.nan_to_num(line(ax, "clipping")[1])
     x, seen = line(ax, "both: the MSE")
     close(x, [7.0, 10.0, 15.0, 20.0])
     close(seen, total[2:])
@@ -82,6 +82,14 @@ def test_clip_sweep():
         f"MSE {sum(shares):.4g}"
     )
     assert ax.get_yscale() == "log"
+
+
+def test_clipping_is_drawn_where_something_is_clipped():
+    limits = [10.0, 15.0, 20.0]
+    ax = figures.clip_sweep(OUTLIERS, 8, limits, 10.0).axes[0]
+    x, y = line(ax, "clipping")
+    assert [*np.isnan(y)] == [False, False, True]
+    assert (y[:2] > 0).all() and list(x) == limits
 
 
 def test_sqnr_by_bits():

@@ -95,11 +95,12 @@ def test_losses_by_limit_puts_a_star_at_each_minimum():
 def test_running_ranges():
     largest, ranges = CASES["running_ranges"]
     (ax,) = draw("running_ranges").axes
-    for label, ends in {"largest of the batch": largest, **ranges}.items():
+    for label, ends in {"largest of the window": largest, **ranges}.items():
         x, y = line(ax, label).get_data()
         assert list(x) == [1, 2, 3, 4] and list(y) == ends
+    assert ax.get_xlabel() == "windows observed"
     (legend,) = ax.figure.legends
-    assert [t.get_text() for t in legend.get_texts()] == ["largest of the batch", *ranges]
+    assert [t.get_text() for t in legend.get_texts()] == ["largest of the window", *ranges]
 
 
 def test_drawing_into_a_figure_leaves_nothing_of_the_one_before():

@@ -73,11 +73,11 @@ def test_the_bars_are_sorted_and_named():
     }
 
 
-def test_the_means_have_bars_of_one_error():
+def test_the_means_have_bars_of_two_errors():
     left, right = DRAWN["means"]().axes
     close(line(left, "float"), [[1.319], [0]])
-    close(line(left, "4 bits, one standard error"), [[1.3176, 1.4136], [-1, -1]])
-    close(line(right, "difference, one standard error"), [[0.0426, 0.0504], [0, 0]])
+    close(line(left, "4 bits, two standard errors"), [[1.2696, 1.4616], [-1, -1]])
+    close(line(right, "difference, two standard errors"), [[0.0387, 0.0543], [0, 0]])
     assert 0 in right.get_lines()[-1].get_xdata() and right.get_xlim()[0] < 0
 
 
@@ -91,7 +91,7 @@ def test_size_and_perplexity():
         ("4", 579, 3.92),
     }
     assert ax.get_yscale() == "log"
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["4", "5"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["4", "4.5", "5"]
 
 
 def test_written_shows_both_texts_whole():

@@ -28,6 +28,11 @@ def test_memory_rises_with_the_tokens_and_arithmetic_is_level():
     assert [list(zip(*line.get_data(), strict=True)) for line in dots] == list(POINTS.values())
 
 
+def test_no_point_hides_another():
+    dots = DRAWN["tokens_per_second"]().axes[0].lines[3:]
+    assert [d.get_markerfacecolor() for d in dots] == ["none", "none"]
+
+
 def test_its_axes_stay_whatever_is_drawn():
     small = figures.tokens_per_second(1, {"a": 8}, 1, 1, {"a": [(1, 1.0)]}, (0.3, 1e5)).axes[0]
     assert small.get_ylim() == DRAWN["one"]().axes[0].get_ylim()

@@ -32,8 +32,10 @@ def test_where_zero_comes_back_counts_every_block():
         assert ax.get_title("left") == title
         counts, edges, _ = steps(ax, f"to {off.abs().max():.6g}")
         assert counts.sum() == len(off)
-        expected = ((off >= edges[12]) & (off < edges[13])).sum().item()
-        assert counts[12] == expected and edges[12] == pytest.approx(-edges[13])
+        expected = ((off >= edges[13]) & (off < edges[14])).sum().item()
+        assert counts[13] == expected and edges[13] == pytest.approx(-edges[14])
+        assert {-0.5, 0.5} <= {*edges.round(12)}
+    assert "dashed: 0.0" in fig.get_supxlabel()
 
 
 def test_price_by_part_stacks_bits_per_value():
@@ -48,6 +50,12 @@ def test_price_by_part_stacks_bits_per_value():
             end += bar.get_width()
     prices = {x.name: 8 * x.nbytes / x.values for x in TYPES.values()}
     assert words(ax) == [f"{prices[name]:g}" for name in TYPES_BY_PART]
+    assert len({container[0].get_hatch() for container in bars.values()}) == len(bars)
+
+
+def test_a_price_is_written_in_four_digits():
+    (ax,) = figures.price_by_part({"GPTQ": (128, {"codes": 512, "scale": 16, "zero": 4})}).axes
+    assert words(ax) == ["4.156"]
 
 
 def test_a_block_there_and_back():

@@ -23,3 +23,9 @@ def test_bars_reach_two_errors_and_the_ends_of_the_interval():
         for got, ends in zip(drawn, wanted, strict=True):
             assert got == pytest.approx(tuple(ends))
         assert [t.get_text() for t in ax.get_xticklabels()] == list(LOSSES)
+
+
+def test_the_axis_of_a_probability_ends_at_one_and_each_bar_has_its_number():
+    (ax,) = figures.first_tokens({"'The'": 0.152, "'L'": 0.1}).axes
+    assert ax.spines["bottom"].get_bounds() == (0, 1)
+    assert [t.get_text() for t in ax.texts] == ["'The'  0.152", "'L'  0.100"]

@@ -17,7 +17,8 @@ def test_past_zero_the_zero_point_sticks_and_values_pile_up(said):
         used, counts = q.unique(return_counts=True)
         back, most = len(used), counts.max().item()
         assert f"scale {s:.4f}, zero point {z} (codes -16 to 15)" in text
-        assert f"200 different values go in, {back} come back; {most} of the 200" in text
+        verb = "comes" if back == 1 else "come"
+        assert f"200 different values go in, {back} {verb} back; {most} of the 200" in text
         left.append(back)
         points.append((free, z))
     assert all(z == -16 and free < z for free, z in points[3:])  # the wall
@@ -27,6 +28,11 @@ def test_past_zero_the_zero_point_sticks_and_values_pile_up(said):
     text, _ = said("02", r_min=2.0, include_zero=True)
     assert "zero point -16" in text and "0.00 to 6.00" in text
     assert int(re.search(r"; (\d+) of the 200", text)[1]) < 15
+
+
+def test_one_comes_back(said):
+    text, _ = said("02", r_min=3.0, r_max=4.0)
+    assert "200 different values go in, 1 comes back; 200 of the 200 share code 15." in text
 
 
 def test_an_end_between_two_notches_is_said_as_it_is(said):

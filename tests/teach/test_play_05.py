@@ -1,5 +1,6 @@
 """What the live figure of notebook 05 says is true: where the range stops."""
 
+import numpy as np
 import torch
 
 import qlesson as ql
@@ -59,3 +60,13 @@ def test_where_the_sum_is_least_is_found_by_moving_the_limit(said):
     figure.controls["limit"].value = 7.0
     total = next(x for x in figure.figure.axes[0].lines if x.get_label() == "both: the MSE")
     assert list(total.get_xdata()) == [limit for limit in LIMITS if limit >= 7]
+
+
+def test_the_line_of_clipping_ends_where_the_last_value_is_clipped():
+    """With 8 bits ten values are clipped until their error is half a step, at 19.92."""
+    figure = play("05")
+    figure.controls["bits"].value = 8
+    line = next(x for x in figure.figure.axes[0].lines if x.get_label() == "clipping")
+    limits, clipping = np.asarray(line.get_data())
+    drawn = limits[~np.isnan(clipping)]
+    assert (clipping[:-1] > 0).all() and list(limits[-2:]) == [drawn[-1], 20] == [19.5, 20]

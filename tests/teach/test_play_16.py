@@ -14,8 +14,10 @@ with open(FILE, newline="", encoding="utf-8") as file:
 @pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line['bits']} {line['prompt'][:12]}")
 def test_it_says_what_was_stored(line, capsys):
     play("16", bits=line["bits"], prompt=line["prompt"])
-    question, *lines = capsys.readouterr().out.splitlines()
+    question, *lines, begins = capsys.readouterr().out.splitlines()
     assert question == line["prompt"]
+    for i in range(3):
+        assert f" {line[f'token_{i}']!r} {line[f'p_{i}']}" in begins
     label, _, said = " ".join(lines).partition(": ")
     assert label == ("The file's own codes" if line["bits"] == "file" else f"{line['bits']} bits")
     told = " ".join(line["answer"].split()) or "(it ends at once)"

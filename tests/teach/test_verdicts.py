@@ -371,12 +371,50 @@ def test_every_code_exercise_has_another_style():
     assert {id for id, _ in RIGHT} == {ex.id for ex in CODE}
 
 
+# Almost right: what most inputs do not see
+
+ALMOST = [
+    ("2.3", lambda r, s, a, b: z if a < (z := round(a - r / s)) < b else b if r < 0 else a),
+    ("3.1", lambda r, bits: torch.round(r / scales(r, bits).clamp(min=1e-5)).to(torch.int8)),
+    ("3.1", lambda r, bits: torch.round(r / scales(r, bits).clamp(min=1)).to(torch.int8)),
+    ("3.3", lambda qw, qx, zw, zx: torch.dot((qw - zw).float(), (qx - zx).float()).long()),
+    ("3.3", lambda qw, qx, a, b: corners(qw, qx, a, b) + (qw.float() @ qx.float()).long()),
+    ("6.1", lambda r, bits: (s := scales(r, bits, 1).clamp(min=1e-5)) * torch.round(r / s)),
+    ("6.1", lambda r, bits: (s := scales(r, bits, 1).clamp(min=0.1)) * torch.round(r / s)),
+    ("9.1", lambda x, a, w, b: corners(x, w, a, b) + (x.float() @ w.float().T).long()),
+]  # fmt: skip
+
+
+def scales(r, bits, dim=None):
+    quant_max = 2 ** (bits - 1) - 1
+    return (r.abs().max() if dim is None else r.abs().amax(dim, keepdim=True)) / quant_max
+
+
+def corners(x, w, z_x, z_w):
+    """What the zero points add to a product of codes."""
+    x, w, n = x.long(), w.long(), x.shape[-1]
+    return n * z_x * z_w - z_w * x.sum(-1, keepdim=x.ndim > 1) - z_x * w.sum(-1)
+
+
+@pytest.mark.parametrize(("id", "answer"), ALMOST)
+def test_almost_right_is_wrong_whatever_is_drawn(id, answer):
+    for seed in range(8):
+        assert judged(id, answer, seed).state == "wrong"
+
+
 # The refusals say why
 
 
 @pytest.mark.parametrize(
     ("id", "offered"),
-    [("13.3", "ABCD"), ("14.3", "ABCD"), ("15.3", "ABCD"), ("16.2", "ABCDE"), ("17.3", "ABCDE")],
+    [
+        ("12.3", "ABCD"),
+        ("13.3", "ABCD"),
+        ("14.3", "ABCD"),
+        ("15.3", "ABCD"),
+        ("16.2", "ABCDE"),
+        ("17.3", "ABCDE"),
+    ],
 )
 def test_every_choice_of_letters_has_a_hint(id, offered):
     for n in range(1, len(offered) + 1):
@@ -417,15 +455,36 @@ def test_a_long_input_is_shrunk():
     assert len(lengths) < 200
 
 
-def test_the_shrunk_input_is_one_of_the_question():
-    """In 8.3 the number of codes is even."""
-    ex = EXERCISES["8.3"]
+IS_ASKED = {
+    "4.2": lambda q, s, z: s.shape == z.shape and s.shape in ((), (len(q), 1)),
+    "6.3": lambda r, n: r.shape[1] % n == 0,
+    "8.3": lambda q: len(q) % 2 == 0,
+    "9.1": lambda x, a, w, b: x.shape[1] == w.shape[1],
+    "11.3": lambda w, w_hat, j, u: u.shape == 2 * w.shape and (u.diagonal() > 0).all(),
+    "15.1": lambda data: len(data) == 18,
+    "16.3": lambda logits, ids, start: len(logits) == len(ids) > start,
+    "17.1": lambda w, gain, m: torch.allclose(m @ m.T, torch.eye(len(gain)), atol=1e-6),
+}
+
+
+@pytest.mark.parametrize("id", IS_ASKED)
+def test_the_shrunk_input_is_one_of_the_question(id):
+    ex = EXERCISES[id]
     for w in ex.wrong:
-        for inputs in verdict.draw(ex, 0)[:20]:
-            trial = verdict._trial(ex, w.answer, inputs)
+        trials = [verdict._trial(ex, w.answer, inputs) for inputs in verdict.draw(ex, 0)[:20]]
+        for trial in trials:
+            assert IS_ASKED[id](*trial.inputs)
             if verdict._failed(ex, trial):
-                (q,) = verdict._shrunk(ex, w.answer, trial).inputs
-                assert len(q) % 2 == 0
+                assert IS_ASKED[id](*verdict._shrunk(ex, w.answer, trial).inputs)
+
+
+def test_inputs_that_go_together_are_shrunk_together():
+    """The columns up to j = 5 and one later one show what is wrong, with their rows of U."""
+    ex = EXERCISES["11.3"]
+    (w,) = (w for w in ex.wrong if w.answer.__name__ == "sign_only")
+    trial = verdict._trial(ex, w.answer, verdict.draw(ex, 0)[-1])
+    row, _, _, u = verdict._shrunk(ex, w.answer, trial).inputs
+    assert len(trial.inputs[0]) == 40 and row.shape == (7,) and u.shape == (7, 7)
 
 
 @pytest.mark.parametrize(
@@ -457,6 +516,12 @@ def test_the_tolerance_is_that_of_the_question(id, passes, fails):
 @pytest.mark.parametrize(("id", "answer"), [("6.2", (32, 4.62)), ("8.2", (4.16, 36.37))])
 def test_a_rounded_number_is_named(id, answer):
     assert "What is rounded needs more digits." in judged(id, answer).text
+
+
+@pytest.mark.parametrize(("id", "answer"), [("17.2", (5, 0.53)), ("8.2", (3, 36.4))])
+def test_a_rounded_number_that_counts_as_right_is_not(id, answer):
+    assert "1 of 2 numbers right." in judged(id, answer).text
+    assert "more digits" not in judged(id, answer).text
 
 
 def test_right_numbers_are_counted_where_one_may_be_off_to_one_side():
@@ -535,6 +600,7 @@ def test_proportion_does_not_win():
         ("1.3", (728.601, 728.609), "The codes end here"),
         ("1.3", (1e300, 1e300), "The two are equal"),
         ("11.1", (0, 1, 5, 5), "no rounding"),
+        ("11.1", (0, 1, 1e200, 0), "no rounding"),
         # One number of two is right, and the one that is not is named.
         ("5.2", (43, 64), "1 of 2 numbers right. Look again at my_db."),
         ("1.2", (17, 5, 127), "2 of 3 numbers right. Look again at number 2."),

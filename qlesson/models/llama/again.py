@@ -33,8 +33,8 @@ def requantized(
     scheme       a Scheme for all, or {pattern: Scheme}, as `quantize_model` takes it: what no
                  pattern fits keeps its codes
     find_range   as in `ql.choose_qparams`
-    activations  None: weight-only. A Scheme: the linear layers quantize their inputs too, all but
-                 the head
+    activations  None: weight-only, whatever the model's layers were. A Scheme: the linear layers
+                 quantize their inputs too, all but the head
 
     Raises ValueError for a model in float: `quantize_model` quantizes it.
     """
@@ -53,8 +53,9 @@ def requantized(
         if name in plan and id(codes) not in new:
             nearest = quantize_by(find_range, codes.values(torch.float32), plan[name])
             new[id(codes)] = QuantizedWeight(nearest, codes.like.dtype)
-        if activations is not None and isinstance(layer, QuantizedLinear) and name != HEAD:
+        inputs = None if name == HEAD else activations
+        if isinstance(layer, QuantizedLinear) and (inputs or layer.activations):
             with naming_layer(name):
                 held = new.get(id(codes), codes)
-                new[id(layer)] = QuantizedLinear(held, layer.bias, activations, None, layer.factor)
+                new[id(layer)] = QuantizedLinear(held, layer.bias, inputs, None, layer.factor)
     return copy.deepcopy(model, new)

@@ -27,6 +27,7 @@ Weight = Tensor | QTensor | Blocks
 Read = Callable[[str], Weight]
 EMBEDDING, NORM, HEAD = "token_embd.weight", "output_norm.weight", "output.weight"
 SLOWER = "rope_freqs.weight"
+ENDS = ("<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>")
 # Ours: those of the file, behind "blk." and the number of the block.
 NAMES = {
     "norm_1": ("attn_norm",),
@@ -95,10 +96,10 @@ def load(path: str | Path, keep: str = "codes") -> tuple[Llama, Tokenizer]:
     path = checks.path("path", path)
     with _naming(path), _opened(path) as file:
         config = _config(file)
-        with torch.device("meta"):
-            model = Llama(config)
-        _fill(model, file, keep)
         tokenizer = _tokenizer(file, config.vocabulary)
+        with torch.device("meta"):
+            model = Llama(replace(config, ends=_ends(file, tokenizer)))
+        _fill(model, file, keep)
     return model.requires_grad_(keep == "float").eval(), tokenizer
 
 
@@ -166,19 +167,20 @@ def _config(file: Opened) -> Config:
         context=whole("context_length", 2**31),
         base=positive("rope.freq_base", 10_000.0),
         eps=positive("attention.layer_norm_rms_epsilon"),
-        ends=_ends(file),
         head_width=whole("attention.key_length", 2**16, width // heads),
     )
     _refuse_other_turns(file, config)
     return replace(config, slower=_slower(file, config.head_width // 2))
 
 
-def _ends(file: Opened) -> tuple[int, ...]:
-    """Ids of the tokens that end an answer."""
+def _ends(file: Opened, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Ids of the tokens that end an answer. A GGUF file names few of them, and llama.cpp knows the
+    others by their texts."""
     if isinstance(file, LlamaFolder):
         return tuple(file.ends)
-    keys = [f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot")]
-    return tuple({_said(file, key, int) for key in keys if key in file.metadata})
+    keys = [f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom")]
+    said = {_said(file, key, int) for key in keys if key in file.metadata}
+    return tuple(said.union(tokenizer.control[text] for text in ENDS if text in tokenizer.control))
 
 
 def _refuse_other_turns(file: Opened, config: Config) -> None:
@@ -266,9 +268,11 @@ def _fill(model: Llama, file: Opened, keep: str) -> None:
             return x.dequantize()
         return x.plain() if isinstance(x, SuperBlocks) else x  # as the products take them
 
+    parts = _parts(model.config)
     for i, block in enumerate(model.blocks):
         for ours, theirs in NAMES.items():
-            _put(block, ours, [f"blk.{i}.{name}.weight" for name in theirs], read)
+            names = [f"blk.{i}.{name}.weight" for name in theirs]
+            _put(block, ours, names, read, parts.get(ours))
     _put(model, "norm", [NORM], read)
     _put(model, "embedding", [EMBEDDING], read)
     if HEAD in file:
@@ -279,16 +283,29 @@ def _fill(model: Llama, file: Opened, keep: str) -> None:
         raise _other(file, f"it has a tensor {sorted(left)[0]}")
 
 
-def _put(module: nn.Module, ours: str, theirs: Sequence[str], read: Read) -> None:
+def _parts(config: Config) -> dict[str, tuple[int, ...]]:
+    """The rows of each of the file's tensors, where a layer is made of several."""
+    q, kv = config.heads * config.head_width, config.kv_heads * config.head_width
+    return {"attention.qkv": (q, kv, kv), "mlp.gate_up": (config.hidden, config.hidden)}
+
+
+def _put(
+    module: nn.Module,
+    ours: str,
+    theirs: Sequence[str],
+    read: Read,
+    parts: tuple[int, ...] | None = None,
+) -> None:
     """The file's tensors in the place of a layer, or of its weight."""
     layer: Any = module.get_submodule(ours)
     weights = [read(name) for name in theirs]
+    rows, *width = layer.weight.shape
+    wanted = [(n, *width) for n in parts or (rows,)]
     found = [tuple(w.shape) for w in weights]
-    rows = sum(shape[0] for shape in found)
-    if any((rows, *shape[1:]) != tuple(layer.weight.shape) for shape in found):
+    if found != wanted:
         raise ValueError(
-            f"{' and '.join(theirs)} must have {tuple(layer.weight.shape)} values in all, and have "
-            f"the shapes {found}: the file does not fit its own metadata."
+            f"{' and '.join(theirs)} must have the shapes {wanted}, and have {found}: the file "
+            "does not fit its own metadata."
         )
     if isinstance(layer, nn.RMSNorm):
         layer.weight = nn.Parameter(_plain(weights[0]))

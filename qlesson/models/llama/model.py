@@ -6,7 +6,7 @@ softmax(logits) is the probability that it comes next. Touvron et al. 2023, arXi
 the heads of Llama 2 (arXiv:2307.09288): several heads of q share one of k and v.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from qlesson import checks
 from qlesson.affine import computing
-from qlesson.models.cache import KVCache
-
-NewCache = Callable[[], KVCache]
+from qlesson.models.cache import KVCache, NewCache, empty_of, read_before
+from qlesson.models.draw import drawn
 
 
 @dataclass(frozen=True)
@@ -120,9 +119,8 @@ class Llama(nn.Module):
         """What the head is given: [batch, time, width]."""
         checks.ids("ids", ids, self.config.vocabulary)
         checks.matrix("ids", ids, "[batch, time]")
-        if cache is not None:
-            checks.of_type("cache", cache, KVCache, "use KVCache()")
-        past, time = 0 if cache is None else cache.length, ids.shape[1]
+        past = read_before(cache, (block.attention for block in self.blocks))
+        time = ids.shape[1]
         if not 0 < time <= self.config.context - past:
             raise ValueError(
                 f"ids have shape {tuple(ids.shape)}, behind {past} tokens in the cache: the model "
@@ -156,14 +154,10 @@ class Llama(nn.Module):
         the same on every machine.
         """
         prompt = self._prompt(ids)
-        checks.whole("n", n, 1, self.config.context - prompt.shape[1])
+        checks.whole("n", n, 1, self.config.context - prompt.shape[1] + 1)  # the last is not read
         checks.whole("seed", seed, 0, 2**63 - 1)
         checks.number("temperature", temperature, "a number of at least 0", lambda x: x >= 0)
-        cache = None
-        if new_cache is not None:
-            checks.function("new_cache", new_cache, "no argument, such as KVCache")
-            cache = new_cache()
-            checks.of_type("what new_cache gives", cache, KVCache, "use KVCache")
+        cache = empty_of(new_cache)
         return self._written(prompt, n, temperature, seed, cache)
 
     def _written(
@@ -173,11 +167,12 @@ class Llama(nn.Module):
         for _ in range(n):
             with torch.inference_mode():
                 logits = self.head(self._read(new, cache)[:, -1])[0]
+            noise = None
             if temperature:
                 logits = logits.double().cpu()
                 u = torch.rand(logits.shape, generator=generator, dtype=logits.dtype, device="cpu")
-                logits = logits / temperature - torch.log(-torch.log(u))
-            written = int(logits.argmax())
+                noise = -torch.log(-torch.log(u))
+            written = drawn(logits, temperature, noise)
             if written in self.config.ends:
                 return
             yield written
@@ -196,6 +191,11 @@ class Llama(nn.Module):
             raise ValueError(
                 f"ids must be a list of at least one id, got {checks.shown(ids)}: use "
                 "tokenizer.encode(text)."
+            )
+        if len(ids) > self.config.context:
+            raise ValueError(
+                f"ids are {len(ids)} tokens, and the model reads at most {self.config.context}: "
+                "leave some out."
             )
         return checks.plain(ids)[None].to(self.norm.weight.device, torch.int64)
 

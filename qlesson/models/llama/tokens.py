@@ -222,20 +222,9 @@ def of_json(path: Path, size: int, **chat: Any) -> Tokenizer:
     size  of the vocabulary: rows of the embedding
     chat  template and names
     """
-    text = written.text(checks.file("path", path))
-    try:
-        merging = _library().Tokenizer.from_str(text)
-    except (ImportError, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # the library raises nothing narrower, and panics
-        raise ValueError(f"{path} is none that the library tokenizers reads: {error}.") from None
+    merging, text = _read(path, size)
     _settled(merging)
     added = merging.get_added_tokens_decoder()
-    most = max(merging.get_vocab(with_added_tokens=True).values(), default=0)
-    if most >= size:
-        raise ValueError(
-            f"{path} has the id {most}, and the embedding {size} rows: it is of another model."
-        )
     words = [x.content for x in added.values() if x.single_word]
     if words:
         raise ValueError(
@@ -248,6 +237,23 @@ def of_json(path: Path, size: int, **chat: Any) -> Tokenizer:
     )
     patterns = {x.content: _pattern(x) for x in added.values() if x.lstrip or x.rstrip}
     return Tokenizer(merging, size, control, named, later=_later(text), patterns=patterns, **chat)
+
+
+def _read(path: Path, size: int) -> tuple[Any, str]:
+    """The library's Tokenizer of a tokenizer.json, and the text of the file."""
+    text = written.text(checks.file("path", path))
+    try:
+        merging = _library().Tokenizer.from_str(text)
+    except (ImportError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # the library raises nothing narrower, and panics
+        raise ValueError(f"{path} is none that the library tokenizers reads: {error}.") from None
+    most = max(merging.get_vocab(with_added_tokens=True).values(), default=0)
+    if most >= size:
+        raise ValueError(
+            f"{path} has the id {most}, and the embedding {size} rows: it is of another model."
+        )
+    return merging, text
 
 
 def _pattern(token: Any) -> str:
@@ -281,12 +287,12 @@ def _library() -> Any:
     return tokenizers
 
 
-def _refuse_halves(text: str) -> None:
+def _refuse_halves(text: str, name: str = "text") -> None:
     """Half a surrogate pair is no character, and has no bytes in UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"text has half a surrogate pair, {text[error.start]!a}, at {error.start}: such text "
+            f"{name} has half a surrogate pair, {text[error.start]!a}, at {error.start}: such text "
             "was decoded wrongly; leave it out."
         ) from None

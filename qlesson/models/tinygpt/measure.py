@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qlesson import checks
-from qlesson.models.cache import BLOCK
-from qlesson.models.tinygpt.model import GPT, NewCache, in_float64
+from qlesson.models.cache import BLOCK, NewCache, empty_of
+from qlesson.models.tinygpt.model import GPT, in_float64
 from qlesson.models.tinygpt.text import MEASURED, VOCABULARY, encode, heldout_text
 
 WINDOWS_AT_ONCE = 16  # bounds the memory that perplexity takes; changes no result in float
@@ -32,7 +32,7 @@ def perplexity(
     model = in_float64(model)
     inputs, targets = windows(model, heldout_text() if text is None else text, n)
     pairs = zip(inputs.split(WINDOWS_AT_ONCE), targets.split(WINDOWS_AT_ONCE), strict=True)
-    reader = Cached(model, new_cache) if new_cache else model
+    reader = Cached(model, new_cache) if new_cache is not None else model
     total = sum(_loss(reader, x, y) for x, y in pairs)
     return math.exp(total / targets.numel())
 
@@ -73,5 +73,5 @@ class Cached(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         checks.ids("ids", ids, len(VOCABULARY))
         checks.matrix("ids", ids, "[batch, time]")
-        cache = self.new_cache()
+        cache = empty_of(self.new_cache)
         return torch.cat([self.model(piece, cache) for piece in ids.split(BLOCK, dim=1)], dim=1)

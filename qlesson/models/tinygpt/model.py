@@ -8,7 +8,6 @@ next. The architecture is GPT-2's (Radford et al. 2019); data, training and limi
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +18,11 @@ from torch import Tensor, nn
 
 from qlesson import checks
 from qlesson.device import best_device
-from qlesson.models.cache import KVCache
+from qlesson.models.cache import KVCache, NewCache, empty_of, read_before
+from qlesson.models.draw import drawn
 from qlesson.models.tinygpt.text import FOLDER, VOCABULARY, decode, encode
 from qlesson.nn.layers import QuantizedEmbedding
 from qlesson.nn.swap import Model
-
-NewCache = Callable[[], KVCache | None]
 
 
 @dataclass(frozen=True)
@@ -116,9 +114,7 @@ class GPT(nn.Module):
         checks.ids("ids", ids, len(VOCABULARY))
         checks.matrix("ids", ids, "[batch, time]")
         checks.same_device("ids", ids, "the model", self.norm.weight)
-        if cache is not None:
-            checks.of_type("cache", cache, KVCache, "use KVCache()")
-        past = 0 if cache is None else cache.length
+        past = read_before(cache, (block.attention for block in self.blocks))
         if not 0 < ids.shape[1] <= self.config.context - past:
             raise ValueError(
                 f"ids have shape {tuple(ids.shape)}, behind {past} characters in the cache: the "
@@ -151,17 +147,16 @@ class GPT(nn.Module):
         """
         checks.text("prompt", prompt)
         _check_request(n, seed, temperature)
-        noise = _gumbel_noise(n, seed) if temperature > 0 else [0.0] * n
-        new_cache = new_cache or (lambda: None)
-        window, cache = encode(prompt)[-self.config.context :], new_cache()
+        noise = _gumbel_noise(n, seed) if temperature else [None] * n
+        window, cache = encode(prompt)[-self.config.context :], empty_of(new_cache)
         written: list[int] = []
         model = in_float64(self)
         for i in range(n):
             logits = model._next_logits(window, cache)
-            written.append(int((logits / (temperature or 1) + noise[i]).argmax()))
+            written.append(drawn(logits, temperature, noise[i]))
             window = torch.cat([window, window.new_tensor(written[-1:])])
             if len(window) > self.config.context:
-                window, cache = window[-(self.config.context // 2) :], new_cache()
+                window, cache = window[-(self.config.context // 2) :], empty_of(new_cache)
         return decode(written)
 
     def _next_logits(self, window: Tensor, cache: KVCache | None) -> Tensor:

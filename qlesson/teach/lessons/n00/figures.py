@@ -6,7 +6,7 @@ from itertools import groupby
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from qlesson.teach.figures import drawing as draw
@@ -16,14 +16,14 @@ FIELDS = {"s": ("sign", draw.ORANGE), "e": ("exponent", draw.YELLOW), "d": ("dig
 
 
 def bit_rows(rows: Mapping[str, tuple[str, str, str]]) -> Figure:
-    """The bits of a number in several formats, each bit coloured by what it says   (notebook 00).
+    """The bits of a number in several formats, and what each of them says   (notebook 00).
 
     rows  {format: (its bits, a letter of "sed" for each, what they mean)}
           s  sign
           e  exponent, the power of two
           d  digits
     """
-    fig, ax = draw.figure(0.7 + 0.5 * len(rows))
+    fig, ax = draw.figure(0.4 + 0.5 * (len(rows) + 0.4))
     longest = max(len(bits) for bits, _, _ in rows.values())
     for y, (bits, kinds, meaning) in enumerate(rows.values()):
         for x, (bit, kind) in enumerate(zip(bits, kinds, strict=True)):
@@ -36,16 +36,13 @@ def bit_rows(rows: Mapping[str, tuple[str, str, str]]) -> Figure:
         ax.plot([0, len(bits)], [-y, -y], color=draw.INK, lw=0, label=", ".join(fields))
         ax.text(longest + 0.6, -y, meaning, va="center")
     ax.set_xlim(-0.2, longest + 4.5)
-    ax.set_ylim(0.5 - len(rows), 0.5)
+    ax.set_ylim(0.5 - len(rows), 0.9)
     draw.own_ticks(ax.yaxis, [-y for y in range(len(rows))], list(rows))
     draw.bare(ax)
-    shown = {kind for _, kinds, _ in rows.values() for kind in kinds}
-    patches = [
-        Patch(fc=draw.lighter(color, 0.6), ec=draw.GRID, label=name)
-        for kind, (name, color) in FIELDS.items()
-        if kind in shown
-    ]
-    draw.legend_above(fig, patches)
+    start = 0
+    for kind, same in _runs(*next(iter(rows.values()))[:2]):
+        ax.text(start + len(same) / 2, 0.5, FIELDS[kind][0], ha="center", va="bottom")
+        start += len(same)
     return fig
 
 

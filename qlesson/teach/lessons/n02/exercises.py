@@ -45,6 +45,7 @@ class BothEquations:
         yield tensor([-4.0, -1.0]), -2, 1
         yield tensor([2.0, 2.5, 3.0]), -128, 127
         yield tensor([-3.0, -2.5, -2.0]), -128, 127
+        yield tensor([-200.0, 55.0]), 0, 255  # the zero point is no int8
         yield tensor([[0.0, 0.0], [-1.0, 2.0], [0.5, 1.0]]), -2, 1
         yield tensor([[0.0, 0.25, -1.0, 2.0]]), -2, 1
         for shape in 4 * SHAPES:
@@ -100,6 +101,12 @@ class BothEquations:
     def both_sides(r, quant_min, quant_max):
         s = 2 * r.abs().max() / (quant_max - quant_min)
         return s, torch.round(quant_min - r.min() / s).clamp(quant_min, quant_max)
+
+    @wrong("int8 ends at 127, and with codes from 0 to 255 the zero point may be larger.")
+    def in_int8(r, quant_min, quant_max):
+        s = (r.max() - r.min()) / (quant_max - quant_min)
+        z = torch.round(quant_min - r.min() / s).clamp(quant_min, quant_max)
+        return s, z.to(torch.int8)
 
     @wrong("255 steps and the ends -128 and 127 are those of int8. Use the arguments.")
     def eight_bits_always(r, quant_min, quant_max):
@@ -171,7 +178,7 @@ class BugReport:
         return nearest_first[0]
 
     def cases(rng):
-        for r_min in (0.0, -1.0, 1.0, -9.0, 9.0, -1.75, -2.5):
+        for r_min in (0.0, -0.25, -1.0, 1.0, -9.0, 9.0, -1.75, -2.5):
             yield r_min, 1.0, -2, 1
         yield -184.0, 912.6 / 255, -128, 127
         yield -40.0, 10 / 255, -128, 127

@@ -51,15 +51,13 @@ def _range_map(
     r_min, r_max, scale, z = map(draw.number, (r_min, r_max, scale, zero_point))
     free = z if unclipped is None else draw.number(unclipped)
     width = quant_max - quant_min
-    view = quant_min - 1.2 * width, quant_max + 1.2 * width  # what is further off waits here
 
     def at(r: float | np.ndarray) -> Any:
         """Where r stands: r_min above quant_min, r_max above quant_max, the rest in proportion."""
-        return np.clip(quant_min + (r - r_min) / ((r_max - r_min) or 1.0) * width, *view)
+        return quant_min + (r - r_min) / ((r_max - r_min) or 1.0) * width
 
-    shown = float(np.clip(free, *view))
     values = at(np.asarray(values, dtype=float))
-    everything = [quant_min, quant_max, shown, at(0.0), *values]
+    everything = [quant_min, quant_max, free, at(0.0), *values]
     low, high = min(everything), max(everything)
     ax.hlines(1, low, high, color=draw.GRID, lw=1, ls=":", gid=ASIDE)
     ax.barh(
@@ -95,14 +93,14 @@ def _range_map(
     words = {q: (draw.short(q), draw.CODE) for q in (quant_min, quant_max)}
     words[z] = (f"z = {draw.short(z)}", draw.CODE)
     if free != z:
-        ax.plot(shown, 0, "d", color=draw.CLIPPED, ms=8, mfc="white", label="z before the clip")
+        ax.plot(free, 0, "d", color=draw.CLIPPED, ms=8, mfc="white", label="z before the clip")
         ax.annotate(
             "",
             (z, 0),
-            (shown, 0),
+            (free, 0),
             arrowprops=dict(arrowstyle="->", color=draw.CLIPPED, lw=1.4, shrinkA=7, shrinkB=7),
         )
-        words[shown] = (draw.short(free, 6), draw.CLIPPED)
+        words[free] = (draw.short(free, 6), draw.CLIPPED)
     draw.spread_words(ax, list(words), words.values(), -0.08, -0.28, limits)
     ax.set_xlim(*limits)
     ax.set_ylim(-0.55, 1.55)
@@ -143,7 +141,7 @@ def pile_up(values: draw.Values, r_min: draw.Scalar, r_max: draw.Scalar, scheme:
     )
     below.set_xlim(*limits)
     below.set_ylim(0, 1.25 * counts.max())
-    ticks = MaxNLocator(6, integer=True).tick_values(lo, hi)
+    ticks = MaxNLocator(3, integer=True).tick_values(lo, hi)
     ticks = [t for t in ticks if lo <= t <= hi]
     draw.own_ticks(below.xaxis, ticks, [draw.short(t) for t in ticks])
     below.spines["bottom"].set_bounds(lo - 0.5, hi + 0.5)

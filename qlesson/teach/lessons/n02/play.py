@@ -28,12 +28,13 @@ def _pile_up(r_min: float, r_max: float, include_zero: bool) -> Shown:
     used, counts = x.q.unique(return_counts=True)
     codes = torch.tensor([scheme.quant_min, scheme.quant_max])
     low, high = ql.dequantize_affine(codes, *qparams)
+    verb = "comes" if len(used) == 1 else "come"
     sentences = [
         f"Range {as_set(r_min, 1)} to {as_set(r_max, 1)}, "
         f"hold 0 {'on' if include_zero else 'off'}: scale {x.scale:.4f}, "
         f"zero point {x.zero_point} (codes {codes[0]} to {codes[1]}).",
         f"The codes mean {low:z.2f} to {high:.2f}; the values lie from 2 to 6.",
-        f"{len(values)} different values go in, {len(used)} come back; "
+        f"{len(values)} different values go in, {len(used)} {verb} back; "
         f"{counts.max()} of the {len(values)} share code {used[counts.argmax()]}.",
     ]
     return sentences, partial(figures.pile_up, values, r_min, r_max, scheme)

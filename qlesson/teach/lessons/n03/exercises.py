@@ -18,11 +18,13 @@ class SymmetricCodes:
     hints = (
         "Two lines: the scale, then the rounded quotient. There is no zero point to add.",
         "The largest code is 2 ** (bits - 1) - 1, which is 127 for 8 bits.",
-        "s = r.abs().max() / quant_max. No value can leave the codes, so no clip is needed.",
+        "s = r.abs().max() / quant_max. No value can leave the codes, so no clip is needed. A "
+        "scale of 0 needs one more line.",
     )
     why = """The scale sends the largest magnitude to the largest code, so nothing lies outside and
         nothing has to be clipped. The magnitude counts: -T has its largest value below 0. Where
-        all values are 0, any scale above 0 will do, and the quotient has a value."""
+        all values are 0, any scale above 0 will do, and the quotient has a value; 0 / 0 is NaN,
+        of which the cast happens to make 0."""
     dtype = torch.int8
 
     @right
@@ -44,6 +46,7 @@ class SymmetricCodes:
         yield torch.zeros(2, 3), 8
         yield tensor([[0.0, 0.0, 0.0], [3.0, -1.0, 1.0]]), 3
         yield tensor([[-7.0, -7.0]]), 4
+        yield tensor([3e-6, 1.25e-6]), 3  # the scale is small, and not 0
         for shape in 4 * SHAPES:
             bits, s = rng.randint(2, 8), rng.uniform(0.1, 5)
             yield symmetric_values(rng, shape, s, 2 ** (bits - 1) - 1), bits
@@ -113,6 +116,11 @@ class SymmetricCodes:
     def scale_moved(r, bits):
         s = r.abs().max() / (2 ** (bits - 1) - 1) + 1e-3
         return torch.round(r / s).to(torch.int8)
+
+    @wrong("A floor under the scale moves small tensors. Replace a scale of 0, and no other.")
+    def scale_floored(r, bits):
+        s = r.abs().max() / (2 ** (bits - 1) - 1)
+        return torch.round(r / s.clamp(min=1e-3)).to(torch.int8)
 
     @wrong("These are asymmetric codes. Symmetric ones have the zero point 0.")
     def asymmetric(r, bits):
@@ -185,6 +193,8 @@ class FourthSum:
             qw, qx = (tensor([rng.randint(-128, 127) for _ in range(n)]) for _ in "wx")
             yield qw, qx, rng.randint(-128, 127), rng.randint(-128, 127)
         yield tensor([127] * 300), tensor([-128] * 300), -128, 127
+        long = tensor([127] * 1101)
+        yield long, long, -128, -128  # its sums are odd and no float32
         yield tensor([0, 0]), tensor([0, 0]), 3, 4
 
     @wrong("This is still the old function in another form. Try zw = 1 and zx = 1.")
@@ -218,6 +228,10 @@ class FourthSum:
     @wrong("n is how many products there are, len(qw), and not the sum of qw.")
     def sum_for_n(qw, qx, zw, zx):
         return (qw * qx).sum() - zx * qw.sum() - zw * qx.sum() + qw.sum() * zw * zx
+
+    @wrong("float32 holds whole numbers up to 2**24 alone, and a long sum is larger. Use int64.")
+    def in_float32(qw, qx, zw, zx):
+        return ((qw - zw).float() * (qx - zx).float()).sum()
 
     @wrong("int8 cannot hold these differences and products: they wrap around. Stay in int64.")
     def back_to_int8(qw, qx, zw, zx):

@@ -81,7 +81,8 @@ def clip_sweep(
     beyond = np.array(limits) > draw.number(chosen)
     fig, ax = draw.figure(3.0)
     ax.plot(limits, rounding, color=draw.ERROR, ls="--", lw=1.8, label="rounding")
-    ax.plot(limits, clipping, color=draw.CLIPPED, ls=":", lw=2.2, label="clipping")
+    some = np.where(clipping > 0, clipping, np.nan)  # 0 has no place among powers of ten
+    ax.plot(limits, some, color=draw.CLIPPED, ls=":", lw=2.2, label="clipping")
     ax.plot(
         [draw.number(chosen), *np.array(limits)[beyond]],
         [sum(here), *total[beyond]],

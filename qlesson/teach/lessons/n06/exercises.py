@@ -18,7 +18,8 @@ class PerRow:
     hints = (
         "r.abs().amax(dim=...) takes the largest magnitude along one axis. Which one goes away?",
         "The scale must have the shape (rows, 1), so that it stretches along the columns.",
-        "s = r.abs().amax(dim=1, keepdim=True) / quant_max; what comes back is s * round(r / s).",
+        "s = r.abs().amax(dim=1, keepdim=True) / quant_max; what comes back is s * round(r / s). "
+        "A scale of 0 needs one more line.",
     )
     why = """amax over dim 1 removes the columns and leaves one number per row. keepdim=True keeps
         the shape (rows, 1); without it, a square tensor takes the scales along the columns, and
@@ -42,10 +43,12 @@ class PerRow:
         yield tensor([[3.0, 1.25]]), 3
         yield tensor([[-3.0, 1.25]]), 3
         yield tensor([[3.0, 1.5]]), 3
+        yield tensor([[3.0, 2.5]]), 3
         yield tensor([[3.0], [6.0]]), 3
         yield tensor([[3.0, 1.25], [6.0, 4.5]]), 3
         yield tensor([[0.0, 0.0]]), 3
         yield tensor([[3.0, 1.25], [0.0, 0.0], [6.0, 4.5]]), 3
+        yield tensor([[3e-6, 1.25e-6]]), 3  # the scale is small, and not 0
         for rows, columns in 5 * SHAPES[1:]:
             bits = rng.randint(2, 8)
             quant_max = 2 ** (bits - 1) - 1
@@ -108,6 +111,22 @@ class PerRow:
     def scale_moved(r, bits):
         s = r.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1) + 1e-3
         return s * torch.round(r / s)
+
+    @wrong("1e-8 is much beside the scale of a small row. Replace a scale of 0, and no other.")
+    def scale_moved_a_little(r, bits):
+        s = r.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1) + 1e-8
+        return s * torch.round(r / s)
+
+    @wrong("A floor under the scale moves small rows. Replace a scale of 0, and no other.")
+    def scale_floored(r, bits):
+        s = r.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
+        s = s.clamp(min=1e-3)
+        return s * torch.round(r / s)
+
+    @wrong("Ties go the wrong way: 2.5 becomes 3. torch.round sends a tie to the even code.")
+    def half_up(r, bits):
+        s = r.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
+        return s * torch.floor(r / s + 0.5)
 
     @wrong("This is asymmetric mode. Symmetric codes have the zero point 0.")
     def asymmetric(r, bits):

@@ -71,21 +71,21 @@ def losses_by_limit(
 
 
 def running_ranges(largest: draw.Values, ranges: Mapping[str, draw.Values]) -> Figure:
-    """The upper end of each observer after every batch, over the batches' own   (notebook 07).
+    """The upper end of each observer after every window, over the windows' own   (notebook 07).
 
-    largest  the largest value of each batch
-    ranges   {observer: the upper ends of its range, one after each batch}
+    largest  the largest value of each window
+    ranges   {observer: the upper ends of its range, one after each window}
     """
     fig, ax = draw.figure(3.2)
-    batches = np.arange(1, len(largest) + 1)
-    ax.vlines(batches, 0, draw.array(largest), color=draw.GRID, lw=1, gid=ASIDE)
-    ax.plot(batches, draw.array(largest), "o", color=draw.GRID, ms=4, label="largest of the batch")
+    windows = np.arange(1, len(largest) + 1)
+    ax.vlines(windows, 0, draw.array(largest), color=draw.GRID, lw=1, gid=ASIDE)
+    ax.plot(windows, draw.array(largest), "o", color=draw.GRID, ms=4, label="largest of the window")
     for (label, ends), (color, _, line) in zip(ranges.items(), draw.STYLES, strict=False):
-        ax.plot(batches, draw.array(ends), color=color, ls=line, lw=2, label=label)
+        ax.plot(windows, draw.array(ends), color=color, ls=line, lw=2, label=label)
     ax.set_ylim(0, None)
-    ax.set_xlim(0.5, len(batches) + 0.5)
+    ax.set_xlim(0.5, len(windows) + 0.5)
     ax.xaxis.set_major_locator(draw.whole(9))
-    ax.set_xlabel("batches observed")
+    ax.set_xlabel("windows observed")
     ax.set_ylabel("upper end of the range")
     fig.legend(handles=ax.get_lines(), loc="outside upper left", ncols=3, frameon=False)
     return fig

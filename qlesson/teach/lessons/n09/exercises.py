@@ -50,8 +50,8 @@ class FourSums:
             m, k, n = rng.choice([(2, 3, 4), (3, 5, 2), (1, 4, 3), (4, 2, 1)])
             zeros = rng.randint(-128, 127), rng.randint(-128, 127)
             yield int8_codes(rng, m, k), zeros[0], int8_codes(rng, n, k), zeros[1]
-        long = torch.full((1, 301), 127, dtype=torch.int8)
-        yield long, -128, long, -128  # its sum is odd and no float32
+        long = torch.full((1, 1101), 127, dtype=torch.int8)
+        yield long, -128, long, -128  # its sums are odd and no float32
 
     @wrong("The differences do not fit into int8: 100 - (-100) wraps around. Make x and w int64.")
     def int8_differences(x, z_x, w, z_w):

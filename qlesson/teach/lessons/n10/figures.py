@@ -14,7 +14,7 @@ LETTERS, LINES = 80, 2  # of a typewriter font: in a line, and lines of a text
 
 
 def alone_and_paired(means: Mapping[str, tuple[float, float]]) -> Figure:
-    """Two losses, and their paired difference, each with its standard error   (notebook 10).
+    """Two losses, and their paired difference, each with two standard errors   (notebook 10).
 
     means  {label: (mean, standard error)} of two models and, the last, of their difference
     """
@@ -36,10 +36,10 @@ def alone_and_paired(means: Mapping[str, tuple[float, float]]) -> Figure:
 
 
 def _bar(ax: Axes, y: float, mean: float, error: float, style: draw.Style, label: str) -> None:
-    """A mean, and one standard error to either side."""
+    """A mean, and two standard errors to either side."""
     color, marker, _ = style
-    ends = [mean - error, mean + error]
-    ax.plot(ends, [y, y], "|-", color=color, lw=2, ms=11, label=f"{label}, one standard error")
+    ends = [mean - 2 * error, mean + 2 * error]
+    ax.plot(ends, [y, y], "|-", color=color, lw=2, ms=11, label=f"{label}, two standard errors")
     ax.plot([mean], [y], marker, color=color, ms=7, label=label)
 
 
@@ -96,9 +96,11 @@ def size_and_perplexity(
 
 
 def _plain_ticks(limits: tuple[float, float]) -> tuple[list[float], list[str]]:
-    steps = (1, 2, 3, 4, 5, 6, 8) if limits[1] < 10 * limits[0] else (1, 2, 5)
+    low, high = limits
+    halves = [1 + i / 2 for i in range(18)]
+    steps = halves if high < 2 * low else (1, 2, 3, 4, 5, 6, 8) if high < 10 * low else (1, 2, 5)
     at = [a * 10**k for k in range(-1, 5) for a in steps]
-    at = [x for x in at if limits[0] <= x <= limits[1]]
+    at = [x for x in at if low <= x <= high]
     return at, [f"{x:g}" for x in at]
 
 

@@ -11,7 +11,8 @@ WEIGHTS, INPUTS = (0.4, 0.6), (1, -1)
 def weight_and_output_error(codes):
     """Exercise 11.1: sum of squared weight errors, and the squared output error."""
     off = [w - c for w, c in zip(WEIGHTS, codes, strict=True)]
-    return sum(d * d for d in off), sum(d * x for d, x in zip(off, INPUTS, strict=True)) ** 2
+    y = sum(d * x for d, x in zip(off, INPUTS, strict=True))
+    return sum(d * d for d in off), y * y  # inf where y ** 2 would raise
 
 
 def both_errors(a1, a2, b1, b2):
@@ -187,6 +188,9 @@ class AfterColumn:
             yield w, float(round(w[j].item())) + rng.choice((0.0, 0.25)), j, u
         u = torch.eye(40) + torch.ones(40, 40).triu(1) / 4
         yield torch.zeros(40), 1.0, 5, 2 * u
+
+    def valid(w, w_hat, j, u):
+        return u.shape == (len(w), len(w))
 
     @wrong("The two faults are still there: a sign, and a division.")
     def unchanged(w, w_hat, j, u):

@@ -162,4 +162,9 @@ class FourReports:
         ("BC", "C does. The difference of B is 1.3 errors."),
         ("AD", "D does. A chose its stop by the text that judges it."),
         ("AB", "Both have a fault: A chose by the text that judges it, and B is 1.3 errors."),
+        ("ABC", "C does. A chose by the text that judges it, and B is 1.3 errors. Which is left?"),
+        ("ABD", "D does. A chose by the text that judges it, and B is 1.3 errors. Which is left?"),
+        ("ACD", "Two of these three. A chose its stop by the text that judges it."),
+        ("BCD", "Two of these three. The difference of B is 1.3 errors."),
+        ("ABCD", "Not all four: A chose by the text that judges it, and B is 1.3 errors."),
     ]

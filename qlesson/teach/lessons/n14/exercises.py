@@ -71,6 +71,7 @@ class Turn:
         yield 32, 10.0, 10.0
         yield 8, 1.0, 16.0
         yield 4.5, 100.0, 2000.0
+        yield 4.5, 3000.0, 1000.0
         yield 16, 3000.0, 500000.0
         for _ in range(20):
             yield (
@@ -110,6 +111,10 @@ class Turn:
     @wrong("No count of tokens is asked for, but where two times are equal: do not round.")
     def whole_nearest(bits, gb_per_s, gflop_per_s):
         return round(bits * gflop_per_s / (16 * gb_per_s))
+
+    @wrong("Below 1 arithmetic is the limit at one token already: leave the number as it is.")
+    def one_at_least(bits, gb_per_s, gflop_per_s):
+        return max(1, bits * gflop_per_s / (16 * gb_per_s))
 
     @wrong("Here a GB is 10 ** 9 bytes, as a GFLOP is 10 ** 9 operations: yours is 2 ** 30.")
     def binary_gb(bits, gb_per_s, gflop_per_s):

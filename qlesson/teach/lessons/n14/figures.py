@@ -34,7 +34,8 @@ def tokens_per_second(
     ax.axhline(level, color=draw.INK, ls=":", lw=1.4, label="arithmetic")
     for name, (color, marker, _) in zip(bits, draw.STYLES, strict=False):
         at, speed = zip(*points[name], strict=True)
-        ax.plot(at, speed, marker, color=color, ms=8, ls="", label=name)
+        # Hollow, so that none hides another.
+        ax.plot(at, speed, marker, color=color, mfc="none", mew=1.6, ms=8, ls="", label=name)
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlim(0.8, 1.3 * BATCHES[-1])

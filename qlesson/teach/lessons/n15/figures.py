@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from qlesson.teach.figures import drawing as draw
 
 FILLS = (draw.SIZE, draw.BAR, draw.UNUSED, draw.lighter(draw.GREEN, 0.45))
+HATCHES = (None, "///", "...", "xxx")
 
 
 def where_zero_comes_back(panels: Mapping[str, draw.Values]) -> Figure:
@@ -19,7 +20,7 @@ def where_zero_comes_back(panels: Mapping[str, draw.Values]) -> Figure:
     fig, axes = draw.figure(2.6, cols=len(panels))
     for ax, (title, off) in zip(np.ravel(axes), panels.items(), strict=True):
         off = draw.array(off)
-        counts, edges = np.histogram(off, np.linspace(-0.625, 0.625, 26))
+        counts, edges = np.histogram(off, (np.arange(28) - 13.5) / 21)  # an edge is at half a step
         farthest = draw.short(abs(off).max(), 6)
         ax.stairs(counts, edges, fill=True, color=draw.SIZE, ec=draw.INK, label=f"to {farthest}")
         ax.axvline(0, color=draw.CODE, lw=1.4, ls="--", label=f"mean {draw.short(off.mean(), 6)}")
@@ -28,7 +29,7 @@ def where_zero_comes_back(panels: Mapping[str, draw.Values]) -> Figure:
         ax.yaxis.set_major_locator(draw.whole(5))
         draw.title(ax, title)
     np.ravel(axes)[0].set_ylabel("blocks")
-    fig.supxlabel("what 0.0 comes back as, in steps", fontsize=10)
+    fig.supxlabel("what 0.0 comes back as, in steps  (dashed: 0.0)", fontsize=10)
     return fig
 
 
@@ -39,15 +40,16 @@ def price_by_part(types: Mapping[str, tuple[int, Mapping[str, int]]]) -> Figure:
     """
     fig, ax = draw.figure(0.9 + 0.36 * len(types))
     parts = list(dict.fromkeys(part for _, bits in types.values() for part in bits))
-    fills = dict(zip(parts, FILLS, strict=False))
+    looks = [dict(color=fill, hatch=hatch) for fill, hatch in zip(FILLS, HATCHES, strict=True)]
+    look_of = dict(zip(parts, looks, strict=False))
     places = -np.arange(len(types), dtype=float)
     ends = np.zeros(len(types))
     for part in parts:
         each = np.array([bits.get(part, 0) / n for n, bits in types.values()])
-        ax.barh(places, each, 0.66, ends, color=fills[part], edgecolor=draw.INK, lw=0.7, label=part)
+        ax.barh(places, each, 0.66, ends, edgecolor=draw.INK, lw=0.7, label=part, **look_of[part])
         ends += each
     for y, end in zip(places, ends, strict=True):
-        ax.text(end + 0.08, y, f"{end:.6g}", va="center", fontsize=draw.SMALL)
+        ax.text(end + 0.08, y, f"{end:.4g}", va="center", fontsize=draw.SMALL)
     draw.own_ticks(ax.yaxis, places, list(types))
     ax.tick_params(axis="y", length=0)
     ax.set_xlim(0, 1.12 * ends.max())

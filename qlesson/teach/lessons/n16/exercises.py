@@ -119,6 +119,9 @@ class HowLikely:
             ids = torch.tensor([rng.randrange(vocabulary) for _ in range(time)])
             yield torch.tensor(logits), ids, rng.randint(1, time - 1)
 
+    def valid(logits, ids, start):
+        return len(logits) == len(ids)
+
     @wrong("Row t is about the token after ids[t]; yours looks up ids[t] itself.")
     def one_late(logits, ids, start):
         log_p = logits[start:].log_softmax(-1)

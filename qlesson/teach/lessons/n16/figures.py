@@ -51,8 +51,9 @@ def first_tokens(shares: Mapping[str, float]) -> Figure:
     ax.barh(at, draw.array(list(shares.values())), 0.6, color=draw.SIZE, edgecolor=draw.INK, lw=0.6)
     ax.set_yticks([])
     for y, (token, share) in zip(at, shares.items(), strict=True):
-        ax.text(share + 0.012, y, token, va="center")
+        ax.text(share + 0.012, y, f"{token}  {draw.number(share):.3f}", va="center")
     draw.own_ticks(ax.xaxis, np.arange(0, 1.1, 0.2), ["0", "0.2", "0.4", "0.6", "0.8", "1"])
     ax.set_xlim(0, 1.3)  # with room for a token beside the longest bar
-    ax.set_xlabel("probability to begin the answer")
+    ax.spines["bottom"].set_bounds(0, 1)
+    ax.set_xlabel("probability to begin the answer", x=0.5 / 1.3)
     return fig

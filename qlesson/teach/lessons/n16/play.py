@@ -36,4 +36,6 @@ def _answered(bits: str, prompt: str) -> Shown:
     model = "The file's own codes" if bits == "file" else f"{bits} bits"
     answer = " ".join(line["answer"].split()) or "(it ends at once)"
     told = textwrap.wrap(f"{model}: {answer}", 79, max_lines=4, placeholder=" ...")
-    return [prompt, *told], partial(figures.first_tokens, shares)
+    first = ", ".join(f"{token} {share:.3f}" for token, share in shares.items())
+    sentences = [prompt, *told, f"Likeliest to begin the answer: {first}."]
+    return sentences, partial(figures.first_tokens, shares)

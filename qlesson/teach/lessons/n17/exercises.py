@@ -56,6 +56,9 @@ class BehindNorm:
             w = tensor([[rng.randint(-8, 8) / 4 for _ in range(n)] for _ in range(rows)])
             yield w, tensor([rng.randint(1, 12) / 4 for _ in range(n)]), m
 
+    def valid(w, gain, m):
+        return torch.allclose(m @ m.T, torch.eye(len(m)), atol=1e-6)
+
     @wrong("The rotation is missing: this matrix makes y of u, and what it meets is u M.")
     def not_rotated(w, gain, m):
         return w * gain
