@@ -316,7 +316,7 @@ def _beyond_float32(x: Value) -> bool:
 
 def _holds(*codes: Value) -> torch.dtype:
     """The dtype of a zero point between these codes."""
-    inside = all(isinstance(x, Tensor) or abs(x) < 2**31 for x in map(_code, codes))
+    inside = all(isinstance(x, Tensor) or -(2**31) <= x < 2**31 for x in map(_code, codes))
     return torch.int32 if inside else torch.int64
 
 

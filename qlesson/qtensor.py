@@ -113,7 +113,7 @@ def _refuse_too_wide(
     if not checks.all_finite(_at_least_float32(scale.amax()) * scheme.reach, *more):
         raise ValueError(
             f"r reaches from {r_min.min().item():g} to {r_max.max().item():g}: that range is too "
-            f"wide for {_name(scale.dtype)}. Scale r down, or {_wider(scheme)}."
+            f"wide for {checks.dtype_name(scale.dtype)}. Scale r down, or {_wider(scheme)}."
         )
 
 
@@ -185,15 +185,16 @@ class QTensor:
             object.__setattr__(self, name, checks.held(x))
         if q.dtype != scheme.dtype:
             raise ValueError(
-                f"q has dtype {_name(q.dtype)}, the scheme's codes are "
-                f"{_name(scheme.dtype)}: make q with ql.quantize(r, scheme)."
+                f"q has dtype {checks.dtype_name(q.dtype)}, the scheme's codes are "
+                f"{checks.dtype_name(scheme.dtype)}: make q with ql.quantize(r, scheme)."
             )
         if q.numel() == 0:
             raise ValueError(f"q is empty (shape {tuple(q.shape)}): there are no codes.")
         if zero_point.dtype != scheme.dtype:
             raise ValueError(
-                f"zero_point has dtype {_name(zero_point.dtype)}, but is stored like the "
-                f"codes in {_name(scheme.dtype)}: use zero_point.to({scheme.dtype})."
+                f"zero_point has dtype {checks.dtype_name(zero_point.dtype)}, but is stored like "
+                f"the codes in {checks.dtype_name(scheme.dtype)}: use "
+                f"zero_point.to({scheme.dtype})."
             )
         checks.shape_and_device(scale, zero_point, scheme.granularity, q.shape, q.device)
         checks.stored_as(scale, scheme)
@@ -353,10 +354,6 @@ def _checked_qparams(
     """Given qparams, in the dtypes they are stored in."""
     dtype = computing(r.dtype)
     return QParams(*checks.qparams(qparams, scheme, r.shape, dtype, r.device, check))
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _wider(scheme: Scheme) -> str:

@@ -125,7 +125,6 @@ SAME_SHAPE = dict(longer=REFUSED, deeper=REFUSED, scalar=REFUSED)
 ANY_STEP = dict(negative=THROUGH, zero=THROUGH, nan=THROUGH, infinite=THROUGH)
 MATRIX = dict(deeper=REFUSED, scalar=REFUSED)
 CALLED_LATER = {"of nothing": SOUND, "of numbers": SOUND}
-NONE_IS_GOOD = dict(none=SOUND)
 TOKENS = FLOATS_GO_THROUGH | dict(scalar=REFUSED, deeper=SOUND, empty=SOUND)
 RECORD = "a record of what the package has made; it is checked where it is used"
 PART = "a part of a model, which checks what it is given"
@@ -141,7 +140,6 @@ WITH_SCHEME = LAYER | dict(
 NO_INPUTS = WITH_SCHEME | dict(inputs=real(X, **MATRIX, longer=SOUND, none=SAME))
 SEARCH = dict(r=real(A), scheme=scheme(FOUR))
 BINS = whole(256)
-PLAIN_END = dict(says=FORMULA["says"])
 
 ROWS = {
     # --- the formulas ---
@@ -260,7 +258,7 @@ ROWS = {
     # --- layers ---
     "nn.integer.FixedPoint": RECORD,
     "nn.integer.FourTerms": RECORD,
-    "nn.integer.fixed_point": row(factor=number_or_scale(STEP)),
+    "nn.integer.fixed_point": row(factor=number_or_scale(STEP, empty=SOUND, longer=SOUND)),
     "nn.integer.four_terms": row(
         x=codes(INT8, **MATRIX, as_int8=SAME, empty=SOUND),
         z_x=whole_zero_point(ZERO), w=codes(INT8, **MATRIX, as_int8=SAME, empty=SOUND),
@@ -299,8 +297,7 @@ ROWS = {
         on=lambda: linear(), call=lambda f, x: list(f(x)),
         x=qtensor(linear().quantize_input(X))),
     "nn.layers.QuantizedEmbedding": row(
-        weight=qtensor(Q), bias=real(drawn(4), none=SOUND, **SAME_SHAPE),
-        padding_idx=whole(1, none=SOUND, negative=SOUND, zero=SOUND)),
+        weight=qtensor(Q), padding_idx=whole(1, none=SOUND, negative=SOUND, zero=SOUND)),
     "nn.layers.QuantizedEmbedding.forward": row(
         on=lambda: qnn.QuantizedEmbedding(Q), input=ids(torch.tensor([0, 3]))),
     "nn.layers.QuantizedEmbedding.project": row(

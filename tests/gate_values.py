@@ -192,12 +192,13 @@ KINDS = {
     "scale": {k: v for k, v in NO_TENSOR.items() if k != "list"} | KEPT | COMPLEX | STEPS
     | MISFITS | GRADIENT,
     "scale_or_number": {k: v for k, v in NO_TENSOR.items() if k != "list"} | KEPT | COMPLEX
-    | STEPS | NUMBERS_OF_STEPS | GRADIENT,
+    | STEPS | NUMBERS_OF_STEPS | MISFITS | GRADIENT,
     "zero_point": NO_TENSOR | KEPT | ZEROS | MISFITS,
-    "zero_point_or_number": {k: v for k, v in NO_TENSOR.items() if k != "list"} | ZEROS,
+    "zero_point_or_number": {k: v for k, v in NO_TENSOR.items() if k != "list"} | ZEROS
+    | MISFITS,
     # a zero point of codes in int8, as a whole number
     "whole_zero_point": {k: v for k, v in ZEROS.items() if k not in ("beyond", "below")}
-    | {k: v for k, v in NO_TENSOR.items() if k != "list"}
+    | {k: v for k, v in NO_TENSOR.items() if k != "list"} | MISFITS
     | {"huge": (lambda x: x.long() * 0 + 2**40, REFUSED), "number_beyond": (lambda x: 200, SOUND)},
     "qparams": pairs(STEPS | NUMBERS_OF_STEPS | MISFITS | COMPLEX | TWO | GRADIENT, 0)
     | pairs(ZEROS | MISFITS | TWO, 1)

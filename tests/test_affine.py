@@ -176,6 +176,15 @@ def test_the_steps_between_two_ends_are_counted_exactly():
     assert ql.asymmetric_qparams(-1.0, 1.0, -(2**63), 2**63 - 1).scale.item() == 2.0**-63
 
 
+def test_a_zero_point_is_int64_where_codes_lie_beyond_int32():
+    low, high = WIDE
+    for r_min, r_max, code in ((0.0, 1.0, low), (-1.0, 0.0, high)):
+        zero_point = ql.asymmetric_qparams(r_min, r_max, low, high).zero_point
+        assert (zero_point.dtype, zero_point.item()) == (torch.int32, code)
+    for beyond in ((low - 1, high), (low, high + 1)):
+        assert ql.asymmetric_qparams(-1.0, 1.0, *beyond).zero_point.dtype == torch.int64
+
+
 def test_a_cast_alone_would_wrap_around():
     assert torch.tensor(128.0).to(torch.int32).to(torch.int8).item() == -128
     assert ql.quantize_affine(128.0, 1.0, 0, *CODES).item() == 127

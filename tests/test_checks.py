@@ -183,6 +183,10 @@ def test_codes_of_another_dtype_are_refused_and_never_cast():
     for z in (200, -129, 0.5, torch.tensor(200)):
         with pytest.raises(ValueError, match="z_q must be an integer from -128 to 127"):
             int_conv2d(int8, z, int8, 0, padding=1)
+    with pytest.raises(TypeError, match="z_q must be made of integers, got 0.0: round it"):
+        int_conv2d(int8, 0.0, int8, 0)
+    with pytest.raises(ValueError, match=r"z_q must be one number, got the shape \(2,\)"):
+        int_conv2d(int8, torch.zeros(2, dtype=torch.int8), int8, 0)
     with pytest.raises(TypeError, match="z_w must be made of integers, got 0.5: round it"):
         int_conv2d(int8, 0, int8, 0.5)
     with pytest.raises(TypeError, match="zero_point must be made of integers"):

@@ -212,7 +212,8 @@ def test_round_trip_within_half_a_step(problem):
 def test_saturation_outside_the_range(problem, seed):
     r, scheme = problem
     x = ql.quantize(r, scheme)
-    far = torch.where(torch.rand(r.shape) < 0.5, -1.0, 1.0) * (r.double().abs().max() * 3 + 1e3)
+    side = torch.rand(r.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    far = torch.where(side, -1.0, 1.0) * (r.double().abs().max() * 3 + 1e3)
     beyond = (far.double() / aligned(x, x.scale)).abs() > 2 * steps(scheme)
     assume(beyond.all())
     y = ql.quantize(far.to(x.scale.dtype), scheme, (x.scale, x.zero_point))
@@ -1079,8 +1080,8 @@ def test_the_gradient_is_1_inside_and_0_outside():
     assert gradient(torch.tensor([1e30, -1e30, 3e38]), ql.Scheme(), (1e-3, 5)).tolist() == [0] * 3
 
 
-@given(problems(dtypes=(torch.float32, torch.float64)), st.integers(-8, 7))
-def test_the_gradient_is_the_mask_of_the_spec(problem, shift):
+@given(problems(dtypes=(torch.float32, torch.float64)))
+def test_the_gradient_is_the_mask_of_the_spec(problem):
     r, scheme = problem
     scale, zero_point = ql.choose_qparams(r, scheme)
     scale = scale * 0.6  # so that some values lie outside

@@ -33,7 +33,7 @@ from qlesson.observers import (
     moving_average,
 )
 from qlesson.qtensor import qparams_from_range
-from qlesson.ranges import KL_BINS, _codes, entropy, min_max, mse_search, percentile
+from qlesson.ranges import KL_BINS, _codes, _short, entropy, min_max, mse_search, percentile
 from qlesson.scheme import qparams_of
 
 SYMMETRIC = ql.Scheme(8, "symmetric")
@@ -426,6 +426,12 @@ def test_the_search_on_a_histogram_finds_nearly_the_least_error(name, bits):
         assert error_of(r, ends, scheme) <= slack * exact + 1e-12
 
 
+def test_a_limit_is_cut_by_three_parts_in_ten_thousand_at_most():
+    limit = DATA["normal"].abs()
+    cut = 1 - _short(limit) / limit
+    assert cut.min() >= 0 and 2e-4 < cut.max() < 3e-4
+
+
 # --- entropy --------------------------------------------------------------------------------------
 
 
@@ -492,6 +498,12 @@ def test_entropy_never_clips_most_of_the_values():
         low, high = entropy(r, ql.Scheme(bits))
         assert ((r >= low) & (r <= high)).float().mean() >= 0.5
         assert high > 0.9 * r.max()
+
+
+def test_entropy_may_clip_half_of_the_values_and_no_more():
+    r = torch.tensor([1.0] * 4 + [1.4] + [1.5] * 3)  # without the last four, nothing is lost
+    assert entropy(r, ql.Scheme(2), bins=64)[1] < 1.4
+    assert entropy(torch.cat([r, r[-1:]]), ql.Scheme(2), bins=64)[1] >= 1.4
 
 
 def test_with_too_few_bins_entropy_is_min_max():

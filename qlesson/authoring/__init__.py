@@ -1,1 +1,2 @@
-"""What only an author needs: `python -m qlesson.authoring refresh`, `lint` and `slides`."""
+"""What only an author needs: `python -m qlesson.authoring COMMAND`, with refresh, lint, slides,
+handouts, book, colab or translate."""

@@ -19,4 +19,5 @@ def alt_of(output: Mapping[str, Any]) -> str:
 def is_caption(output: Mapping[str, Any], alt: str) -> bool:
     """Whether it repeats below a picture its sentence, `alt`, which a page can give the picture."""
     data = output.get("data", {})
-    return "text/html" in data and bool(alt) and alt.startswith(data.get("text/plain", "nothing"))
+    said = data.get("text/plain", "")
+    return "text/html" in data and bool(said) and alt.startswith(said)

@@ -7,7 +7,7 @@ state, the version of Python, what the editor remembers about a cell.
 import os
 import platform
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from nbformat import NotebookNode
 
 from qlesson.authoring import moving
 from qlesson.authoring.bets import spaced
+from qlesson.course.copies import beginning
 from qlesson.teach.widgets import VIEW
 
 METADATA = {
@@ -100,12 +101,22 @@ def stored_on(folder: Path) -> str:
     return path.read_text(encoding="utf-8").splitlines()[-1] if path.exists() else "not recorded"
 
 
-def main(folder: Path, names: Iterable[str] = (), check: bool = False) -> int:
-    """Refresh the named notebooks, or all; 1 if one failed or, with check, would change."""
-    bad = 0
-    for path in sorted(folder.glob("*.ipynb")):
-        if not path.name.startswith(tuple(names) or ""):
-            continue
+def named(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The notebooks with these numbers, or all; none, after a sentence, for another name."""
+    paths = sorted(folder.glob("*.ipynb"))
+    for name in names:
+        if not (name.isdecimal() and any(p.name.startswith(beginning(name)) for p in paths)):
+            print(f"{name} is not the number of a notebook, as 05 is, so nothing was done.")
+            return []
+    return [path for path in paths if path.name.startswith(tuple(map(beginning, names)) or "")]
+
+
+def main(folder: Path, names: Sequence[str] = (), check: bool = False) -> int:
+    """Refresh the named notebooks, or all; 1 if one failed or, with check, would change, or if a
+    name is none of a notebook."""
+    paths = named(folder, names)
+    bad = 0 if paths else 1
+    for path in paths:
         before = path.read_text(encoding="utf-8")
         try:
             after = run(path)

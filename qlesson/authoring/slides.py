@@ -16,7 +16,7 @@ import ast
 import html
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import nbformat
@@ -216,24 +216,25 @@ def deck(nb: NotebookNode, page: str = "", minutes: str = "") -> str:
 
 def main(
     folder: Path,
-    names: Iterable[str] = (),
+    names: Sequence[str] = (),
     to: Path = Path("build/slides"),
     draw: bool = False,
 ) -> int:
-    """Write the decks of the named notebooks, or of all, into the folder `to`; return 0.
+    """Write the decks of the named notebooks, or of all, into the folder `to`; return 0, or 1 where
+    a name is none of a notebook.
 
     draw  run the notebooks first, so that their pictures are drawn for the size of a slide
     """
+    paths = refresh.named(folder, names)
     if draw:
         os.environ["QLESSON_DPI"] = FINE
     to.mkdir(parents=True, exist_ok=True)
     teachers = [folder / name for name in ("teaching.md", "teaching_minutes.md")]
     pages = [path.read_text(encoding="utf-8") for path in teachers]
-    for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
-        if path.name.startswith(tuple(names) or ""):
-            stored = refresh.run(path) if draw else path.read_text(encoding="utf-8")
-            text = deck(nbformat.reads(stored, as_version=4), *pages)
-            file = to / f"{path.stem}.html"
-            file.write_text(text, encoding="utf-8", newline="\n")
-            print(f"{file}: {len(text.encode()) / 1000:.0f} kB")
-    return 0
+    for path in paths:
+        stored = refresh.run(path) if draw else path.read_text(encoding="utf-8")
+        text = deck(nbformat.reads(stored, as_version=4), *pages)
+        file = to / f"{path.stem}.html"
+        file.write_text(text, encoding="utf-8", newline="\n")
+        print(f"{file}: {len(text.encode()) / 1000:.0f} kB")
+    return 0 if paths else 1

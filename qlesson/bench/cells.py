@@ -1,6 +1,6 @@
 """What is timed: the cells of the table, and what a run measures beside them."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 WORKS = ("given scale", "choose", "dequantize")
 FLOOR = "one pass"  # the limit: out.copy_(x), which reads and writes the same bytes
 SIZES = [2**n for n in range(12, 31, 3)]
+PIECES = [2**n for n in (*range(14, 21), 22, 25)]  # values
 Cell = tuple[str, str, str, bool]  # work, granularity, dtype, few
 
 
@@ -137,10 +138,10 @@ def run(
     return rows
 
 
-def run_sizes(sizes: Iterable[int] = SIZES, device: str = "cpu") -> list[dict[str, Any]]:
+def run_sizes(device: str = "cpu") -> list[dict[str, Any]]:
     """Given scale per tensor, float32, from a few KB to 1 GB: the package and the floor."""
     rows = []
-    for nbytes in sizes:
+    for nbytes in SIZES:
         rows += run_cell("given scale", "tensor", "float32", True, nbytes, device)
     return rows
 
@@ -153,10 +154,8 @@ def run_bandwidth(nbytes: int = 2**27, device: str = "cpu") -> list[dict[str, An
     return [{"contestant": "read", "ms": ms, "low": low, "high": high, "moved": nbytes}]
 
 
-def run_pieces(
-    nbytes: int = 2**27, powers: Iterable[int] = (14, 15, 16, 17, 18, 19, 20, 22, 25)
-) -> list[dict[str, Any]]:
-    """The formula on 2^power values at a time, and on the whole tensor: where the cache ends."""
+def run_pieces(nbytes: int = 2**27) -> list[dict[str, Any]]:
+    """The formula on some values at a time, and on the whole tensor: where the cache ends."""
     job = Job("given scale", "tensor", "float32", nbytes)
     r, codes, whole = job.r.view(-1), job.codes.view(-1), job.r.numel()
 
@@ -164,7 +163,7 @@ def run_pieces(
         for a, b in zip(r.split(size), codes.split(size), strict=True):
             b.copy_(ql.quantize_affine(a, *job.qparams, -128, 127))
 
-    sizes = [n for n in (2**power for power in powers) if n <= whole]
+    sizes = [n for n in PIECES if n <= whole]
     times = measure({n: partial(by, n) for n in sizes})
     return [{"values": n, "ms": ms, "low": a, "high": b} for n, (ms, a, b) in times.items()]
 

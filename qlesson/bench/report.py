@@ -65,7 +65,8 @@ def report(
         if sizes:
             results["sizes"] = run_sizes(device=device)
         if sizes and device == "cpu":
-            results |= {"pieces": run_pieces(), "memory": run_memory(), "steps": run_steps()}
+            beside = {"pieces": run_pieces, "memory": run_memory, "steps": run_steps}
+            results |= {part: rows(nbytes) for part, rows in beside.items()}
     return results
 
 

@@ -254,6 +254,7 @@ def one_of_floats() -> str:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
+    """float32, where torch writes torch.float32."""
     return str(dtype).removeprefix("torch.")
 
 

@@ -60,7 +60,9 @@ def histogram(path: str | Path, name: str) -> str:
         head = printable(f"{name}: {by(x.shape)}, {_words(x)}")
         if isinstance(x, Tensor):
             if x.dtype in UNCOUNTED:
-                raise ValueError(f"{printable(name)} is {_name(x.dtype)}, which has no histogram.")
+                raise ValueError(
+                    f"{printable(name)} is {checks.dtype_name(x.dtype)}, which has no histogram."
+                )
             return "\n".join([head, *_bars(*_of_values(x))])
         bars = _bars(*_of_codes(counted(x), _ends(x)[0]))
         return "\n".join([head, *bars, f"scales: {_span(x.scale)}"])
@@ -115,8 +117,8 @@ def _line(file: Opened, name: str) -> Line:
 def _words(x: QTensor | Blocks | Tensor) -> str:
     """The type in the course's words: bits, mapping, granularity, and what scales are stored in."""
     if isinstance(x, Tensor):
-        return _name(x.dtype)
-    scale = f"scale {_name(x.scale.dtype)}"
+        return checks.dtype_name(x.dtype)
+    scale = f"scale {checks.dtype_name(x.scale.dtype)}"
     if isinstance(x, QTensor):
         mapping = "asymmetric" if x.zero_point.any() else "symmetric"
         return f"{x.scheme.bits} bits, {mapping}, {_who(x.scheme.granularity)}, {scale}"
@@ -140,10 +142,6 @@ def _who(granularity: Granularity) -> str:
     if isinstance(granularity, PerGroup):
         return f"groups of {granularity.group_size}"
     return {PerTensor(): "per tensor", PerAxis(0): "per row"}.get(granularity, str(granularity))
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _table(file: Opened, lines: list[Line]) -> str:

@@ -46,7 +46,8 @@ class use_kernels:
         self._before, _state["mode"] = _state["mode"], mode
 
     def __enter__(self) -> "use_kernels":
-        _state["mode"] = self.mode
+        if _state["mode"] != self.mode:  # another was chosen since this one was made
+            self._before, _state["mode"] = _state["mode"], self.mode
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -219,6 +219,7 @@ def _product(
         if code.linear(_LINEAR(w.address, x.data_ptr(), m, b, y.data_ptr(), threads)):
             return y
         few = False
+    # As few_of in product_reals.h: as few as these need no library of many.
     code = library(("few" if few and m <= 3 * FEW else "many", dtype))
     if code is None:
         return None

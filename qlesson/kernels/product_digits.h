@@ -1,7 +1,7 @@
 // Float inputs as whole numbers of some digits: an instruction multiplies 32 bytes, or 64, and 8 floats, or 16.
 //
-// Each 32 neighbours x have a step, the smallest power of two for which no n = round(x / step) is beyond
-// three digits to the base 256, each from -128 to 127: n = 65536 d2 + 256 d1 + d0. With both sums over 32
+// Each 32 neighbours x have a step, the smallest power of two above a 0x7f7f7f-th of the largest: n = round(x / step)
+// has three digits to the base 256, each from -128 to 127: n = 65536 d2 + 256 d1 + d0. With both sums over 32
 // products exact in 32 bits,
 //
 //     sum x (u - zero) = step (65536 sum d2 (u - zero) + sum (256 d1 + d0) (u - zero))

@@ -41,4 +41,5 @@ constexpr int64_t BATCH = VECTORS * LANES;
 
 }  // namespace
 
+// As _product in product.py, which asks no library of many for 3 * FEW.
 extern "C" int64_t few_of(const Weight* w, int64_t m) { return as_few(*w, m, BATCH, 3 * FEW); }

@@ -122,18 +122,22 @@ def four_terms(
     total is right as long as it fits in 32 bits itself.
     """
     _check_factors(x, w)
-    z_x, z_w = (_zero_point(name, z, x.device) for name, z in (("z_x", z_x), ("z_w", z_w)))
     if w_sums is None:
         w_sums = w.sum(1, dtype=torch.int32)
     _check_sums(w_sums, w)
     x_sums = x.sum(1, keepdim=True, dtype=torch.int32)
+    z_x, z_w = _zero_point("z_x", z_x, x_sums), _zero_point("z_w", z_w, w_sums)
     return FourTerms(int_matmul(x, w), z_w * x_sums, z_x * w_sums, x.shape[1] * z_x * z_w)
 
 
-def _zero_point(name: str, z: Tensor | int, device: torch.device) -> Tensor:
-    """A zero point of codes moved to int8, as int32: a cast alone would cut fractions off."""
+def _zero_point(name: str, z: Tensor | int, sums: Tensor) -> Tensor:
+    """A zero point of codes moved to int8, as int32: a cast alone would cut fractions off.
+
+    Of another shape than one per row's sum, [n, 1] for [n], it would make all terms wrong.
+    """
     checks.integers(name, z)
-    z = torch.as_tensor(z, device=device)
+    z = torch.as_tensor(z, device=sums.device)
+    checks.broadcasts(name, z, "the row sum", sums)
     checks.code_values(name, z, -INT32_MAX, INT32_MAX, "pass the zero point of int8 codes")
     return z.to(torch.int32)
 
@@ -151,6 +155,14 @@ def int8_codes(q: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
     if q.dtype == torch.uint8:
         return (q ^ 128).view(torch.int8), zero_point.to(torch.int32) - 128
     return q, zero_point.to(torch.int32)
+
+
+def _check_one(name: str, x: Tensor | float) -> None:
+    """One number for all: another shape would make the result larger, or go by rows."""
+    if isinstance(x, Tensor) and x.numel() != 1:
+        raise ValueError(
+            f"{name} must be one number, got the shape {tuple(x.shape)}: use ql.PerTensor()."
+        )
 
 
 def safe_length(x_scheme: Scheme, w_scheme: Scheme) -> int:
@@ -173,6 +185,7 @@ def integer_bias(bias: Tensor, x_scale: Tensor, w_scale: Tensor) -> Tensor:
     checks.known("bias", bias)
     checks.finite("bias", bias)
     x_scale = checks.scales("x_scale", x_scale)
+    _check_one("x_scale", x_scale)
     w_scale = checks.scales("w_scale", w_scale).flatten()
     for name, scale in (("x_scale", x_scale), ("w_scale", w_scale)):
         checks.broadcasts(name, scale.squeeze(), "bias", bias)
@@ -230,10 +243,19 @@ def requantize(
     checks.of_type("factor", factor, FixedPoint, "fixed_point(factor) makes it")
     checks.scheme("scheme", scheme)
     checks.zero_points("zero_point", zero_point, scheme)
+    _check_one("zero_point", zero_point)
+    _check_factor(factor, accumulator)
     product = accumulator.long() * factor.multiplier
     rounded = (product + (1 << (factor.shift - 1))) >> factor.shift
     codes = rounded + torch.as_tensor(zero_point, device=rounded.device).long()
     return codes.clamp(scheme.quant_min, scheme.quant_max).to(scheme.dtype)
+
+
+def _check_factor(factor: FixedPoint, accumulator: Tensor) -> None:
+    """One, or one per column: [n, 1] would go by rows."""
+    row = accumulator.new_empty(accumulator.shape[-1:])
+    for part in factor:
+        checks.broadcasts("factor", part, "a row of accumulator", row)
 
 
 def int_conv2d(
@@ -253,6 +275,8 @@ def int_conv2d(
     checks.codes("q", q, torch.int8, remedy="see int8_codes")
     checks.codes("w", w, torch.int8, remedy="see int8_codes")
     checks.zero_points("z_q", z_q, Scheme())
+    checks.integers("z_q", z_q)
+    _check_one("z_q", z_q)
     checks.whole("stride", stride, low=1)
     checks.whole("padding", padding, low=0)
     _check_windows(q, w, padding)

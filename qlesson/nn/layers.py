@@ -228,10 +228,9 @@ class QuantizedEmbedding(_Layer):
     def __init__(
         self,
         weight: QTensor | Blocks | QuantizedWeight,
-        bias: Tensor | None = None,
         padding_idx: int | None = None,
     ) -> None:
-        super().__init__(weight, bias)
+        super().__init__(weight, None)
         _check_matrix(self.codes)
         if padding_idx is not None:
             checks.whole("padding_idx", padding_idx, -self.codes.shape[0], self.codes.shape[0] - 1)

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from qlesson.authoring import bets, refresh
+from qlesson.authoring import bets, refresh, slides
 from qlesson.course import lab
 
 ROOT = Path(__file__).parents[2]
@@ -83,8 +84,20 @@ def test_a_failing_cell_stores_nothing(tmp_path, capsys):
 def test_names_choose_the_notebooks(tmp_path, capsys):
     for name in ("01_a", "02_b"):
         save(new_notebook(cells=[new_code_cell("1")]), tmp_path, name)
-    refresh.main(tmp_path, ["02"])
-    assert capsys.readouterr().out == "02_b.ipynb: written\n"
+    for name, said in (("02", "written"), ("2", "unchanged")):
+        assert refresh.main(tmp_path, [name]) == 0
+        assert capsys.readouterr().out == f"02_b.ipynb: {said}\n"
+
+
+@pytest.mark.parametrize("name", ["99", "05_a_title", "five", ""])
+@pytest.mark.parametrize("main", [refresh.main, slides.main])
+def test_a_name_that_is_no_number_of_a_notebook_is_told(main, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # where decks are written
+    monkeypatch.setattr(refresh, "run", None)
+    monkeypatch.setattr(slides, "deck", None)
+    assert main(ROOT / "notebooks", ["01", name]) == 1
+    said = f"{name} is not the number of a notebook, as 05 is, so nothing was done.\n"
+    assert capsys.readouterr().out == said
 
 
 def test_a_space_stands_above_each_bet_and_nowhere_else():

@@ -13,7 +13,7 @@ from reference import T
 
 import qlesson as ql
 from qlesson import bench
-from qlesson.bench import cells, measure, peers
+from qlesson.bench import cells, measure, peers, report
 from qlesson.bench.__main__ import main
 from qlesson.kernels import compilers
 
@@ -159,6 +159,7 @@ def test_a_step_whose_loop_cannot_be_built_is_left_out(monkeypatch):
 def test_the_floor_counts_bytes():
     assert bench.Job("given scale", "tensor", "float32", 4000).bytes_moved == 4000 + 1000 + 5
     assert bench.Job("choose", "tensor", "float32", 4000).bytes_moved == 8000 + 1000 + 5
+    assert bench.Job("choose", "column", "float32", 4000).bytes_moved == 8000 + 1000 + 1000 * 5
     assert bench.Job("choose", "row", "bfloat16", 2**16).bytes_moved == 2**16 + 2**15 + 8 * 5
 
 
@@ -166,7 +167,6 @@ def test_a_report_from_end_to_end(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure, "BLOCK_SECONDS", 0)
     monkeypatch.setattr(measure, "PAUSE", 0)
     monkeypatch.setattr(cells, "cells", lambda device: [("given scale", "row", "float32", True)])
-    monkeypatch.setattr(cells, "SIZES", [2**12])
     target, picture = tmp_path / "a.json", tmp_path / "a.png"
     assert main(["--mb", "1", "--json", str(target), "--plot", str(picture)]) == 0
     found = json.loads(target.read_text())
@@ -185,6 +185,18 @@ def test_a_report_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
     for peer in found["absent"]:
         assert peer in said
+
+
+def test_every_part_of_a_report_has_as_many_bytes_as_were_asked_for(monkeypatch):
+    asked = {}
+    for name in ("run_bandwidth", "run", "run_pieces", "run_memory", "run_steps"):
+        monkeypatch.setattr(
+            report, name, lambda nbytes, *_, name=name: asked.update({name: nbytes})
+        )
+    for name in ("run_product", "run_writing", "run_encoding", "run_sizes"):
+        monkeypatch.setattr(report, name, lambda *_, **__: [])
+    report.report(2**16, sizes=True)
+    assert len(asked) == 5 and set(asked.values()) == {2**16}
 
 
 @pytest.mark.parametrize("bits", [8, 4])

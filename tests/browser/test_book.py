@@ -32,7 +32,6 @@ DECLARATIONS = declarations()
 COMPUTED = [n for n in DECLARATIONS if n in plays.scripts()]
 LIVE = sorted([*FRAMED, *COMPUTED])
 VALUES = [ex for ex in exercises().values() if answers.is_checked_here(ex)]
-CONSTRUCTIONS = [ex for ex in VALUES if ex.facts]
 PHONE = {"width": 390, "height": 844}
 NARROW = ({"width": 360, "height": 740}, {"width": 320, "height": 568})
 DESK = {"width": 1280, "height": 900}
@@ -261,15 +260,6 @@ def test_every_control_answers_a_key(desk, book, number):
     assert name == declaration.picture
     assert desk.complaints == []
     screenshot(desk, f"book-play-{number}")
-
-
-# The pixels of a frame as PNG.
-PIXELS = """image => {
-  const canvas = document.createElement('canvas')
-  Object.assign(canvas, {width: image.naturalWidth, height: image.naturalHeight})
-  canvas.getContext('2d').drawImage(image, 0, 0)
-  return canvas.toDataURL()
-}"""
 
 
 @pytest.mark.parametrize("number", FRAMED)

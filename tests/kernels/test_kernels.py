@@ -170,6 +170,7 @@ def test_use_kernels_made_before_and_entered_later():
     ql.use_kernels("compiled")
     with later:
         assert mode() == "eager"
+    assert mode() == "compiled"
 
 
 def test_use_kernels_as_a_function_and_as_a_context():

@@ -220,6 +220,15 @@ def test_row_numbers_of_any_shape(dtype):
         assert torch.equal(compiled(layer, some), wanted[some.long()])
 
 
+def test_row_numbers_to_be_negated():
+    w, ids = codes_of(64, ql.PerGroup(32), 4), torch.arange(ROWS)
+    layer = QuantizedEmbedding(w)
+    for some in (ids, torch._neg_view(-ids)):
+        assert torch.equal(compiled(layer, some), w.dequantize())
+    with pytest.raises(IndexError, match="reach from -6 to 0"):
+        compiled(layer, torch._neg_view(ids[:7]))
+
+
 @pytest.mark.parametrize("shape", [(0, 64), (64,), (2, 3, 64), (2, 0, 64)])
 @pytest.mark.parametrize("activations", [None, *INPUTS])
 def test_inputs_of_any_shape(shape, activations):

@@ -474,7 +474,7 @@ class Norms(nn.Module):
     def forward(self, x):
         x = self.norm(x)
         y = self.q(x).tanh() * self.k(x)
-        return {"y": y + x if self.residual else y}
+        return {"y": y + self.residual * x}
 
 
 def halved(weight, inputs, scheme):
@@ -576,6 +576,15 @@ def test_a_fold_is_checked_by_every_number_given_out(give):
         qmodel, _ = quantize_model(model, EIGHT, method=halved)
         with pytest.raises(ValueError, match="into 'inner.norm'") if residual else nullcontext():
             fold(qmodel, *work)
+
+
+def test_a_fold_that_changes_little_is_refused_too():
+    """What else takes the norm's output adds a millionth of it to what the model gives out."""
+    torch.manual_seed(0)
+    model = Norms(nn.LayerNorm(8), residual=1e-6)
+    qmodel, _ = quantize_model(model, EIGHT, method=halved)
+    with pytest.raises(ValueError, match="before must give its output to these layers alone"):
+        fold(qmodel, "norm", ["q", "k"], [drawn(7, 8)])
 
 
 def test_a_fold_needs_a_float_to_be_checked_by():

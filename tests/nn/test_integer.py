@@ -155,6 +155,15 @@ def test_four_terms_make_the_product_of_the_differences(
     assert torch.equal(terms.products.long(), exact(x, w))
 
 
+def test_zero_points_of_another_shape_than_the_row_sums_are_refused():
+    """Square, so that nothing but the shape tells rows from columns."""
+    x, w, z_x, z_w = codes(5, 5), codes(5, 5), codes(5, 1), codes(5, 1)
+    with pytest.raises(ValueError, match=r"z_w has shape \(5, 1\), .* the row sum's \(5,\)"):
+        four_terms(x, z_x, w, z_w)
+    with pytest.raises(ValueError, match=r"z_x has shape \(5,\), .* the row sum's \(5, 1\)"):
+        four_terms(x, z_x.flatten(), w, z_w.flatten())
+
+
 @pytest.mark.parametrize("low,high", [(0, 255), (0, 15)])
 def test_unsigned_codes_become_int8_with_the_same_differences(low, high):
     q, z = codes(6, 9, low=low, high=high, dtype=torch.uint8), torch.tensor(high, dtype=torch.uint8)
@@ -205,6 +214,8 @@ def test_an_integer_bias_is_off_by_half_a_unit_at_most():
     unit = s_x.double() * s_w.double().flatten()
     off = (q * unit - bias.double()).abs() / unit
     assert q.dtype == torch.int32 and 0.45 < off.max() <= 0.5
+    with pytest.raises(ValueError, match=r"x_scale must be one number, got the shape \(1000, 1\)"):
+        integer_bias(bias, s_w, s_w)
     with pytest.raises(ValueError, match="needs more than 32 bits"):
         integer_bias(torch.tensor([1.0, 5.0]), torch.tensor(1e-6), torch.tensor(1e-4))
     with pytest.raises(ValueError, match="bias holds 0 NaN and 1 infinite"):
@@ -250,7 +261,8 @@ def test_requantize_is_the_exact_fraction_rounded_half_up(scheme, z):
     acc = torch.cat([edges, drawn]).int()
     factors = torch.tensor([0.5, 0.25, 2.0**-32, 2.0**-31, 1.0, 1e-7, 0.013, 3.7, 0.37])
     factor = fixed_point(factors)
-    got = requantize(acc[:, None], factor, torch.tensor(z, dtype=scheme.dtype), scheme)
+    columns = acc[:, None].expand(-1, len(factors))
+    got = requantize(columns, factor, torch.tensor(z, dtype=scheme.dtype), scheme)
     assert got.dtype == scheme.dtype
     for j, (multiplier, shift) in enumerate(zip(*map(torch.Tensor.tolist, factor), strict=True)):
         wanted = [by_fractions(a, multiplier, shift, z, scheme) for a in acc.tolist()]
@@ -297,6 +309,12 @@ def test_requantize_takes_a_factor_per_column():
     acc = torch.tensor([[100, 100], [-30, -30]], dtype=torch.int32)
     factor = FixedPoint(*(torch.tensor(p) for p in ([2**30, 2**30], [31, 32])))
     assert requantize(acc, factor, 3, ql.Scheme()).tolist() == [[53, 28], [-12, -4]]
+    by_rows = FixedPoint(*(part[:, None] for part in factor))
+    for sums in (acc, acc[:1]):
+        with pytest.raises(ValueError, match=r"factor has shape \(2, 1\), .* accumulator's \(2,\)"):
+            requantize(sums, by_rows, 3, ql.Scheme())
+    with pytest.raises(ValueError, match=r"zero_point must be one number, got the shape \(2, 1\)"):
+        requantize(acc, factor, torch.zeros(2, 1, dtype=torch.int8), ql.Scheme())
 
 
 # --- convolution ----------------------------------------------------------------------------------

@@ -289,6 +289,14 @@ def test_an_embedding_refuses_groups_of_rows():
         QuantizedEmbedding(ql.quantize(drawn(8, 8), ql.Scheme(granularity=ql.PerGroup(4, 0))))
 
 
+def test_an_embedding_takes_no_bias():
+    """Neither does nn.Embedding, and one that was held would be left out of what it gives."""
+    w = ql.quantize(drawn(8, 8), ql.Scheme(4))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'bias'"):
+        QuantizedEmbedding(w, bias=drawn(8))
+    assert QuantizedEmbedding(w).bias is None
+
+
 CONVS = {
     "1d": (partial(nn.Conv1d, 4, 6, 3), (2, 4, 11)),
     "2d": (partial(nn.Conv2d, 4, 6, (3, 2)), (2, 4, 9, 8)),
@@ -349,7 +357,7 @@ def test_integer_only_is_the_static_layer_within_one_code(scheme, output, bias):
     assert (got != wanted.q).float().mean() < 0.01  # the bias, rounded to s_x s_w
 
 
-def test_integer_only_uses_no_float(monkeypatch):
+def test_integer_only_uses_no_float():
     x, static, new = integer_only(ql.Scheme())
     q = static.quantize_input(x).q
     wanted = new(q)

@@ -199,14 +199,14 @@ def test_a_choice_takes_its_own_words_alone():
 
 
 def test_decades_go_by_their_notches_and_take_what_lies_between():
-    notches = Decades("GB/s", (5, 10, 25, 100), 25)
+    notches = Decades("GB/s", (1, 10, 25, 100), 25)
     widget = notches.widget()
     assert widget.value == 25 and widget.label == "25"
-    assert widget.options == (("5", 5), ("10", 10), ("25", 25), ("100", 100))
-    assert notches.checked(7) == 7 and str(notches) == "a whole number from 5 to 100"
+    assert widget.options == (("1", 1), ("10", 10), ("25", 25), ("100", 100))
+    assert notches.checked(7) == 7 and str(notches) == "a whole number from 1 to 100"
     steps = Decades("step", (0.1, 0.5, 1.0), 0.5)
     assert steps.checked(0.3) == 0.3 and str(steps) == "a number from 0.1 to 1"
-    for value in (4, 101, 7.5, True, "25", None, torch.tensor([5, 10])):
+    for value in (0, 101, 7.5, True, "25", None, torch.tensor([5, 10])):
         with pytest.raises((TypeError, ValueError, RuntimeError)):
             notches.checked(value)
 
@@ -238,12 +238,14 @@ def test_it_says_what_is_allowed():
             play(notebook)
     with pytest.raises(ValueError, match="no setting 'scale': choose from s .*number from 3 to 5"):
         play("01", scale=3)
-    for s in (7, 2.9, float("nan"), "3.5", None, True, torch.tensor([3.0, 4.0])):
+    for s in (7, 2.9, float("nan"), "3.5", None, torch.tensor([3.0, 4.0])):
         with pytest.raises(ValueError, match="^s must be a number from 3 to 5, got "):
             play("01", s=s)
-    for z in (-111, -77.5, True, "x"):
+    for z in (-111, -77.5, "-77", "x"):
         with pytest.raises(ValueError, match="^z must be a whole number from -110 to -40, got "):
             play("01", z=z)
+    with pytest.raises(ValueError, match="^r_min must be a number from -2 to 3, got True"):
+        play("02", r_min=True)
     for switch in (1, "yes", None):
         with pytest.raises(ValueError, match="^include_zero must be True or False, got "):
             play("02", include_zero=switch)

@@ -9,6 +9,7 @@ from nbformat import NotebookNode
 
 from qlesson.authoring import refresh
 from qlesson.authoring.lint.reading import bundles, code, markdown, prose, rule, where
+from qlesson.authoring.reading import alt_of, is_caption
 
 MAX_KB = 300
 MAX_KB_OF: dict[str, int] = {}  # name: kB, at most 500, where figures earn it
@@ -66,11 +67,9 @@ def pictures_speak(nb: NotebookNode) -> Iterator[str]:
         for output, below in zip_longest(cell.outputs, cell.outputs[1:]):
             if "image/png" not in output.get("data", {}):
                 continue
-            alt = output.metadata.get("image/png", {}).get("alt", "")
-            said = below.get("data", {}).get("text/plain", "") if below else ""
-            if not (said and "text/html" in below.data and alt.startswith(said)):
+            if not (below and is_caption(below, alt_of(output))):
                 yield f"{where(cell)} shows a picture without its sentence below it: use show()"
-            elif one_line(said) in told:
+            elif one_line(below.data["text/plain"]) in told:
                 yield f"{where(cell)}: the sentence below the picture stands in the text too"
 
 
