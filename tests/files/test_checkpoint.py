@@ -608,6 +608,19 @@ def test_an_index_needs_no_metadata(shards, tmp_path, metadata):
     assert written.keys() == {"total_size"}
 
 
+def test_names_that_would_meet_in_two_shards_are_refused(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, x in {"w": torch.ones(8, 64), "w.scale": torch.ones(1)}.items():
+        save_file({name: x}, tmp_path / "in" / f"{name}.safetensors")
+    weight_map = {name: f"{name}.safetensors" for name in ("w", "w.scale")}
+    (tmp_path / "in" / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ValueError, match="w.scale would be stored twice"):
+        checkpoint.quantize_file(tmp_path / "in", tmp_path / "q", FOUR)
+    assert files(tmp_path) == ["in"]
+    checkpoint.quantize_file(tmp_path / "in", tmp_path / "q", FOUR, skip="w")
+    assert checkpoint.load(tmp_path / "q").keys() == {"w", "w.scale"}
+
+
 def test_no_shard_is_left_when_one_fails(shards, tmp_path):
     bad = {f"2.{name}": x for name, x in weights(2).items()}
     bad["2.up.weight"][3, 4] = torch.inf
