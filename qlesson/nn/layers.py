@@ -30,7 +30,7 @@ from qlesson.nn.product import (
     rows,
     rows_at_once,
 )
-from qlesson.nn.weight import QuantizedWeight, _Layer
+from qlesson.nn.weight import QuantizedWeight, _Layer, refuse_learned
 from qlesson.qtensor import QTensor, quantize
 from qlesson.scheme import Scheme
 
@@ -47,8 +47,11 @@ class QuantizedLinear(_Factored):
     factor       M, [inputs] or a `Rotation`: x is multiplied by it first, and then quantized; so
                  codes are those of W M^-T, and qparams those of x M. `.weight` is for x itself.
 
-    The product of codes is exact, so it is the same on every device; it has no gradient. With
-    activations y has x's dtype, under torch.autocast too: there is no float product to cast.
+    The product of codes is exact, so it is the same on every device. With activations y has x's
+    dtype, under torch.autocast too: there is no float product to cast.
+
+    Gradients go to the bias, and of a weight-only layer to x. The product of codes has none; scales
+    and minima have none, and one that requires it is refused.
     """
 
     input_scale: Tensor
@@ -108,6 +111,7 @@ class QuantizedLinear(_Factored):
         x, codes = input, self.codes  # the name that nn.Linear gives it
         checks.layer_input("input", x, codes.device)
         checks.last_axis("input", x, codes.shape[1])
+        refuse_learned(codes._buffers, self._buffers)
         if self.activations is None:
             return linear(self._multiplied(x), codes, self.bias)
         if x.numel() == 0:
@@ -257,6 +261,7 @@ class QuantizedEmbedding(_Layer):
             return done
         checks.ids("input", input, self.num_embeddings)
         checks.same_device("input", input, "the layer", self.codes.packed)
+        refuse_learned(codes._buffers)
         shape = (*input.shape, self.embedding_dim)
         if input.numel() == 0:
             return self.codes.like.new_empty(shape)
@@ -270,6 +275,7 @@ class QuantizedEmbedding(_Layer):
             return done
         checks.layer_input("input", input, self.codes.device)
         checks.last_axis("input", input, self.embedding_dim)
+        refuse_learned(codes._buffers)
         return linear(input, self.codes, None)
 
 

@@ -189,6 +189,7 @@ class QuantizedWeight(_KeepsScale):
         dtype = self.like.dtype if dtype is None else dtype
         checks.float_dtype("dtype", dtype)
         refuse_older_onnx()
+        refuse_learned(parts)
         r_hat = torch.empty_like(parts["q"], dtype=dtype)
         return self.kind._fill(parts, self.granularity, r_hat)
 
@@ -215,6 +216,18 @@ class QuantizedWeight(_KeepsScale):
         """In a line: shape, bits, mapping and granularity."""
         kind = self.scheme.mapping if self.has_scheme else self.kind.__name__
         return f"{list(self.shape)}, {self.bits} bits, {kind}, {self.granularity}"
+
+
+def refuse_learned(*held: dict[str, Tensor | None]) -> None:
+    """A scale that learns would be left without its gradient, and nobody would be told."""
+    if not torch.is_grad_enabled():
+        return
+    for name, x in (item for parts in held for item in parts.items()):
+        if x is not None and x.requires_grad and name.endswith(("scale", "minimum")):
+            raise ValueError(
+                f"{name} requires a gradient, and a quantized layer gives it none: train the float "
+                "model through ql.fake_quantize, and quantize it then."
+            )
 
 
 def _is_part(x: Any) -> bool:

@@ -90,6 +90,38 @@ def test_a_bias_that_learns_has_its_gradient_with_inputs_of_any_dtype(dtype):
             assert torch.equal(new[0].bias.grad, torch.full_like(new[0].bias, 5))
 
 
+LEARNED = {
+    "codes.scale": lambda: (quantized(linear(), BY_ROW), drawn(2, 30)),
+    "codes.minimum": lambda: (QuantizedLinear(with_minima()), drawn(2, 32)),
+    "per token": lambda: (quantized(linear(), BY_ROW, PER_TOKEN), drawn(2, 30)),
+    "input_scale": lambda: (quantized(linear(), BY_ROW, ql.Scheme(), ql.QParams(1, 0)), drawn(2, 30)),
+    "embedding": lambda: (QuantizedEmbedding(ql.quantize(drawn(9, 4), BY_ROW)), torch.tensor([1])),
+    "head": lambda: (QuantizedEmbedding(ql.quantize(drawn(9, 4), BY_ROW)).project, drawn(2, 4)),
+    "conv": lambda: (quantize_model(nn.Conv1d(4, 4, 3), BY_ROW)[0], drawn(2, 4, 9)),
+}
+
+
+def with_minima():
+    q = torch.ones(3, 32, dtype=torch.uint8)
+    return Blocks(q, torch.ones(3, 1), torch.ones(3, 1), 4, 32)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_step_that_learns_is_refused_and_not_left_without_its_gradient(name):
+    run, x = LEARNED[name]()
+    layer = getattr(run, "__self__", run)
+    buffer = name if "_" in name or "." in name else "codes.scale"
+    held = layer.get_buffer(buffer)
+    run(x)
+    held.requires_grad_()
+    with torch.no_grad():
+        run(x)
+    words = f"{buffer.removeprefix('codes.')} requires a gradient, and a quantized layer gives it"
+    for mode in (run, torch.compile(run, fullgraph=True, backend="eager")):
+        with pytest.raises((ValueError, torch._dynamo.exc.Unsupported), match=words):
+            mode(x)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("granularity", WEIGHTS)
 @pytest.mark.parametrize("mapping_w,bits", [("symmetric", 8), ("asymmetric", 8), ("asymmetric", 4)])
