@@ -196,6 +196,11 @@ class QuantizedWeight(_KeepsScale):
     def _scheme_of(self, name: str) -> Scheme:
         return self.scheme
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        if self.like.device != self.packed.device:  # assigned, and no file holds what holds nothing
+            self.like = torch.empty_like(self.like, device=self.packed.device)
+
     def _check_buffer(self, name: str, full_name: str, x: Tensor, dtype: torch.dtype) -> None:
         remedy = "save the codes as they are"
         if name == "packed":

@@ -94,11 +94,15 @@ LEARNED = {
     "codes.scale": lambda: (quantized(linear(), BY_ROW), drawn(2, 30)),
     "codes.minimum": lambda: (QuantizedLinear(with_minima()), drawn(2, 32)),
     "per token": lambda: (quantized(linear(), BY_ROW, PER_TOKEN), drawn(2, 30)),
-    "input_scale": lambda: (quantized(linear(), BY_ROW, ql.Scheme(), ql.QParams(1, 0)), drawn(2, 30)),
+    "input_scale": lambda: (static_layer(), drawn(2, 30)),
     "embedding": lambda: (QuantizedEmbedding(ql.quantize(drawn(9, 4), BY_ROW)), torch.tensor([1])),
     "head": lambda: (QuantizedEmbedding(ql.quantize(drawn(9, 4), BY_ROW)).project, drawn(2, 4)),
     "conv": lambda: (quantize_model(nn.Conv1d(4, 4, 3), BY_ROW)[0], drawn(2, 4, 9)),
 }
+
+
+def static_layer():
+    return quantized(linear(), BY_ROW, ql.Scheme(), ql.QParams(1, 0))
 
 
 def with_minima():
@@ -755,6 +759,15 @@ def test_a_layer_that_cannot_be_swapped_is_named_with_a_remedy(make, message):
 def test_a_layer_alone_has_no_name_to_skip():
     with pytest.raises(ValueError, match="^it has hooks.*first\\.$"):
         quantize_model(with_hook()[2], BY_ROW)
+
+
+def test_a_layer_on_meta_takes_what_is_assigned_whole():
+    model = quantize_model(nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 4)), BY_ROW)[0].half()
+    new = copy.deepcopy(model).to("meta")
+    new.load_state_dict(model.state_dict(), assign=True)
+    assert not any(x.is_meta for x in (*new.buffers(), *new.parameters()))
+    ids = torch.tensor([[3, 0]])
+    assert torch.equal(new.to("cpu")(ids), model(ids)) and new(ids[:, :0]).shape == (1, 0, 4)
 
 
 def test_a_meta_layer_is_named():
