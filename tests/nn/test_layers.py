@@ -739,6 +739,24 @@ def with_max_norm():
     return nn.Sequential(nn.Linear(4, 4), nn.Identity(), nn.Embedding(5, 4, max_norm=1.0))
 
 
+def with_buffer():
+    model = mlp()
+    model[2].register_buffer("mask", torch.ones(3))
+    return model
+
+
+def with_parameter():
+    model = mlp()
+    model[2].gain = nn.Parameter(torch.ones(3))
+    return model
+
+
+def with_child():
+    model = mlp()
+    model[2].adapter = nn.Linear(2, 2)
+    return model
+
+
 @pytest.mark.parametrize(
     "make,message",
     [
@@ -746,6 +764,9 @@ def with_max_norm():
         (with_own_forward, "Layer '2': it has hooks"),
         (with_nan, "Layer '2': r holds 1 NaN and 0 infinite values, the first at index \\(1, 2\\)"),
         (with_max_norm, "Layer '2': its max_norm"),
+        (with_buffer, "Layer '2': it holds mask, which a new layer would lose: keep that in"),
+        (with_parameter, "Layer '2': it holds gain, which a new layer would lose"),
+        (with_child, "Layer '2': it holds adapter, which a new layer would lose"),
         (lambda: nn.Sequential(nn.Identity(), nn.ReLU(), nn.LazyLinear(4)), "run the model once"),
     ],
 )
