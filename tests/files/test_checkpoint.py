@@ -533,6 +533,31 @@ def test_a_full_disk_names_the_target(source, shards, tmp_path, monkeypatch, sin
     assert files(tmp_path) == ["in", "in.safetensors"]
 
 
+@pytest.mark.parametrize("single", [True, False])
+def test_a_folder_without_the_right_to_write_names_the_target(
+    source, shards, tmp_path, monkeypatch, single
+):
+    def refused(path, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "replace" if single else "rename", refused)
+    with pytest.raises(PermissionError, match="q was not written, .*: name a target in a folder"):
+        checkpoint.quantize_file(source if single else shards, tmp_path / "q", FOUR)
+    monkeypatch.setattr(checkpoint.convert, "sqnr", lambda *_: refused(source))
+    with pytest.raises(PermissionError, match="Permission denied: .*in.safetensors"):
+        checkpoint.quantize_file(source if single else shards, tmp_path / "q", FOUR)
+    assert files(tmp_path) == ["in", "in.safetensors"]
+
+
+def test_a_folder_that_may_not_be_read_is_not_called_empty(shards, monkeypatch):
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", refused)
+    with pytest.raises(PermissionError, match="Permission denied: .*in"):
+        checkpoint.load(shards)
+
+
 def test_half_a_surrogate_pair_is_no_name(source):
     for name in ("\ud800", "\ud800/q"):
         for ask in (checkpoint.load, lambda x: checkpoint.quantize_file(source, x, FOUR)):
@@ -781,6 +806,7 @@ SLOWLY = """
 import runpy, signal, time
 from qlesson import qtensor
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and one behind nohup ignores this
 qtensor.quantize = lambda *a, **k: time.sleep(900)
 runpy.run_module("qlesson", run_name="__main__")
 """
@@ -800,7 +826,7 @@ def interrupted(source, target, number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_an_interrupt_leaves_nothing_under_the_name(large, tmp_path, number):
     target = tmp_path / "q.safetensors"
     target.write_bytes(b"an older file")
