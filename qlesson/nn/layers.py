@@ -159,7 +159,10 @@ class QuantizedLinear(_Factored):
     @property
     def weight_sums(self) -> Tensor:
         """The sum of each row, or of each group in it, int32 [groups, outputs]: they depend on no
-        input, and none is held, since whoever reads the codes can add them up."""
+        input, and none is held, since whoever reads the codes can add them up. Of codes of 16 bits
+        there are none."""
+        if self.codes.bits > 8:  # so that hasattr says no
+            raise AttributeError("weight_sums are of codes of at most 8 bits.")
         q, _ = int8_codes(self.codes.q, self.codes.zero_points)
         return torch.stack([q[:, part].sum(1, dtype=torch.int32) for part in groups(self.codes)])
 

@@ -478,6 +478,24 @@ def test_onnx_adds_up_the_same_accumulator():
     assert np.array_equal(got, new.accumulator(q.q).numpy())
 
 
+@pytest.mark.parametrize("name, value", [
+    ("multiplier", -5), ("multiplier", 2**31), ("shift", -5), ("shift", 0), ("shift", 63),
+])  # fmt: skip
+def test_an_integer_layer_takes_no_factor_that_is_none(name, value):
+    _, _, new = integer_only()
+    held = new.state_dict()
+    new.load_state_dict(held)
+    with pytest.raises(RuntimeError, match=f"{name} holds codes from .*: save the layer as it is"):
+        new.load_state_dict(held | {name: torch.full_like(held[name], value)})
+
+
+@pytest.mark.parametrize("scheme", [ql.Scheme(16), BY_ROW])
+def test_a_layer_can_be_asked_for_all_it_has(scheme):
+    layer = quantized(linear(), scheme)
+    assert hasattr(layer, "weight_sums") == (scheme.bits == 8)
+    assert all(hasattr(layer, name) for name in dir(layer) if name != "weight_sums")
+
+
 def test_the_export_refuses_what_onnx_would_clip_elsewhere(tmp_path):
     for activations, output in [
         (ql.Scheme(8, "symmetric"), ql.Scheme()),
