@@ -1,6 +1,6 @@
 """Codes as a module, and what the quantized layers share (notebook 09)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
@@ -223,7 +223,7 @@ class QuantizedWeight(_KeepsScale):
         return f"{list(self.shape)}, {self.bits} bits, {kind}, {self.granularity}"
 
 
-def refuse_learned(*held: dict[str, Tensor | None]) -> None:
+def refuse_learned(*held: Mapping[str, Tensor | None]) -> None:
     """A scale that learns would be left without its gradient, and nobody would be told."""
     if not torch.is_grad_enabled():
         return
