@@ -67,7 +67,9 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
         "--skip", action="append", default=[], metavar="PATTERN",
         help='leave tensors of these names as they are, such as "*.embed.*"; may be repeated',
     )  # fmt: skip
-    parser.add_argument("--dequantize", action="store_true", help="back to floats")
+    parser.add_argument(
+        "--dequantize", action="store_true", help="back to floats; takes no other option"
+    )
     parser.add_argument(
         "--type", choices=("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "F16", "F32"),
         help="of a target that ends in .gguf, and no other option with it (default: Q8_0)",
