@@ -30,7 +30,7 @@ from qlesson.nn.product import (
     rows,
     rows_at_once,
 )
-from qlesson.nn.weight import QuantizedWeight, _Layer, refuse_learned
+from qlesson.nn.weight import QuantizedWeight, _Layer, _refuse_learned
 from qlesson.qtensor import QTensor, quantize
 from qlesson.scheme import Scheme
 
@@ -111,7 +111,7 @@ class QuantizedLinear(_Factored):
         x, codes = input, self.codes  # the name that nn.Linear gives it
         checks.layer_input("input", x, codes.device)
         checks.last_axis("input", x, codes.shape[1])
-        refuse_learned(codes._buffers, self._buffers)
+        _refuse_learned(codes._buffers, self._buffers)
         if self.activations is None:
             return linear(self._multiplied(x), codes, self.bias)
         if x.numel() == 0:
@@ -264,7 +264,7 @@ class QuantizedEmbedding(_Layer):
             return done
         checks.ids("input", input, self.num_embeddings)
         checks.same_device("input", input, "the layer", self.codes.packed)
-        refuse_learned(codes._buffers)
+        _refuse_learned(codes._buffers)
         shape = (*input.shape, self.embedding_dim)
         if input.numel() == 0:
             return self.codes.like.new_empty(shape)
@@ -278,7 +278,7 @@ class QuantizedEmbedding(_Layer):
             return done
         checks.layer_input("input", input, self.codes.device)
         checks.last_axis("input", input, self.embedding_dim)
-        refuse_learned(codes._buffers)
+        _refuse_learned(codes._buffers)
         return linear(input, self.codes, None)
 
 

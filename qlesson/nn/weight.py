@@ -189,7 +189,7 @@ class QuantizedWeight(_KeepsScale):
         dtype = self.like.dtype if dtype is None else dtype
         checks.float_dtype("dtype", dtype)
         refuse_older_onnx()
-        refuse_learned(parts)
+        _refuse_learned(parts)
         r_hat = torch.empty_like(parts["q"], dtype=dtype)
         return self.kind._fill(parts, self.granularity, r_hat)
 
@@ -223,7 +223,7 @@ class QuantizedWeight(_KeepsScale):
         return f"{list(self.shape)}, {self.bits} bits, {kind}, {self.granularity}"
 
 
-def refuse_learned(*held: Mapping[str, Tensor | None]) -> None:
+def _refuse_learned(*held: Mapping[str, Tensor | None]) -> None:
     """A scale that learns would be left without its gradient, and nobody would be told."""
     if not torch.is_grad_enabled():
         return
