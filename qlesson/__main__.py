@@ -44,14 +44,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, help="a file, or the folder of a model")
+    parser.add_argument("file", help="a file, or the folder of a model")
     parser.add_argument("--tensor", metavar="NAME", help="how often one tensor has each code")
     parser.set_defaults(run=_inspect)
 
 
 def _add_quantize(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path)
-    parser.add_argument("target", type=Path)
+    parser.add_argument("source")
+    parser.add_argument("target")
     parser.add_argument("--bits", type=int, help="2 to 8, or 16 (default: 8)")
     mappings = ("asymmetric", "symmetric")
     parser.add_argument("--mapping", choices=mappings, help="(default: asymmetric)")
@@ -67,7 +67,9 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
         "--skip", action="append", default=[], metavar="PATTERN",
         help='leave tensors of these names as they are, such as "*.embed.*"; may be repeated',
     )  # fmt: skip
-    parser.add_argument("--dequantize", action="store_true", help="back to floats")
+    parser.add_argument(
+        "--dequantize", action="store_true", help="back to floats; takes no other option"
+    )
     parser.add_argument(
         "--type", choices=("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "F16", "F32"),
         help="of a target that ends in .gguf, and no other option with it (default: Q8_0)",
@@ -90,8 +92,8 @@ def _quantize(a: Arguments) -> int:
     from qlesson.granularity import Granularity, PerAxis, PerGroup, PerTensor
     from qlesson.scheme import Scheme
 
-    if a.target.suffix == ".gguf" or a.type:
-        _refuse_mixed(a)
+    _refuse_mixed(a)
+    if _is_gguf(a.target):
         rows = to_gguf(a.source, a.target, a.type or "Q8_0")
     elif a.dequantize:
         rows = checkpoint.dequantize_file(a.source, a.target)
@@ -107,13 +109,24 @@ def _quantize(a: Arguments) -> int:
     return 0
 
 
+def _is_gguf(target: str) -> bool:
+    return Path(target).suffix.lower() == ".gguf"
+
+
 def _refuse_mixed(a: Arguments) -> None:
-    """GGUF has its own types, and its own ending."""
-    given = [a.bits, a.mapping, a.group_size, a.per_row, a.per_tensor, a.scale_dtype, a.skip]
-    if a.target.suffix != ".gguf" or any(given) or a.dequantize:
+    """GGUF has its own types, and its own ending; what is turned back has its scheme already."""
+    how = [a.bits, a.mapping, a.group_size, a.scale_dtype]
+    given = any(x is not None for x in how) or a.per_row or a.per_tensor or a.skip
+    is_gguf = _is_gguf(a.target)
+    if (a.type and not is_gguf) or (is_gguf and (given or a.dequantize)):
         raise ValueError(
             "--type is for a target that ends in .gguf, and the other options are for one that "
             "does not: leave one of them out."
+        )
+    if a.dequantize and given:
+        raise ValueError(
+            "--dequantize turns back what there is, as it was quantized: leave out the other "
+            "options."
         )
 
 
@@ -125,8 +138,8 @@ def _preflight(a: Arguments) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, 1 after an error, 130 after an interrupt."""
-    if argv is None:  # as Ctrl-C: clean up, then go
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if argv is None:
+        _clean_up_when_ended()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file may have any name, on any console
             stream.reconfigure(errors="replace")
@@ -146,6 +159,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except FAILURES as error:
         return _told(f"error: {str(error) or type(error).__name__}", 1)
+
+
+def _clean_up_when_ended() -> None:
+    """As after Ctrl-C. A signal that is ignored stays so: nohup ignores SIGHUP."""
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def _told(what: str, code: int) -> int:

@@ -10,7 +10,7 @@ import torch
 
 import qlesson as ql
 from qlesson.__main__ import main
-from qlesson.files import formats, inspect
+from qlesson.files import checkpoint, formats, inspect
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,6 +54,32 @@ def test_errors_are_one_sentence(file, capsys):
         assert main(["inspect", *words]) == 1
         said = capsys.readouterr()
         assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1
+
+
+def test_no_path_is_not_the_current_folder(file, capsys):
+    for words in (["inspect", ""], ["quantize", "", "x"], ["quantize", str(file), ""]):
+        assert main(words) == 1
+        assert "must be the name of a file or a folder, got" in capsys.readouterr().err
+
+
+def test_what_is_turned_back_takes_no_scheme(tmp_path, capsys):
+    source, q, back = (tmp_path / f"{name}.safetensors" for name in ("in", "q", "back"))
+    checkpoint.save(source, {"w": torch.linspace(-1, 1, 128).view(2, 64)})
+    assert main(["quantize", str(source), str(q)]) == 0
+    for more in ("--bits=4", "--skip=w", "--per-row", "--mapping=symmetric", "--group-size=32"):
+        assert main(["quantize", str(q), str(back), "--dequantize", more]) == 1
+        assert "error: --dequantize turns back what there is" in capsys.readouterr().err
+    assert main(["quantize", str(q), str(back), "--dequantize"]) == 0
+
+
+def test_an_ending_in_capitals_is_the_same_ending(tmp_path, capsys):
+    source, target = tmp_path / "in.safetensors", tmp_path / "q.GGUF"
+    checkpoint.save(source, {"w": torch.ones(2, 64)})
+    assert main(["quantize", str(source), str(target), "--bits", "4"]) == 1
+    assert "--type is for a target that ends in .gguf" in capsys.readouterr().err
+    target.write_bytes(bytes(16))
+    assert main(["inspect", str(target)]) == 1
+    assert "is no GGUF file: it must begin with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error, words", [

@@ -202,7 +202,7 @@ def file(name: str, x: Any) -> Path:
     if found.is_dir():
         raise ValueError(f"{name} must be a file, and {found} is a folder: name a file in it.")
     if not found.is_file():
-        raise FileNotFoundError(f"{name} must be a file, and {found} does not exist.")
+        raise FileNotFoundError(f"{name} must be a file, and {found} does not exist, or is none.")
     return found
 
 

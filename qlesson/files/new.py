@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 LONGEST = 255  # bytes of a file's name
 
 
@@ -17,7 +18,7 @@ def file(path: Path) -> Iterator[Path]:
     """A name to write to."""
     temporary = _temporary(path)
     try:
-        with _naming(path):
+        with _naming(path, temporary):
             yield temporary
             os.replace(temporary, path)
     except BaseException:
@@ -30,7 +31,7 @@ def folder(target: Path) -> Iterator[Path]:
     """A folder to write into."""
     temporary = _temporary(target)
     try:
-        with _naming(target):
+        with _naming(target, temporary):
             temporary.mkdir()
             yield temporary
             os.rename(temporary, target)
@@ -40,15 +41,20 @@ def folder(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _naming(target: Path) -> Iterator[None]:
-    """A disk that is full does not say for which file."""
+def _naming(target: Path, temporary: Path) -> Iterator[None]:
+    """A disk that is full does not say for which file, and one that may not be written names a file
+    that nobody has heard of."""
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno in FULL:
+            remedy = "make room, or name a target on another disk"
+        elif error.errno in REFUSED and str(error.filename).startswith(str(temporary)):
+            remedy = "name a target in a folder that you may write to"
+        else:
             raise
-        why = f"{target} was not written, {os.strerror(error.errno)}: make room, or name a target"
-        raise OSError(error.errno, f"{why} on another disk.") from error
+        why = f"{target} was not written, {os.strerror(error.errno)}: {remedy}."
+        raise OSError(error.errno, why) from error
 
 
 def _temporary(path: Path) -> Path:

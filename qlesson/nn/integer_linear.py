@@ -91,6 +91,12 @@ class IntegerLinear(_KeepsScale):
     def _scheme_of(self, name: str) -> Scheme:
         return self.output
 
+    def _check_buffer(self, name: str, full_name: str, x: Tensor, dtype: torch.dtype) -> None:
+        super()._check_buffer(name, full_name, x, dtype)
+        ends = {"multiplier": (0, 2**31 - 1), "shift": (1, 62)}.get(name)
+        if ends:
+            checks.code_values(full_name, x, *ends, "save the layer as it is")
+
     def _weight(self) -> tuple[Tensor, Tensor]:
         codes = self.layer.codes
         w, z_w = int8_codes(codes.q, codes.zero_points)

@@ -30,7 +30,7 @@ from qlesson.nn.product import (
     rows,
     rows_at_once,
 )
-from qlesson.nn.weight import QuantizedWeight, _Layer
+from qlesson.nn.weight import QuantizedWeight, _Layer, _refuse_learned
 from qlesson.qtensor import QTensor, quantize
 from qlesson.scheme import Scheme
 
@@ -47,8 +47,11 @@ class QuantizedLinear(_Factored):
     factor       M, [inputs] or a `Rotation`: x is multiplied by it first, and then quantized; so
                  codes are those of W M^-T, and qparams those of x M. `.weight` is for x itself.
 
-    The product of codes is exact, so it is the same on every device; it has no gradient. With
-    activations y has x's dtype, under torch.autocast too: there is no float product to cast.
+    The product of codes is exact, so it is the same on every device. With activations y has x's
+    dtype, under torch.autocast too: there is no float product to cast.
+
+    Gradients go to the bias, and of a weight-only layer to x. The product of codes has none; scales
+    and minima have none, and one that requires it is refused.
     """
 
     input_scale: Tensor
@@ -108,6 +111,7 @@ class QuantizedLinear(_Factored):
         x, codes = input, self.codes  # the name that nn.Linear gives it
         checks.layer_input("input", x, codes.device)
         checks.last_axis("input", x, codes.shape[1])
+        _refuse_learned(codes._buffers, self._buffers)
         if self.activations is None:
             return linear(self._multiplied(x), codes, self.bias)
         if x.numel() == 0:
@@ -155,7 +159,10 @@ class QuantizedLinear(_Factored):
     @property
     def weight_sums(self) -> Tensor:
         """The sum of each row, or of each group in it, int32 [groups, outputs]: they depend on no
-        input, and none is held, since whoever reads the codes can add them up."""
+        input, and none is held, since whoever reads the codes can add them up. Of codes of 16 bits
+        there are none."""
+        if self.codes.bits > 8:  # so that hasattr says no
+            raise AttributeError("weight_sums are of codes of at most 8 bits.")
         q, _ = int8_codes(self.codes.q, self.codes.zero_points)
         return torch.stack([q[:, part].sum(1, dtype=torch.int32) for part in groups(self.codes)])
 
@@ -256,6 +263,7 @@ class QuantizedEmbedding(_Layer):
             return done
         checks.ids("input", input, self.num_embeddings)
         checks.same_device("input", input, "the layer", self.codes.packed)
+        _refuse_learned(codes._buffers)
         shape = (*input.shape, self.embedding_dim)
         if input.numel() == 0:
             return self.codes.like.new_empty(shape)
@@ -269,6 +277,7 @@ class QuantizedEmbedding(_Layer):
             return done
         checks.layer_input("input", input, self.codes.device)
         checks.last_axis("input", input, self.embedding_dim)
+        _refuse_learned(codes._buffers)
         return linear(input, self.codes, None)
 
 

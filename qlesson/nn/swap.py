@@ -77,6 +77,12 @@ def _refuse(layer: Swappable) -> None:
     backward = layer._backward_hooks, layer._backward_pre_hooks
     if any(forward) or any(backward) or not vars(layer).keys().isdisjoint(COMPUTE):
         raise ValueError("it has hooks, which a new layer would lose: remove them first.")
+    held = {**layer._parameters, **layer._buffers, **layer._modules}
+    more = next((n for n in held if n not in ("weight", "bias", "parametrizations")), None)
+    if more is not None:
+        raise ValueError(
+            f"it holds {more}, which a new layer would lose: keep that in another module."
+        )
     if getattr(layer, "max_norm", None) is not None:
         raise ValueError("its max_norm changes the weight at every use, which codes cannot follow.")
 

@@ -1,6 +1,6 @@
 """Codes as a module, and what the quantized layers share (notebook 09)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
@@ -11,7 +11,7 @@ from qlesson.affine import computing
 from qlesson.blocks import Blocks, code_ends
 from qlesson.checks import Shape
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
-from qlesson.kernels.packed import pack_rows, unpack_rows
+from qlesson.kernels.packed import pack_rows, refuse_older_onnx, unpack_rows
 from qlesson.qtensor import Parts, QTensor
 from qlesson.scheme import Scheme
 
@@ -188,11 +188,18 @@ class QuantizedWeight(_KeepsScale):
         """As `dequantize`, without the object, which torch.compile cannot follow everywhere."""
         dtype = self.like.dtype if dtype is None else dtype
         checks.float_dtype("dtype", dtype)
+        refuse_older_onnx()
+        _refuse_learned(parts)
         r_hat = torch.empty_like(parts["q"], dtype=dtype)
         return self.kind._fill(parts, self.granularity, r_hat)
 
     def _scheme_of(self, name: str) -> Scheme:
         return self.scheme
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        if self.like.device != self.packed.device:  # assigned, and no file holds what holds nothing
+            self.like = torch.empty_like(self.like, device=self.packed.device)
 
     def _check_buffer(self, name: str, full_name: str, x: Tensor, dtype: torch.dtype) -> None:
         remedy = "save the codes as they are"
@@ -214,6 +221,18 @@ class QuantizedWeight(_KeepsScale):
         """In a line: shape, bits, mapping and granularity."""
         kind = self.scheme.mapping if self.has_scheme else self.kind.__name__
         return f"{list(self.shape)}, {self.bits} bits, {kind}, {self.granularity}"
+
+
+def _refuse_learned(*held: Mapping[str, Tensor | None]) -> None:
+    """A scale that learns would be left without its gradient, and nobody would be told."""
+    if not torch.is_grad_enabled():
+        return
+    for name, x in (item for parts in held for item in parts.items()):
+        if x is not None and x.requires_grad and name.endswith(("scale", "minimum")):
+            raise ValueError(
+                f"{name} requires a gradient, and a quantized layer gives it none: train the float "
+                "model through ql.fake_quantize, and quantize it then."
+            )
 
 
 def _is_part(x: Any) -> bool:

@@ -533,6 +533,31 @@ def test_a_full_disk_names_the_target(source, shards, tmp_path, monkeypatch, sin
     assert files(tmp_path) == ["in", "in.safetensors"]
 
 
+@pytest.mark.parametrize("single", [True, False])
+def test_a_folder_without_the_right_to_write_names_the_target(
+    source, shards, tmp_path, monkeypatch, single
+):
+    def refused(path, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "replace" if single else "rename", refused)
+    with pytest.raises(PermissionError, match="q was not written, .*: name a target in a folder"):
+        checkpoint.quantize_file(source if single else shards, tmp_path / "q", FOUR)
+    monkeypatch.setattr(checkpoint.convert, "sqnr", lambda *_: refused(source))
+    with pytest.raises(PermissionError, match="Permission denied: .*in.safetensors"):
+        checkpoint.quantize_file(source if single else shards, tmp_path / "q", FOUR)
+    assert files(tmp_path) == ["in", "in.safetensors"]
+
+
+def test_a_folder_that_may_not_be_read_is_not_called_empty(shards, monkeypatch):
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", refused)
+    with pytest.raises(PermissionError, match="Permission denied: .*in"):
+        checkpoint.load(shards)
+
+
 def test_half_a_surrogate_pair_is_no_name(source):
     for name in ("\ud800", "\ud800/q"):
         for ask in (checkpoint.load, lambda x: checkpoint.quantize_file(source, x, FOUR)):
@@ -606,6 +631,19 @@ def test_an_index_needs_no_metadata(shards, tmp_path, metadata):
     checkpoint.quantize_file(shards, tmp_path / "q", FOUR)
     written = json.loads((tmp_path / "q" / INDEX).read_text())["metadata"]
     assert written.keys() == {"total_size"}
+
+
+def test_names_that_would_meet_in_two_shards_are_refused(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, x in {"w": torch.ones(8, 64), "w.scale": torch.ones(1)}.items():
+        save_file({name: x}, tmp_path / "in" / f"{name}.safetensors")
+    weight_map = {name: f"{name}.safetensors" for name in ("w", "w.scale")}
+    (tmp_path / "in" / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ValueError, match="w.scale would be stored twice"):
+        checkpoint.quantize_file(tmp_path / "in", tmp_path / "q", FOUR)
+    assert files(tmp_path) == ["in"]
+    checkpoint.quantize_file(tmp_path / "in", tmp_path / "q", FOUR, skip="w")
+    assert checkpoint.load(tmp_path / "q").keys() == {"w", "w.scale"}
 
 
 def test_no_shard_is_left_when_one_fails(shards, tmp_path):
@@ -768,6 +806,7 @@ SLOWLY = """
 import runpy, signal, time
 from qlesson import qtensor
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and one behind nohup ignores this
 qtensor.quantize = lambda *a, **k: time.sleep(900)
 runpy.run_module("qlesson", run_name="__main__")
 """
@@ -787,7 +826,7 @@ def interrupted(source, target, number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_an_interrupt_leaves_nothing_under_the_name(large, tmp_path, number):
     target = tmp_path / "q.safetensors"
     target.write_bytes(b"an older file")

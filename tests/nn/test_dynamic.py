@@ -75,3 +75,23 @@ def test_a_layer_is_compiled_once_for_any_number_of_rows(name):
         for n in range(2, 14):
             torch.testing.assert_close(run(inputs(n, *last)), layer(inputs(n, *last)))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+CONV = (lambda: quantize_model(nn.Conv1d(4, 8, 3), ROW)[0], drawn, (4, 9))
+SIXTEEN = (lambda: linear(ql.Scheme(16)), drawn, (64,))
+UNSIGNED = (lambda: linear(ql.Scheme(4, signed=False)), drawn, (64,))
+MORE = {"convolution": CONV, "16 bits": SIXTEEN, "unsigned": UNSIGNED}
+
+
+@pytest.mark.filterwarnings("ignore")  # the tracer's
+@pytest.mark.parametrize("name", [*ALL, *MORE])
+def test_the_older_exporter_of_onnx_is_refused_and_torchs_own_is_not(name, tmp_path, monkeypatch):
+    """Its file would hold zeros for weights, without a word."""
+    make, inputs, last = (ALL | MORE)[name]
+    layer, x = make(), inputs(3, *last)
+    with torch.no_grad(), ql.use_kernels("compiled"):
+        layer(x)  # one that has run asks less
+    with pytest.raises(RuntimeError, match="ONNX's older exporter loses what .*: use torch.onnx"):
+        torch.onnx.export(layer, (x,), tmp_path / "x.onnx", dynamo=False)
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)  # as the newer one says
+    torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))

@@ -90,6 +90,42 @@ def test_a_bias_that_learns_has_its_gradient_with_inputs_of_any_dtype(dtype):
             assert torch.equal(new[0].bias.grad, torch.full_like(new[0].bias, 5))
 
 
+LEARNED = {
+    "codes.scale": lambda: (quantized(linear(), BY_ROW), drawn(2, 30)),
+    "codes.minimum": lambda: (QuantizedLinear(with_minima()), drawn(2, 32)),
+    "per token": lambda: (quantized(linear(), BY_ROW, PER_TOKEN), drawn(2, 30)),
+    "input_scale": lambda: (static_layer(), drawn(2, 30)),
+    "embedding": lambda: (QuantizedEmbedding(ql.quantize(drawn(9, 4), BY_ROW)), torch.tensor([1])),
+    "head": lambda: (QuantizedEmbedding(ql.quantize(drawn(9, 4), BY_ROW)).project, drawn(2, 4)),
+    "conv": lambda: (quantize_model(nn.Conv1d(4, 4, 3), BY_ROW)[0], drawn(2, 4, 9)),
+}
+
+
+def static_layer():
+    return quantized(linear(), BY_ROW, ql.Scheme(), ql.QParams(1, 0))
+
+
+def with_minima():
+    q = torch.ones(3, 32, dtype=torch.uint8)
+    return Blocks(q, torch.ones(3, 1), torch.ones(3, 1), 4, 32)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_step_that_learns_is_refused_and_not_left_without_its_gradient(name):
+    run, x = LEARNED[name]()
+    layer = getattr(run, "__self__", run)
+    buffer = name if "_" in name or "." in name else "codes.scale"
+    held = layer.get_buffer(buffer)
+    run(x)
+    held.requires_grad_()
+    with torch.no_grad():
+        run(x)
+    words = f"{buffer.removeprefix('codes.')} requires a gradient, and a quantized layer gives it"
+    for mode in (run, torch.compile(run, fullgraph=True, backend="eager")):
+        with pytest.raises((ValueError, torch._dynamo.exc.Unsupported), match=words):
+            mode(x)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("granularity", WEIGHTS)
 @pytest.mark.parametrize("mapping_w,bits", [("symmetric", 8), ("asymmetric", 8), ("asymmetric", 4)])
@@ -450,6 +486,24 @@ def test_onnx_adds_up_the_same_accumulator():
     assert np.array_equal(got, new.accumulator(q.q).numpy())
 
 
+@pytest.mark.parametrize("name, value", [
+    ("multiplier", -5), ("multiplier", 2**31), ("shift", -5), ("shift", 0), ("shift", 63),
+])  # fmt: skip
+def test_an_integer_layer_takes_no_factor_that_is_none(name, value):
+    _, _, new = integer_only()
+    held = new.state_dict()
+    new.load_state_dict(held)
+    with pytest.raises(RuntimeError, match=f"{name} holds codes from .*: save the layer as it is"):
+        new.load_state_dict(held | {name: torch.full_like(held[name], value)})
+
+
+@pytest.mark.parametrize("scheme", [ql.Scheme(16), BY_ROW])
+def test_a_layer_can_be_asked_for_all_it_has(scheme):
+    layer = quantized(linear(), scheme)
+    assert hasattr(layer, "weight_sums") == (scheme.bits == 8)
+    assert all(hasattr(layer, name) for name in dir(layer) if name != "weight_sums")
+
+
 def test_the_export_refuses_what_onnx_would_clip_elsewhere(tmp_path):
     for activations, output in [
         (ql.Scheme(8, "symmetric"), ql.Scheme()),
@@ -711,6 +765,24 @@ def with_max_norm():
     return nn.Sequential(nn.Linear(4, 4), nn.Identity(), nn.Embedding(5, 4, max_norm=1.0))
 
 
+def with_buffer():
+    model = mlp()
+    model[2].register_buffer("mask", torch.ones(3))
+    return model
+
+
+def with_parameter():
+    model = mlp()
+    model[2].gain = nn.Parameter(torch.ones(3))
+    return model
+
+
+def with_child():
+    model = mlp()
+    model[2].adapter = nn.Linear(2, 2)
+    return model
+
+
 @pytest.mark.parametrize(
     "make,message",
     [
@@ -718,6 +790,9 @@ def with_max_norm():
         (with_own_forward, "Layer '2': it has hooks"),
         (with_nan, "Layer '2': r holds 1 NaN and 0 infinite values, the first at index \\(1, 2\\)"),
         (with_max_norm, "Layer '2': its max_norm"),
+        (with_buffer, "Layer '2': it holds mask, which a new layer would lose: keep that in"),
+        (with_parameter, "Layer '2': it holds gain, which a new layer would lose"),
+        (with_child, "Layer '2': it holds adapter, which a new layer would lose"),
         (lambda: nn.Sequential(nn.Identity(), nn.ReLU(), nn.LazyLinear(4)), "run the model once"),
     ],
 )
@@ -731,6 +806,15 @@ def test_a_layer_that_cannot_be_swapped_is_named_with_a_remedy(make, message):
 def test_a_layer_alone_has_no_name_to_skip():
     with pytest.raises(ValueError, match="^it has hooks.*first\\.$"):
         quantize_model(with_hook()[2], BY_ROW)
+
+
+def test_a_layer_on_meta_takes_what_is_assigned_whole():
+    model = quantize_model(nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 4)), BY_ROW)[0].half()
+    new = copy.deepcopy(model).to("meta")
+    new.load_state_dict(model.state_dict(), assign=True)
+    assert not any(x.is_meta for x in (*new.buffers(), *new.parameters()))
+    ids = torch.tensor([[3, 0]])
+    assert torch.equal(new.to("cpu")(ids), model(ids)) and new(ids[:, :0]).shape == (1, 0, 4)
 
 
 def test_a_meta_layer_is_named():

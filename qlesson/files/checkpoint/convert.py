@@ -26,6 +26,7 @@ from qlesson.files.checkpoint.format import (
     _describe,
     _File,
     _parts,
+    _refuse_repeats,
     _writing,
 )
 from qlesson.files.checkpoint.shards import _index_of, _open_all, _read_index
@@ -195,6 +196,7 @@ def _rewrite(
     from tqdm import tqdm
 
     _check_target(files, target, index)
+    _refuse_repeats([part for conversions in work for one in conversions for part in one.entries])
     total = sum(one.bytes_before for conversions in work for one in conversions)
     rows: list[Row] = []
     weight_map: dict[str, str] = {}

@@ -24,7 +24,10 @@ def _named(source: str | Path) -> Path:
     source = checks.path("source", source)
     if not source.is_dir():
         return source
-    indices, single = sorted(source.glob("*" + INDEX)), sorted(source.glob("*.safetensors"))
+    names = sorted(os.listdir(source))  # which, unlike glob, says that a folder may not be read
+    indices, single = (
+        [source / name for name in names if name.endswith(end)] for end in (INDEX, ".safetensors")
+    )
     named = indices or single
     named = [x for x in named if x.name in FIRST] or named
     if len(named) != 1:

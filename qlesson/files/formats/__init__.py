@@ -35,5 +35,5 @@ def open(path: str | Path) -> Opened:
     if path.is_dir():
         return safetensors.Safetensors(path)
     with builtins.open(checks.file("path", path), "rb") as file:
-        is_gguf = file.read(len(MAGIC)) == MAGIC or path.suffix == ".gguf"
+        is_gguf = file.read(len(MAGIC)) == MAGIC or path.suffix.lower() == ".gguf"
     return gguf.GGUF(path) if is_gguf else safetensors.Safetensors(path)

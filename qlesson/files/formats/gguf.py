@@ -53,14 +53,9 @@ class GGUF(Opened):
 
     def __init__(self, path: str | Path) -> None:
         self.path = checks.file("path", path)
-        self._file = open(self.path, "rb")
-        self._stamp = written.stamp(self._file)
-        try:
-            header = _Header(self._file, self.path)
-            self.metadata, self.stored, self._tensors = header.read()
-        except BaseException:
-            self.close()
-            raise
+        with open(self.path, "rb") as file:
+            self._stamp = written.stamp(file)
+            self.metadata, self.stored, self._tensors = _Header(file, self.path).read()
 
     def _read(self, name: str) -> Value:
         (kind, shape, nbytes), (type_, begin) = self.stored[name], self._tensors[name]
@@ -69,17 +64,14 @@ class GGUF(Opened):
                 f"{checks.shown(name)} in {self.path} is of ggml's type {kind}, which qlesson does "
                 "not read: convert the file to another type with llama.cpp."
             )
-        written.refuse_changed(self._file, self.path, self._stamp)
         data = torch.empty(nbytes, dtype=torch.uint8)
-        self._file.seek(begin)
-        if self._file.readinto(data.numpy().data) != nbytes:
+        with open(self.path, "rb") as file:  # each time, since threads would share one's place
+            written.refuse_changed(file, self.path, self._stamp)
+            file.seek(begin)
+            count = file.readinto(data.numpy().data)
+        if count != nbytes:
             raise damaged(self.path, f"it ended inside {checks.shown(name)}, after it was opened")
         return type_.open(data, shape)
-
-    def close(self) -> None:
-        """Close the file. Tensors that were read stay."""
-        super().close()
-        self._file.close()
 
 
 class _Header:

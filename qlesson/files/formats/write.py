@@ -16,6 +16,7 @@ from qlesson.files.formats import layout
 from qlesson.files.formats.ggml import TYPES
 from qlesson.files.formats.quantizers import encode, type_of
 
+WIDEST = 2**20  # the largest alignment: a file has as many zeros behind each tensor
 LONGEST = 63  # bytes of a name: GGML_MAX_NAME, with the zero behind it
 KINDS = {form: kind for kind, form in layout.NUMBERS.items()}
 FORMS: dict[type, str] = {
@@ -67,11 +68,9 @@ def _planned(tensors: Mapping[str, Any], name: Any) -> Planned:
 
 def write_planned(path: Path, planned: Mapping[str, Planned], metadata: Mapping[str, Any]) -> None:
     """The same, of tensors that are made when it is their turn."""
-    alignment = metadata.get(layout.ALIGNMENT, 32)
-    if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
-        raise ValueError(
-            f"metadata[{layout.ALIGNMENT!r}] must be a power of two, got {checks.shown(alignment)}."
-        )
+    alignment = _alignment(metadata)
+    if layout.ALIGNMENT in metadata:  # a plain number is written in uint32, which is its kind
+        metadata = {**metadata, layout.ALIGNMENT: alignment}
     keys = [_text("a key", key) + _value(key, x) for key, x in metadata.items()]
     infos, offset = [], 0
     for name, x in planned.items():
@@ -85,6 +84,17 @@ def write_planned(path: Path, planned: Mapping[str, Planned], metadata: Mapping[
             file.write(bytes(-x.nbytes % alignment))
         file.flush()
         os.fsync(file.fileno())
+
+
+def _alignment(metadata: Mapping[str, Any]) -> int:
+    given = metadata.get(layout.ALIGNMENT, 32)
+    whole = type(given) is int or isinstance(given, np.integer)
+    if not whole or not 1 <= given <= WIDEST or given & (given - 1):
+        raise ValueError(
+            f"metadata[{layout.ALIGNMENT!r}] must be a power of two up to {WIDEST:,}, got "
+            f"{checks.shown(given)}."
+        )
+    return int(given)
 
 
 def _info(name: Any, x: Planned, offset: int) -> bytes:

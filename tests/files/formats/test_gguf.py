@@ -1,5 +1,7 @@
 """GGUF files, beside the reader of ggml's own package, and files that lie."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import peers
 import pytest
 import torch
@@ -65,6 +67,14 @@ def test_the_table_of_types_is_that_of_the_gguf_package():
     theirs = {int(t): (t.name, *gguf.GGML_QUANT_SIZES[t]) for t in gguf.GGMLQuantizationType}
     theirs[9] = "Q8_1", 32, 36  # two halves in ggml-common.h; the package still counts two floats
     assert {n: (t.name, t.values, t.nbytes) for n, t in TYPES.items()} == theirs
+
+
+def test_threads_that_share_a_file_each_read_their_tensor(tmp_path):
+    tensors = {f"t{i}": torch.full((256, 1024), float(i)) for i in range(64)}
+    formats.gguf.write(tmp_path / "x.gguf", tensors, {})
+    with formats.open(tmp_path / "x.gguf") as file, ThreadPoolExecutor(8) as pool:
+        for name, read in zip(file, pool.map(file.__getitem__, file), strict=True):
+            assert torch.equal(read, tensors[name]), name
 
 
 # --- a real file ---

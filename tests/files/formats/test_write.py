@@ -229,3 +229,17 @@ def test_llama_cpp_loads_it(kind, tmp_path):
     server = xllamacpp.Server(params)
     answer = server.handle_completions({"prompt": "Hello", "max_tokens": 4, "temperature": 0})
     assert answer["usage"]["completion_tokens"] >= 1
+
+
+@pytest.mark.parametrize("given", [2**21, 2**33, np.uint64(2**63), 0, 24, -32, True, 32.0, "32"])
+def test_an_alignment_is_a_power_of_two_and_no_disk_is_filled_with_zeros(given, tmp_path):
+    with pytest.raises(ValueError, match="must be a power of two up to 1,048,576, got"):
+        formats.gguf.write(tmp_path / "x", {"w": torch.ones(2)}, {"general.alignment": given})
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_alignment_of_numpy_is_written_in_the_kind_it_has_in_gguf(tmp_path):
+    for name, given in (("a", 64), ("b", np.int64(64)), ("c", np.uint16(64))):
+        formats.gguf.write(tmp_path / name, {"w": torch.ones(2)}, {"general.alignment": given})
+    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
+    assert a == b == c and formats.open(tmp_path / "a")["w"].tolist() == [1, 1]
