@@ -282,8 +282,8 @@ def test_what_notebook_13_says_of_times_is_stored():
     assert "The bytes explain less than 7, and fresh memory nearly all the rest" in text
     assert 5 < left / floor < 7 and left < whole / 6
     assert "Without them less time is left than 37 bytes predict" in text and left < predicted
-    assert "Memory allows no point above the dashed line" in text
-    assert 5 * 2**25 / 1e6 / ms["compiled"] < bandwidth
+    assert "a loop that asks for values ahead can stand a little above it" in text
+    assert 5 * 2**25 / 1e6 / ms["compiled"] < 1.2 * bandwidth
     pieces = {p["values"]: p["ms"] for p in CPU["pieces"]}
     assert "a valley, several times as fast as the whole tensor" in text
     assert "The package cuts at its left end" in text
@@ -318,12 +318,13 @@ def test_what_notebook_13_says_of_times_is_stored():
 @pytest.mark.parametrize("build", BUILDS, ids=lambda build: build["vectors"])
 @pytest.mark.parametrize("work", ["given scale", "dequantize"])
 def test_the_loops_of_notebook_13_are_near_the_floor_on_both_builds(build, work):
-    ms = bench.ms_of(build["rows"], **CELL | {"work": work})
+    wanted = build["rows"], bench.FLOOR
     text = text_of("13_fast_kernels.ipynb")
-    assert "the package's loops take at most a tenth more than the pass, and so do ONNX" in text
-    assert ms["compiled"] < 1.1 * ms[bench.FLOOR]
-    assert "ONNX Runtime's for codes" in text
-    assert work == "dequantize" or ms["onnxruntime"] < 1.1 * ms[bench.FLOOR]
+    assert "the package's loops take at most a tenth more than the pass" in text
+    assert bench.share(*wanted, "compiled", **CELL | {"work": work}) > 1 / 1.1
+    assert "and ONNX Runtime's for codes at most a fifth" in text
+    peer = bench.share(*wanted, "onnxruntime", **CELL | {"work": work})
+    assert work == "dequantize" or peer > 1 / 1.2
 
 
 def test_what_notebook_14_says_of_times_is_stored():
@@ -350,8 +351,8 @@ def test_what_notebook_14_says_of_times_is_stored():
     assert 0.8 < many["bfloat16"] / many["qlesson, 8-bit inputs"] < 1.25
     assert "With inputs in bfloat16 ours uses that instruction too" in text
     assert many["qlesson, bfloat16"] < 0.8 * many["qlesson"]
-    assert "It takes a little longer than with weights that are bfloat16 already" in text
-    assert 1 < many["qlesson, bfloat16"] / many["bfloat16"] < 1.5
+    assert "It takes a third longer than with weights that are bfloat16 already" in text
+    assert 1.25 < many["qlesson, bfloat16"] / many["bfloat16"] < 1.45
     assert "ONNX Runtime's have 5 bits a weight with their scales, ours 4.5" in text
     assert read["moved"] * 8 / (16384 * 4096) == 8.5
     assert "The GPT is near no limit" in text
