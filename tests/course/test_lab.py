@@ -156,9 +156,9 @@ def test_binder_has_the_settings_too():
 
 def test_a_home_that_cannot_be_written_gets_a_sentence(started, monkeypatch, capsys):
     def fails(arguments):
-        raise PermissionError(13, "Permission denied", "/home/me/.local")
+        raise PermissionError(13, "Permission denied", "/me/.local")
 
     monkeypatch.setattr(jupyterlab.labapp, "main", fails)
     assert lab.main([]) == 1
     said = capsys.readouterr().out
-    assert "/home/me/.local cannot be written (Permission denied): set HOME" in said
+    assert "/me/.local cannot be written (Permission denied): set HOME" in said
