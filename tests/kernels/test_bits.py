@@ -41,6 +41,7 @@ LAYOUTS = [
     ((96, 384), ql.PerAxis(0)),
     ((96, 384), ql.PerAxis(1)),
     ((96, 384), ql.PerGroup(24)),
+    *(((96, 384), ql.PerGroup(n)) for n in (16, 64, 128)),  # lengths with loops of their own
     ((96, 384), ql.PerGroup(32, 0)),
     ((64, 100), ql.PerGroup(32)),
 ]
