@@ -36,27 +36,27 @@ template <typename T> void get(T* x, size_t n) {
 }
 template <typename T> void put(T* x, int64_t n) { fwrite(x, sizeof(T), n, stdout); }
 int main(int, char** argv) {
-  const bool columns = argv[1][0] == 'c', inside = argv[2][0] == 'i', symmetric = argv[3][0] == 's';
+  const bool columns = argv[1][0] == 'c', symmetric = argv[2][0] == 's';
   const int64_t m = columns ? 1 : M, n = columns ? M : N, c = columns ? N : 1, scales = m * c;
   get(r, M * N); get(s, scales); get(z, scales);
-  quantize(r, s, z, q, m, n, c, FLOAT32, INT8, -128 + symmetric, 127, inside);
+  quantize(r, s, z, q, m, n, c, FLOAT32, INT8, -128 + symmetric, 127);
   put(q, M * N);
   dequantize(q, s, z, r_hat, m, n, c, FLOAT32, INT8);
   put(r_hat, M * N);
   min_max(r, r_min, r_max, m, n, c);
   put(r_min, scales); put(r_max, scales);
-  choose_and_quantize(r, s, z, q, m, n, c, FLOAT32, -128 + symmetric, 127, inside, symmetric);
+  choose_and_quantize(r, s, z, q, m, n, c, FLOAT32, -128 + symmetric, 127, symmetric);
   put(s, scales); put(z, scales); put(q, M * N);
 }
 """
 
 
-def program(dtype, folder):
-    source, made = Path(folder, "main.cpp"), Path(folder, f"main-{TYPES[dtype]}")
+def program(dtype, rounding, folder):
+    source, made = Path(folder, "main.cpp"), Path(folder, f"main-{TYPES[dtype]}-{rounding}")
     source.write_text(MAIN, encoding="utf-8")
     flags = [flag for flag in cpp.FLAGS if flag not in ("-shared", "-fPIC")]
     types = ["-DCODE=int8_t", "-DAHEAD=8192", "-DFAR=33554432", f"-DREAL={TYPES[dtype]}"]
-    types += [f'-DLOOPS="{LOOPS}"']
+    types += [f'-DLOOPS="{LOOPS}"', f"-DINSIDE={int(rounding == 'inside')}"]
     command = [CXX, *flags, "-fopenmp-simd", "-static", *types, str(source), "-o", str(made)]
     subprocess.run(command, check=True)
     return made
@@ -87,7 +87,7 @@ def check(made, dtype, layout, rounding, mapping, planted):
         if not planted:
             chosen = ql.quantize(r, scheme)
             expected += [chosen.scale, chosen.zero_point, chosen.q]
-    command = [*RUN, str(made), layout, rounding, mapping]
+    command = [*RUN, str(made), layout, mapping]
     fed = bytes_of(r) + bytes_of(given.scale) + bytes_of(given.zero_point)
     out = subprocess.run(command, input=fed, capture_output=True, check=True).stdout
     for x in expected:
@@ -100,15 +100,16 @@ def check(made, dtype, layout, rounding, mapping, planted):
 
 def main():
     bad = count = 0
-    ways = ("rows", "columns"), ("inside", "outside"), ("asymmetric", "symmetric"), (False, True)
+    kinds = (torch.float32, torch.bfloat16, torch.float16), ("inside", "outside")
+    ways = ("rows", "columns"), ("asymmetric", "symmetric"), (False, True)
     with tempfile.TemporaryDirectory() as folder:
-        for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            made = program(dtype, folder)
-            for way in itertools.product(*ways):
+        for dtype, rounding in itertools.product(*kinds):
+            made = program(dtype, rounding, folder)
+            for layout, *way in itertools.product(*ways):
                 count += 1
-                if not check(made, dtype, *way):
+                if not check(made, dtype, layout, rounding, *way):
                     bad += 1
-                    print("differs:", dtype, *way)
+                    print("differs:", dtype, layout, rounding, *way)
     print(f"{count - bad} of {count} are equal, bit for bit, by {CXX}")
     return int(bad > 0)
 

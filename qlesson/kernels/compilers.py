@@ -114,7 +114,8 @@ def _by_hand(
         return None
     source = Path(__file__).with_name("loops.cpp")
     try:
-        library = cpp.library(source, REAL=TYPES[real], CODE=TYPES[code], AHEAD=ahead, FAR=far)
+        named = {"REAL": TYPES[real], "CODE": TYPES[code], "AHEAD": ahead, "FAR": far}
+        library = cpp.library(source, **named, INSIDE=int("outside" not in constants))
     except (OSError, RuntimeError):
         return None  # torch.compile may know better, or says what is missing
     return make(library, *constants)
@@ -123,7 +124,7 @@ def _by_hand(
 def _quantize(library: ctypes.CDLL, low: int, high: int, rounding: str) -> Formula:
     def quantize(r: Tensor, scale: Tensor, zero_point: Tensor, out: Tensor) -> tuple[()]:
         held = r, _typed(scale), _typed(zero_point), out
-        codes = ctypes.c_float(low), ctypes.c_float(high), rounding == "inside"
+        codes = ctypes.c_float(low), ctypes.c_float(high)
         library.quantize(*map(_address, held), *_sizes(r), *map(_type, held[1:3]), *codes)
         return ()
 
@@ -168,9 +169,10 @@ def _choose_and_quantize(
     ) -> float:
         held = r, scale, zero_point, out
         ends = ctypes.c_float(low), ctypes.c_float(high)
-        how = rounding == "inside", mapping == "symmetric"
         sizes = *_sizes(r), _type(scale)
-        return library.choose_and_quantize(*map(_address, held), *sizes, *ends, *how)
+        return library.choose_and_quantize(
+            *map(_address, held), *sizes, *ends, mapping == "symmetric"
+        )
 
     return choose_and_quantize
 

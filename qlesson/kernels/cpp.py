@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 # -ffp-contract=off rounds the product before a sum. The next two let the compiler take vectors:
-# nobody looks at errno, or at the processor's flags for what is no number.
+# nobody looks at errno, and that the processor stops at what is no number is nobody's wish.
 FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 FLAGS += ["-shared", "-fPIC"]
 # What ATEN_CPU_CAPABILITY asks torch for, asked of the compiler: so an older processor is played.

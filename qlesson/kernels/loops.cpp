@@ -3,10 +3,11 @@
 //     q     = clip(round(r / s + z), low, high)
 //     r_hat = s * (q - z)
 //
-// Compiled for a type REAL of r and a type CODE of q. Memory is asked for AHEAD bytes before they are
-// needed, and what moves FAR bytes or more is written past the caches. An inner loop has a known
-// length and does nothing but arithmetic: so every compiler makes vectors of it, on every processor.
-// What lies in memory as [m, n, c] has an s and a z for each [m, c]; c = 1 are rows.
+// Compiled for a type REAL of r, a type CODE of q, and a z that is added before rounding (INSIDE) or after.
+// Memory is asked for AHEAD bytes before they are needed, and what moves FAR bytes or more is written past
+// the caches. An inner loop has a known length and does nothing but arithmetic: so every compiler makes
+// vectors of it, on every processor. What lies in memory as [m, n, c] has an s and a z for each [m, c];
+// c = 1 are rows.
 
 #include <algorithm>
 #include <cstdint>
@@ -34,64 +35,64 @@ IN_PLACE void over(int64_t n, const Step& step) {
   for (; j < n; j++) step(j, std::integral_constant<int64_t, 1>());
 }
 
-// y[k] = f(x[k], k) for N values of each of H rows: what f needs of k is read once for all of them. Rows
-// that are far lie in a page each, and took a fifth more time in vectors of 64 bytes.
-template <int64_t N, int64_t H, bool FAR_ROWS, typename X, typename Y, typename F>
-IN_PLACE void near_block(const X* x, int64_t x_row, Y* y, int64_t y_row, const F& f) {
-  using Z = decltype(f(0.0f, 0));  // float or int32_t
+// y[k] = value(x[k], k) of formula f for N values of each of H rows: what it needs of k is read once for
+// all of them. Rows that are far lie in a page each, and took a fifth more time in vectors of 64 bytes.
+template <int64_t N, int64_t H, bool FAR_ROWS, typename X, typename Y, typename V, typename F>
+IN_PLACE void near_block(const X* x, int64_t x_row, Y* y, int64_t y_row, const V& value, const F& f) {
+  using Z = decltype(value(0.0f, 0));  // float or int32_t
   if constexpr (CONVERTS && (std::is_class_v<X> || sizeof(X) == 1)) {
     std::conditional_t<std::is_class_v<X>, float, int32_t> held[H * N];
     for (int64_t h = 0; h < H; h++) convert<N>(x + h * x_row, held + h * N);
-    near_block<N, H, FAR_ROWS>(held, N, y, y_row, f);
+    near_block<N, H, FAR_ROWS>(held, N, y, y_row, value, f);
   } else if constexpr (CONVERTS && (std::is_class_v<Y> || sizeof(Y) == 1)) {
     Z held[H * N];
-    near_block<N, H, FAR_ROWS>(x, x_row, held, N, f);
-    for (int64_t h = 0; h < H; h++) convert<N>(held + h * N, y + h * y_row);
+    near_block<N, H, FAR_ROWS>(x, x_row, held, N, value, f);
+    for (int64_t h = 0; h < H; h++) f.template store<N>(held + h * N, y + h * y_row);
   } else {
     constexpr int64_t lanes = FAR_ROWS ? std::min<int64_t>(LANES<float>, 8) : LANES<float>;
 #pragma omp simd simdlen(lanes)
     for (int64_t k = 0; k < N; k++)
-      for (int64_t h = 0; h < H; h++) y[h * y_row + k] = from_float<Y>(f(to_float(x[h * x_row + k]), k));
+      for (int64_t h = 0; h < H; h++) y[h * y_row + k] = from_float<Y>(value(to_float(x[h * x_row + k]), k));
   }
 }
 
-template <int64_t N, int64_t H, typename X, typename Y, typename F>
-IN_PLACE void block(const X* x, int64_t x_row, Y* y, int64_t y_row, const F& f, bool far) {
+template <int64_t N, int64_t H, typename X, typename Y, typename V, typename F>
+IN_PLACE void block(const X* x, int64_t x_row, Y* y, int64_t y_row, const V& value, const F& f, bool far) {
   if constexpr (N * sizeof(Y) % LINE_PART == 0)
     if (far) {
       alignas(LINE_PART) Y held[H * N];
-      near_block<N, H, (H > 1)>(x, x_row, held, N, f);
+      near_block<N, H, (H > 1)>(x, x_row, held, N, value, f);
       for (int64_t h = 0; h < H; h++) write_far<N>(held + h * N, y + h * y_row);
       return;
     }
-  near_block<N, H, false>(x, x_row, y, y_row, f);
+  near_block<N, H, false>(x, x_row, y, y_row, value, f);
 }
 
-// y[j] = f(x[j]) for n values.
-template <typename F, typename X, typename Y>
-IN_PLACE void values(const X* x, Y* y, const F& f, int64_t n, int64_t ahead, bool far) {
+// y[j] = value(x[j]) of formula f for n values.
+template <typename V, typename F, typename X, typename Y>
+IN_PLACE void values(const X* x, Y* y, const V& value, const F& f, int64_t n, int64_t ahead, bool far) {
   const auto all = [=](auto far) __attribute__((always_inline)) {
     over(n, [=](int64_t j, auto N) __attribute__((always_inline)) {
       if (N > 1) ask_for(x + j, N, ahead);
-      block<N, 1>(x + j, 0, y + j, 0, f, far);
+      block<N, 1>(x + j, 0, y + j, 0, value, f, far);
     });
   };
   far && may_be_far(y) ? all(std::true_type()) : all(std::false_type());
 }
 
 template <typename F, typename X, typename Y>
-void rare_row(const X* x, Y* y, typename F::Step k, int64_t n, int64_t ahead, bool far) {
+void rare_row(const F& f, const X* x, Y* y, typename F::Step k, int64_t n, int64_t ahead, bool far) {
   if constexpr (std::is_class_v<Y>)  // an instruction that makes bfloat16 takes the smallest for 0
     for (int64_t j = 0; j < n; j++) y[j] = from_float<Y>(F::always(to_float(x[j]), k));
   else
-    values(x, y, [=](float v, int64_t) { return F::always(v, k); }, n, ahead, far);
+    values(x, y, [=](float v, int64_t) { return F::always(v, k); }, f, n, ahead, far);
 }
 
 // n values with one s and z; rare says whether k may be so.
 template <typename F, typename X, typename Y>
-IN_PLACE void row(const F&, const X* x, Y* y, typename F::Step k, bool rare, int64_t n, int64_t ahead, bool far) {
-  if (rare && F::is_rare(k)) return rare_row<F>(x, y, k, n, ahead, far);
-  values(x, y, [=](float v, int64_t) { return F::value(v, k); }, n, ahead, far);
+IN_PLACE void row(const F& f, const X* x, Y* y, typename F::Step k, bool rare, int64_t n, int64_t ahead, bool far) {
+  if (rare && F::is_rare(k)) return rare_row(f, x, y, k, n, ahead, far);
+  values(x, y, [=](float v, int64_t) { return F::value(v, k); }, f, n, ahead, far);
 }
 
 // What is known when it is compiled is faster: the commonest group, where nothing is rare.
@@ -114,14 +115,16 @@ inline void rows(const F& f, const X* x, const Given& given, Y* y, int64_t m, in
       for (int64_t first = 0; first < n; first += PIECE) {
         Steps steps;
         const int64_t count = std::min(height, m - i), width = std::min(PIECE, n - first);
-        read(given.s, given.s_type, i, count, steps.s);
-        read(given.z, given.z_type, i, count, steps.z);
-        const bool rare = f.prepare(steps, count);
-        known(width, rare, [=, &f, &steps](auto width, auto rare) {
-          for (int64_t k = 0; k < count; k++) {
-            const int64_t at = (i + k) * n + first;
-            row(f, x + at, y + at, F::step(steps, k), rare, width, AHEAD / sizeof(X), far);
-          }
+        until_it_fits([&](bool careful) {
+          read(given.s, given.s_type, i, count, steps.s);
+          read(given.z, given.z_type, i, count, steps.z);
+          const bool rare = f.prepare(steps, count, careful);
+          known(width, rare, [=, &steps](auto width, auto rare) {
+            for (int64_t k = 0; k < count; k++) {
+              const int64_t at = (i + k) * n + first;
+              row(f, x + at, y + at, F::step(steps, k), rare, width, AHEAD / sizeof(X), far);
+            }
+          });
         });
       }
     end_far();
@@ -140,7 +143,7 @@ IN_PLACE void over_rows(int64_t n, const F& f) {
 template <typename F, typename X, typename Y>
 inline void strip(const F& f, const X* x, int64_t x_row, Y* y, int64_t y_row, const Steps& steps, bool rare,
                   int64_t n, int64_t width, bool far) {
-  over_rows(n, [&](int64_t k, auto H) {
+  over_rows(n, [=, &steps](int64_t k, auto H) {
     const X* from = x + k * x_row;
     Y* to = y + k * y_row;
     if (rare)
@@ -151,7 +154,7 @@ inline void strip(const F& f, const X* x, int64_t x_row, Y* y, int64_t y_row, co
       over(width, [=, &steps](int64_t j, auto N) {
         for (int64_t h = 0; h < H; h++) ask_for(from + h * x_row + j, N, HIGH * x_row);
         const auto value = [=, &steps](float v, int64_t l) { return F::value(v, F::step(steps, j + l)); };
-        block<N, H>(from + j, x_row, to + j, y_row, value, far && may_be_far(to) && may_be_far(to + y_row));
+        block<N, H>(from + j, x_row, to + j, y_row, value, f, far && may_be_far(to) && may_be_far(to + y_row));
       });
   });
 }
@@ -168,10 +171,12 @@ inline void columns(const F& f, const X* x, const Given& given, Y* y, int64_t m,
         for (int64_t first = 0; first < c; first += SCALES) {
           Steps steps;
           const int64_t width = std::min(SCALES, c - first), at = (i * n + top) * c + first;
-          read(given.s, given.s_type, i * c + first, width, steps.s);
-          read(given.z, given.z_type, i * c + first, width, steps.z);
-          const bool rare = f.prepare(steps, width);
-          strip(f, x + at, c, y + at, c, steps, rare, std::min(HEIGHT, n - top), width, far);
+          until_it_fits([&](bool careful) {
+            read(given.s, given.s_type, i * c + first, width, steps.s);
+            read(given.z, given.z_type, i * c + first, width, steps.z);
+            const bool rare = f.prepare(steps, width, careful);
+            strip(f, x + at, c, y + at, c, steps, rare, std::min(HEIGHT, n - top), width, far);
+          });
         }
     end_far();
   }
@@ -248,13 +253,13 @@ inline bool chosen(const Key<R>* most, const Bare<R>* least, Steps& steps, void*
   write(steps.s, s_out, choose.s_type, at, count);
   for (int64_t k = 0; k < count; k++) z_out[at + k] = static_cast<Q>(static_cast<int32_t>(steps.z[k]));
   ask_to_write(z_out + at + count, count);
-  return quantize.prepare(steps, count, r_min, r_max);
+  return quantize.prepare(steps, count, false);
 }
 
 // Some rows at a time: their ends, their scales, and their codes while r is in the cache. With the
 // codes memory is asked for the rows that come next, with the ends for some of those after them.
 inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int64_t n, const Choose& choose,
-                        const Quantize<false>& quantize) {
+                        const Quantize& quantize) {
   const int64_t height = rows_at_once(n, TILE);
 #ifdef __clang__  // whose loop took ten times as long where a row is half a line
   const bool far = n >= 64 && is_far(m * n);
@@ -271,10 +276,10 @@ inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int6
       const int64_t count = std::min(height, m - i);
       ends_of_rows(r + i * n, count, n, most, least, 2 * count * n);
       const bool rare = chosen(most, least, steps, s_out, z_out, i, count, choose, quantize);
-      known(n, rare, [=, &quantize, &steps](auto n, auto rare) {
+      known(n, rare, [=, &steps](auto n, auto rare) {
         for (int64_t k = 0; k < count; k++) {
           const int64_t at = (i + k) * n;
-          row(quantize, r + at, q + at, Quantize<false>::step(steps, k), rare, n, count * n, far);
+          row(quantize, r + at, q + at, Quantize::step(steps, k), rare, n, count * n, far);
         }
       });
     }
@@ -286,7 +291,7 @@ inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int6
 // from the last cache, if they fit there: two readings are the limit, else. Narrower strips, copied to
 // where they fit, were slower: memory gives parts of a page in turn at half its speed.
 inline void choose_columns(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int64_t n, int64_t c,
-                           const Choose& choose, const Quantize<true>& quantize) {
+                           const Choose& choose, const Quantize& quantize) {
   const bool far = is_far(m * n * c);
   over_strips(m, c, [=, &choose, &quantize](int64_t i, int64_t first, int64_t width) {
     EndsOfStrip e;
@@ -300,9 +305,9 @@ inline void choose_columns(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, i
 
 // --- what Python calls ---
 extern "C" void quantize(const R* r, const void* s, const void* z, Q* q, int64_t m, int64_t n, int64_t c,
-                         int s_type, int z_type, float low, float high, bool inside) {
+                         int s_type, int z_type, float low, float high) {
   const Given given{s, s_type, z, z_type};
-  const Quantize<true> f{low, high, inside};
+  const Quantize f{low, high};
   c == 1 ? rows(f, r, given, q, m, n) : columns(f, r, given, q, m, n, c);
 }
 
@@ -318,9 +323,9 @@ extern "C" void min_max(const R* r, float* r_min, float* r_max, int64_t m, int64
 
 // Gives the largest scale.
 extern "C" float choose_and_quantize(const R* r, void* s, Q* z, Q* q, int64_t m, int64_t n, int64_t c, int s_type,
-                                     float low, float high, bool inside, bool symmetric) {
+                                     float low, float high, bool symmetric) {
   const Choose choose{low, high, symmetric, s_type};
-  c == 1 ? choose_rows(r, s, z, q, m, n, choose, {low, high, inside})
-         : choose_columns(r, s, z, q, m, n, c, choose, {low, high, inside});
+  c == 1 ? choose_rows(r, s, z, q, m, n, choose, {low, high})
+         : choose_columns(r, s, z, q, m, n, c, choose, {low, high});
   return same_bits<float>(choose.largest.load());
 }

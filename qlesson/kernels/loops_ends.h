@@ -47,118 +47,122 @@ inline Ends<R> ends_of(const R* r, int64_t n) {
   return Ends<R>{most, nearest, least};
 }
 
-// Of a range that holds 0, and of two halves at once: what is near is read sooner than a comparison
-// is done. From far they are slower than one row, a third in whole tensors.
-template <typename R>
-inline Ends<R> ends_with_0(const R* r, int64_t n) {
-  const int64_t half = n / 2;
-  Key<R> most = 0;
-  Bare<R> least = 0;
-#pragma omp simd reduction(max : most, least)
-  for (int64_t j = 0; j < half; j++) {
-    const Key<R> k = same_bits<Key<R>>(r[j]), l = same_bits<Key<R>>(r[j + half]);
-    most = std::max(most, std::max(k, l));
-    least = std::max(least, std::max(static_cast<Bare<R>>(k), static_cast<Bare<R>>(l)));
-  }
-  if (n % 2) {
-    const Key<R> k = same_bits<Key<R>>(r[n - 1]);
-    most = std::max(most, k);
-    least = std::max(least, static_cast<Bare<R>>(k));
-  }
-  return Ends<R>{most, 0, least};
-}
-
 // --- of many short rows that lie one after the other, in a range that holds 0 ---
 // So many values in a vector: rows first become as short as that. Groups of 32 took a third less time
 // APART, in a function of their own, with AVX-512, and a fifth more with AVX2.
 #if defined(__AVX512F__)
 #define APART __attribute__((noinline))
-template <typename R>
-constexpr int64_t LANES = 64 / sizeof(R);
+constexpr int64_t VECTOR = 64;
 #elif defined(__AVX2__)
 #define APART inline
-template <typename R>
-constexpr int64_t LANES = 32 / sizeof(R);
+constexpr int64_t VECTOR = 32;
 #else
 #define APART inline
+constexpr int64_t VECTOR = 16;
+#endif
 template <typename R>
-constexpr int64_t LANES = 16 / sizeof(R);
-#endif
+constexpr int64_t LANES = VECTOR / sizeof(R);
+template <typename T>
+struct Together { typedef T Vector __attribute__((vector_size(VECTOR))); };
+template <typename R>
+using Keys = typename Together<Key<R>>::Vector;
+template <typename R>
+using Bares = typename Together<Bare<R>>::Vector;
 
-// The larger of each two neighbours of N values.
-template <int64_t N, typename T>
-IN_PLACE void larger_neighbours(const T* x, T* y) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4 && N >= 16) {  // two shuffles and one, where compilers take six
-    for (int64_t k = 0; k < N / 2; k += 8) {
-      const auto in = [=](int64_t j) { return _mm256_loadu_ps(reinterpret_cast<const float*>(x + 2 * k + j)); };
-      const __m256i even = _mm256_castps_si256(_mm256_shuffle_ps(in(0), in(8), 0x88));
-      const __m256i odd = _mm256_castps_si256(_mm256_shuffle_ps(in(0), in(8), 0xdd));
-      const __m256i larger = std::is_signed_v<T> ? _mm256_max_epi32(even, odd) : _mm256_max_epu32(even, odd);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + k), _mm256_permute4x64_epi64(larger, 0xd8));
-    }
-    return;
+// The largest so far, in each place of a vector, and those of N more vectors.
+template <int64_t N, typename R>
+IN_PLACE void look_at(const R* r, Keys<R>& high, Bares<R>& low) {
+  for (int64_t i = 0; i < N; i++) {
+    Keys<R> k;
+    std::memcpy(&k, r + i * LANES<R>, sizeof k);
+    high = k > high ? k : high;
+    low = (Bares<R>)k > low ? (Bares<R>)k : low;
   }
-#endif
-#pragma omp simd
-  for (int64_t k = 0; k < N / 2; k++) y[k] = std::max(x[2 * k], x[2 * k + 1]);
 }
 
-// And of those again, down to LAST: all rows become shorter at once, and no vector is reduced alone.
+// The larger of each two neighbours of N values, and of those again, down to LAST: all rows become
+// shorter at once, and no vector is reduced alone.
 template <int64_t N, int64_t LAST, typename T>
 IN_PLACE void largest_neighbours(const T* x, T* y) {
-  if constexpr (N / 2 == LAST) return larger_neighbours<N>(x, y);
   T half[N / 2];
-  larger_neighbours<N>(x, half);
+#pragma omp simd
+  for (int64_t k = 0; k < N / 2; k++) (N / 2 == LAST ? y : half)[k] = std::max(x[2 * k], x[2 * k + 1]);
   if constexpr (N / 2 > LAST) largest_neighbours<N / 2, LAST>(half, y);
 }
 
-// The largest of N values, of which only every LANES-th is looked at.
-template <int64_t N, typename T, typename R>
-IN_PLACE T largest_apart(const R* r) {
-  if constexpr (N == LANES<R>) return same_bits<T>(*r);
-  else return std::max(largest_apart<N / 2, T>(r), largest_apart<N / 2, T>(r + N / 2));
+// The same of as many rows of as many values as a vector has.
+template <typename T>
+IN_PLACE void largest_of_each(const T* x, T* y) {
+#if defined(__AVX2__) && !defined(__AVX512F__)  // two or four instructions a step, where compilers take eight
+  const auto in = [=](int64_t j) { return _mm256_loadu_si256((const __m256i*)x + j); };
+  const auto larger = [](__m256i a, __m256i b) {
+    if constexpr (sizeof(T) == 2) return std::is_signed_v<T> ? _mm256_max_epi16(a, b) : _mm256_max_epu16(a, b);
+    else return std::is_signed_v<T> ? _mm256_max_epi32(a, b) : _mm256_max_epu32(a, b);
+  };
+  const auto step = [=](__m256i a, __m256i b) {  // of the halves that both have
+    const __m256 c = _mm256_castsi256_ps(a), d = _mm256_castsi256_ps(b);
+    return larger(_mm256_castps_si256(_mm256_shuffle_ps(c, d, 0x88)), _mm256_castps_si256(_mm256_shuffle_ps(c, d, 0xdd)));
+  };
+  __m256i v[8];
+  for (int64_t i = 0; i < 8; i++)
+    if constexpr (sizeof(T) == 4) v[i] = in(i);
+    else v[i] = larger(_mm256_blend_epi16(in(2 * i), _mm256_slli_epi32(in(2 * i + 1), 16), 0xaa),
+                       _mm256_blend_epi16(_mm256_srli_epi32(in(2 * i), 16), in(2 * i + 1), 0xaa));
+  for (int64_t i = 0; i < 4; i++) v[i] = step(v[2 * i], v[2 * i + 1]);
+  for (int64_t i = 0; i < 2; i++) v[i] = step(v[2 * i], v[2 * i + 1]);
+  const __m256i low = _mm256_permute2x128_si256(v[0], v[1], 0x20), high = _mm256_permute2x128_si256(v[0], v[1], 0x31);
+  _mm256_storeu_si256((__m256i*)y, larger(low, high));
+#else
+  largest_neighbours<LANES<T> * LANES<T>, LANES<T>>(x, y);
+#endif
 }
 
-// LANES rows of N values, N a power of 2.
-template <int64_t N, typename R>
-APART void ends_of_lanes(const R* r, Key<R>* most, Bare<R>* least, int64_t ahead) {
-  constexpr int64_t L = LANES<R>;
-  Key<R> high[L * L];
-  Bare<R> low[L * L];
-  for (int64_t i = 0; i < L; i++) {
-    ask_for_some(r + i * N, N, ahead);
-#pragma omp simd
-    for (int64_t l = 0; l < L; l++) {
-      high[i * L + l] = largest_apart<N, Key<R>>(r + i * N + l);
-      low[i * L + l] = largest_apart<N, Bare<R>>(r + i * N + l);
-    }
+// The largest of one row, in each place of a vector. The last vector overlaps: what is met twice changes
+// nothing. Meanwhile some memory is asked for.
+template <typename R, typename Length>
+IN_PLACE void look_at_row(const R* r, Length n, Keys<R>& high, Bares<R>& low, int64_t ahead) {
+  constexpr int64_t L = LANES<R>, PART = 512;
+  Keys<R> h = {};
+  Bares<R> l = {};
+  int64_t j = 0;
+  for (; j + 4 * L <= n; j += 4 * L) {
+    if (j % PART == 0) ask_for_some(r + j, std::min<int64_t>(PART, n), ahead);
+    look_at<4>(r + j, h, l);
   }
-  largest_neighbours<L * L, L>(high, most);
-  largest_neighbours<L * L, L>(low, least);
+  for (; j + L <= n; j += L) look_at<1>(r + j, h, l);
+  if (j < n && n > L) look_at<1>(r + n - L, h, l);
+  if (n < L) {
+    R few[L] = {};
+    std::memcpy(few, r, n * sizeof(R));
+    look_at<1>(few, h, l);
+  }
+  high = h;
+  low = l;
 }
 
-// Rows of the usual lengths together, others and the last ones one by one, in pieces. Meanwhile some
-// memory is asked for.
+// Some rows, at most as many as a vector has values.
+template <typename R, typename Count, typename Length>
+APART void ends_of_some(const R* r, Count count, Length n, Key<R>* most, Bare<R>* least, int64_t ahead) {
+  Keys<R> high[LANES<R>], most_yet;
+  Bares<R> low[LANES<R>], least_yet;
+  for (int64_t i = 0; i < count; i++) look_at_row(r + i * n, n, high[i], low[i], ahead);
+  largest_of_each((const Key<R>*)high, (Key<R>*)&most_yet);
+  largest_of_each((const Bare<R>*)low, (Bare<R>*)&least_yet);
+  std::memcpy(most, &most_yet, count * sizeof *most);
+  std::memcpy(least, &least_yet, count * sizeof *least);
+}
+
 template <typename R>
 inline void ends_of_rows(const R* r, int64_t count, int64_t n, Key<R>* most, Bare<R>* least, int64_t ahead) {
-  constexpr int64_t L = LANES<R>, PART = 512;
-  int64_t k = 0;
-  if constexpr (L <= 16)
-    for (; n == 16 && k + L <= count; k += L) ends_of_lanes<16>(r + k * n, most + k, least + k, ahead);
-  for (; n == 32 && k + L <= count; k += L) ends_of_lanes<32>(r + k * n, most + k, least + k, ahead);
-  for (; n == 64 && k + L <= count; k += L) ends_of_lanes<64>(r + k * n, most + k, least + k, ahead);
-  for (; n == 128 && k + L <= count; k += L) ends_of_lanes<128>(r + k * n, most + k, least + k, ahead);
-  for (; k < count; k++) {
-    Ends<R> all;
-    for (int64_t first = 0; first < n; first += PART) {
-      const int64_t size = std::min(PART, n - first);
-      ask_for_some(r + k * n + first, size, ahead);
-      const Ends<R> e = ends_with_0(r + k * n + first, size);
-      all.most = std::max(all.most, e.most);
-      all.least = std::max(all.least, e.least);
-    }
-    most[k] = all.most;
-    least[k] = all.least;
-  }
+  const auto all = [=](auto n) {
+    constexpr int64_t L = LANES<R>;
+    int64_t k = 0;
+    for (; k + L <= count; k += L) ends_of_some(r + k * n, std::integral_constant<int64_t, L>(), n, most + k, least + k, ahead);
+    if (k < count) ends_of_some(r + k * n, count - k, n, most + k, least + k, ahead);
+  };
+  if (n == 16) all(std::integral_constant<int64_t, 16>());
+  else if (n == 32) all(std::integral_constant<int64_t, 32>());
+  else if (n == 64) all(std::integral_constant<int64_t, 64>());
+  else if (n == 128) all(std::integral_constant<int64_t, 128>());
+  else all(n);
 }

@@ -66,30 +66,36 @@ constexpr bool FUSED = false;
 #endif
 
 // Of some scales at a time.
-struct Steps { float s[SCALES], inverse[SCALES], low[SCALES], high[SCALES], z[SCALES], then[SCALES]; };
+struct Steps { float s[SCALES], inverse[SCALES], low[SCALES], high[SCALES], z[SCALES]; };
 
-// CLIPS: not where r is known to be finite and to lie within the codes, as their own range does.
-template <bool CLIPS>
+inline float rounded(float x) { return (x + MIDDLE) - MIDDLE; }  // for |x| < 2^22; halves go to the even one
+
+// Where SATURATES, a value is a float, and the instructions that round it to a code clip it too. What no
+// int32 can hold, and NaN, they take for the lowest code, and the processor notes it: then all is done
+// again, `careful`. Elsewhere r is clipped before, and a value is an int32 that ends in the code.
 struct Quantize {
-  float low, high; bool inside;
-  struct Step { float s, inverse, low, high, first, then; };
+  static constexpr bool SATURATES = CONVERTS && sizeof(Q) == 1;
+#if defined(__x86_64__) || defined(__aarch64__)
+  static constexpr bool NAN_ENDS_IN_0 = !SATURATES;  // in sixteen of them, as an int32
+#else
+  static constexpr bool NAN_ENDS_IN_0 = false;
+#endif
+  using Value = std::conditional_t<SATURATES, float, int32_t>;
+  float low, high; Q first = static_cast<Q>(low), last = static_cast<Q>(high);
+  struct Step { float s, inverse, low, high, z; };
   static inline Step step(const Steps& of, int64_t k) {
-    return {of.s[k], of.inverse[k], of.low[k], of.high[k], of.z[k], of.then[k]};
+    return {of.s[k], of.inverse[k], of.low[k], of.high[k], of.z[k]};
   }
-  // Whether a step is rare. r itself is clipped, at the values of the first and the last code, where
-  // products can take the place of the division; else r / s is.
-  bool prepare(Steps& to, int64_t count, const float* r_min = nullptr, const float* r_max = nullptr) const {
-    const float half = 0.5f - (high - low) * 0x1p-22f;  // less than products, and a sum, may miss
+  // Whether a step is rare. Where products can take the place of the division, what is clipped is r, at
+  // the values of the first and the last code; else r / s.
+  bool prepare(Steps& to, int64_t count, bool careful) const {
 #pragma omp simd
     for (int64_t k = 0; k < count; k++) {
-      const float s = to.s[k], z = to.z[k], inverse = 1 / s;
-      const bool within = CLIPS || (r_min[k] * inverse + z > low - half && r_max[k] * inverse + z < high + half);
-      const bool products = FUSED && s > 0x1p-60f && s < 0x1p60f && within;
-      to.inverse[k] = products ? inverse : 0;
+      const float s = to.s[k], z = to.z[k];
+      const bool products = FUSED && !careful && s > 0x1p-60f && s < 0x1p60f;
+      to.inverse[k] = products ? 1 / s : 0;
       to.low[k] = (low - z) * (products ? s : 1);
       to.high[k] = (high - z) * (products ? s : 1);
-      to.z[k] = inside ? z : MIDDLE;
-      to.then[k] = inside ? MIDDLE : z;
     }
     int rare = 0;
 #pragma omp simd reduction(+ : rare)
@@ -98,22 +104,25 @@ struct Quantize {
   }
   static inline bool is_rare(Step k) { return FUSED && k.inverse == 0; }
   // To add MIDDLE rounds, and its last 16 bits are 0, so those of the sum are the code's.
-  static inline float rounded(float x, Step k) { return (x + k.first) + k.then; }
-  static inline int32_t code(float x) {
-#if !defined(__x86_64__) && !defined(__aarch64__)
-    x = x == x ? x : 0;  // these two make NaN an int32 that ends in sixteen 0
-#endif
-    return static_cast<int32_t>(x);
+  static inline float sum(float x, Step k) {
+    const float code = INSIDE ? x + k.z : rounded(x) + k.z;
+    return SATURATES ? code : code + MIDDLE;
   }
-  static inline int32_t always(float r, Step k) { return code(rounded(clipped(r / k.s, k.low, k.high), k)); }
+  static inline Value always(float r, Step k) {
+    const float x = sum(clipped(r / k.s, k.low, k.high), k);
+    return static_cast<Value>(NAN_ENDS_IN_0 || x == x ? x : 0);
+  }
   // r / s, rounded once: one product with 1 / s misses it by less than 3/2 of its last place, and
   // what is then left of r is exact enough to correct that. (Where |r / s| < 2^-26 it may still
   // miss; that is code z all the same.)
-  static inline int32_t value(float r, Step k) {
+  static inline Value value(float r, Step k) {
     if (!FUSED) return always(r, k);
-    const float x = CLIPS ? clipped(r, k.low, k.high) : r, q = x * k.inverse;
-    const float whole = rounded(std::fma(std::fma(-q, k.s, x), k.inverse, q), k);
-    return CLIPS ? code(whole) : same_bits<int32_t>(whole);
+    const float x = SATURATES ? r : clipped(r, k.low, k.high), q = x * k.inverse;
+    return static_cast<Value>(sum(std::fma(std::fma(-q, k.s, x), k.inverse, q), k));
+  }
+  template <int64_t N>
+  IN_PLACE void store(const Value* x, Q* y) const {
+    if constexpr (SATURATES) saturate<N>(x, y, first, last);
   }
 };
 
@@ -123,18 +132,18 @@ struct Dequantize {
   static inline Step step(const Steps& of, int64_t k) { return {of.s[k], of.z[k]}; }
   static constexpr float MOST = std::is_same_v<R, float16> ? 65504 : 0x1.fep127f;
   static inline bool is_rare(Step k) { return sizeof(R) == 2 && !(k.s > TINY && k.s < MOST / 65536); }
-  bool prepare(const Steps& of, int64_t count) const {
+  bool prepare(const Steps& of, int64_t count, bool) const {
     bool rare = false;
     for (int64_t k = 0; k < count && sizeof(R) == 2; k++) rare |= is_rare(step(of, k));
     return rare;
   }
   static inline float value(float q, Step k) { return k.s * (q - k.z); }
   static inline float always(float q, Step k) { return sizeof(R) == 2 ? clipped(value(q, k), -MOST, MOST) : value(q, k); }
+  template <int64_t N>
+  IN_PLACE void store(const float* x, R* y) const { convert<N>(x, y); }
 };
 
 // --- scale and zero point of a range that holds 0: affine.safe_qparams ---
-inline float rounded(float x) { return (x + MIDDLE) - MIDDLE; }  // for |x| < 2^22; halves go to the even one
-
 struct Choose {
   float low, high; bool symmetric; int s_type;
   mutable std::atomic<int32_t> largest{0};  // the bits of the largest scale: infinite where r is not finite

@@ -60,18 +60,17 @@ template <int64_t N, typename X, typename Y>
 IN_PLACE void convert(const X* x, Y* y) {
   constexpr bool from_f16 = std::is_same_v<X, float16>, to_f16 = std::is_same_v<Y, float16>;
   constexpr bool from_bf16 = std::is_same_v<X, bfloat16>, to_bf16 = std::is_same_v<Y, bfloat16>;
-  constexpr bool from_codes = sizeof(X) == 1, to_codes = sizeof(Y) == 1;
+  constexpr bool from_codes = sizeof(X) == 1;
   int64_t k = 0;
 #ifdef __AVX512F__
   const auto to = [=](int64_t k) { return reinterpret_cast<__m256i*>(y + k); };
-  for (; (from_f16 || from_bf16 || to_f16 || from_codes || to_codes) && k + 16 <= N; k += 16) {
+  for (; (from_f16 || from_bf16 || to_f16 || from_codes) && k + 16 <= N; k += 16) {
     if constexpr (from_f16) _mm512_storeu_ps(y + k, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(x + k))));
     if constexpr (from_bf16) {
       const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(x + k)));
       _mm512_storeu_si512(y + k, _mm512_slli_epi32(wide, 16));
     }
     if constexpr (to_f16) _mm256_storeu_si256(to(k), _mm512_cvtps_ph(_mm512_loadu_ps(x + k), 0));
-    if constexpr (to_codes) _mm_storeu_si128((__m128i*)(y + k), _mm512_cvtepi32_epi8(_mm512_loadu_si512(x + k)));
     if constexpr (from_codes) {
       const __m128i in = _mm_loadu_si128((const __m128i*)(x + k));
       _mm512_storeu_si512(y + k, std::is_signed_v<X> ? _mm512_cvtepi8_epi32(in) : _mm512_cvtepu8_epi32(in));
@@ -95,17 +94,6 @@ IN_PLACE void convert(const X* x, Y* y) {
       _mm256_storeu_si256((__m256i*)(y + k), std::is_signed_v<X> ? _mm256_cvtepi8_epi32(in) : _mm256_cvtepu8_epi32(in));
     }
   }
-  if constexpr (to_codes)
-    for (; k + 32 <= N; k += 32) {  // the last 16 bits of each, then 8, then all into their order
-      const auto in = [=](int64_t j) { return _mm256_loadu_si256((const __m256i*)(x + k + j)); };
-      const __m256i a = _mm256_blend_epi16(in(0), _mm256_slli_epi32(in(8), 16), 0xaa);
-      const __m256i b = _mm256_blend_epi16(in(16), _mm256_slli_epi32(in(24), 16), 0xaa);
-      const __m256i bytes = std::is_signed_v<Y> ? _mm256_packs_epi16(a, b) : _mm256_packus_epi16(a, b);
-      const __m128i even_odd = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
-      const __m256i fours = _mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(even_odd));
-      const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-      _mm256_storeu_si256((__m256i*)(y + k), _mm256_permutevar8x32_epi32(fours, order));
-    }
   if constexpr (to_bf16)
     for (; k + 16 <= N; k += 16) {
       const auto half = [=](int64_t j) {
@@ -125,11 +113,76 @@ IN_PLACE void convert(const X* x, Y* y) {
   }
 }
 
-#ifdef __AVX2__
+#if defined(__AVX2__) && defined(__FMA__)
 constexpr bool CONVERTS = true;
+// N floats, rounded to codes from low to high. What no int32 can hold becomes the lowest, and is noted.
+template <int64_t N, typename Q>
+IN_PLACE void saturate(const float* x, Q* y, Q low, Q high) {
+  constexpr bool with_sign = std::is_signed_v<Q>;
+  int64_t k = 0;
+#ifdef __AVX512BW__
+  for (; k + 64 <= N; k += 64) {  // to 16 bits, to 8, and back into their order
+    const auto in = [=](int64_t j) { return _mm512_cvtps_epi32(_mm512_loadu_ps(x + k + j)); };
+    const __m512i a = _mm512_packs_epi32(in(0), in(16)), b = _mm512_packs_epi32(in(32), in(48));
+    const __m512i bytes = with_sign ? _mm512_packs_epi16(a, b) : _mm512_packus_epi16(a, b);
+    const __m512i l = _mm512_set1_epi8(low), h = _mm512_set1_epi8(high);
+    const __m512i above = with_sign ? _mm512_max_epi8(bytes, l) : _mm512_max_epu8(bytes, l);
+    const __m512i inside = with_sign ? _mm512_min_epi8(above, h) : _mm512_min_epu8(above, h);
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_storeu_si512(y + k, _mm512_permutexvar_epi32(order, inside));
+  }
+  for (; k + 32 <= N; k += 32) {
+    const auto in = [=](int64_t j) { return _mm512_cvtps_epi32(_mm512_loadu_ps(x + k + j)); };
+    const __m512i above = _mm512_max_epi16(_mm512_packs_epi32(in(0), in(16)), _mm512_set1_epi16(low));
+    const __m256i bytes = _mm512_cvtepi16_epi8(_mm512_min_epi16(above, _mm512_set1_epi16(high)));
+    const __m256i order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+    _mm256_storeu_si256((__m256i*)(y + k), _mm256_permutevar8x32_epi32(bytes, order));
+  }
+#else
+  for (; k + 32 <= N; k += 32) {
+    const auto in = [=](int64_t j) { return _mm256_cvtps_epi32(_mm256_loadu_ps(x + k + j)); };
+    const __m256i a = _mm256_packs_epi32(in(0), in(8)), b = _mm256_packs_epi32(in(16), in(24));
+    const __m256i bytes = with_sign ? _mm256_packs_epi16(a, b) : _mm256_packus_epi16(a, b);
+    const __m256i l = _mm256_set1_epi8(low), h = _mm256_set1_epi8(high);
+    const __m256i above = with_sign ? _mm256_max_epi8(bytes, l) : _mm256_max_epu8(bytes, l);
+    const __m256i inside = with_sign ? _mm256_min_epi8(above, h) : _mm256_min_epu8(above, h);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    _mm256_storeu_si256((__m256i*)(y + k), _mm256_permutevar8x32_epi32(inside, order));
+  }
+#endif
+  for (; k + 8 <= N; k += 8) {
+    const __m256i whole = _mm256_cvtps_epi32(_mm256_loadu_ps(x + k));
+    const __m256i above = _mm256_max_epi32(whole, _mm256_set1_epi32(low));
+    const __m256i inside = _mm256_min_epi32(above, _mm256_set1_epi32(high));
+    const __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(inside), _mm256_extracti128_si256(inside, 1));
+    _mm_storel_epi64((__m128i*)(y + k), with_sign ? _mm_packs_epi16(half, half) : _mm_packus_epi16(half, half));
+  }
+  for (; k < N; k++)
+    y[k] = static_cast<Q>(std::min<int32_t>(std::max<int32_t>(_mm_cvtss_si32(_mm_set_ss(x[k])), low), high));
+}
 #else
 constexpr bool CONVERTS = false;
+template <int64_t N, typename Q>
+inline void saturate(const float*, Q*, Q, Q) {}
 #endif
+
+// f(careful): without care, and with it where the processor then has noted what fits no int32. Its notes
+// are left as they were.
+template <typename F>
+inline void until_it_fits(const F& f) {
+#ifdef __SSE2__
+  constexpr unsigned INVALID = 1, NO_TRAP = 0x80;
+  const unsigned before = _mm_getcsr();
+  _mm_setcsr((before | NO_TRAP) & ~INVALID);
+  f(false);
+  asm volatile("" ::: "memory");  // what was computed is stored
+  const bool noted = _mm_getcsr() & INVALID;
+  _mm_setcsr(before);
+  if (noted) f(true);
+#else
+  f(false);
+#endif
+}
 
 // --- before memory is needed, and past the caches ---
 template <typename T>

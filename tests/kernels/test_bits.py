@@ -441,6 +441,24 @@ def test_infinity_saturates_and_nan_is_code_0_compiled_too(device, compiled):
         assert x.q[:3].tolist() == [0, scheme.quant_max, scheme.quant_min]
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_one_value_that_fits_no_int32_wherever_it_stands(axis, dtype):
+    """In vectors of each length and after them; the others are plain, and what is noted is seen."""
+    r = drawn(107, 107)
+    scale, zero_point = torch.full((107, 1), 0.05), torch.full((107, 1), 3, dtype=torch.int8)
+    qparams = ql.QParams(*((scale, zero_point) if axis == 0 else (scale.t(), zero_point.t())))
+    edge = 0.05 * 2**31
+    odd = [float("nan"), 1e38, -1e38, edge, -edge, edge * 0.999, -edge * 1.001]
+    for value, bits in itertools.product(odd, (8, 3)):
+        x = r.clone().fill_diagonal_(value).to(dtype)
+        scheme = ql.Scheme(bits, granularity=ql.PerAxis(axis))
+        with ql.use_kernels("eager"):
+            expected = ql.quantize(x, scheme, qparams, check=False).q
+        with ql.use_kernels("compiled"):
+            assert torch.equal(ql.quantize(x, scheme, qparams, check=False).q, expected)
+
+
 def test_refusals_are_the_same_compiled():
     r = drawn(128, 128)
     r[100, 7] = float("nan")
