@@ -261,11 +261,7 @@ inline bool chosen(const Key<R>* most, const Bare<R>* least, Steps& steps, void*
 inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int64_t n, const Choose& choose,
                         const Quantize& quantize) {
   const int64_t height = rows_at_once(n, TILE);
-#ifdef __clang__  // whose loop took ten times as long where a row is half a line
-  const bool far = n >= 64 && is_far(m * n);
-#else
   const bool far = is_far(m * n);
-#endif
 #pragma omp parallel
   {
 #pragma omp for
