@@ -95,11 +95,12 @@ IN_PLACE void row(const F& f, const X* x, Y* y, typename F::Step k, bool rare, i
   values(x, y, [=](float v, int64_t) { return F::value(v, k); }, f, n, ahead, far);
 }
 
-// What is known when it is compiled is faster: the commonest group, where nothing is rare.
+// What is known when it is compiled is faster: the commonest groups, where nothing is rare.
 template <typename F>
 inline void known(int64_t n, bool rare, const F& f) {
-  const std::integral_constant<int64_t, 32> usual;
-  n != 32 ? f(n, rare) : rare ? f(usual, std::true_type()) : f(usual, std::false_type());
+  if (rare || (n != 32 && n != 128)) f(n, rare);
+  else if (n == 32) f(std::integral_constant<int64_t, 32>(), std::false_type());
+  else f(std::integral_constant<int64_t, 128>(), std::false_type());
 }
 
 inline int64_t rows_at_once(int64_t n, int64_t values) { return std::max<int64_t>(1, std::min(SCALES, values / n)); }

@@ -90,30 +90,48 @@ IN_PLACE void largest_neighbours(const T* x, T* y) {
   if constexpr (N / 2 > LAST) largest_neighbours<N / 2, LAST>(half, y);
 }
 
+#if defined(__AVX512BW__)
+#define WORDS(of_32_bytes, of_64) of_64
+using Words = __m512i;
+using WordsAsFloats = __m512;
+#elif defined(__AVX2__)
+#define WORDS(of_32_bytes, of_64) of_32_bytes
+using Words = __m256i;
+using WordsAsFloats = __m256;
+#endif
+
 // The same of as many rows of as many values as a vector has.
 template <typename T>
-IN_PLACE void largest_of_each(const T* x, T* y) {
-#if defined(__AVX2__) && !defined(__AVX512F__)  // two or four instructions a step, where compilers take eight
-  const auto in = [=](int64_t j) { return _mm256_loadu_si256((const __m256i*)x + j); };
-  const auto larger = [](__m256i a, __m256i b) {
-    if constexpr (sizeof(T) == 2) return std::is_signed_v<T> ? _mm256_max_epi16(a, b) : _mm256_max_epu16(a, b);
-    else return std::is_signed_v<T> ? _mm256_max_epi32(a, b) : _mm256_max_epu32(a, b);
-  };
-  const auto step = [=](__m256i a, __m256i b) {  // of the halves that both have
-    const __m256 c = _mm256_castsi256_ps(a), d = _mm256_castsi256_ps(b);
-    return larger(_mm256_castps_si256(_mm256_shuffle_ps(c, d, 0x88)), _mm256_castps_si256(_mm256_shuffle_ps(c, d, 0xdd)));
-  };
-  __m256i v[8];
-  for (int64_t i = 0; i < 8; i++)
-    if constexpr (sizeof(T) == 4) v[i] = in(i);
-    else v[i] = larger(_mm256_blend_epi16(in(2 * i), _mm256_slli_epi32(in(2 * i + 1), 16), 0xaa),
-                       _mm256_blend_epi16(_mm256_srli_epi32(in(2 * i), 16), in(2 * i + 1), 0xaa));
-  for (int64_t i = 0; i < 4; i++) v[i] = step(v[2 * i], v[2 * i + 1]);
-  for (int64_t i = 0; i < 2; i++) v[i] = step(v[2 * i], v[2 * i + 1]);
-  const __m256i low = _mm256_permute2x128_si256(v[0], v[1], 0x20), high = _mm256_permute2x128_si256(v[0], v[1], 0x31);
-  _mm256_storeu_si256((__m256i*)y, larger(low, high));
+IN_PLACE void largest_of_each(const typename Together<T>::Vector* rows, typename Together<T>::Vector& largest) {
+#ifdef WORDS  // three or five instructions a step, where compilers take nine
+  using V = typename Together<T>::Vector;
+  constexpr int64_t N = VECTOR / 4;
+  const auto larger = [](auto a, auto b) { return (Words)((V)a > (V)b ? (V)a : (V)b); };
+  Words v[N];
+  for (int64_t i = 0; i < N; i++)
+    if constexpr (sizeof(T) == 4) v[i] = (Words)rows[i];
+    else {  // each word then has a value of either row
+      const Words a = (Words)rows[2 * i], b = (Words)rows[2 * i + 1];
+      const Words b_up = WORDS(_mm256_slli_epi32(b, 16), _mm512_slli_epi32(b, 16));
+      const Words a_down = WORDS(_mm256_srli_epi32(a, 16), _mm512_srli_epi32(a, 16));
+      v[i] = larger(WORDS(_mm256_blend_epi16(a, b_up, 0xaa), _mm512_mask_blend_epi16(0xaaaaaaaa, a, b_up)),
+                    WORDS(_mm256_blend_epi16(a_down, b, 0xaa), _mm512_mask_blend_epi16(0xaaaaaaaa, a_down, b)));
+    }
+  for (int64_t n = N / 2; n >= N / 4; n /= 2)  // neighbours in each 16 bytes
+    for (int64_t i = 0; i < n; i++) {
+      const WordsAsFloats a = (WordsAsFloats)v[2 * i], b = (WordsAsFloats)v[2 * i + 1];
+      v[i] = larger(WORDS(_mm256_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0x88)),
+                    WORDS(_mm256_shuffle_ps(a, b, 0xdd), _mm512_shuffle_ps(a, b, 0xdd)));
+    }
+  for (int64_t n = N / 8; n >= 1; n /= 2)  // 16 bytes and the next 16
+    for (int64_t i = 0; i < n; i++) {
+      const Words a = v[2 * i], b = v[2 * i + 1];
+      v[i] = larger(WORDS(_mm256_permute2x128_si256(a, b, 0x20), _mm512_shuffle_i32x4(a, b, 0x88)),
+                    WORDS(_mm256_permute2x128_si256(a, b, 0x31), _mm512_shuffle_i32x4(a, b, 0xdd)));
+    }
+  largest = (V)v[0];
 #else
-  largest_neighbours<LANES<T> * LANES<T>, LANES<T>>(x, y);
+  largest_neighbours<LANES<T> * LANES<T>, LANES<T>>((const T*)rows, (T*)&largest);
 #endif
 }
 
@@ -146,8 +164,8 @@ APART void ends_of_some(const R* r, Count count, Length n, Key<R>* most, Bare<R>
   Keys<R> high[LANES<R>], most_yet;
   Bares<R> low[LANES<R>], least_yet;
   for (int64_t i = 0; i < count; i++) look_at_row(r + i * n, n, high[i], low[i], ahead);
-  largest_of_each((const Key<R>*)high, (Key<R>*)&most_yet);
-  largest_of_each((const Bare<R>*)low, (Bare<R>*)&least_yet);
+  largest_of_each<Key<R>>(high, most_yet);
+  largest_of_each<Bare<R>>(low, least_yet);
   std::memcpy(most, &most_yet, count * sizeof *most);
   std::memcpy(least, &least_yet, count * sizeof *least);
 }
