@@ -11,7 +11,7 @@ from qlesson.affine import computing
 from qlesson.blocks import Blocks, code_ends
 from qlesson.checks import Shape
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
-from qlesson.kernels.packed import pack_rows, refuse_older_onnx, unpack_rows
+from qlesson.kernels.packed import pack_rows, refuse_a_trace, unpack_rows
 from qlesson.qtensor import Parts, QTensor
 from qlesson.scheme import Scheme
 
@@ -188,7 +188,7 @@ class QuantizedWeight(_KeepsScale):
         """As `dequantize`, without the object, which torch.compile cannot follow everywhere."""
         dtype = self.like.dtype if dtype is None else dtype
         checks.float_dtype("dtype", dtype)
-        refuse_older_onnx()
+        refuse_a_trace()
         _refuse_learned(parts)
         r_hat = torch.empty_like(parts["q"], dtype=dtype)
         return self.kind._fill(parts, self.granularity, r_hat)

@@ -958,11 +958,19 @@ def test_reading_a_weight_has_no_effect(train):
     assert torch.equal(back(x), qmodel(x))
 
 
-def test_hooks_of_the_gradient_are_not_lost_in_silence():
+HOOKS = [
+    name for name in dir(nn.Module) if name.lstrip("_").startswith("register_") and "hook" in name
+]
+
+
+@pytest.mark.parametrize("register", HOOKS)
+def test_no_hook_is_lost_in_silence(register):
     model = mlp()
-    model[2].register_full_backward_hook(lambda *_: None)
+    getattr(model[2], register)(lambda *_: None)
     with pytest.raises(ValueError, match="Layer '2': it has hooks"):
         quantize_model(model, BY_ROW)
+    with pytest.raises(ValueError, match="Layer '2': it has hooks"):
+        load_state(model, state(quantize_model(mlp(), BY_ROW)[0]))
 
 
 def test_a_swapped_layer_has_the_names_of_the_float_one():
