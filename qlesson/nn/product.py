@@ -53,12 +53,21 @@ def at_once(
         return None
     if not x.is_cpu or torch.is_autocast_enabled("cpu") or _is_followed():
         return None
-    if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
+    if torch.is_grad_enabled() and (
+        x.requires_grad or (bias is not None and bias.requires_grad) or _learns(codes)
+    ):
         return None
     ready = _found(codes)
     if ready is None or (scheme is not None and not product.quantizes(scheme)):
         return None
     return product.at_once(x, ready, bias, scheme)
+
+
+def _learns(codes: QuantizedWeight) -> bool:
+    """Whether a scale or a minimum is to; the layer then refuses it."""
+    parts: dict[str, Any] = codes._buffers
+    minimum = parts.get("minimum")
+    return parts["scale"].requires_grad or (minimum is not None and minimum.requires_grad)
 
 
 def linear(x: Tensor, codes: QuantizedWeight, bias: Tensor | None) -> Tensor:
@@ -131,7 +140,7 @@ def rows_at_once(ids: object, codes: QuantizedWeight) -> Tensor | None:
     """`rows` for numbers [...], where the kernel takes them as they are, and they are of rows."""
     if torch.compiler.is_compiling() or type(ids) is not Tensor or ids.dtype is not torch.int64:
         return None
-    if not ids.is_cpu or _is_followed():
+    if not ids.is_cpu or _is_followed() or (torch.is_grad_enabled() and _learns(codes)):
         return None
     ready, like = _found(codes), codes._buffers["like"]
     if ready is None or like is None:

@@ -15,12 +15,22 @@ from qlesson.kernels.packed import pack_rows, refuse_a_trace, unpack_rows
 from qlesson.qtensor import Parts, QTensor
 from qlesson.scheme import Scheme
 
+NOT_LEARNED = (
+    "{} requires a gradient, and a quantized layer gives it none: train the float model through "
+    "ql.fake_quantize, and quantize it then."
+)
+
 
 class _KeepsScale(nn.Module):
     """`model.half()` and `.to(dtype)` leave scales and factors as they are: none is ever rounded.
 
     And `load_state_dict` casts no codes, and takes no scale and no zero point that is none.
     """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Parameter) and name in self.__dict__.get("_buffers", ()):
+            raise ValueError(NOT_LEARNED.format(name))
+        super().__setattr__(name, value)
 
     def _scheme_of(self, name: str) -> Scheme:
         """The scheme of the codes, or of the zero point, in the buffer of this name."""
@@ -229,10 +239,7 @@ def _refuse_learned(*held: Mapping[str, Tensor | None]) -> None:
         return
     for name, x in (item for parts in held for item in parts.items()):
         if x is not None and x.requires_grad and name.endswith(("scale", "minimum")):
-            raise ValueError(
-                f"{name} requires a gradient, and a quantized layer gives it none: train the float "
-                "model through ql.fake_quantize, and quantize it then."
-            )
+            raise ValueError(NOT_LEARNED.format(name))
 
 
 def _is_part(x: Any) -> bool:

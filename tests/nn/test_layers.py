@@ -110,8 +110,14 @@ def with_minima():
     return Blocks(q, torch.ones(3, 1), torch.ones(3, 1), 4, 32)
 
 
+@pytest.mark.parametrize("kernels", ["eager", "compiled"])
 @pytest.mark.parametrize("name", LEARNED)
-def test_a_step_that_learns_is_refused_and_not_left_without_its_gradient(name):
+def test_a_step_that_learns_is_refused_and_not_left_without_its_gradient(name, kernels):
+    with ql.use_kernels(kernels):  # compiled, one that has run asks less
+        _check_that_a_step_may_not_learn(name)
+
+
+def _check_that_a_step_may_not_learn(name):
     run, x = LEARNED[name]()
     layer = getattr(run, "__self__", run)
     buffer = name if "_" in name or "." in name else "codes.scale"
@@ -125,6 +131,10 @@ def test_a_step_that_learns_is_refused_and_not_left_without_its_gradient(name):
     for mode in (run, torch.compile(run, fullgraph=True, backend="eager")):
         with pytest.raises((ValueError, torch._dynamo.exc.Unsupported), match=words):
             mode(x)
+    owner = layer.get_submodule(buffer.rpartition(".")[0])
+    with pytest.raises(ValueError, match=words):
+        setattr(owner, buffer.rpartition(".")[2], nn.Parameter(held.detach()))
+    assert layer.get_buffer(buffer) is held
 
 
 @pytest.mark.parametrize("device", DEVICES)
