@@ -26,7 +26,8 @@ from torch import Tensor
 from qlesson import checks
 
 Value = Tensor | float
-Given, Made = ParamSpec("Given"), TypeVar("Made")
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 EXACT = 2**24  # float32 holds every whole number up to here
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qlesson import checks
@@ -173,10 +174,11 @@ class QuantizedWeight(_KeepsScale):
         """W_hat[rows] for row numbers [n] that were checked: only these are unpacked and
         dequantized."""
         shared = self.granularity in (PerTensor(), PerAxis(1), PerAxis(-1))
-        parts, packed = self._steps(), self.packed.index_select(0, rows)
+        # F.embedding, since a compiler lets other indices count from the end
+        parts, packed = self._steps(), F.embedding(rows, self.packed)
         for name, x in parts.items():
             if x is not None and x.ndim == 2 and x.shape[0] == self.shape[0] and not shared:
-                parts[name] = x.index_select(0, rows)
+                parts[name] = F.embedding(rows, x)
         parts["q"] = self._unpacked(packed, (packed.shape[0], self.shape[1]))
         return self._values(parts, None)
 

@@ -822,6 +822,7 @@ def test_a_layer_alone_has_no_name_to_skip():
 def test_a_layer_on_meta_takes_what_is_assigned_whole():
     model = quantize_model(nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 4)), BY_ROW)[0].half()
     new = copy.deepcopy(model).to("meta")
+    assert new[1](drawn(2, 8).to("meta")).shape == (2, 4)
     new.load_state_dict(model.state_dict(), assign=True)
     assert not any(x.is_meta for x in (*new.buffers(), *new.parameters()))
     ids = torch.tensor([[3, 0]])
@@ -1173,6 +1174,17 @@ def test_the_compilers_own_loops_give_the_same_values():
     torch._dynamo.reset()
     with torch.no_grad():
         assert torch.equal(torch.compile(model, fullgraph=True)(x), model(x))
+
+
+def test_a_compiled_embedding_takes_no_number_that_counts_from_the_end():
+    embedding, _ = quantize_model(nn.Embedding(9, 4), BY_ROW)
+    torch._dynamo.reset()
+    run = torch.compile(embedding)
+    with torch.no_grad():
+        assert torch.equal(run(torch.tensor([8])), embedding(torch.tensor([8])))
+        for outside in (-1, 9):
+            with pytest.raises(RuntimeError, match="index out of bounds: 0 <= "):
+                run(torch.tensor([outside]))
 
 
 # --- calibration ----------------------------------------------------------------------------------
