@@ -38,7 +38,7 @@ class QParams(NamedTuple):
     zero_point: Tensor
 
 
-def no_gradient(function: Callable[Given, Made]) -> Callable[Given, Made]:
+def _no_gradient(function: Callable[Given, Made]) -> Callable[Given, Made]:
     """torch.no_grad, once where functions of this kind call each other.
 
     torch.export notes every entry, and cannot load what it saved of one with nothing in it.
@@ -54,7 +54,7 @@ def no_gradient(function: Callable[Given, Made]) -> Callable[Given, Made]:
     return call
 
 
-@no_gradient
+@_no_gradient
 def asymmetric_qparams(r_min: Value, r_max: Value, quant_min: Value, quant_max: Value) -> QParams:
     """scale = (r_max - r_min) / (quant_max - quant_min),
     zero_point = clip(round(quant_min - r_min / scale), quant_min, quant_max)   (notebook 02).
@@ -75,7 +75,7 @@ def asymmetric_qparams(r_min: Value, r_max: Value, quant_min: Value, quant_max: 
     return QParams(scale, zero_point.to(_holds(quant_min, quant_max)))
 
 
-@no_gradient
+@_no_gradient
 def symmetric_qparams(r_max: Value, quant_max: Value) -> QParams:
     """scale = max|r| / quant_max, zero_point = 0   (notebook 03).
 
@@ -88,7 +88,7 @@ def symmetric_qparams(r_max: Value, quant_max: Value) -> QParams:
     return QParams(scale, torch.zeros_like(scale, dtype=torch.int32))
 
 
-@no_gradient
+@_no_gradient
 def quantize_affine(
     r: Value,
     scale: Value,
@@ -116,7 +116,7 @@ def quantize_affine(
     return clip(q, quant_min, quant_max).to(dtype)
 
 
-@no_gradient
+@_no_gradient
 def dequantize_affine(q: Value, scale: Value, zero_point: Value) -> Tensor:
     """r_hat = scale * (q - zero_point)   (notebook 04).
 
@@ -130,7 +130,7 @@ def dequantize_affine(q: Value, scale: Value, zero_point: Value) -> Tensor:
     return scale * (_as_float(q, scale) - _as_float(zero_point, scale))
 
 
-@no_gradient
+@_no_gradient
 def quantize_blocks(r: Value, scale: Value, minimum: Value, quant_max: Value) -> Tensor:
     """q = clip(round((r - minimum) / scale), 0, quant_max), in float64.
 
@@ -141,7 +141,7 @@ def quantize_blocks(r: Value, scale: Value, minimum: Value, quant_max: Value) ->
     return clip(q.nan_to_num(0, torch.inf, -torch.inf), 0, quant_max).to(torch.uint8)
 
 
-@no_gradient
+@_no_gradient
 def dequantize_blocks(q: Value, scale: Value, minimum: Value) -> Tensor:
     """r_hat = scale * q + minimum, the product rounded, then the sum.
 
@@ -157,7 +157,7 @@ def dequantize_blocks(q: Value, scale: Value, minimum: Value) -> Tensor:
     return scale * q + minimum
 
 
-@no_gradient
+@_no_gradient
 def safe_qparams(
     r_min: Tensor,
     r_max: Tensor,
@@ -194,7 +194,7 @@ def _zero_point(r_min: Tensor, scale: Tensor, quant_min: Value, quant_max: Value
     return zero_point.to(_holds(quant_min, quant_max))
 
 
-@no_gradient
+@_no_gradient
 def widened(
     r_min: Tensor,
     r_max: Tensor,
@@ -243,7 +243,7 @@ def _digits_of_a_half(x: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(x.isnan(), x, kept)
 
 
-@no_gradient
+@_no_gradient
 def narrowed(r_hat: Tensor, dtype: torch.dtype) -> Tensor:
     """r_hat in another float dtype, rounded once; what does not fit becomes the largest number.
 
