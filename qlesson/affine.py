@@ -15,10 +15,8 @@ GPU where the divisor is known when it compiles: pass quant_min and quant_max as
 (notebook 13).
 """
 
-from collections.abc import Callable
-from functools import wraps
 from numbers import Integral
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,8 +24,6 @@ from torch import Tensor
 from qlesson import checks
 
 Value = Tensor | float
-Given = ParamSpec("Given")
-Made = TypeVar("Made")
 EXACT = 2**24  # float32 holds every whole number up to here
 
 
@@ -38,23 +34,7 @@ class QParams(NamedTuple):
     zero_point: Tensor
 
 
-def _no_gradient(function: Callable[Given, Made]) -> Callable[Given, Made]:
-    """torch.no_grad, once where functions of this kind call each other.
-
-    torch.export notes every entry, and cannot load what it saved of one with nothing in it.
-    """
-
-    @wraps(function)
-    def call(*args: Given.args, **kwargs: Given.kwargs) -> Made:
-        if not torch.is_grad_enabled():
-            return function(*args, **kwargs)
-        with torch.no_grad():
-            return function(*args, **kwargs)
-
-    return call
-
-
-@_no_gradient
+@torch.no_grad()
 def asymmetric_qparams(r_min: Value, r_max: Value, quant_min: Value, quant_max: Value) -> QParams:
     """scale = (r_max - r_min) / (quant_max - quant_min),
     zero_point = clip(round(quant_min - r_min / scale), quant_min, quant_max)   (notebook 02).
@@ -75,7 +55,7 @@ def asymmetric_qparams(r_min: Value, r_max: Value, quant_min: Value, quant_max: 
     return QParams(scale, zero_point.to(_holds(quant_min, quant_max)))
 
 
-@_no_gradient
+@torch.no_grad()
 def symmetric_qparams(r_max: Value, quant_max: Value) -> QParams:
     """scale = max|r| / quant_max, zero_point = 0   (notebook 03).
 
@@ -88,7 +68,7 @@ def symmetric_qparams(r_max: Value, quant_max: Value) -> QParams:
     return QParams(scale, torch.zeros_like(scale, dtype=torch.int32))
 
 
-@_no_gradient
+@torch.no_grad()
 def quantize_affine(
     r: Value,
     scale: Value,
@@ -116,7 +96,7 @@ def quantize_affine(
     return clip(q, quant_min, quant_max).to(dtype)
 
 
-@_no_gradient
+@torch.no_grad()
 def dequantize_affine(q: Value, scale: Value, zero_point: Value) -> Tensor:
     """r_hat = scale * (q - zero_point)   (notebook 04).
 
@@ -130,7 +110,7 @@ def dequantize_affine(q: Value, scale: Value, zero_point: Value) -> Tensor:
     return scale * (_as_float(q, scale) - _as_float(zero_point, scale))
 
 
-@_no_gradient
+@torch.no_grad()
 def quantize_blocks(r: Value, scale: Value, minimum: Value, quant_max: Value) -> Tensor:
     """q = clip(round((r - minimum) / scale), 0, quant_max), in float64.
 
@@ -141,7 +121,7 @@ def quantize_blocks(r: Value, scale: Value, minimum: Value, quant_max: Value) ->
     return clip(q.nan_to_num(0, torch.inf, -torch.inf), 0, quant_max).to(torch.uint8)
 
 
-@_no_gradient
+@torch.no_grad()
 def dequantize_blocks(q: Value, scale: Value, minimum: Value) -> Tensor:
     """r_hat = scale * q + minimum, the product rounded, then the sum.
 
@@ -157,7 +137,7 @@ def dequantize_blocks(q: Value, scale: Value, minimum: Value) -> Tensor:
     return scale * q + minimum
 
 
-@_no_gradient
+@torch.no_grad()
 def safe_qparams(
     r_min: Tensor,
     r_max: Tensor,
@@ -194,7 +174,8 @@ def _zero_point(r_min: Tensor, scale: Tensor, quant_min: Value, quant_max: Value
     return zero_point.to(_holds(quant_min, quant_max))
 
 
-@_no_gradient
+# No no_grad of its own, which its callers have: torch.export notes each, and cannot load what it
+# saved of one that holds nothing before the next.
 def widened(
     r_min: Tensor,
     r_max: Tensor,
@@ -243,7 +224,7 @@ def _digits_of_a_half(x: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(x.isnan(), x, kept)
 
 
-@_no_gradient
+# As `widened`.
 def narrowed(r_hat: Tensor, dtype: torch.dtype) -> Tensor:
     """r_hat in another float dtype, rounded once; what does not fit becomes the largest number.
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qlesson import checks, kernels
-from qlesson.affine import QParams, _no_gradient, computing, stored, too_small, widened
+from qlesson.affine import QParams, computing, stored, too_small, widened
 from qlesson.granularity import Granularity, PerTensor
 from qlesson.scheme import Scheme, qparams_of
 
@@ -25,7 +25,7 @@ class ZeroPointClipped(UserWarning):
     """The literal formula put the zero point outside the codes: part of the range is lost."""
 
 
-@_no_gradient
+@torch.no_grad()
 def choose_qparams(
     r: Tensor, scheme: Scheme = Scheme(), find_range: FindRange | None = None
 ) -> QParams:
@@ -77,7 +77,7 @@ def _found_range(find_range: FindRange, r: Tensor, scheme: Scheme) -> tuple[Tens
     return found[0].to(computing(r.dtype)), found[1].to(computing(r.dtype))
 
 
-@_no_gradient
+@torch.no_grad()
 def qparams_from_range(r_min: Tensor, r_max: Tensor, scheme: Scheme) -> QParams:
     """Scale and zero point for finite ends r_min <= r_max of each block, wherever they come from.
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qlesson import checks
-from qlesson.affine import QParams, _no_gradient, computing, rounded
+from qlesson.affine import QParams, computing, rounded
 from qlesson.blocks import Blocks
 from qlesson.granularity import Granularity, PerAxis, PerGroup, PerTensor
 from qlesson.nn.factor import Factor, _Factored
@@ -134,7 +134,7 @@ class QuantizedLinear(_Factored):
         codes: Any = modules["codes"]
         return at_once(x, codes, parameters["bias"], self.activations)
 
-    @_no_gradient
+    @torch.no_grad()
     def quantize_input(self, r: Tensor) -> QTensor:
         """The layer's input r [tokens, inputs], times the factor, as codes: with the range of this
         r or the one given before."""
@@ -145,7 +145,7 @@ class QuantizedLinear(_Factored):
         checks.last_axis("r", x.q, self.in_features)
         return x
 
-    @_no_gradient
+    @torch.no_grad()
     def product(self, x: QTensor) -> Tensor:
         """s_x s_w sum_k (x - z_x)(w - z_w), summed over the groups: float [tokens, outputs]."""
         self._check_input_codes(x)
