@@ -174,7 +174,8 @@ def _zero_point(r_min: Tensor, scale: Tensor, quant_min: Value, quant_max: Value
     return zero_point.to(_holds(quant_min, quant_max))
 
 
-@torch.no_grad()
+# No no_grad of its own, which its callers have: torch.export notes each, and cannot load what it
+# saved of one that holds nothing before the next.
 def widened(
     r_min: Tensor,
     r_max: Tensor,
@@ -223,7 +224,7 @@ def _digits_of_a_half(x: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(x.isnan(), x, kept)
 
 
-@torch.no_grad()
+# As `widened`.
 def narrowed(r_hat: Tensor, dtype: torch.dtype) -> Tensor:
     """r_hat in another float dtype, rounded once; what does not fit becomes the largest number.
 

@@ -55,7 +55,7 @@ def pack_rows(q: Tensor, bits: int) -> Tensor:
 
 def unpack_rows(packed: Tensor, bits: int, width: int, signed: bool) -> Tensor:
     """The codes [rows, width] that `pack_rows` packed: int8 if signed, else uint8."""
-    refuse_older_onnx()
+    refuse_a_trace()
     u = packed.new_empty(packed.shape[0], width)  # len() would fix how many, in a graph
     for rows in _chunks(u):
         part = packed.new_zeros(u[rows].shape[0], filled(width))
@@ -64,13 +64,20 @@ def unpack_rows(packed: Tensor, bits: int, width: int, signed: bool) -> Tensor:
     return u.sub_(2 ** (bits - 1)).view(torch.int8) if signed else u
 
 
-def refuse_older_onnx() -> None:
-    """It would write 0 for whatever is filled step by step, as codes and their values are."""
-    if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
+def refuse_a_trace() -> None:
+    """torch.jit.trace records no view of another dtype, and of an embedding as many rows as it was
+    shown; ONNX's older exporter writes 0 for whatever is filled step by step."""
+    if not torch.jit.is_tracing():
+        return
+    if torch.onnx.is_in_onnx_export():
         raise RuntimeError(
             "ONNX's older exporter loses what quantized layers write in place: use "
             "torch.onnx.export(..., dynamo=True), or export the float model."
         )
+    raise RuntimeError(
+        "torch.jit.trace does not record all that quantized layers do: use torch.export.export or "
+        "torch.compile, or trace the float model."
+    )
 
 
 def _chunks(q: Tensor) -> list[slice]:

@@ -53,12 +53,21 @@ def at_once(
         return None
     if not x.is_cpu or torch.is_autocast_enabled("cpu") or _is_followed():
         return None
-    if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
+    if torch.is_grad_enabled() and (
+        x.requires_grad or (bias is not None and bias.requires_grad) or _learns(codes)
+    ):
         return None
     ready = _found(codes)
     if ready is None or (scheme is not None and not product.quantizes(scheme)):
         return None
     return product.at_once(x, ready, bias, scheme)
+
+
+def _learns(codes: QuantizedWeight) -> bool:
+    """Whether a scale or a minimum is to; the layer then refuses it."""
+    parts: dict[str, Any] = codes._buffers
+    minimum = parts.get("minimum")
+    return parts["scale"].requires_grad or (minimum is not None and minimum.requires_grad)
 
 
 def linear(x: Tensor, codes: QuantizedWeight, bias: Tensor | None) -> Tensor:
@@ -67,7 +76,8 @@ def linear(x: Tensor, codes: QuantizedWeight, bias: Tensor | None) -> Tensor:
     w = packed_of(codes) if ready is None else ready.of
     if w is None or (x.requires_grad and torch.is_grad_enabled()):
         return F.linear(x, codes.values(x.dtype), _rounded(bias, x.dtype))
-    if torch.is_autocast_enabled(x.device.type) and x.dtype is not torch.float64:  # as F.linear
+    casts = not x.is_meta and torch.is_autocast_enabled(x.device.type)  # torch knows none of meta's
+    if casts and x.dtype is not torch.float64:  # as F.linear
         x = x.to(torch.get_autocast_dtype(x.device.type))
     return _product(x, w, ready, bias, _is_added_later(bias))
 
@@ -131,7 +141,7 @@ def rows_at_once(ids: object, codes: QuantizedWeight) -> Tensor | None:
     """`rows` for numbers [...], where the kernel takes them as they are, and they are of rows."""
     if torch.compiler.is_compiling() or type(ids) is not Tensor or ids.dtype is not torch.int64:
         return None
-    if not ids.is_cpu or _is_followed():
+    if not ids.is_cpu or _is_followed() or (torch.is_grad_enabled() and _learns(codes)):
         return None
     ready, like = _found(codes), codes._buffers["like"]
     if ready is None or like is None:
@@ -185,23 +195,24 @@ def _prepared(codes: QuantizedWeight) -> Prepared | None:
 
 
 def _found(codes: QuantizedWeight) -> Prepared | None:
-    """Where codes and steps lie says whether they are those of before."""
+    """The tensors, and where they lie, say whether they are those of before: another view may
+    begin at the same place."""
     parts: dict[str, Any] = codes._buffers
+    offset = parts.get("zero_point")
+    if offset is None:
+        offset = parts.get("minimum")
+    packed, scale = parts["packed"], parts["scale"]
+    lie = packed.data_ptr(), scale.data_ptr(), offset is not None and offset.data_ptr()
     held = _held.get(id(codes))
-    if held is not None:
-        lie, offset, offset_lies, ready, _ = held
-        if lie == (parts["packed"].data_ptr(), parts["scale"].data_ptr()):
-            if offset is None or parts[offset].data_ptr() == offset_lies:
-                return ready
+    if held is not None and held[0] is packed and held[1] is scale and held[2] is offset:
+        if held[3] == lie:
+            return held[4]
     w = packed_of(codes)
     ready = None if w is None else product.prepared(w)
-    read = [x for name, x in parts.items() if x is not None and name != "like"]
+    read = [x for x in (packed, scale, offset) if x is not None]
     if all(x.is_contiguous() for x in read):  # else the kernel reads copies of what they are now
-        lie = parts["packed"].data_ptr(), parts["scale"].data_ptr()
-        offset = next((n for n in ("zero_point", "minimum") if parts.get(n) is not None), None)
-        offset_lies = offset and parts[offset].data_ptr()
-        kept = read, ref(codes, partial(_forget, id(codes)))  # so nothing else comes to lie there
-        _held[id(codes)] = lie, offset, offset_lies, ready, kept
+        forget = ref(codes, partial(_forget, id(codes)))
+        _held[id(codes)] = packed, scale, offset, lie, ready, forget
     return ready
 
 

@@ -73,9 +73,7 @@ def _refuse(layer: Swappable) -> None:
     weight = layer._parameters.get("weight")
     if weight is not None and nn.parameter.is_lazy(weight):
         raise ValueError("its weight does not exist yet: run the model once first.")
-    forward = layer._forward_hooks, layer._forward_pre_hooks
-    backward = layer._backward_hooks, layer._backward_pre_hooks
-    if any(forward) or any(backward) or not vars(layer).keys().isdisjoint(COMPUTE):
+    if _has_hooks(layer) or not vars(layer).keys().isdisjoint(COMPUTE):
         raise ValueError("it has hooks, which a new layer would lose: remove them first.")
     held = {**layer._parameters, **layer._buffers, **layer._modules}
     more = next((n for n in held if n not in ("weight", "bias", "parametrizations")), None)
@@ -85,6 +83,15 @@ def _refuse(layer: Swappable) -> None:
         )
     if getattr(layer, "max_norm", None) is not None:
         raise ValueError("its max_norm changes the weight at every use, which codes cannot follow.")
+
+
+def _has_hooks(layer: Swappable) -> bool:
+    """Of its calls, of its gradients, of what it saves and loads; but for the one by which torch's
+    weight_norm reads older files."""
+    held = [
+        x for name, hooks in vars(layer).items() if name.endswith("_hooks") for x in hooks.values()
+    ]
+    return any(getattr(x, "__module__", "") != "torch.nn.utils.parametrizations" for x in held)
 
 
 def _key(layer: Swappable) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qlesson import checks
@@ -11,9 +12,14 @@ from qlesson.affine import computing
 from qlesson.blocks import Blocks, code_ends
 from qlesson.checks import Shape
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
-from qlesson.kernels.packed import pack_rows, refuse_older_onnx, unpack_rows
+from qlesson.kernels.packed import pack_rows, refuse_a_trace, unpack_rows
 from qlesson.qtensor import Parts, QTensor
 from qlesson.scheme import Scheme
+
+NOT_LEARNED = (
+    "{} requires a gradient, and a quantized layer gives it none: train the float model through "
+    "ql.fake_quantize, and quantize it then."
+)
 
 
 class _KeepsScale(nn.Module):
@@ -21,6 +27,11 @@ class _KeepsScale(nn.Module):
 
     And `load_state_dict` casts no codes, and takes no scale and no zero point that is none.
     """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Parameter) and name in self.__dict__.get("_buffers", ()):
+            raise ValueError(NOT_LEARNED.format(name))
+        super().__setattr__(name, value)
 
     def _scheme_of(self, name: str) -> Scheme:
         """The scheme of the codes, or of the zero point, in the buffer of this name."""
@@ -163,10 +174,11 @@ class QuantizedWeight(_KeepsScale):
         """W_hat[rows] for row numbers [n] that were checked: only these are unpacked and
         dequantized."""
         shared = self.granularity in (PerTensor(), PerAxis(1), PerAxis(-1))
-        parts, packed = self._steps(), self.packed.index_select(0, rows)
+        # F.embedding, since a compiler lets other indices count from the end
+        parts, packed = self._steps(), F.embedding(rows, self.packed)
         for name, x in parts.items():
             if x is not None and x.ndim == 2 and x.shape[0] == self.shape[0] and not shared:
-                parts[name] = x.index_select(0, rows)
+                parts[name] = F.embedding(rows, x)
         parts["q"] = self._unpacked(packed, (packed.shape[0], self.shape[1]))
         return self._values(parts, None)
 
@@ -188,7 +200,7 @@ class QuantizedWeight(_KeepsScale):
         """As `dequantize`, without the object, which torch.compile cannot follow everywhere."""
         dtype = self.like.dtype if dtype is None else dtype
         checks.float_dtype("dtype", dtype)
-        refuse_older_onnx()
+        refuse_a_trace()
         _refuse_learned(parts)
         r_hat = torch.empty_like(parts["q"], dtype=dtype)
         return self.kind._fill(parts, self.granularity, r_hat)
@@ -229,10 +241,7 @@ def _refuse_learned(*held: Mapping[str, Tensor | None]) -> None:
         return
     for name, x in (item for parts in held for item in parts.items()):
         if x is not None and x.requires_grad and name.endswith(("scale", "minimum")):
-            raise ValueError(
-                f"{name} requires a gradient, and a quantized layer gives it none: train the float "
-                "model through ql.fake_quantize, and quantize it then."
-            )
+            raise ValueError(NOT_LEARNED.format(name))
 
 
 def _is_part(x: Any) -> bool:

@@ -170,17 +170,6 @@ def test_a_layer_that_has_run_takes_unusual_tensors(name, activations):
     torch.testing.assert_close(*found, **rough)
 
 
-def test_a_trace_does_not_take_the_product_for_a_constant():
-    layer, x = QuantizedLinear(codes_of(64, ql.PerGroup(32), 4)), drawn(1, 64)
-    compiled(layer, x)
-    with (
-        torch.no_grad(),
-        ql.use_kernels("compiled"),
-        pytest.raises(RuntimeError, match="aten::view"),
-    ):
-        torch.jit.trace(lambda y: layer(y), x)
-
-
 @pytest.mark.parametrize("state", [{"mode": "eager"}, {"broken": True}])
 def test_a_layer_that_has_run_compiled_goes_back(state, monkeypatch, by_the_kernel):
     w, x, ids = codes_of(64, ql.PerGroup(32), 4), drawn(1, 64), torch.tensor([2])

@@ -1,5 +1,7 @@
 """One graph for every number of rows: exported, and compiled for shapes that may change."""
 
+import io
+
 import pytest
 import torch
 from torch import nn
@@ -63,6 +65,17 @@ def test_an_export_takes_any_number_of_rows(name, strict):
             torch.testing.assert_close(graph.module()(other), layer(other))
 
 
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("name", ALL)
+def test_an_export_is_saved_and_loaded_where_gradients_are_on(name, strict):
+    make, inputs, last = ALL[name]
+    torch.manual_seed(0)
+    layer, x, file = make(), inputs(7, *last), io.BytesIO()
+    torch.export.save(torch.export.export(layer, (x,), strict=strict), file)
+    file.seek(0)
+    assert torch.equal(torch.export.load(file).module()(x), layer(x))
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_a_layer_is_compiled_once_for_any_number_of_rows(name):
     make, inputs, last = ALL[name]
@@ -81,6 +94,19 @@ CONV = (lambda: quantize_model(nn.Conv1d(4, 8, 3), ROW)[0], drawn, (4, 9))
 SIXTEEN = (lambda: linear(ql.Scheme(16)), drawn, (64,))
 UNSIGNED = (lambda: linear(ql.Scheme(4, signed=False)), drawn, (64,))
 MORE = {"convolution": CONV, "16 bits": SIXTEEN, "unsigned": UNSIGNED}
+
+
+@pytest.mark.filterwarnings("ignore")  # the tracer's
+@pytest.mark.parametrize("name", [*ALL, *MORE])
+def test_a_trace_is_refused_and_says_what_to_use(name):
+    """An embedding's would give memory that nobody wrote, for more rows than it was shown."""
+    make, inputs, last = (ALL | MORE)[name]
+    layer, x = make(), inputs(3, *last)
+    for mode in ("eager", "compiled"):  # one that has run asks less
+        with torch.no_grad(), ql.use_kernels(mode):
+            layer(x)
+            with pytest.raises(RuntimeError, match="^torch.jit.trace does not .*: use torch.exp"):
+                torch.jit.trace(layer, x)
 
 
 @pytest.mark.filterwarnings("ignore")  # the tracer's

@@ -110,8 +110,14 @@ def with_minima():
     return Blocks(q, torch.ones(3, 1), torch.ones(3, 1), 4, 32)
 
 
+@pytest.mark.parametrize("kernels", ["eager", "compiled"])
 @pytest.mark.parametrize("name", LEARNED)
-def test_a_step_that_learns_is_refused_and_not_left_without_its_gradient(name):
+def test_a_step_that_learns_is_refused_and_not_left_without_its_gradient(name, kernels):
+    with ql.use_kernels(kernels):  # compiled, one that has run asks less
+        _check_that_a_step_may_not_learn(name)
+
+
+def _check_that_a_step_may_not_learn(name):
     run, x = LEARNED[name]()
     layer = getattr(run, "__self__", run)
     buffer = name if "_" in name or "." in name else "codes.scale"
@@ -125,6 +131,10 @@ def test_a_step_that_learns_is_refused_and_not_left_without_its_gradient(name):
     for mode in (run, torch.compile(run, fullgraph=True, backend="eager")):
         with pytest.raises((ValueError, torch._dynamo.exc.Unsupported), match=words):
             mode(x)
+    owner = layer.get_submodule(buffer.rpartition(".")[0])
+    with pytest.raises(ValueError, match=words):
+        setattr(owner, buffer.rpartition(".")[2], nn.Parameter(held.detach()))
+    assert layer.get_buffer(buffer) is held
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -812,6 +822,7 @@ def test_a_layer_alone_has_no_name_to_skip():
 def test_a_layer_on_meta_takes_what_is_assigned_whole():
     model = quantize_model(nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 4)), BY_ROW)[0].half()
     new = copy.deepcopy(model).to("meta")
+    assert new[1](drawn(2, 8).to("meta")).shape == (2, 4)
     new.load_state_dict(model.state_dict(), assign=True)
     assert not any(x.is_meta for x in (*new.buffers(), *new.parameters()))
     ids = torch.tensor([[3, 0]])
@@ -958,11 +969,19 @@ def test_reading_a_weight_has_no_effect(train):
     assert torch.equal(back(x), qmodel(x))
 
 
-def test_hooks_of_the_gradient_are_not_lost_in_silence():
+HOOKS = [
+    name for name in dir(nn.Module) if name.lstrip("_").startswith("register_") and "hook" in name
+]
+
+
+@pytest.mark.parametrize("register", HOOKS)
+def test_no_hook_is_lost_in_silence(register):
     model = mlp()
-    model[2].register_full_backward_hook(lambda *_: None)
+    getattr(model[2], register)(lambda *_: None)
     with pytest.raises(ValueError, match="Layer '2': it has hooks"):
         quantize_model(model, BY_ROW)
+    with pytest.raises(ValueError, match="Layer '2': it has hooks"):
+        load_state(model, state(quantize_model(mlp(), BY_ROW)[0]))
 
 
 def test_a_swapped_layer_has_the_names_of_the_float_one():
@@ -1155,6 +1174,17 @@ def test_the_compilers_own_loops_give_the_same_values():
     torch._dynamo.reset()
     with torch.no_grad():
         assert torch.equal(torch.compile(model, fullgraph=True)(x), model(x))
+
+
+def test_a_compiled_embedding_takes_no_number_that_counts_from_the_end():
+    embedding, _ = quantize_model(nn.Embedding(9, 4), BY_ROW)
+    torch._dynamo.reset()
+    run = torch.compile(embedding)
+    with torch.no_grad():
+        assert torch.equal(run(torch.tensor([8])), embedding(torch.tensor([8])))
+        for outside in (-1, 9):
+            with pytest.raises(RuntimeError, match="index out of bounds: 0 <= "):
+                run(torch.tensor([outside]))
 
 
 # --- calibration ----------------------------------------------------------------------------------

@@ -124,6 +124,15 @@ def test_a_compiled_product_follows_scales_that_came_turned():
         assert torch.equal(layer(x), other(x))
 
 
+@pytest.mark.parametrize("kernels", ["eager", "compiled"])
+def test_a_product_follows_a_scale_that_begins_where_the_one_before_did(kernels):
+    layer, x = QuantizedLinear(ql.quantize(drawn(8, 64), ROW)), drawn(2, 64)
+    with torch.no_grad(), ql.use_kernels(kernels):
+        layer(x)
+        layer.codes.scale = layer.codes.scale[:1].expand(8, 1)
+        torch.testing.assert_close(layer(x), F.linear(x, layer.weight))
+
+
 class Extra(nn.Linear):
     """Counts in what it saves beside its tensors."""
 
