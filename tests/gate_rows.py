@@ -466,7 +466,7 @@ ROWS = {
     "evaluate.paired.Comparison": RECORD, "evaluate.choices.Accuracy": RECORD,
     **{f"evaluate.running.{name}": "a step of compare and its kin, which have checked the model"
        for name in ("ids", "in_eval_mode", "in_pieces", "kl", "log_softmax", "losses", "nll",
-                    "predictions")},
+                    "perplexity", "predictions")},
     "evaluate.paired.compare": row(
         call=lambda f, batches, **more: f(batches=[batches], **more),
         model=model(GPT), other=model(ROUNDED), batches=ids(TEXTS, scalar=REFUSED, deeper=REFUSED,

@@ -1,6 +1,7 @@
 """The course's own language model: its numbers, its text, and how quantization changes them."""
 
 import copy
+import math
 import re
 import subprocess
 import sys
@@ -135,6 +136,14 @@ def test_a_blind_model_has_perplexity_94():
     torch.nn.init.zeros_(model.token_embedding.weight)
     assert tinygpt.perplexity(model, "a" * 33) == pytest.approx(94)
     assert model.training  # as it was
+
+
+def test_a_perplexity_beyond_float64_is_infinite():
+    """A model so broken that a character costs more than 709 nats."""
+    model = tinygpt.GPT(SMALL)
+    with torch.no_grad():
+        model.token_embedding.weight.mul_(1e6)
+    assert tinygpt.perplexity(model, "ab" * 17) == math.inf
 
 
 # The text it writes
