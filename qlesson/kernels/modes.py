@@ -54,6 +54,11 @@ class use_kernels:
         _state["mode"] = self._before
 
 
+def broken() -> bool:
+    """Whether compiling has failed, so that all runs eagerly from then on."""
+    return bool(_state["broken"])
+
+
 def _compiles(formula: Formula, constants: Constants, *tensors: Tensor) -> bool:
     """Whether these tensors go through the compiled formula."""
     x = tensors[0]

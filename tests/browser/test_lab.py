@@ -105,9 +105,10 @@ LINES = """async () => {
     for (const pre of w.node.querySelectorAll('.jp-OutputArea-output pre')) {
       if (!pre.checkVisibility()) continue
       const lines = pre.textContent.trimEnd().split('\\n'), around = pre.parentElement
-      const shown = pre.getBoundingClientRect().height / parseFloat(getComputedStyle(pre).lineHeight)
-      found.push([Math.max(...lines.map(x => x.length)), lines.length, Math.round(shown),
-        around.scrollWidth > around.clientWidth])
+      const height = parseFloat(getComputedStyle(pre).lineHeight)
+      const shown = Math.round(pre.getBoundingClientRect().height / height)
+      const longest = Math.max(...lines.map(x => x.length))
+      found.push([longest, lines.length, shown, around.scrollWidth > around.clientWidth])
     }
   }
   return found
