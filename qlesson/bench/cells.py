@@ -199,9 +199,9 @@ def run_steps(nbytes: int = 2**27) -> list[dict[str, Any]]:
     rows = kernels.rows(job.r, *job.qparams, job.scheme.granularity, job.codes)
     kind = kernels.quantize, (-128, 127, "inside"), tuple((t.dtype, t.ndim) for t in rows)
     steps = {
-        "clip by hand": compilers._by_hand(*kind, ahead=0, far=2**62),
-        "and memory asked for early": compilers._by_hand(*kind, far=2**62),
-        "and written past the caches": compilers._by_hand(*kind),
+        "clip by hand": compilers.by_hand(*kind, ahead=0, far=2**62),
+        "and memory asked for early": compilers.by_hand(*kind, far=2**62),
+        "and written past the caches": compilers.by_hand(*kind),
     }
     by_hand = {name: partial(loop, *rows) for name, loop in steps.items() if loop}
     times = measure(compiler(job) | by_hand | {FLOOR: job.floor()})

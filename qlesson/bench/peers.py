@@ -58,7 +58,7 @@ def compiler(job: "Job") -> dict[str, Call]:
     if job.work != "given scale":
         return {}
     rows = kernels.rows(job.r, *job.qparams, job.scheme.granularity, job.codes)
-    kernel = compilers._by_torch(kernels.quantize, (-128, 127, "inside"), job.device)
+    kernel = compilers.by_torch(kernels.quantize, (-128, 127, "inside"), job.device)
     return {"torch.compile": lambda: kernel(*rows)}
 
 

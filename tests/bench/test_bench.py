@@ -151,7 +151,7 @@ def test_each_step_to_the_loop_by_hand_does_the_same_work(monkeypatch):
 def test_a_step_whose_loop_cannot_be_built_is_left_out(monkeypatch):
     once = lambda found: dict.fromkeys(found, (1, 1, 1))  # noqa: E731
     monkeypatch.setattr(cells, "measure", once)
-    monkeypatch.setattr(compilers, "_by_hand", lambda *a, **k: None)
+    monkeypatch.setattr(compilers, "by_hand", lambda *a, **k: None)
     names = [row["contestant"] for row in cells.run_steps(2**16)]
     assert names == ["torch.compile", bench.FLOOR]
 
