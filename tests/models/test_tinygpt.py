@@ -547,6 +547,18 @@ def test_divergence_is_its_definition(model):
     assert tinygpt.divergence(other, model, text) != pytest.approx(expected.item(), rel=1e-3)
 
 
+def test_the_divergence_of_nearly_equal_models_is_above_zero():
+    """What log p is rounded by would be as large, and of either sign."""
+    torch.manual_seed(0)
+    one = tinygpt.GPT(SMALL).double()
+    for off in (1e-8, 1e-9, 1e-10):
+        other = copy.deepcopy(one)
+        with torch.no_grad():
+            for w in other.parameters():
+                w.mul_(1 + off)
+        assert 0 < tinygpt.divergence(one, other, "a test of a small one" * 4, 64) < 100 * off**2
+
+
 @pytest.fixture(scope="module")
 def harm(model):
     return tinygpt.sensitivity(model, stored(3))
