@@ -14,7 +14,7 @@ from torch import Tensor
 from qlesson import checks, kernels
 from qlesson.affine import asymmetric_qparams, computing, rounded, stored, too_small
 from qlesson.granularity import Granularity, PerAxis, PerGroup, Shape
-from qlesson.qtensor import FindRange, Parts, _ends, _refuse_too_wide
+from qlesson.qtensor import FindRange, Parts, range_ends, refuse_too_wide
 from qlesson.scheme import Scheme
 
 
@@ -55,7 +55,7 @@ class Blocks:
         checks.strided("q", q)
         if q.dtype not in (torch.uint8, torch.int8):
             raise TypeError(f"q must hold codes in torch.uint8 or torch.int8, got {q.dtype}.")
-        _check_steps(q.shape, q.device, scale, minimum, group_size)
+        check_steps(q.shape, q.device, scale, minimum, group_size)
         if not q.is_meta:
             ends = code_ends(self.bits, q.dtype.is_signed)
             checks.code_values("q", q, *ends, "pass the bits that they were made with")
@@ -156,10 +156,10 @@ def choose_steps(
     checks.scheme("scheme", scheme)
     r = checks.float_tensor("r", r)
     block_size(scheme, r.shape)
-    r_min, r_max = _ends(r, scheme, find_range)
+    r_min, r_max = range_ends(r, scheme, find_range)
     scale = stored(asymmetric_qparams(r_min, r_max, 0, scheme.reach).scale, scheme.scale_dtype)
     minimum = rounded(r_min.to(computing(r.dtype)), scale.dtype)
-    _refuse_too_wide(r_min, r_max, scheme, scale, minimum)
+    refuse_too_wide(r_min, r_max, scheme, scale, minimum)
     return torch.where(too_small(scale), 1, scale), minimum
 
 
@@ -202,7 +202,7 @@ def quantize_blocks(
     return x
 
 
-def _check_steps(
+def check_steps(
     shape: torch.Size, device: torch.device, scale: Any, minimum: Any, group_size: int
 ) -> None:
     """Scale and minimum for codes of this shape: floats of any value, one for each block."""

@@ -15,24 +15,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from qlesson import checks, kernels
-from qlesson.ranges import (
-    KL_BINS,
-    SMALLEST,
-    _bin_width,
-    _centres,
-    _check_bins,
-    _check_percent,
-    _check_reach,
-    _checked,
-    _count,
-    _limit_of_least_divergence,
-    _limit_of_least_error,
-    _ranks,
-    _reach,
-    _within,
-    _without_zeros,
-)
+from qlesson import checks, kernels, limits
+from qlesson.ranges import KL_BINS
 from qlesson.scheme import Scheme
 
 BINS = 4096  # of a histogram, over both signs
@@ -76,7 +60,7 @@ class Observer:
     @torch.no_grad()
     def observe(self, batch: Tensor) -> None:
         """Take this batch into account."""
-        batch = _checked(batch, self.granularity, "batch")
+        batch = limits.checked(batch, self.granularity, "batch")
         shape = self.granularity.scale_shape(batch.shape)
         if self.shape not in (None, shape):
             raise ValueError(
@@ -128,7 +112,7 @@ class MovingAverageObserver(Observer):
         super().observe(batch)
         if before and not checks.all_finite(self.r_min, self.r_max):
             # The difference of two ends was too large: that of their halves is not.
-            batch = _checked(batch, self.granularity, "batch")
+            batch = limits.checked(batch, self.granularity, "batch")
             halves = [x / 2 for x in kernels.min_max(batch, self.granularity)]
             steps = [
                 2 * (old / 2 + self.weight * (new - old / 2))
@@ -159,18 +143,18 @@ class HistogramObserver(Observer):
 
     def __init__(self, scheme: Scheme = Scheme(), bins: int = BINS) -> None:
         super().__init__(scheme)
-        _check_bins(bins)
+        limits.check_bins(bins)
         self.bins = bins
 
     def _update(self, batch: Tensor, r_min: Tensor, r_max: Tensor) -> None:
-        _check_reach(r_min, r_max)
+        limits.check_reach(r_min, r_max)
         super()._update(batch, r_min, r_max)
         values, weights = self._counted(*self.granularity.rows(batch))
         if self.shape is None:
             self.counts = values.new_zeros(len(values), self.bins, dtype=torch.float64)
-            self.exponent = torch.full_like(values[:, :1], SMALLEST, dtype=torch.int64)
-        self._grow(torch.maximum(self.exponent, _reach(values)))
-        self.counts += _count(values, weights, self.width, self.bins)
+            self.exponent = torch.full_like(values[:, :1], limits.SMALLEST, dtype=torch.int64)
+        self._grow(torch.maximum(self.exponent, limits.reach(values)))
+        self.counts += limits.count(values, weights, self.width, self.bins)
 
     def _counted(self, values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Which values to count, and how often."""
@@ -186,7 +170,7 @@ class HistogramObserver(Observer):
     @property
     def width(self) -> Tensor:
         """The width of a bin, [blocks, 1], in float64: for an even power of two, exact."""
-        return _bin_width(self.exponent, self.bins)
+        return limits.bin_width(self.exponent, self.bins)
 
     def _ends(self) -> tuple[Tensor, Tensor]:
         return self.r_min.reshape(-1, 1), self.r_max.reshape(-1, 1)
@@ -201,14 +185,14 @@ class PercentileObserver(HistogramObserver):
 
     def __init__(self, scheme: Scheme = Scheme(), percent: float = 99.9, bins: int = BINS) -> None:
         super().__init__(scheme, bins)
-        _check_percent(percent)
+        limits.check_percent(percent)
         self.percent = percent
 
     def _range(self) -> tuple[Tensor, Tensor]:
         below = self.counts.cumsum(1)
         low, high = (
             torch.searchsorted(below, rank[:, None].double(), right=True) - self.bins // 2
-            for rank in _ranks(below[:, -1], self.percent)
+            for rank in limits.ranks(below[:, -1], self.percent)
         )
         r_min, r_max = self._ends()
         low, high = (low * self.width).to(r_min.dtype), ((high + 1) * self.width).to(r_max.dtype)
@@ -224,9 +208,9 @@ class MSEObserver(HistogramObserver):
 
     @torch.no_grad()
     def _range(self) -> tuple[Tensor, Tensor]:
-        centres = _centres(self.counts, self.width, *self._ends())
-        limit = _limit_of_least_error(centres, self.counts, *self._ends(), self.scheme)
-        return _within(*self._ends(), limit)
+        centres = limits.centres_of(self.counts, self.width, *self._ends())
+        limit = limits.of_least_error(centres, self.counts, *self._ends(), self.scheme)
+        return limits.within(*self._ends(), limit)
 
 
 class EntropyObserver(HistogramObserver):
@@ -245,10 +229,10 @@ class EntropyObserver(HistogramObserver):
         super().__init__(scheme, bins)
 
     def _counted(self, values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        return _without_zeros(values, weights)
+        return limits.without_zeros(values, weights)
 
     @torch.no_grad()
     def _range(self) -> tuple[Tensor, Tensor]:
         ends = self._ends()
-        limit = _limit_of_least_divergence(self.counts, self.width, *ends, self.scheme)
-        return _within(*ends, limit)
+        limit = limits.of_least_divergence(self.counts, self.width, *ends, self.scheme)
+        return limits.within(*ends, limit)

@@ -42,7 +42,7 @@ def choose_qparams(
     Raises ValueError for NaN, infinity, an empty tensor, an axis out of range or a range too
     wide for the dtype; TypeError for anything but a strided float tensor.
     """
-    return _qparams_from_range(*_ends(_checked(r, scheme), scheme, find_range), scheme)
+    return _qparams_from_range(*range_ends(_checked(r, scheme), scheme, find_range), scheme)
 
 
 def quantize_by(find_range: FindRange | None, r: Tensor, scheme: Scheme) -> "QTensor":
@@ -51,7 +51,7 @@ def quantize_by(find_range: FindRange | None, r: Tensor, scheme: Scheme) -> "QTe
     return quantize(r, scheme, qparams)
 
 
-def _ends(r: Tensor, scheme: Scheme, find_range: FindRange | None) -> tuple[Tensor, Tensor]:
+def range_ends(r: Tensor, scheme: Scheme, find_range: FindRange | None) -> tuple[Tensor, Tensor]:
     """The finite ends of each block's range, for an r that was checked but for its values."""
     if find_range is not None:
         checks.finite("r", r)
@@ -93,7 +93,7 @@ def _qparams_from_range(r_min: Tensor, r_max: Tensor, scheme: Scheme) -> QParams
     """The same, of ends that were checked."""
     r_min, r_max = _at_least_float32(r_min), _at_least_float32(r_max)
     scale, zero_point = qparams_of(r_min, r_max, scheme)
-    _refuse_too_wide(r_min, r_max, scheme, scale)
+    refuse_too_wide(r_min, r_max, scheme, scale)
     if scheme.mapping == "asymmetric" and not scheme.include_zero:
         _warn_if_clipped(r_min, r_max, scale, zero_point, scheme)
     return QParams(scale, zero_point.to(scheme.dtype))
@@ -106,7 +106,7 @@ def _fits(r: Tensor, scheme: Scheme) -> bool:
     return checks.all_finite(_at_least_float32(scale) * scheme.reach)
 
 
-def _refuse_too_wide(
+def refuse_too_wide(
     r_min: Tensor, r_max: Tensor, scheme: Scheme, scale: Tensor, *more: Tensor
 ) -> None:
     """Raises ValueError where the values of some codes, or more that is stored, are infinite."""

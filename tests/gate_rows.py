@@ -251,7 +251,8 @@ ROWS = {
     "blocks.Blocks.to": row(on=lambda: BLOCKS, device=device("cpu", meta=SOUND)),
     "blocks.Blocks.dequantize": row(
         on=lambda: BLOCKS, dtype=dtype(torch.float32), out=out(torch.empty(4, 8))),
-    "blocks.code_ends": BELOW,
+    "blocks.code_ends": BELOW, "blocks.check_steps": BELOW,
+    "qtensor.range_ends": BELOW, "qtensor.refuse_too_wide": BELOW,
     "blocks.quantize_blocks": row(
         r=real(W, says=("q", "scale")), scale=scale(STEPS, **ANY_STEP),
         minimum=scale(STEPS, **ANY_STEP), bits=whole(4), group_size=whole(4)),
@@ -336,7 +337,7 @@ ROWS = {
         sequential=anything(True)),
     "nn.model.Made": "what a method has to give: quantize_model checks it",
     **{f"nn.swap.{name}": "a step of quantize_model and its kin, which have checked the model"
-       for name in ("naming_layer", "swappable", "with_weights")},
+       for name in ("names_of", "naming_layer", "swappable", "with_weights")},
     **{f"nn.inputs.{name}": "a step of quantize_model and its kin, which have checked the model"
        for name in ("Inputs", "Inputs.of", "Inputs.order", "Inputs.replace", "in_float64",
                     "in_groups", "naming_float64")},
@@ -376,6 +377,8 @@ ROWS = {
                                    deeper=REFUSED)),
     **{f"files.codebooks.{name}": row(r=numbers(drawn(2, 64), scalar=REFUSED))
        for name in ("mxfp4", "nvfp4", "nf4_blocks", "q4_0")},
+    **{f"files.blockwise.{name}": "a step of the codebooks and of `write`, in which r is checked"
+       for name in ("as_half", "in_blocks", "inverse")},
     "files.codebooks.signed_largest": row(r=numbers(drawn(2, 64), scalar=REFUSED), bits=whole(4)),
     "files.packing.in_a_row": BELOW,
     "files.packing.packed_size": row(count=whole(8, zero=SOUND), bits=whole(4)),
@@ -404,6 +407,7 @@ ROWS = {
     "files.checkpoint.save": row(
         path=new_path(InFolder("out.safetensors")),
         tensors=named({"w": Q, "b": X, "blocks": BLOCKS})),
+    "files.checkpoint.shards.open_all": "a step of load, convert and open: their rows name files",
     "files.checkpoint.convert.Conversion": RECORD,
     "files.checkpoint.convert.table": "takes the rows that the two others give",
     "files.checkpoint.convert.quantize_file": row(
@@ -466,7 +470,7 @@ ROWS = {
     "evaluate.paired.Comparison": RECORD, "evaluate.choices.Accuracy": RECORD,
     **{f"evaluate.running.{name}": "a step of compare and its kin, which have checked the model"
        for name in ("ids", "in_eval_mode", "in_pieces", "kl", "log_softmax", "losses", "nll",
-                    "predictions")},
+                    "perplexity", "predictions")},
     "evaluate.paired.compare": row(
         call=lambda f, batches, **more: f(batches=[batches], **more),
         model=model(GPT), other=model(ROUNDED), batches=ids(TEXTS, scalar=REFUSED, deeper=REFUSED,
@@ -514,7 +518,7 @@ ROWS = {
     "models.llama.questions.questions": NOTHING,
     **{f"models.llama.tokens.{name}": "needs an optional package: tests/models/test_llama.py" for
        name in ("Tokenizer", "Tokenizer.encode", "Tokenizer.decode", "Tokenizer.chat", "of_json",
-                "of_merges")},
+                "of_merges", "read_tokenizer", "refuse_halves")},
     "models.minilm.Block": PART, "models.minilm.Block.forward": PART,
     "models.minilm.MiniLM": NOTHING,
     "models.minilm.MiniLM.forward": row(
@@ -581,12 +585,13 @@ ROWS = {
     "bench.report.stored": row(name=one_of("cpu")),
     "bench.report.ms_of": REPORT, "bench.report.share": REPORT,
     "bench.report.table": REPORT, "bench.report.as_json": REPORT,
-    "bench.report.plot": REPORT,
+    "bench.report.plot": REPORT, "bench.report.absences": REPORT,
+    "bench.report.not_compiled": NOTHING,
     "bench.report.report": "takes minutes: its values go to Job",
     "bench.llama.run_llama": "takes minutes, and a published model",
     "bench.llama.run_fresh": "starts processes, with a published model",
     "bench.llama.built_for": NOTHING,
-    "bench.llama.table": REPORT, "bench.llama.main": "the command",
+    "bench.llama.table": REPORT, "bench.llama.absent": REPORT, "bench.llama.main": "the command",
     "bench.report.version": "asks for an installed package",
     "bench.report.machine": "asks the machine", "bench.report.processor": NOTHING,
     "bench.cells.Job": row(

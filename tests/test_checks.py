@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import qlesson as ql
-from qlesson import affine, checks, methods, observers, ranges
+from qlesson import affine, checks, limits, methods, observers, ranges
 from qlesson.error import error_shares
 from qlesson.files import codebooks
 from qlesson.files.packing import PackedTensor
@@ -622,7 +622,7 @@ def everything():
         observer.observe(3 * r)
         found[kind.__name__] = observer.range()
         if kind is observers.MSEObserver:
-            found["centres"] = ranges._centres(observer.counts, observer.width, *observer._ends())
+            found["centres"] = limits.centres_of(observer.counts, observer.width, *observer._ends())
     for scheme in (EIGHT, four, groups, ql.Scheme(16), ROWS):
         x = ql.quantize(r, scheme)
         found[f"quantize {scheme}"] = x.q, x.scale, x.zero_point, x.dequantize()

@@ -26,8 +26,8 @@ from qlesson.files import checkpoint
 
 PACKAGE = Path(ql.__file__).parent
 OUTSIDE = (
-    "teach", "authoring", "course", "checks", "kernels.compilers", "kernels.cpp", "kernels.loops",
-    "kernels.packed", "kernels.pieces", "kernels.product", "nn.product",
+    "teach", "authoring", "course", "checks", "limits", "kernels.compilers", "kernels.cpp",
+    "kernels.loops", "kernels.packed", "kernels.pieces", "kernels.product", "nn.product",
     "bench.measure", "bench.peers", "files.checkpoint.format", "files.new",
     "files.written", "models.tinygpt.train",
     *(f"files.formats.{name}" for name in (

@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("affine", "checks", "course", "error", "granularity", "plan", "report"),
     ("scheme",),
-    ("device", "ranges", "observers", "kernels"),
+    ("device", "limits", "ranges", "observers", "kernels"),
     ("qtensor", "blocks"),
     ("nn", "files"),
     ("methods", "evaluate"),
@@ -107,6 +107,39 @@ def arrows():
         if own:
             found.setdefault(own, set()).update(others)
     return found
+
+
+def private(name, source) -> set[str]:
+    """The names with an underscore that the source of the module `name` takes from a module of
+    another folder: a name that another folder uses is no private one."""
+    modules = {x.rpartition(".")[2]: x for x in imported(source) & NAMES}
+    taken = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module in NAMES:
+            taken += [(node.module, alias.name) for alias in node.names]
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            taken += [(x, node.attr) for x in [modules.get(node.value.id)] if x]
+    hidden = [(x, y) for x, y in taken if y.startswith("_") and not y.startswith("__")]
+    return {f"{x}.{y}" for x, y in hidden if folder(x) != folder(name)}
+
+
+def folder(name) -> str:
+    """The folder of a module; a module of the ground is a room, and so a folder, of its own."""
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    return name if path.is_dir() or name.count(".") == 1 else name.rpartition(".")[0]
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_a_name_with_an_underscore_stays_in_its_folder(file):
+    assert private(name_of(file), file.read_text(encoding="utf-8")) == set()
+
+
+def test_what_a_folder_keeps_to_itself_is_found():
+    within = "from qlesson.nn.swap import _read\nfrom qlesson.nn import swap\nswap._read"
+    assert private("qlesson.nn.model", within) == set()
+    assert private("qlesson.models.minilm", within) == {"qlesson.nn.swap._read"}
+    assert private("qlesson.observers", "from qlesson.ranges import _short") != set()
+    assert private("qlesson.nn", "from qlesson.nn.swap import _read") == set()
 
 
 def test_every_room_has_a_floor():

@@ -22,6 +22,7 @@ from reference import T, home, indices, plain, qparams_of_range, whole
 from strategies import problems, tensors
 
 import qlesson as ql
+from qlesson.limits import _codes, _short
 from qlesson.observers import (
     EntropyObserver,
     HistogramObserver,
@@ -33,7 +34,7 @@ from qlesson.observers import (
     moving_average,
 )
 from qlesson.qtensor import qparams_from_range
-from qlesson.ranges import KL_BINS, _codes, _short, entropy, min_max, mse_search, percentile
+from qlesson.ranges import KL_BINS, entropy, min_max, mse_search, percentile
 from qlesson.scheme import qparams_of
 
 SYMMETRIC = ql.Scheme(8, "symmetric")

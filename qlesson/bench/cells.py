@@ -14,6 +14,7 @@ from qlesson.bench.peers import (
     bitsandbytes_,
     compiler,
     formula,
+    joined,
     numpy_,
     onnxruntime_,
     torch_,
@@ -60,6 +61,7 @@ class Job:
         self.x = ql.quantize(self.r, self.scheme, self.qparams, out=self.codes)
         self.r_hat = torch.empty_like(self.r)
         self.device = device
+        self.absent: dict[str, str] = {}  # {peer: why it is not among the contestants}
 
     @property
     def bytes_moved(self) -> int:
@@ -75,12 +77,7 @@ class Job:
         """Those that can do this job here; `few`: only the package and the floor."""
         calls = {FLOOR: self.floor()} | self.ours()
         peers = (formula, compiler, numpy_, torch_, onnxruntime_, torchao_, bitsandbytes_)
-        for peer in () if few else peers:
-            try:
-                calls |= peer(self)
-            except ImportError:
-                pass
-        return calls
+        return calls | joined(() if few else peers, self, self.absent)
 
     def floor(self) -> Call:
         if self.work == "dequantize":
@@ -114,10 +111,17 @@ def cells(device: str = "cpu") -> Iterator[Cell]:
 
 
 def run_cell(
-    work: str, granularity: str, dtype: str, few: bool, nbytes: int, device: str = "cpu"
+    work: str,
+    granularity: str,
+    dtype: str,
+    few: bool,
+    nbytes: int,
+    device: str = "cpu",
+    absent: dict[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """The rows of one cell: a contestant each."""
+    """The rows of one cell: a contestant each. `absent` is told who is missing, and why."""
     job = Job(work, granularity, dtype, nbytes, device)
+    job.absent = {} if absent is None else absent
     times = measure_rounds(job.contestants(few), device)
     keys = {"work": work, "granularity": granularity, "dtype": dtype, "nbytes": job.r.nbytes}
     return [
@@ -127,12 +131,15 @@ def run_cell(
 
 
 def run(
-    nbytes: int = 2**27, device: str = "cpu", progress: Callable[[Cell], object] | None = None
+    nbytes: int = 2**27,
+    device: str = "cpu",
+    progress: Callable[[Cell], object] | None = None,
+    absent: dict[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Every cell of the table."""
     rows = []
     for cell in cells(device):
-        rows += run_cell(*cell, nbytes, device)
+        rows += run_cell(*cell, nbytes, device, absent)
         if progress:
             progress(cell)
     return rows
@@ -192,9 +199,9 @@ def run_steps(nbytes: int = 2**27) -> list[dict[str, Any]]:
     rows = kernels.rows(job.r, *job.qparams, job.scheme.granularity, job.codes)
     kind = kernels.quantize, (-128, 127, "inside"), tuple((t.dtype, t.ndim) for t in rows)
     steps = {
-        "clip by hand": compilers._by_hand(*kind, ahead=0, far=2**62),
-        "and memory asked for early": compilers._by_hand(*kind, far=2**62),
-        "and written past the caches": compilers._by_hand(*kind),
+        "clip by hand": compilers.by_hand(*kind, ahead=0, far=2**62),
+        "and memory asked for early": compilers.by_hand(*kind, far=2**62),
+        "and written past the caches": compilers.by_hand(*kind),
     }
     by_hand = {name: partial(loop, *rows) for name, loop in steps.items() if loop}
     times = measure(compiler(job) | by_hand | {FLOOR: job.floor()})

@@ -29,7 +29,7 @@ import qlesson as ql
 from qlesson import checks
 from qlesson.bench.measure import Call, measure
 from qlesson.bench.product import READ_ONCE
-from qlesson.bench.report import as_json, machine, version
+from qlesson.bench.report import absences, as_json, machine, not_compiled, version
 from qlesson.models import llama
 
 WRITTEN, READ = 64, 256  # tokens of an answer, and of a prompt
@@ -152,9 +152,20 @@ def run_fresh(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def absent(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """{who is missing: why}."""
+    found = not_compiled()
+    if "llama.cpp" not in {row["contestant"] for row in rows}:
+        found["llama.cpp"] = "xllamacpp is not installed"
+    if sys.platform != "linux":
+        found["loading"] = "its memory is read from Linux's /proc"
+    return found
+
+
 def table(results: dict[str, Any]) -> str:
     """A line for each contestant: tokens a second, and how many times llama.cpp's and float32's."""
     lines = [f"{results['device']}, {results['date']}, torch {results['versions']['torch']}"]
+    lines += absences(results)
     for work in ("writing", "reading"):
         rows = {r["contestant"]: r for r in results[work]}
         lines.append(f"\n{work}: tokens a second; times llama.cpp's, times float32's")
@@ -184,6 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = run_llama(path, lambda: print(".", end="", flush=True))
     results = machine()
     results["versions"] |= {"xllamacpp": version("xllamacpp")}
+    results["absent"] = absent(rows)
     results["llama.cpp"] = built_for()
     results |= {work: [r for r in rows if r["work"] == work] for work in ("writing", "reading")}
     results["fresh"] = run_fresh(path) if sys.platform == "linux" else []

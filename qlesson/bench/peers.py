@@ -1,8 +1,8 @@
 """Who takes part beside the package, each in a function of a job (notebook 13)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,24 @@ from qlesson.kernels import compilers
 
 if TYPE_CHECKING:
     from qlesson.bench.cells import Job
+
+Given = TypeVar("Given")
+MISSING = (ImportError, AttributeError, NotImplementedError, RuntimeError)
+
+
+def joined(
+    peers: Iterable[Callable[[Given], dict[str, Call]]], given: Given, absent: dict[str, str]
+) -> dict[str, Call]:
+    """The calls of all peers. Who is not installed, or not for this processor, is left out, and
+    the reason put into `absent`."""
+    calls: dict[str, Call] = {}
+    for peer in peers:
+        try:
+            calls |= peer(given)
+        except MISSING as error:
+            name = getattr(peer, "__name__", str(peer)).strip("_").replace("_", " ")
+            absent[name] = f"{type(error).__name__}: {error}".splitlines()[0][:100]
+    return calls
 
 
 def formula(job: "Job") -> dict[str, Call]:
@@ -40,7 +58,7 @@ def compiler(job: "Job") -> dict[str, Call]:
     if job.work != "given scale":
         return {}
     rows = kernels.rows(job.r, *job.qparams, job.scheme.granularity, job.codes)
-    kernel = compilers._by_torch(kernels.quantize, (-128, 127, "inside"), job.device)
+    kernel = compilers.by_torch(kernels.quantize, (-128, 127, "inside"), job.device)
     return {"torch.compile": lambda: kernel(*rows)}
 
 
@@ -80,11 +98,11 @@ def torch_(job: "Job") -> dict[str, Call]:
 
 def onnxruntime_(job: "Job") -> dict[str, Call]:
     """QuantizeLinear and DequantizeLinear, writing into the same memory as the others."""
+    if job.dtype != "float32" or job.device != "cpu" or job.work == "choose":
+        return {}
     import numpy as np
     import onnxruntime
 
-    if job.dtype != "float32" or job.device != "cpu" or job.work == "choose":
-        return {}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(_onnx_model(job), options)
@@ -156,9 +174,9 @@ def torchao_(job: "Job") -> dict[str, Call]:
 
 def bitsandbytes_(job: "Job") -> dict[str, Call]:
     """bitsandbytes quantizes rows symmetrically to int8, on CUDA: rows in float16."""
-    import bitsandbytes
-
     if job.device == "cpu" or job.work != "choose" or job.granularity != "row":
         return {}
+    import bitsandbytes
+
     r = job.r.half()
     return {"bitsandbytes, float16": lambda: bitsandbytes.functional.int8_vectorwise_quant(r)}

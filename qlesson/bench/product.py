@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import qlesson as ql
 from qlesson import checks
 from qlesson.bench.measure import ROUNDS, Call, as_row, measure, measure_rounds
+from qlesson.bench.peers import joined
 from qlesson.models import minilm, tinygpt
 from qlesson.nn import QuantizedLinear, quantize_model
 
@@ -40,6 +41,7 @@ class Matrix:
         checks.whole("rows", rows, low=1)
         self.bits, self.shape = bits, (rows, WIDTH)
         self.device = checks.device("device", device).type
+        self.absent: dict[str, str] = {}  # {peer: why it is not among the contestants}
         self.generator = torch.Generator().manual_seed(0)
         self.weight = self._drawn(rows)
         self.codes = ql.quantize(self.weight, scheme_of(bits))
@@ -60,13 +62,8 @@ class Matrix:
         x = self._drawn(tokens)
         calls: dict[str, Call] = {READ_ONCE: self.read.sum, "float32": self._float32(x)}
         calls |= {"bfloat16": self._bfloat16(x.bfloat16())} | self._ours(x)
-        peers = (self._torch, self._onnxruntime, self._torchao)
-        for peer in peers if self.device == "cpu" else ():
-            try:
-                calls |= peer(x)
-            except (ImportError, AttributeError, NotImplementedError, RuntimeError):
-                pass  # not installed, or not on this processor
-        return calls
+        peers = (self._torch_int8pack, self._torch_int4pack, self._onnxruntime, self._torchao)
+        return calls | joined(peers if self.device == "cpu" else (), x, self.absent)
 
     @cached_property
     def read(self) -> Tensor:
@@ -97,16 +94,20 @@ class Matrix:
         calls["qlesson, bfloat16"] = partial(self._layers["qlesson"], x.bfloat16())
         return calls | ({"qlesson, eager": eagerly} if len(x) == 1 else {})
 
-    def _torch(self, x: Tensor) -> dict[str, Call]:
-        """torch's own products of codes, on bfloat16; with 8 bits there is one scale in a row."""
-        half = x.bfloat16()
-        if self.bits == 8:
-            codes, row_scale = self._int8pack
-            by_row = torch._weight_int8pack_mm
-            return {"torch int8pack, bfloat16": lambda: by_row(half, codes, row_scale)}
-        packed, scales = self._int4pack
-        by_group = torch._weight_int4pack_mm_for_cpu
-        return {"torch int4pack, bfloat16": lambda: by_group(half, packed, GROUP, scales)}
+    def _torch_int8pack(self, x: Tensor) -> dict[str, Call]:
+        """torch's own product of 8-bit codes, on bfloat16, with one scale in a row."""
+        if self.bits != 8:
+            return {}
+        half, (codes, scale), product = x.bfloat16(), self._int8pack, torch._weight_int8pack_mm
+        return {"torch int8pack, bfloat16": lambda: product(half, codes, scale)}
+
+    def _torch_int4pack(self, x: Tensor) -> dict[str, Call]:
+        """The same of 4-bit codes, in groups."""
+        if self.bits != 4:
+            return {}
+        half, (packed, scales) = x.bfloat16(), self._int4pack
+        product = torch._weight_int4pack_mm_for_cpu
+        return {"torch int4pack, bfloat16": lambda: product(half, packed, GROUP, scales)}
 
     @cached_property
     def _int8pack(self) -> tuple[Tensor, Tensor]:
@@ -180,18 +181,23 @@ class Matrix:
 
 
 def run_product(
-    rows: int = 16384, device: str = "cpu", progress: Callable[[object], object] | None = None
+    rows: int = 16384,
+    device: str = "cpu",
+    progress: Callable[[object], object] | None = None,
+    absent: dict[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """A row for each contestant, number of bits and number of tokens; `moved` is READ_ONCE's.
 
     Between two calls OTHERS bytes are written, as the other layers of a model would: the codes of
     a layer have left the cache when their turn comes. Both matrices take their turns together,
     since what memory gives changes from minute to minute. READ_ONCE is a bound, and the same for
-    all tokens: its times are those beside one token.
+    all tokens: its times are those beside one token. `absent` is told who is missing, and why.
     """
     found: list[dict[str, Any]] = []
     others = torch.ones(min(OTHERS, 16 * rows * WIDTH) // 4, device=device)
     matrices = {bits: Matrix(bits, rows, device) for bits in BITS}
+    for matrix in matrices.values():
+        matrix.absent = {} if absent is None else absent
     for tokens in TOKENS:
         calls = {
             (bits, name): call

@@ -29,6 +29,7 @@ from qlesson.bench.cells import (
 from qlesson.bench.measure import clock, measure
 from qlesson.bench.peers import formula
 from qlesson.bench.product import READ_ONCE, WIDTH, run_encoding, run_product, run_writing
+from qlesson.kernels import modes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,14 +52,16 @@ def report(
     sizes: bool = False,
     progress: Callable[[object], object] | None = None,
 ) -> dict[str, Any]:
-    """Everything that is stored: where and when, and the rows."""
+    """Everything that is stored: where and when, who is absent and why, and the rows."""
+    absent: dict[str, str] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.quantize_per_tensor is deprecated
         results = {
             **machine(device),
+            "absent": absent,
             "bandwidth": run_bandwidth(nbytes, device),
-            "rows": run(nbytes, device, progress),
-            "product": run_product(max(1, nbytes // (2 * WIDTH)), device, progress),
+            "rows": run(nbytes, device, progress, absent),
+            "product": run_product(max(1, nbytes // (2 * WIDTH)), device, progress, absent),
             "writing": run_writing(),
             "encoding": run_encoding(),
         }
@@ -67,11 +70,14 @@ def report(
         if sizes and device == "cpu":
             beside = {"pieces": run_pieces, "memory": run_memory, "steps": run_steps}
             results |= {part: rows(nbytes) for part, rows in beside.items()}
+    if not results["encoding"]:
+        absent["MiniLM"] = "not installed"
+    absent |= not_compiled()
     return results
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """Device, date and versions, and which peers are absent."""
+    """Device, date and versions."""
     peers = ("onnxruntime", "torchao", "bitsandbytes")
     versions = {name: version(name) for name in ("torch", "numpy", *peers)}
     return {
@@ -82,7 +88,6 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "python": platform.python_version(),
         "versions": {name: v for name, v in versions.items() if v},
-        "absent": [name for name, v in versions.items() if not v],
     }
 
 
@@ -141,7 +146,7 @@ def share(rows: Iterable[dict[str, Any]], limit: str, name: str, **wanted: Any) 
 def table(results: dict[str, Any]) -> str:
     """A line per cell: the floor, and every contestant's time as a multiple of it."""
     lines = [f"{results['device']}, {results['date']}, torch {results['versions']['torch']}"]
-    lines += [f"absent: {', '.join(results['absent'])}"] if results["absent"] else []
+    lines += absences(results)
     read = results["bandwidth"][0]
     lines.append(f"reading float32: {read['moved'] / read['ms'] / 1e6:.1f} GB/s")
     lines.append("median ms; in brackets, how much of the one-pass floor's speed is reached")
@@ -156,6 +161,16 @@ def table(results: dict[str, Any]) -> str:
             reached = share(results["rows"], FLOOR, name, **cell)
             lines.append(f"  {name:28}{ms:9.2f}  ({reached:.2f})")
     return "\n".join([*lines, *_products(results), *_sizes(results)])
+
+
+def not_compiled() -> dict[str, str]:
+    """Absent where compiling fails: the package's loops, whose rows are then the eager ones."""
+    return {"the loops": "compiling fails: all ran eagerly"} if modes.broken() else {}
+
+
+def absences(results: dict[str, Any]) -> list[str]:
+    """A line for each that is absent, with the reason."""
+    return [f"absent: {name} ({why})" for name, why in results["absent"].items()]
 
 
 def _products(results: dict[str, Any]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from qlesson.evaluate.running import (
     log_softmax,
     losses,
     nll,
+    perplexity,
     predictions,
 )
 from qlesson.report import columns
@@ -47,12 +48,12 @@ class Comparison(NamedTuple):
     @property
     def perplexity(self) -> float:
         """exp(loss), infinite beyond float64."""
-        return _exp(self.loss)
+        return perplexity(self.loss)
 
     @property
     def other_perplexity(self) -> float:
         """exp(other_loss), infinite beyond float64."""
-        return _exp(self.other_loss)
+        return perplexity(self.other_loss)
 
     @property
     def verdict(self) -> str:
@@ -195,13 +196,6 @@ def _comparison(rows: list[list[float]]) -> Comparison:
     difference, error = mean_and_error(means[1] - means[0], tokens)
     z = _z(difference, error)
     return Comparison(loss, other_loss, difference, error, z, divergence, agreement)
-
-
-def _exp(loss: float) -> float:
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
 
 
 def _z(difference: float, error: float) -> float:

@@ -1,5 +1,6 @@
 """A language model on one window of ids, and what its logits say of each id."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -86,6 +87,14 @@ def log_softmax(logits: Tensor) -> Tensor:
 def nll(log_p: Tensor, targets: Tensor) -> Tensor:
     """-log p(target)."""
     return -log_p.gather(-1, targets[:, None])[:, 0]
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), infinite beyond float64."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:

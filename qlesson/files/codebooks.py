@@ -14,10 +14,10 @@ from torch import Tensor
 from qlesson import checks
 from qlesson.affine import two_to
 from qlesson.blocks import Blocks
+from qlesson.files.blockwise import as_half, in_blocks, inverse
 
 E4M3_MAX = 448.0  # the largest torch.float8_e4m3fn
 E2M1_MAX = 6.0
-HALF_MAX = 65504.0  # the largest torch.float16
 
 
 def e2m1() -> Tensor:
@@ -81,7 +81,7 @@ def mxfp4(r: Tensor) -> Tensor:
     scale = 2^(floor(log2 max|r|) - 2): the exponent of the largest value becomes that of 4 and 6.
     What is then above 6 is clipped. OCP Microscaling Formats (MX) specification 1.0.
     """
-    blocks = _blocks(r, 32)
+    blocks = in_blocks(r, 32)
     exponent = torch.frexp(blocks.abs().amax(-1, keepdim=True)).exponent - 1
     return _in_e2m1(blocks, two_to((exponent - 2).clamp(-127, 127).long()))
 
@@ -93,7 +93,7 @@ def nvfp4(r: Tensor) -> Tensor:
     One float32 scale for the tensor brings the blocks' scales, max|r| / 6, into E4M3's range.
     NVIDIA 2025, *Pretraining Large Language Models with NVFP4*, arXiv:2509.25149.
     """
-    blocks = _blocks(r, 16)
+    blocks = in_blocks(r, 16)
     largest = blocks.abs().amax(-1, keepdim=True).float() / E2M1_MAX
     whole = largest.amax() / largest.new_tensor(E4M3_MAX)
     whole = whole.clamp(min=2.0**-120)  # times the smallest E4M3 it is still a normal float32
@@ -109,7 +109,7 @@ def nf4_blocks(r: Tensor) -> Tensor:
     As bitsandbytes stores it by default. QLoRA quantizes these scales once more, to 8 bits in
     blocks of 256: 4 + 8 / 64 + 32 / (64 * 256) = 4.127 bits. That is left out here.
     """
-    blocks = _blocks(r, 64)
+    blocks = in_blocks(r, 64)
     scale = blocks.abs().amax(-1, keepdim=True).float().double()
     scale = torch.where(scale > 0, scale, 1)
     return _rounded(scale * _nearest(blocks / scale, nf4()))
@@ -138,46 +138,13 @@ def signed_largest(r: Tensor, bits: int) -> Blocks:
 
     Codes around 0, q - 8 or q - 16, and scales, as ggml's reference quantizer stores them.
     """
-    blocks = _blocks(r, 32).float()
+    blocks = in_blocks(r, 32).float()
     end = 2 ** (checks.whole("bits", bits, 4, 5) - 1)
     at = blocks.abs().argmax(-1, keepdim=True)
     d = blocks.gather(-1, at) / -end
-    q = (blocks * _inverse(d) + (end + 0.5)).floor().clamp(0, 2 * end - 1) - end
-    scale = _as_half(d, blocks, f"Q{bits}_0 stores the largest divided by {end}")
+    q = (blocks * inverse(d) + (end + 0.5)).floor().clamp(0, 2 * end - 1) - end
+    scale = as_half(d, blocks, f"Q{bits}_0 stores the largest divided by {end}")
     return Blocks(q.to(torch.int8).flatten(-2), scale, None, bits, 32)
-
-
-def _inverse(d: Tensor) -> Tensor:
-    """1 / d as ggml has it, rounded to float32; 0 where d is 0 or 1 / d infinite."""
-    x = torch.ones_like(d) / torch.where(d == 0, 1, d)
-    return torch.where((d == 0) | x.isinf(), 0, x)
-
-
-def _as_half(d: Tensor, r: Tensor, what: str) -> Tensor:
-    """d [..., 1] as float16 [...]. Raises ValueError where it is too large, and ggml infinite."""
-    stored = d.squeeze(-1).half()
-    if not checks.all_finite(stored):
-        raise ValueError(
-            f"r holds values up to {r.abs().max().item():g}, and {what} in float16, which ends at "
-            f"{HALF_MAX:g}: divide r first."
-        )
-    return stored
-
-
-def _blocks(r: Tensor, size: int) -> Tensor:
-    """r as float64 [..., blocks, size]. Raises ValueError where it has no such blocks."""
-    r = checks.numbers("r", r)
-    if r.ndim == 0 or r.shape[-1] % size:
-        raise ValueError(
-            f"r has shape {tuple(r.shape)}, but its last axis must be made of whole blocks of "
-            f"{size} values: fill it up with zeros."
-        )
-    if not checks.all_finite(r.float()):
-        raise ValueError(
-            "r holds NaN or values that are infinite in float32: remove or replace them first, "
-            "for example with torch.nan_to_num(r)."
-        )
-    return r.double().unflatten(-1, (-1, size))
 
 
 def _in_e2m1(blocks: Tensor, scale: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qlesson import checks
-from qlesson.blocks import Blocks, _check_steps, code_ends
+from qlesson.blocks import Blocks, check_steps, code_ends
 from qlesson.granularity import Shape
 from qlesson.qtensor import QTensor
 from qlesson.scheme import Scheme
@@ -281,7 +281,7 @@ class PackedBlocks:
         object.__setattr__(self, "group_size", group_size)
         _check_bits(self.bits, self.order)
         _check_data("data", self.data, self.bits, self.shape)
-        _check_steps(self.shape, self.data.device, self.scale, self.minimum, group_size)
+        check_steps(self.shape, self.data.device, self.scale, self.minimum, group_size)
 
     @classmethod
     def pack(cls, x: Blocks, order: str = "low_first") -> "PackedBlocks":

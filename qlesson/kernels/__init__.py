@@ -21,7 +21,7 @@ from qlesson.granularity import Granularity
 from qlesson.kernels import loops
 from qlesson.kernels.compilers import Constants, Formula, _compiled
 from qlesson.kernels.loops import dequantize, dequantize_blocks, quantize, quantize_blocks
-from qlesson.kernels.modes import ROW, _compiles, _or_eagerly, use_kernels
+from qlesson.kernels.modes import ROW, _compiles, or_eagerly, use_kernels
 from qlesson.kernels.pieces import COMPILED_PIECE, COPIED_PIECE, EAGER_PIECE, _eager_piece, cut
 from qlesson.scheme import Scheme
 
@@ -57,7 +57,7 @@ def run(
     if torch.compiler.is_compiling():
         return _traced(*work)
     if granularity.is_known and _compiles(formula, constants, x, scale, zero_point, out):
-        with _or_eagerly():
+        with or_eagerly():
             return _in_loops(*work)
     return in_pieces(*work)
 
@@ -189,7 +189,7 @@ def min_max(r: Tensor, granularity: Granularity) -> tuple[Tensor, Tensor]:
             return r_min.view(shape), r_max.view(shape)
         blocks = _own_blocks(r, granularity)
         if blocks is not None and _compiles(loops.min_max, (), r):
-            with _or_eagerly():
+            with or_eagerly():
                 r_min, r_max = _loop(loops.min_max, (), blocks)()
                 return r_min.view(shape), r_max.view(shape)
     return granularity.reduce(torch.amin, r), granularity.reduce(torch.amax, r)
@@ -199,7 +199,7 @@ def _min_max_of_all(r: Tensor) -> tuple[Tensor, Tensor]:
     """The smallest and the largest value of r: of rows, then of what the rows gave."""
     n = r.numel() // ROW * ROW
     if n and r.is_contiguous() and not r.is_cuda and _compiles(loops.min_max, (), r):
-        with _or_eagerly():
+        with or_eagerly():
             ends = _loop(loops.min_max, (), r.view(-1)[:n].view(-1, ROW))()
             r = torch.cat([*ends, r.view(-1)[n:]])
     return torch.aminmax(r)
@@ -232,7 +232,7 @@ def choose_and_quantize(
     zero_point = r.new_empty(shape, dtype=scheme.dtype)
     steps = scale.view(one_each), zero_point.view(one_each)
     tensors = blocks, *steps, out.view(blocks.shape)
-    with _or_eagerly():
+    with or_eagerly():
         largest = _loop(loops.choose_and_quantize, constants, _held(codes, r.device), *tensors)()
         increment_version(out)
         if isinstance(largest, float):  # of a block with NaN or infinity it is infinite

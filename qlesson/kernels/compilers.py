@@ -26,7 +26,7 @@ Kinds = tuple[tuple[torch.dtype, int], ...]  # of each tensor its dtype and numb
 _filters = threading.RLock()  # of warnings
 
 
-def _is_followed() -> bool:
+def is_followed() -> bool:
     """Whether torch looks at each operation, and would miss what a loop does: in a trace, for a
     derivative forward, in torch.func, in a mode that dispatches, such as make_fx."""
     return (
@@ -37,7 +37,7 @@ def _is_followed() -> bool:
     )
 
 
-def _lies_in_memory(x: Tensor) -> bool:
+def lies_in_memory(x: Tensor) -> bool:
     """Whether x's values are the numbers at its address: not those of a fake or wrapped tensor, of
     torch.func, or of a view with the sign still to be changed."""
     if x.is_neg() or type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:
@@ -60,11 +60,11 @@ def _bare(x: Tensor) -> Tensor:
 @cache
 def _compiled(formula: Formula, constants: Constants, kinds: Kinds, device: str) -> Formula:
     """The formula with its constants, compiled for all shapes of tensors of these kinds."""
-    by_hand = _by_hand if device == "cpu" else _by_triton
-    return by_hand(formula, constants, kinds) or _by_torch(formula, constants, device)
+    own = by_hand if device == "cpu" else _by_triton
+    return own(formula, constants, kinds) or by_torch(formula, constants, device)
 
 
-def _by_torch(formula: Formula, constants: Constants, device: str) -> Formula:
+def by_torch(formula: Formula, constants: Constants, device: str) -> Formula:
     """The formula as torch.compile's loop."""
 
     def kernel(*tensors: Any) -> Any:
@@ -92,7 +92,7 @@ TYPES = {
 }
 
 
-def _by_hand(
+def by_hand(
     formula: Formula, constants: Constants, kinds: Kinds, ahead: int = 2**13, far: int = 2**25
 ) -> Formula | None:
     """The formula by the loops of loops.cpp; None where they lack it, or cannot be compiled.
@@ -206,7 +206,7 @@ def _by_triton(formula: Formula, constants: Constants, kinds: Kinds) -> Formula 
         from qlesson.kernels import loops_triton
     except ImportError:
         return None
-    wide = _by_torch(formula, constants, "cuda")
+    wide = by_torch(formula, constants, "cuda")
 
     def kernel(*tensors: Any) -> Any:
         if formula is loops.choose_and_quantize:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qlesson.checks import levels_to_caller
-from qlesson.kernels.compilers import Constants, Formula, _is_followed, _lies_in_memory
+from qlesson.kernels.compilers import Constants, Formula, is_followed, lies_in_memory
 
 # One scale for all is repeated for rows of this many values, so that every core has some rows; a
 # tensor of less than two rows costs less than a compiled call does, and runs eagerly.
@@ -54,6 +54,11 @@ class use_kernels:
         _state["mode"] = self._before
 
 
+def broken() -> bool:
+    """Whether compiling has failed, so that all runs eagerly from then on."""
+    return bool(_state["broken"])
+
+
 def _compiles(formula: Formula, constants: Constants, *tensors: Tensor) -> bool:
     """Whether these tensors go through the compiled formula."""
     x = tensors[0]
@@ -61,7 +66,7 @@ def _compiles(formula: Formula, constants: Constants, *tensors: Tensor) -> bool:
         return False
     if x.device.type not in PAYS_OFF or any(t.dtype == torch.float64 for t in tensors):
         return False
-    if _is_followed() or not all(map(_lies_in_memory, (*tensors, x.new_empty(1)))):
+    if is_followed() or not all(map(lies_in_memory, (*tensors, x.new_empty(1)))):
         return False
     if _state["mode"] == "compiled":
         return x.numel() >= 2 * ROW
@@ -70,7 +75,7 @@ def _compiles(formula: Formula, constants: Constants, *tensors: Tensor) -> bool:
     return _seen[key] > PAYS_OFF[x.device.type]
 
 
-class _or_eagerly:
+class or_eagerly:
     """What fails inside is left, with one warning; from then on everything runs eagerly."""
 
     def __enter__(self) -> None:

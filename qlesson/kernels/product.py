@@ -28,7 +28,7 @@ from torch import Tensor
 
 from qlesson.granularity import PerAxis, PerTensor
 from qlesson.kernels import modes
-from qlesson.kernels.compilers import TYPES, _is_followed, _lies_in_memory
+from qlesson.kernels.compilers import TYPES, is_followed, lies_in_memory
 from qlesson.kernels.cpp import library
 from qlesson.kernels.packed import unpack_rows
 from qlesson.scheme import Scheme
@@ -113,7 +113,7 @@ class Prepared:
         """What multiplies inputs of this kind, compiled where it is missing; None, after a
         warning, where that fails."""
         if kind not in self.libraries:
-            with modes._or_eagerly():
+            with modes.or_eagerly():
                 self.libraries[kind] = _library(kind, self.of.bits, self.offset)
         return self.libraries.get(kind)
 
@@ -123,7 +123,7 @@ def prepared(w: Packed) -> Prepared | None:
     tensors = (w.packed, w.scale) if w.offset is None else (w.packed, w.scale, w.offset)
     if w.packed.device.type != "cpu" or w.scale.dtype not in SCALES:
         return None
-    return Prepared(w) if all(map(_lies_in_memory, tensors)) else None
+    return Prepared(w) if all(map(lies_in_memory, tensors)) else None
 
 
 def runs(x: Tensor, nbytes: int) -> bool:
@@ -131,7 +131,7 @@ def runs(x: Tensor, nbytes: int) -> bool:
     mode = modes._state["mode"]
     if mode == "eager" or modes._state["broken"] or x.dtype is torch.float64:
         return False
-    if torch.compiler.is_compiling() or _is_followed() or not _lies_in_memory(x):
+    if torch.compiler.is_compiling() or is_followed() or not lies_in_memory(x):
         return False
     if mode == "auto" and _read["bytes"] <= PAYS_OFF:
         _read["bytes"] += nbytes

@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from qlesson.kernels import modes
-from qlesson.kernels.compilers import _is_followed, _lies_in_memory
+from qlesson.kernels.compilers import is_followed, lies_in_memory
 from qlesson.kernels.packed import BLOCK, fields, filled, ordered
 from qlesson.kernels.product import SCALES, Packed
 
@@ -167,13 +167,13 @@ def runs(m: int, x: Tensor, w: Packed) -> bool:
     They compile for about a second, and without them W_hat is made anew for each input, operation
     by operation: "auto" does not wait.
     """
-    if modes._state["mode"] == "eager" or modes._state["broken"] or _is_followed():
+    if modes._state["mode"] == "eager" or modes._state["broken"] or is_followed():
         return False
     if not 0 < m <= FEW or x.dtype == torch.float64 or w.scale.dtype not in SCALES:
         return False
     if w.scale.shape[1] > 1 and w.group_size % BLOCK:
         return False
-    return all(map(_lies_in_memory, (x, w.packed, w.scale)))
+    return all(map(lies_in_memory, (x, w.packed, w.scale)))
 
 
 def linear(x: Tensor, w: Packed) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from qlesson import checks
 from qlesson.device import best_device
-from qlesson.models.llama.tokens import _read, _refuse_halves
+from qlesson.models.llama.tokens import read_tokenizer, refuse_halves
 from qlesson.models.tinygpt import heldout_text
 from qlesson.nn import quantize_model, state
 from qlesson.scheme import Scheme
@@ -138,7 +138,7 @@ def _in_file(name: str) -> str:
 
 
 def _tokenizer(path: Path) -> Any:
-    tokenizer, _ = _read(path / "tokenizer.json", WORDS)
+    tokenizer, _ = read_tokenizer(path / "tokenizer.json", WORDS)
     tokenizer.enable_truncation(LONGEST)
     tokenizer.enable_padding()
     return tokenizer
@@ -170,7 +170,7 @@ def _texts(sentences: Iterable[str]) -> list[str]:
     if not texts:
         raise ValueError("sentences is empty: give at least one.")
     for text in texts:
-        _refuse_halves(text, "sentences")
+        refuse_halves(text, "sentences")
     return texts
 
 

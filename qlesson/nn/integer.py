@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qlesson import checks
-from qlesson.kernels.compilers import _is_followed
+from qlesson.kernels.compilers import is_followed
 from qlesson.scheme import Scheme
 
 INT32_MAX = 2**31 - 1
@@ -83,7 +83,7 @@ def _int_mm_is_exact(device: torch.device) -> bool:
 
     A graph that is compiled or traced cannot try it, and may run on another processor: False.
     """
-    return not torch.compiler.is_compiling() and not _is_followed() and _tried(device)
+    return not torch.compiler.is_compiling() and not is_followed() and _tried(device)
 
 
 @cache

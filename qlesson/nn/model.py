@@ -25,13 +25,13 @@ from qlesson.nn.swap import (
     Model,
     Swappable,
     _key,
-    _names,
     _of_its_own,
     _read,
     _read_directly,
     _refuse,
     _swapped,
     _with_layers,
+    names_of,
     naming_layer,
     swappable,
 )
@@ -102,7 +102,7 @@ def quantize_model(
     layers = swappable(model)
     _check_qparams(layers, activations, qparams)
     met = _inputs_of(model, method, inputs, sequential)
-    plan = make_plan(layers, scheme, skip, _names(model))
+    plan = make_plan(layers, scheme, skip, names_of(model))
     remedies = {name: f"To leave this layer as it is: skip={name!r}." for name in plan}
     for name, remedy in remedies.items():
         with naming_layer(name, remedy):

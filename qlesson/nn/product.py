@@ -29,7 +29,7 @@ from qlesson.affine import computing, rounded
 from qlesson.blocks import Blocks
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
 from qlesson.kernels import modes, product
-from qlesson.kernels.compilers import _is_followed, _lies_in_memory
+from qlesson.kernels.compilers import is_followed, lies_in_memory
 from qlesson.kernels.product import Packed, Prepared
 from qlesson.nn.integer import four_terms, int8_codes
 from qlesson.nn.weight import QuantizedWeight
@@ -51,7 +51,7 @@ def at_once(
     """
     if torch.compiler.is_compiling() or type(x) is not Tensor or x.dtype not in product.FLOATS:
         return None
-    if not x.is_cpu or torch.is_autocast_enabled("cpu") or _is_followed():
+    if not x.is_cpu or torch.is_autocast_enabled("cpu") or is_followed():
         return None
     if torch.is_grad_enabled() and (
         x.requires_grad or (bias is not None and bias.requires_grad) or _learns(codes)
@@ -107,7 +107,7 @@ def _is_added_later(bias: Tensor | None) -> bool:
         return False
     if (bias.requires_grad and torch.is_grad_enabled()) or bias.dtype is torch.float64:
         return True
-    return not torch.compiler.is_compiling() and not _lies_in_memory(bias)
+    return not torch.compiler.is_compiling() and not lies_in_memory(bias)
 
 
 def quantized_linear(
@@ -141,7 +141,7 @@ def rows_at_once(ids: object, codes: QuantizedWeight) -> Tensor | None:
     """`rows` for numbers [...], where the kernel takes them as they are, and they are of rows."""
     if torch.compiler.is_compiling() or type(ids) is not Tensor or ids.dtype is not torch.int64:
         return None
-    if not ids.is_cpu or _is_followed() or (torch.is_grad_enabled() and _learns(codes)):
+    if not ids.is_cpu or is_followed() or (torch.is_grad_enabled() and _learns(codes)):
         return None
     ready, like = _found(codes), codes._buffers["like"]
     if ready is None or like is None:
@@ -191,7 +191,7 @@ def packed_of(codes: QuantizedWeight) -> Packed | None:
 def _prepared(codes: QuantizedWeight) -> Prepared | None:
     """The same for the kernel, found once; again when a buffer is another, or lies elsewhere. None
     where torch follows each operation."""
-    return None if torch.compiler.is_compiling() or _is_followed() else _found(codes)
+    return None if torch.compiler.is_compiling() or is_followed() else _found(codes)
 
 
 def _found(codes: QuantizedWeight) -> Prepared | None:
@@ -268,7 +268,7 @@ def _(q_x: Tensor, s_x: Tensor, z_x: Tensor, packed: Tensor, *rest: object) -> T
 def _by_triton(x: Tensor, w: Packed) -> Tensor | None:
     """x W_hat^T for x [..., width], or None where Triton's kernels are not for it."""
     if (gpu := _triton(w)) and gpu.runs(x.numel() // w.width, x, w):
-        with modes._or_eagerly():
+        with modes.or_eagerly():
             return gpu.linear(x.reshape(-1, w.width), w).view(*x.shape[:-1], -1)
     return None
 
@@ -276,7 +276,7 @@ def _by_triton(x: Tensor, w: Packed) -> Tensor | None:
 def _int_by_triton(q_x: Tensor, s_x: Tensor, z_x: Tensor, w: Packed) -> Tensor | None:
     if (gpu := _triton(w)) and gpu.runs(len(q_x), s_x, w):
         scale, zero_point = (p.flatten().expand(len(q_x)) for p in (s_x, z_x))
-        with modes._or_eagerly():
+        with modes.or_eagerly():
             return gpu.int_linear(q_x, scale, zero_point, w)
     return None
 

@@ -45,7 +45,7 @@ def _of_its_own(layer: nn.Module) -> str | None:
     return next(own, None)
 
 
-def _names(model: nn.Module) -> dict[str, list[str]]:
+def names_of(model: nn.Module) -> dict[str, list[str]]:
     """{first name: every name} of each module: one that is used twice has two."""
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):

@@ -131,7 +131,7 @@ cells = [
     code("from qlesson.teach import check, figures, play, show"),
     text("## Predict, then run\\n\\nWhich dot lies higher?"),
     code("print('higher:')\\nprint(2)", metadata={{"jupyter": {{"outputs_hidden": True}}}}),
-    text("The second: answer B."),
+    text("Answer B, the second."),
     code(f'show(\\n    figures.few_dots([1.0, 2.0]),\\n    "{{alt}}",\\n)'),
     text("## Play"),
     code('play("{N}")'),

@@ -13,7 +13,7 @@ from reference import T
 
 import qlesson as ql
 from qlesson import bench
-from qlesson.bench import cells, measure, peers, report
+from qlesson.bench import cells, measure, peers, product, report
 from qlesson.bench.__main__ import main
 from qlesson.kernels import compilers
 
@@ -151,7 +151,7 @@ def test_each_step_to_the_loop_by_hand_does_the_same_work(monkeypatch):
 def test_a_step_whose_loop_cannot_be_built_is_left_out(monkeypatch):
     once = lambda found: dict.fromkeys(found, (1, 1, 1))  # noqa: E731
     monkeypatch.setattr(cells, "measure", once)
-    monkeypatch.setattr(compilers, "_by_hand", lambda *a, **k: None)
+    monkeypatch.setattr(compilers, "by_hand", lambda *a, **k: None)
     names = [row["contestant"] for row in cells.run_steps(2**16)]
     assert names == ["torch.compile", bench.FLOOR]
 
@@ -183,8 +183,8 @@ def test_a_report_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert [row["contestant"] for row in found["encoding"]] in ([], ["float32", "8 bits", "4 bits"])
     assert "given scale, per row, float32" in said and "one pass" in said
     assert picture.read_bytes().startswith(b"\x89PNG")
-    for peer in found["absent"]:
-        assert peer in said
+    for peer, why in found["absent"].items():
+        assert f"absent: {peer} ({why})" in said
 
 
 def test_every_part_of_a_report_has_as_many_bytes_as_were_asked_for(monkeypatch):
@@ -222,14 +222,62 @@ def test_every_contestant_multiplies_the_same_matrix(bits, tokens):
     assert ("qlesson, eager" in calls) == (tokens == 1)
 
 
-def test_a_peer_that_is_not_there_is_left_out(monkeypatch):
+def test_a_peer_that_is_not_there_is_left_out_and_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.delattr(torch, "_weight_int4pack_mm_for_cpu")
-    calls = bench.Matrix(4, 64).contestants(1)
-    assert set(calls) == {
+    matrix = bench.Matrix(4, 64)
+    assert set(matrix.contestants(1)) == {
         bench.READ_ONCE, "float32", "bfloat16",
         "qlesson", "qlesson, bfloat16", "qlesson, 8-bit inputs", "qlesson, eager",
     }  # fmt: skip
+    assert set(matrix.absent) == {"onnxruntime", "torch int4pack"}
+    assert "has no attribute '_weight_int4pack_mm_for_cpu'" in matrix.absent["torch int4pack"]
+
+
+def test_a_report_names_who_is_absent_and_why(monkeypatch):
+    """Peers of loops and of products, a model, and our own loops where nothing compiles."""
+    monkeypatch.setattr(measure, "BLOCK_SECONDS", 0)
+    monkeypatch.setattr(measure, "PAUSE", 0)
+    monkeypatch.setattr(cells, "cells", lambda device: [("given scale", "row", "float32", False)])
+    monkeypatch.setattr(product, "TOKENS", (1,))
+    for name in ("run_writing", "run_encoding"):
+        monkeypatch.setattr(report, name, lambda: [])
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    monkeypatch.delattr(torch, "_weight_int4pack_mm_for_cpu")
+    monkeypatch.setitem(ql.kernels.modes._state, "broken", True)
+    found = report.report(2**16)
+    absent = found["absent"]
+    assert set(absent) == {"onnxruntime", "torchao", "torch int4pack", "MiniLM", "the loops"}
+    assert absent["onnxruntime"].startswith("ModuleNotFoundError: import of onnxruntime")
+    said = report.table(json.loads(report.as_json(found)))
+    for name, why in absent.items():
+        assert f"absent: {name} ({why})" in said
+
+
+LOOPS = {
+    "given scale": {"torch.compile", "numpy", "onnxruntime", "torchao eager"},
+    "choose": {"torchao eager"},
+    "dequantize": {"numpy", "onnxruntime", "torchao eager"},
+}
+PRODUCTS = {"onnxruntime", "onnxruntime, 8-bit inputs"}
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu_avx2"])
+def test_the_stored_results_name_every_peer(name):
+    found = bench.stored(name)
+    assert found["absent"] == {}
+    for work, peers_of in LOOPS.items():
+        for granularity in bench.GRANULARITIES:
+            cell = {"work": work, "granularity": granularity, "dtype": "float32"}
+            assert peers_of < set(bench.ms_of(found["rows"], **cell)), cell
+    for bits in (8, 4):
+        for tokens in product.TOKENS:
+            named = set(bench.ms_of(found["product"], bits=bits, tokens=tokens))
+            assert PRODUCTS | {f"torch int{bits}pack, bfloat16"} < named
+            assert ("torchao" in named) == (bits == 8 and tokens == 1)
+    assert all(found[part] for part in ("writing", "encoding", "sizes", "pieces", "memory"))
+    assert len(found["steps"]) == 5
 
 
 def test_quick_says_this_machine():

@@ -47,6 +47,8 @@ def test_a_report_from_end_to_end(tiny, tmp_path, capsys):
     assert [r["contestant"] for r in found["fresh"]] == ["qlesson", "float32"]
     assert all(r["peak_mb"] > 1 and r["first_token_s"] > 0 for r in found["fresh"])
     assert "writing: tokens a second" in said and "qlesson" in said
+    assert found["absent"] == {"llama.cpp": "xllamacpp is not installed"}
+    assert "absent: llama.cpp (xllamacpp is not installed)" in said
 
 
 def test_all_write_as_many_tokens(tiny, monkeypatch):
@@ -87,6 +89,7 @@ def test_a_file_that_holds_no_model_is_an_error_of_the_command(tiny, capsys):
 def test_what_notebook_14_says_of_it_is_stored():
     text = (ROOT / "notebooks/14_writing_fast.ipynb").read_text(encoding="utf-8")
     real = bench.stored("smollm2")
+    assert real["absent"] == {} and all("llama.cpp" in bench.ms_of(real[work]) for work in WORKS)
     writing, reading = (bench.ms_of(real[work]) for work in WORKS)
     nbytes = {row["contestant"]: row["nbytes"] for row in real["writing"]}
     assert "97 MB in its file, and 538 MB in float32" in text

@@ -81,6 +81,40 @@ def test_opens_with_its_pictures_and_runs(lab, server, path):
     lab.evaluate(SAVE_AND_CLOSE)
 
 
+def test_a_table_in_a_narrow_window_scrolls_in_one_piece(lab):
+    """As at a zoom of 200 %. Longer lines are sentences: they wrap."""
+    (path,) = (p for p in NOTEBOOKS if p.name.startswith("10"))
+    lab.set_viewport_size({"width": 640, "height": 450})
+    open_(lab, path.name)
+    found = lab.evaluate(LINES)
+    assert max(longest for longest, *_ in found) > 90
+    assert [x for x in found if x[0] <= 98 and x[1] != x[2]] == []
+    assert any(scrolls for *_, scrolls in found)
+    screenshot(lab, f"{path.stem}-narrow")
+    lab.evaluate(SAVE_AND_CLOSE)
+    lab.set_viewport_size({"width": 1280, "height": 900})
+
+
+# Of each text that a cell has printed: its longest line, its lines, those that are shown, and
+# whether it scrolls.
+LINES = """async () => {
+  const found = []
+  for (const w of jupyterapp.shell.currentWidget.content.widgets) {
+    w.node.scrollIntoView()
+    await new Promise(requestAnimationFrame)
+    for (const pre of w.node.querySelectorAll('.jp-OutputArea-output pre')) {
+      if (!pre.checkVisibility()) continue
+      const lines = pre.textContent.trimEnd().split('\\n'), around = pre.parentElement
+      const height = parseFloat(getComputedStyle(pre).lineHeight)
+      const shown = Math.round(pre.getBoundingClientRect().height / height)
+      const longest = Math.max(...lines.map(x => x.length))
+      found.push([longest, lines.length, shown, around.scrollWidth > around.clientWidth])
+    }
+  }
+  return found
+}"""
+
+
 SAVE_AND_CLOSE = """async () => {
   const w = jupyterapp.shell.currentWidget
   await w.sessionContext.shutdown()

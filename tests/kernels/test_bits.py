@@ -120,7 +120,7 @@ def compiled(monkeypatch, request):
     """Fails where the compiled path was not taken, or fell back."""
     calls, loop = [], kernels._loop
     if request.param == "by torch.compile":
-        monkeypatch.setattr(compilers, "_by_hand", lambda *a: None)
+        monkeypatch.setattr(compilers, "by_hand", lambda *a: None)
         monkeypatch.setattr(kernels, "_compiled", BY_TORCH)
     monkeypatch.setattr(kernels, "_loop", lambda *a: calls.append(a[0].__name__) or loop(*a))
     monkeypatch.setitem(kernels.modes._state, "broken", False)
@@ -143,7 +143,7 @@ def test_eager_and_compiled_agree_bit_for_bit(device, dtype, kind, layouts, comp
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_loops_by_hand_agree_over_every_scheme(dtype):
     """Codes of 8 bits or fewer in every layout, chosen and given, with NaN and infinity planted."""
-    assert compilers._by_hand(kernels.quantize, (0, 1, "inside"), [(dtype, 2), (torch.uint8, 2)])
+    assert compilers.by_hand(kernels.quantize, (0, 1, "inside"), [(dtype, 2), (torch.uint8, 2)])
     nothing = torch.tensor([float("nan"), float("inf"), -float("inf")]).to(dtype)
     for kind, (shape, granularity) in itertools.product(EVERY_KIND, [*EVERY_LAYOUT, MANY_ROWS]):
         bits, mapping, signed, rounding = kind
@@ -172,7 +172,7 @@ def test_what_is_written_past_the_caches(dtype, monkeypatch):
     """Small results too where `far` says so, at addresses of whole vectors and at others."""
 
     def far(formula, constants, kinds, device):
-        return compilers._by_hand(formula, constants, kinds, far=0)
+        return compilers.by_hand(formula, constants, kinds, far=0)
 
     monkeypatch.setattr(kernels, "_compiled", functools.cache(far))
     monkeypatch.setitem(kernels.modes._state, "broken", False)
@@ -214,7 +214,7 @@ def interpreted(monkeypatch):
     pytest.importorskip("triton", reason="needs Triton")
     if torch.cuda.is_available():
         pytest.skip("the tests on CUDA run the kernels themselves")
-    monkeypatch.setattr(compilers, "_by_hand", compilers._by_triton)
+    monkeypatch.setattr(compilers, "by_hand", compilers._by_triton)
     monkeypatch.setattr(kernels, "_compiled", functools.cache(kernels._compiled.__wrapped__))
     monkeypatch.setitem(kernels.modes._state, "broken", False)
     yield

@@ -1,6 +1,7 @@
 """The course's own language model: its numbers, its text, and how quantization changes them."""
 
 import copy
+import math
 import re
 import subprocess
 import sys
@@ -135,6 +136,14 @@ def test_a_blind_model_has_perplexity_94():
     torch.nn.init.zeros_(model.token_embedding.weight)
     assert tinygpt.perplexity(model, "a" * 33) == pytest.approx(94)
     assert model.training  # as it was
+
+
+def test_a_perplexity_beyond_float64_is_infinite():
+    """A model so broken that a character costs more than 709 nats."""
+    model = tinygpt.GPT(SMALL)
+    with torch.no_grad():
+        model.token_embedding.weight.mul_(1e6)
+    assert tinygpt.perplexity(model, "ab" * 17) == math.inf
 
 
 # The text it writes
@@ -536,6 +545,18 @@ def test_divergence_is_its_definition(model):
     assert tinygpt.divergence(model, other, text) == pytest.approx(expected.item(), rel=1e-6)
     assert tinygpt.divergence(model, model, text) == 0
     assert tinygpt.divergence(other, model, text) != pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_the_divergence_of_nearly_equal_models_is_above_zero():
+    """What log p is rounded by would be as large, and of either sign."""
+    torch.manual_seed(0)
+    one = tinygpt.GPT(SMALL).double()
+    for off in (1e-8, 1e-9, 1e-10):
+        other = copy.deepcopy(one)
+        with torch.no_grad():
+            for w in other.parameters():
+                w.mul_(1 + off)
+        assert 0 < tinygpt.divergence(one, other, "a test of a small one" * 4, 64) < 100 * off**2
 
 
 @pytest.fixture(scope="module")

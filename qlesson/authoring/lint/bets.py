@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from nbformat import NotebookNode
 
@@ -9,6 +10,7 @@ from qlesson.authoring.bets import AFTER_A_BET, is_bet, is_space
 from qlesson.authoring.lint.reading import headings, rule, section, where
 
 TOLD = re.compile(r"\b[Aa]nswer (?:is )?\**[A-E]\b")
+BEGINNING = re.compile(r"Answer [A-E][.,] ")
 
 
 def titles(nb: NotebookNode) -> set[int]:
@@ -63,6 +65,14 @@ def answers_are_hidden(nb: NotebookNode) -> Iterator[str]:
                 f"{where(cell)}: over {AFTER_A_BET} cells stand between this bet and the next "
                 "heading, and the last of them are in the open; put a heading before them"
             )
+
+
+@rule
+def answers_begin_alike(nb: NotebookNode) -> Iterator[str]:
+    """With the letter, then the reason: "Answer C. One value ..." or "Answer C, about 1. ..."."""
+    for bet, answer in pairwise(nb.cells):
+        if is_bet(bet) and answer.cell_type == "markdown" and not BEGINNING.match(answer.source):
+            yield f'{where(answer)}: the answer of a bet begins "Answer C." or "Answer C, ..."'
 
 
 @rule

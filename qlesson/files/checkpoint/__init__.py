@@ -28,7 +28,7 @@ from qlesson.files.checkpoint.format import (
     _parts,
     _writing,
 )
-from qlesson.files.checkpoint.shards import _open_all
+from qlesson.files.checkpoint.shards import open_all
 from qlesson.files.packing import Packed, PackedBlocks, PackedTensor, packed
 from qlesson.qtensor import QTensor
 from qlesson.report import Row, naming
@@ -115,7 +115,7 @@ def load(
     """
     device = None if device is None else checks.device("device", device)
     tensors: dict[str, Saved] = {}
-    for file in _open_all(path):
+    for file in open_all(path):
         if not file.is_ours:
             raise ValueError(
                 f"{file.path} was not written by qlesson.files.checkpoint: read it with "

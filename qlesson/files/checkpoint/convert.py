@@ -22,14 +22,14 @@ from qlesson.files.checkpoint.format import (
     Data,
     Description,
     Entry,
+    File,
     _bytes,
     _describe,
-    _File,
     _parts,
     _refuse_repeats,
     _writing,
 )
-from qlesson.files.checkpoint.shards import _index_of, _open_all, _read_index
+from qlesson.files.checkpoint.shards import _index_of, _read_index, open_all
 from qlesson.files.packing import PackedTensor, packed_size
 from qlesson.plan import Patterns, make_plan
 from qlesson.qtensor import quantize
@@ -72,7 +72,7 @@ def quantize_file(
     """
     checks.scheme("scheme", scheme)
     target = checks.path("target", target)
-    files = _open_all(source)
+    files = open_all(source)
     for file in files:
         if file.quantized:
             raise ValueError(f"{file.path} is quantized already: dequantize it first.")
@@ -95,7 +95,7 @@ def dequantize_file(
 
     The values are those of `QTensor.dequantize(dtype)`, bit for bit; the file is a plain one.
     """
-    files, target = _open_all(source), checks.path("target", target)
+    files, target = open_all(source), checks.path("target", target)
     if not any(file.quantized for file in files):
         raise ValueError(f"{source} holds no tensor that qlesson.files.checkpoint has quantized.")
     device = best_device() if device is None else checks.device("device", device)
@@ -122,7 +122,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(columns(lines, 14, 13, 13, 10))
 
 
-def _carried(file: _File, name: str) -> Conversion:
+def _carried(file: File, name: str) -> Conversion:
     """A tensor that stays as it is."""
     entry = file.entries[name]
 
@@ -132,7 +132,7 @@ def _carried(file: _File, name: str) -> Conversion:
     return Conversion(name, entry.shape, entry.nbytes, {name: entry}, None, run)
 
 
-def _quantized(file: _File, name: str, scheme: Scheme, device: torch.device) -> Conversion:
+def _quantized(file: File, name: str, scheme: Scheme, device: torch.device) -> Conversion:
     """A tensor that becomes codes; where these would be no smaller, it stays as it is."""
     dtype, shape, nbytes = file.entries[name]
     with naming(f"{name} in {file.path}"):
@@ -152,7 +152,7 @@ def _quantized(file: _File, name: str, scheme: Scheme, device: torch.device) -> 
     return Conversion(name, shape, nbytes, entries, description, run)
 
 
-def _dequantized(file: _File, name: str, device: torch.device) -> Conversion:
+def _dequantized(file: File, name: str, device: torch.device) -> Conversion:
     """A tensor that becomes floats again."""
     shape = tuple(file.quantized[name]["shape"])
     scale = DTYPES[file.entries[f"{name}.scale"].dtype]
@@ -186,7 +186,7 @@ def _stored_parts(entry: Entry, scheme: Scheme) -> dict[str, Entry] | None:
 
 
 def _rewrite(
-    files: Sequence[_File],
+    files: Sequence[File],
     work: Sequence[Sequence[Conversion]],
     target: Path,
     index: Path | None,
@@ -217,7 +217,7 @@ def _rewrite(
 
 def _write(
     path: Path,
-    file: _File,
+    file: File,
     conversions: Sequence[Conversion],
     plain: bool,
     done: Callable[[int], object],
@@ -245,7 +245,7 @@ def _write_index(path: Path, content: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def _check_target(files: Sequence[_File], target: Path, index: Path | None) -> None:
+def _check_target(files: Sequence[File], target: Path, index: Path | None) -> None:
     if index:
         if os.path.lexists(target):
             raise ValueError(

@@ -65,7 +65,7 @@ class Entry(NamedTuple):
     nbytes: int
 
 
-class _File:
+class File:
     """A safetensors file to read from. Only the tensor that is asked for comes into memory.
 
     It is read, not mapped: mapped pages would count as memory of this process.

@@ -6,7 +6,7 @@ from typing import Any
 
 from qlesson import checks
 from qlesson.files import written
-from qlesson.files.checkpoint.format import _File
+from qlesson.files.checkpoint.format import File
 
 LONGEST = 255  # bytes of a file's name
 INDEX = ".safetensors.index.json"  # the end of the name of a sharded checkpoint's index
@@ -38,17 +38,17 @@ def _named(source: str | Path) -> Path:
     return named[0]
 
 
-def _open_all(source: str | Path) -> list[_File]:
+def open_all(source: str | Path) -> list[File]:
     """The file, or all shards that the index names, if together they hold what it says."""
     index = _index_of(source)
     if index is None:
-        return [_File(_named(source))]
+        return [File(_named(source))]
     weight_map = _read_index(index)["weight_map"]
     shards = sorted(set(weight_map.values()))
     for name in shards:
         if not _is_a_name(name):
             raise ValueError(f"{index} names {checks.shown(name)}: shards lie beside their index.")
-    files = [_File(index.parent / name) for name in shards]
+    files = [File(index.parent / name) for name in shards]
     held = [(name, file.path.name) for file in files for name in file.entries]
     wrong = sorted(set(held) ^ set(weight_map.items()))
     if wrong:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from qlesson import checks
-from qlesson.files.checkpoint.format import Entry, _File
+from qlesson.files.checkpoint.format import Entry, File
 from qlesson.files.formats.opened import NotRead, Stored, Value
 
 FLOATS = ("F32", "F16", "BF16")
@@ -18,7 +18,7 @@ class Part(NamedTuple):
 
     name: str
     entry: Entry
-    file: _File
+    file: File
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from qlesson import checks
 from qlesson.blocks import Blocks
-from qlesson.files.codebooks import _as_half, _blocks, _inverse, signed_largest
+from qlesson.files.blockwise import as_half, in_blocks, inverse
+from qlesson.files.codebooks import signed_largest
 from qlesson.files.formats.ggml import TYPES
 from qlesson.files.packing import in_a_row, pack
 
@@ -54,23 +55,23 @@ def _rounded(r: Tensor, dtype: torch.dtype, type: str) -> Tensor:
 
 
 def _q8_0(r: Tensor) -> Blocks:
-    blocks = _blocks(r, 32).float()
+    blocks = in_blocks(r, 32).float()
     d = blocks.abs().amax(-1, keepdim=True) / blocks.new_tensor(127)
-    x = blocks * _inverse(d)
+    x = blocks * inverse(d)
     away = x.abs().floor()
     q = x.sign() * (away + (2 * (x.abs() - away)).floor())
-    scale = _as_half(d, blocks, "Q8_0 stores a 127th of the largest")
+    scale = as_half(d, blocks, "Q8_0 stores a 127th of the largest")
     return Blocks(q.to(torch.int8).flatten(-2), scale, None, 8, 32)
 
 
 def _with_minimum(r: Tensor, bits: int) -> Blocks:
-    blocks = _blocks(r, 32).float()
+    blocks = in_blocks(r, 32).float()
     low, high = (f(-1, keepdim=True) for f in (blocks.amin, blocks.amax))
     last = 2**bits - 1
     d = (high - low) / blocks.new_tensor(last)
-    q = ((blocks - low) * _inverse(d) + 0.5).floor().clamp(0, last)
-    scale = _as_half(d, blocks, f"Q{bits}_1 stores the range divided by {last}")
-    minimum = _as_half(low, blocks, f"Q{bits}_1 stores the smallest")
+    q = ((blocks - low) * inverse(d) + 0.5).floor().clamp(0, last)
+    scale = as_half(d, blocks, f"Q{bits}_1 stores the range divided by {last}")
+    minimum = as_half(low, blocks, f"Q{bits}_1 stores the smallest")
     return Blocks(q.to(torch.uint8).flatten(-2), scale, minimum, bits, 32)
 
 

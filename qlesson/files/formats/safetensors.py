@@ -12,8 +12,8 @@ from typing import Any
 
 from qlesson import checks
 from qlesson.files import written
-from qlesson.files.checkpoint.format import _File
-from qlesson.files.checkpoint.shards import _open_all
+from qlesson.files.checkpoint.format import File
+from qlesson.files.checkpoint.shards import open_all
 from qlesson.files.formats import bitsandbytes, compressed_tensors, floats, gptq, torchao
 from qlesson.files.formats.opened import Opened, Stored, Value
 from qlesson.files.formats.parts import Config, Found, Part, Parts, listed, not_read
@@ -60,7 +60,7 @@ class Safetensors(Opened):
 
     def __init__(self, path: str | Path) -> None:
         self.path = checks.path("path", path)
-        files = _open_all(self.path)
+        files = open_all(self.path)
         config = _config(files[0].path.parent)
         self.metadata = {key: x for file in files for key, x in file.others.items()}
         if config:
@@ -79,7 +79,7 @@ class Safetensors(Opened):
             return self._found[name].read()
 
 
-def _all_found(files: list[_File], config: Config) -> Iterator[tuple[str, Found]]:
+def _all_found(files: list[File], config: Config) -> Iterator[tuple[str, Found]]:
     """(name, what it is) of all tensors."""
     for file in files:
         for name in file.quantized:
@@ -139,7 +139,7 @@ def _plain(part: Part) -> Found:
     return Found(stored, lambda: part.file.tensor(part.name))
 
 
-def _ours(file: _File, name: str) -> Found:
+def _ours(file: File, name: str) -> Found:
     nbytes = sum(file.entries[part].nbytes for part in file.part_names(name))
     stored = Stored("qlesson", tuple(file.quantized[name]["shape"]), nbytes)
     return Found(stored, lambda: file.packed(name, None).unpack())

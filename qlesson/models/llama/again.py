@@ -8,7 +8,7 @@ import torch
 from qlesson import checks
 from qlesson.models.llama.model import Llama
 from qlesson.nn import QuantizedEmbedding, QuantizedLinear
-from qlesson.nn.swap import _names, naming_layer
+from qlesson.nn.swap import names_of, naming_layer
 from qlesson.nn.weight import QuantizedWeight
 from qlesson.plan import make_plan
 from qlesson.qtensor import FindRange, quantize_by
@@ -46,7 +46,7 @@ def requantized(
     }
     if not layers:
         raise ValueError("model holds no codes, but floats: use quantize_model(model, scheme).")
-    plan = make_plan(layers, scheme, modules=_names(model))
+    plan = make_plan(layers, scheme, modules=names_of(model))
     new: dict[int, Any] = {}
     for name, layer in layers.items():
         codes = layer.codes

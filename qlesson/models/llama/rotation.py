@@ -25,12 +25,13 @@ from qlesson.models.llama.load import Beside, _float
 from qlesson.models.llama.model import Config, Llama
 from qlesson.nn import QuantizedEmbedding, QuantizedLinear, Rotation
 from qlesson.nn.factor import untouched
-from qlesson.nn.swap import _names, naming_layer, swappable
-from qlesson.nn.weight import QuantizedWeight, _Layer
+from qlesson.nn.swap import names_of, naming_layer, swappable
+from qlesson.nn.weight import QuantizedWeight
 from qlesson.plan import make_plan
 from qlesson.qtensor import quantize
 from qlesson.scheme import Scheme
 
+CODED = QuantizedEmbedding, QuantizedLinear
 TILE = 2**20  # values of a large matrix that are in float64 at a time
 Change = Callable[[Tensor], Tensor]  # of a matrix [out, in] in float64
 
@@ -66,7 +67,7 @@ def rotated(
     turn = _Turn(model.config, online, seed)
     with torch.device("meta"):
         new = Llama(model.config)
-    plan = {} if scheme is None else make_plan(swappable(new), scheme, modules=_names(new))
+    plan = {} if scheme is None else make_plan(swappable(new), scheme, modules=names_of(new))
     gain = model.norm.weight
     for name, layer, change in turn.changes(model):
         in_block, chosen = name.startswith("blocks"), plan.get(name)
@@ -134,7 +135,7 @@ def _changed(layer: Any, change: Change, dtype: torch.dtype, in_tiles: bool) -> 
         whole = torch.cat([_rows(part, 0, part.out_features) for part in parts])
         return rounded(change(whole), dtype)
     (part,) = parts
-    rows, width = part.codes.shape if isinstance(part, _Layer) else part.weight.shape
+    rows, width = part.codes.shape if isinstance(part, CODED) else part.weight.shape
     new = torch.empty(rows, width, dtype=dtype, device=_rows(part, 0, 1).device)
     step = max(1, TILE // width)
     for i in range(0, rows, step):
@@ -144,7 +145,7 @@ def _changed(layer: Any, change: Change, dtype: torch.dtype, in_tiles: bool) -> 
 
 def _rows(layer: Any, first: int, end: int) -> Tensor:
     """Some rows of W_hat for the untouched input, in float64."""
-    if not isinstance(layer, _Layer):
+    if not isinstance(layer, CODED):
         return layer.weight.detach()[first:end].double()
     rows = layer.codes.rows(torch.arange(first, end, device=layer.codes.device))
     factor = layer.factor if isinstance(layer, QuantizedLinear) else None

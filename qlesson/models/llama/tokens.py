@@ -60,7 +60,7 @@ class Tokenizer:
         """
         checks.of_type("text", text, str, "pass text")
         checks.one_of("special", special, (True, False))
-        _refuse_halves(text)
+        refuse_halves(text)
         return self._encode(text, self.named | (self.control if special else {}))
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -84,7 +84,7 @@ class Tokenizer:
         around it.
         """
         checks.text("text", text)
-        _refuse_halves(text)
+        refuse_halves(text)
         ids: list[int] = []
         specials = self.named | self.control
         around, text = self._conversation(text)
@@ -222,7 +222,7 @@ def of_json(path: Path, size: int, **chat: Any) -> Tokenizer:
     size  of the vocabulary: rows of the embedding
     chat  template and names
     """
-    merging, text = _read(path, size)
+    merging, text = read_tokenizer(path, size)
     _settled(merging)
     added = merging.get_added_tokens_decoder()
     words = [x.content for x in added.values() if x.single_word]
@@ -239,7 +239,7 @@ def of_json(path: Path, size: int, **chat: Any) -> Tokenizer:
     return Tokenizer(merging, size, control, named, later=_later(text), patterns=patterns, **chat)
 
 
-def _read(path: Path, size: int) -> tuple[Any, str]:
+def read_tokenizer(path: Path, size: int) -> tuple[Any, str]:
     """The library's Tokenizer of a tokenizer.json, and the text of the file."""
     text = written.text(checks.file("path", path))
     try:
@@ -287,7 +287,7 @@ def _library() -> Any:
     return tokenizers
 
 
-def _refuse_halves(text: str, name: str = "text") -> None:
+def refuse_halves(text: str, name: str = "text") -> None:
     """Half a surrogate pair is no character, and has no bytes in UTF-8."""
     try:
         text.encode()

@@ -1,12 +1,11 @@
 """How well the course's language model expects a text: its perplexity."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qlesson import checks
+from qlesson.evaluate import running
 from qlesson.models.cache import BLOCK, NewCache, empty_of
 from qlesson.models.tinygpt.model import GPT, in_float64
 from qlesson.models.tinygpt.text import MEASURED, VOCABULARY, encode, heldout_text
@@ -27,14 +26,14 @@ def perplexity(
     With new_cache, a window is read in pieces of 32 characters through the cache new_cache()
     makes: what it quantizes is what later pieces see, as when the model writes.
 
-    A float64 copy of the model computes it, as `in_float64` says.
+    A float64 copy of the model computes it, as `in_float64` says; beyond float64 it is infinite.
     """
     model = in_float64(model)
     inputs, targets = windows(model, heldout_text() if text is None else text, n)
     pairs = zip(inputs.split(WINDOWS_AT_ONCE), targets.split(WINDOWS_AT_ONCE), strict=True)
     reader = Cached(model, new_cache) if new_cache is not None else model
     total = sum(_loss(reader, x, y) for x, y in pairs)
-    return math.exp(total / targets.numel())
+    return running.perplexity(total / targets.numel())
 
 
 def windows(model: GPT, text: str, n: int) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from qlesson import checks
 from qlesson.error import mse
+from qlesson.evaluate import running
 from qlesson.models.tinygpt.matrices import quantized, weight_matrices
 from qlesson.models.tinygpt.measure import WINDOWS_AT_ONCE, windows
 from qlesson.models.tinygpt.model import GPT, in_float64
@@ -52,7 +53,7 @@ def log_probabilities(model: GPT, text: str | None = None, n: int = CALIBRATION)
 
 
 def _mean_kl(log_p: Tensor, log_other: Tensor) -> float:
-    return (log_p.exp() * (log_p - log_other)).sum(-1).mean().item()
+    return running.kl(log_p, log_other).mean().item()
 
 
 def packed_bytes(w: Tensor, scheme: Scheme) -> float:
