@@ -11,6 +11,7 @@ Call = Callable[[], object]  # what a contestant does
 Spread = tuple[float, float, float]  # ms: the median, the lower and the upper quartile
 Key = TypeVar("Key")
 
+# ONNX Runtime's threads spin for some 30 ms after a call: whoever is next waits until they sleep.
 ROUNDS, PAUSE, BLOCK_SECONDS, SLOW_MS = 3, 0.06, 0.1, 50
 _clock: dict[str, Callable[[], float]] = {"now": time.perf_counter}
 

@@ -136,8 +136,6 @@ class Matrix:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        # Its threads would spin on after a call, and slow down whoever is next.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         names = {0: "onnxruntime", 4: "onnxruntime, 8-bit inputs"}
         return {
             name: onnxruntime.InferenceSession(self._onnx_model(level), options)
