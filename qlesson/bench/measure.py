@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -11,7 +12,6 @@ Call = Callable[[], object]  # what a contestant does
 Spread = tuple[float, float, float]  # ms: the median, the lower and the upper quartile
 Key = TypeVar("Key")
 
-# ONNX Runtime's threads spin for some 30 ms after a call: whoever is next waits until they sleep.
 ROUNDS, PAUSE, BLOCK_SECONDS, SLOW_MS = 3, 0.06, 0.1, 50
 _clock: dict[str, Callable[[], float]] = {"now": time.perf_counter}
 
@@ -34,11 +34,11 @@ def measure(
     contestants: Mapping[Key, Call],
     device: str = "cpu",
     rounds: int = ROUNDS,
-    before: Call = lambda: None,
+    before: Callable[[Key], object] = lambda name: None,
 ) -> dict[Key, Spread]:
     """(median, lower and upper quartile) in ms of each contestant, in blocks taken in turn.
 
-    before  runs ahead of each call, and takes no time of it
+    before  runs ahead of each call of the contestant that it is given, and takes no time of it
     """
     found = measure_rounds(contestants, device, rounds, before)
     return {name: spread([t for block in ms for t in block]) for name, ms in found.items()}
@@ -48,7 +48,7 @@ def measure_rounds(
     contestants: Mapping[Key, Call],
     device: str = "cpu",
     rounds: int = ROUNDS,
-    before: Call = lambda: None,
+    before: Callable[[Key], object] = lambda name: None,
 ) -> dict[Key, list[list[float]]]:
     """The same, all times in ms, a list for each round: what memory gives changes between them."""
     times: dict[Key, list[list[float]]] = {name: [] for name in contestants}
@@ -57,7 +57,7 @@ def measure_rounds(
     for _ in range(rounds):
         for name, call in contestants.items():
             time.sleep(PAUSE)
-            times[name].append(_block(call, device, before))
+            times[name].append(_block(call, device, partial(before, name)))
     return times
 
 

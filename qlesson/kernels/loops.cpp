@@ -169,9 +169,9 @@ inline void columns(const F& f, const X* x, const Given& given, Y* y, int64_t m,
 #pragma omp for collapse(3)
     for (int64_t i = 0; i < m; i++)
       for (int64_t top = 0; top < n; top += HEIGHT)
-        for (int64_t first = 0; first < c; first += SCALES) {
+        for (int64_t first = 0; first < c; first += STRIP) {
           Steps steps;
-          const int64_t width = std::min(SCALES, c - first), at = (i * n + top) * c + first;
+          const int64_t width = std::min(STRIP, c - first), at = (i * n + top) * c + first;
           until_it_fits([&](bool careful) {
             read(given.s, given.s_type, i * c + first, width, steps.s);
             read(given.z, given.z_type, i * c + first, width, steps.z);

@@ -13,6 +13,7 @@
 using R = REAL;
 using Q = CODE;
 constexpr int64_t SCALES = 512;       // at most so many scales at a time
+constexpr int64_t STRIP = 4096;       // and of columns, whose rows are then read in longer runs
 constexpr float TINY = 0x1p-126f;     // the smallest float with all its digits
 constexpr float MIDDLE = 0x1.8p23f;   // from 2^23 on floats are whole: adding this rounds
 
@@ -66,7 +67,7 @@ constexpr bool FUSED = false;
 #endif
 
 // Of some scales at a time.
-struct Steps { float s[SCALES], inverse[SCALES], low[SCALES], high[SCALES], z[SCALES]; };
+struct Steps { float s[STRIP], inverse[STRIP], low[STRIP], high[STRIP], z[STRIP]; };
 
 inline float rounded(float x) { return (x + MIDDLE) - MIDDLE; }  // for |x| < 2^22; halves go to the even one
 

@@ -93,7 +93,7 @@ def test_what_runs_before_a_call_runs_before_each_and_takes_no_time_of_it(monkey
         now[0] += seconds
         order.append(name)
 
-    found = measure.measure({"a": lambda: takes(1e-3, "a")}, before=lambda: takes(1.0, "-"))
+    found = measure.measure({"a": lambda: takes(1e-3, "a")}, before=lambda name: takes(1.0, "-"))
     assert "".join(order) == "a" + 3 * "-a-a"
     assert found["a"] == pytest.approx((1, 1, 1))
 
