@@ -370,9 +370,9 @@ def test_the_loops_of_notebook_13_are_near_the_floor_on_both_builds(build, work)
     text = text_of("13_fast_kernels.ipynb")
     assert "the package's loops take at most a tenth more than the pass" in text
     assert bench.share(*wanted, "compiled", **CELL | {"work": work}) > 1 / 1.1
-    assert "and ONNX Runtime's for codes at most a fifth" in text
+    assert "So do ONNX Runtime's for codes" in text and "they take about a third more" in text
     peer = bench.share(*wanted, "onnxruntime", **CELL | {"work": work})
-    assert work == "dequantize" or peer > 1 / 1.2
+    assert peer > 1 / 1.1 if work == "given scale" else 1.2 < 1 / peer < 1.45
 
 
 def test_what_notebook_14_says_of_times_is_stored():
