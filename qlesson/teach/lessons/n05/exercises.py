@@ -84,8 +84,8 @@ class TwoShares:
         parts = e[e <= s / 2], e[e > s / 2]
         return tuple((p**2).mean() if len(p) else 0.0 for p in parts)
 
-    @wrong("Where nothing was clipped, or everything, one of your parts is empty: a mean of nothing "
-           "is 0 / 0, NaN. Both shares are means over all elements, r.numel() of them.")  # fmt: skip
+    @wrong("Where nothing was clipped, or everything, one of your parts is empty: a mean of "
+           "nothing is 0 / 0, NaN. Both are means over all elements, r.numel() of them.")  # fmt: skip
     def mean_of_nothing(r, r_hat, s):
         e = (r - r_hat).abs()
         return (e[e <= s / 2] ** 2).mean(), (e[e > s / 2] ** 2).mean()
@@ -248,7 +248,7 @@ class WorseWithMoreBits:
         return abs(two - three) <= 1e-9 * two
 
     @fault(
-        "The range is widened to hold 0, so 0 is on the grid of 2 bits. Let it be among your values.",
+        "The range is widened to hold 0, so the grid of 2 bits has 0. Let it be among your values.",
         (1, 2, 3, 4),
     )
     def without_zero(*values):
