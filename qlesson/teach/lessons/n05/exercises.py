@@ -85,7 +85,7 @@ class TwoShares:
         return tuple((p**2).mean() if len(p) else 0.0 for p in parts)
 
     @wrong("Where nothing was clipped, or everything, one of your parts is empty: a mean of "
-           "nothing is 0 / 0, NaN. Both are means over all elements, r.numel() of them.")  # fmt: skip
+           "nothing is 0 / 0, NaN. Both are means over all r.numel() elements.")  # fmt: skip
     def mean_of_nothing(r, r_hat, s):
         e = (r - r_hat).abs()
         return (e[e <= s / 2] ** 2).mean(), (e[e > s / 2] ** 2).mean()
