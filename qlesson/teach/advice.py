@@ -22,7 +22,7 @@ def about_error(error: str) -> Iterator[str]:
 def about_form(value: Any, expected: Any, exact: bool) -> Iterator[str]:
     """What is wrong with the kind, the number, the order or the shape of what came back."""
     if value is None:
-        yield "The function returns None: the line with return is missing."
+        yield "The function returns None: no line with return was reached."
     elif isinstance(value, (set, frozenset)):
         yield "A set has no order. Return a list or a tensor."
     elif isinstance(value, Generator):

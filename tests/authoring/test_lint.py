@@ -107,6 +107,16 @@ def code(source="pass", outputs=(), **metadata):
     return spoil
 
 
+def cells_of(*sources):
+    """Spoil by more code cells, in this order."""
+
+    def spoil(nb):
+        for source in reversed(sources):
+            code(source)(nb)
+
+    return spoil
+
+
 def text(source, **metadata):
     """Spoil by one more Markdown cell."""
     return lambda nb: nb.cells.insert(2, new_markdown_cell(source, metadata=metadata))
@@ -174,6 +184,13 @@ SPOILED = {
     "wide line": (code("x = 1  " + "#" * 73), "80 columns"),
     "empty cell": (code(" "), "empty code cell"),
     "empty text": (text(" "), "empty markdown cell"),
+    "name bound anew": (cells_of("x = 1", "print(x)", "x = 2"), 'binds "x" anew'),
+    "name bound anew by its reader": (cells_of("x = 1", "x = x + 1"), 'binds "x" anew'),
+    "name of a loop": (cells_of("x = 1", "print(x)", "for x in y:\n    pass"), 'binds "x" anew'),
+    "name in a function": (
+        cells_of("x = 1", "def f(y):\n    return [x for _ in y]", "x = 2"),
+        'binds "x" anew',
+    ),
     "skip tag": (code(tags=["nbval-skip"]), "nbval-skip"),
     "ignore tag": (code(tags=["nbval-ignore-output"]), "nbval-ignore-output"),
     "exception tag": (code(tags=["raises-exception"]), "raises-exception"),
@@ -267,6 +284,21 @@ def test_what_looks_like_a_problem_and_is_none(folder):
         ),
     )
     assert found(nb, folder) == []
+
+
+def test_a_name_may_be_bound_again_where_no_cell_above_takes_it(folder):
+    nb = good()
+    sources = [
+        "x = 1\nprint(x)",
+        "x = 2",
+        "def f(x):\n    return x",
+        "[x for x in (1, 2)]\n(lambda x: x)(3)",
+        "for x in (1, 2):\n    print(x)",
+    ]
+    cells_of(*sources)(nb)
+    for count, cell in enumerate(reading.code(nb), start=1):
+        cell.execution_count = count
+    assert not [line for line in found(nb, folder) if "anew" in line]
 
 
 def test_reasons_are_heard(folder, monkeypatch):

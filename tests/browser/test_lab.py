@@ -186,3 +186,11 @@ def run(lab, name, answers):
     assert not [c for c in after if c["hidden"] or c["folded"] is not None or not c["count"]]
     screenshot(lab, f"{name}-run")
     screenshot(lab, f"{name}-answer", answers[0])
+
+
+def test_a_link_into_the_page_lands_at_its_first_click(lab):
+    """All that stands above the heading has its height, though nobody has seen it yet."""
+    open_(lab, "00_start_here.ipynb")
+    lab.locator('.jp-RenderedMarkdown a[href$="#The-map"]').first.click()
+    playwright.expect(lab.locator("h2", has_text="The map")).to_be_in_viewport()
+    lab.evaluate(SAVE_AND_CLOSE)

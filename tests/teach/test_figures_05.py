@@ -78,8 +78,8 @@ def test_clip_sweep():
     close(line(ax, "chosen"), [[chosen], [by_hand[limits.index(chosen)]]])
     shares = [line(ax, name)[1][limits.index(7.0)] for name in ("rounding", "clipping")]
     assert ax.get_title("left") == (
-        f"4 bits, limit 7: rounding {shares[0]:.4g} + clipping {shares[1]:.4g} = "
-        f"MSE {sum(shares):.4g}"
+        f"4 bits, limit 7: MSE {sum(shares):.4g}, rounding {shares[0]:.4g}, "
+        f"clipping {shares[1]:.4g}"
     )
     assert ax.get_yscale() == "log"
 

@@ -35,7 +35,7 @@ def test_the_least_error_lies_inside(said):
         best_limits.append(LIMITS[i])
         text, _ = said("05", bits=bits, limit=LIMITS[i])
         a, b = shares[i]
-        assert f"Rounding {a:.4f} + clipping {b:.4f} = MSE {a + b:.4f}." in text
+        assert f"MSE {a + b:.4f}: rounding {a:.4f}, clipping {b:.4f}." in text
         assert f"step {LIMITS[i] / (2 ** (bits - 1) - 1):.4g}, " in text
         outside = int((r.abs() > LIMITS[i]).sum())
         assert f", {outside} of 10,000 values lie outside." in text

@@ -159,7 +159,14 @@ def test_python_divides_by_zero_where_torch_makes_nan():
         parts = [e for e in off if e <= s / 2], [e for e in off if e > s / 2]
         return tuple(sum(e * e for e in p) / len(p) for p in parts)
 
-    assert "part is empty" in judged("5.1", my_shares).recognised.hint
+    assert "one of your parts is empty" in judged("5.1", my_shares).recognised.hint
+
+
+def test_a_code_below_zero_in_uint8_is_recognised():
+    def my_unpack(data):
+        return (torch.stack([data & 15, data >> 4], 1).flatten() ^ 8) - 8
+
+    assert "uint8 has no numbers below 0" in judged("8.1", my_unpack).text
 
 
 # Right in any style
@@ -591,6 +598,9 @@ def test_proportion_does_not_win():
         ("5.3", [1, 1.5, 1.5, 100], "two errors are equal"),
         ("5.3", [0, 1.3, 4.2], "two errors are equal"),  # but for the last bit
         ("5.3", [0, 1e200, 3e200], "leaves the floats"),
+        ("5.3", [2, 3, 4, 5], "widened to hold 0"),
+        ("5.3", [-1, -2, -3, -4], "widened to hold 0"),
+        ("5.3", [-1, 0, 1], "as they mostly are"),
         ("1.3", (1.7499999999, 1.7500000001), "seven digits"),
         ("1.3", (1.7499999, 1.7500001), "seven digits"),
         ("1.3", (1.745, 1.755), "0.01 or more apart"),

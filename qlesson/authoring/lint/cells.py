@@ -1,8 +1,10 @@
 """Rules of cells: what a code cell may hold, and how its outputs are stored."""
 
+import dis
 import re
 from collections.abc import Iterator
 from itertools import zip_longest
+from types import CodeType
 
 import nbformat
 from nbformat import NotebookNode
@@ -117,6 +119,41 @@ def short_code(nb: NotebookNode) -> Iterator[str]:
             yield f"{where(cell)} has {len(lines)} lines, over 15"
         if max(map(len, lines)) > 79:
             yield f"{where(cell)} has a line of {max(map(len, lines))} columns, over 79"
+
+
+@rule
+def cells_can_run_again(nb: NotebookNode) -> Iterator[str]:
+    """A reader who shows a figure once more gets the same: its names keep their values below."""
+    names = [(cell, *taken_and_bound(compile(cell.source, "", "exec"))) for cell in code(nb)]
+    above: set[str] = set()
+    for number, (cell, taken, bound) in enumerate(names):
+        for later, _, anew in names[number:]:
+            for name in sorted(taken & above & anew):
+                yield f'{where(later)} binds "{name}" anew, which {where(cell)} takes from above'
+        above |= bound
+
+
+def taken_and_bound(program: CodeType) -> tuple[set[str], set[str]]:
+    """The names that a cell reads before it has bound them, and those that it binds.
+
+    A function reads its global names when it is called: at the end, at the latest.
+    """
+    taken: set[str] = set()
+    bound: set[str] = set()
+    for step in dis.get_instructions(program):
+        if step.opname == "STORE_NAME":
+            bound.add(step.argval)
+        elif step.opname == "LOAD_NAME" and step.argval not in bound:
+            taken.add(step.argval)
+    return taken | (set(globals_in(program)) - bound), bound
+
+
+def globals_in(program: CodeType) -> Iterator[str]:
+    """The global names that its functions read."""
+    for part in program.co_consts:
+        if isinstance(part, CodeType):
+            yield from (s.argval for s in dis.get_instructions(part) if s.opname == "LOAD_GLOBAL")
+            yield from globals_in(part)
 
 
 @rule

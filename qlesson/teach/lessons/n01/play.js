@@ -11,7 +11,7 @@ qlesson.play('01', ({s, z}) => {
     codes: q,
     sentences: [
       `s = ${fixed(s, 2)}, z = ${z}: the codes reach from ${fixed(low, 1)} to ${fixed(high, 1)}.`,
-      `MSE ${fixed(mse, 3)} = rounding ${fixed(rounding, 3)} + clipping ${fixed(clipping, 3)}.`,
+      `MSE ${fixed(mse, 3)}: rounding ${fixed(rounding, 3)}, clipping ${fixed(clipping, 3)}.`,
     ],
     draw: name => {
       const c = new Canvas(300), left = 88, right = 688;

@@ -23,6 +23,6 @@ def _guess(s: float, z: int) -> Shown:
     low, high = ql.dequantize_affine(torch.tensor([-128, 127]), s, z)
     sentences = [
         f"s = {as_set(s, 2)}, z = {z}: the codes reach from {low:.1f} to {high:.1f}.",
-        f"MSE {sum(mine):.3f} = rounding {mine.rounding:.3f} + clipping {mine.clipping:.3f}.",
+        f"MSE {sum(mine):.3f}: rounding {mine.rounding:.3f}, clipping {mine.clipping:.3f}.",
     ]
     return sentences, partial(figures.guess, _T, s, z, -128, 127)

@@ -84,8 +84,8 @@ class TwoShares:
         parts = e[e <= s / 2], e[e > s / 2]
         return tuple((p**2).mean() if len(p) else 0.0 for p in parts)
 
-    @wrong("Where nothing was clipped, your second part is empty: a mean of nothing is 0 / 0, NaN. "
-           "Both shares are means over all elements, r.numel() of them.")  # fmt: skip
+    @wrong("Where nothing was clipped, or everything, one of your parts is empty: a mean of "
+           "nothing is 0 / 0, NaN. Both are means over all r.numel() elements.")  # fmt: skip
     def mean_of_nothing(r, r_hat, s):
         e = (r - r_hat).abs()
         return (e[e <= s / 2] ** 2).mean(), (e[e > s / 2] ** 2).mean()
@@ -196,7 +196,7 @@ class WorseWithMoreBits:
 
     hints = (
         "Look for values that 2 bits bring back without any error.",
-        "With 2 bits there are four codes, so four evenly spaced values can all be exact.",
+        "With 2 bits there are four codes: four evenly spaced values, one of them 0, can be exact.",
         "With 3 bits the same range has seven steps. Do the inner values still fall on the grid?",
     )
     why = """Four evenly spaced values, such as 0, 1, 2 and 3, are the grid of 2 bits: three steps,
@@ -246,6 +246,14 @@ class WorseWithMoreBits:
     def equal_errors(*values):
         two, three = mse_2_and_3(values)
         return abs(two - three) <= 1e-9 * two
+
+    @fault(
+        "The range is widened to hold 0, so the grid of 2 bits has 0. Let it be among your values.",
+        (1, 2, 3, 4),
+    )
+    def without_zero(*values):
+        two, three = mse_2_and_3(values)
+        return three <= two and (min(values) > 0 or max(values) < 0)
 
     @fault("Here 3 bits are better, as they mostly are. Look at the grid of 2 bits.", (0, 1, 2))
     def three_bits_better(*values):

@@ -99,8 +99,8 @@ def clip_sweep(
     ax.set_ylabel("mean squared error")
     draw.title(
         ax,
-        f"{bits} bits, limit {draw.short(chosen)}: rounding {draw.short(here[0])} + "
-        f"clipping {draw.short(here[1])} = MSE {draw.short(sum(here))}",
+        f"{bits} bits, limit {draw.short(chosen)}: MSE {draw.short(sum(here))}, "
+        f"rounding {draw.short(here[0])}, clipping {draw.short(here[1])}",
     )
     draw.legend_above(fig, [*ax.get_lines()[:3], ax.get_lines()[4]])
     return fig

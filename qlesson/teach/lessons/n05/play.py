@@ -45,7 +45,7 @@ def _clip(bits: int, limit: float) -> Shown:
     sentences = [
         f"{bits} bits, range -{limit:g} to {limit:g}: step {step:.4g}, "
         f"{(r.abs() > limit).sum()} of {len(r):,} values lie outside.",
-        f"Rounding {rounding:.4f} + clipping {clipping:.4f} = MSE {rounding + clipping:.4f}.",
+        f"MSE {rounding + clipping:.4f}: rounding {rounding:.4f}, clipping {clipping:.4f}.",
     ]
     shares_at = partial(_shares, bits)
     return sentences, partial(figures.clip_sweep, r, bits, _LIMITS, limit, shares_at)

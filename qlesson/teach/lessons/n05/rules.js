@@ -23,6 +23,10 @@
       (...values) => Math.max(...both(values)) <= 1e-12 * largest(values) ** 2,
       (...values) => both(values)[1] <= 1e-12 * largest(values) ** 2,
       (...values) => { const [two, three] = both(values); return Math.abs(two - three) <= 1e-9 * two; },
+      (...values) => {
+        const [two, three] = both(values);
+        return three <= two && (Math.min(...values) > 0 || Math.max(...values) < 0);
+      },
       (...values) => { const [two, three] = both(values); return three <= two; },
     ],
   });

@@ -52,6 +52,11 @@ class Unpack:
     def no_sign(data):
         return torch.stack([data & 15, data >> 4], dim=1).flatten().to(torch.int8)
 
+    @wrong("uint8 has no numbers below 0: 8 - 16 becomes 248. Cast to int8 before you subtract.")
+    def unsigned(data):
+        nibbles = torch.stack([data & 15, data >> 4], dim=1).flatten()
+        return torch.where(nibbles > 7, nibbles - 16, nibbles)
+
     @wrong("The upper half comes first in your codes. Here the lower half comes first.")
     def high_first(data):
         nibbles = torch.stack([data >> 4, data & 15], dim=1).flatten().to(torch.int8)
@@ -157,6 +162,16 @@ class NegativeNeighbours:
     def the_other_one(q):
         q = q.view(torch.uint8)
         return q[0::2] | ((q[1::2] & 15) << 4)
+
+    @wrong("The first code still spills over, and + carries on from there: mask it with & 15.")
+    def added(q):
+        q = q.view(torch.uint8)
+        return q[0::2] + (q[1::2] << 4)
+
+    @wrong("The first code still spills over, and ^ turns its neighbour's bits: mask it with & 15.")
+    def turned(q):
+        q = q.view(torch.uint8)
+        return q[0::2] ^ (q[1::2] << 4)
 
     @wrong("The bits are right, but they are read as int8. Bytes are uint8: .view(torch.uint8).")
     def signed_bytes(q):
