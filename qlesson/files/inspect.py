@@ -160,7 +160,8 @@ def _table(file: Opened, lines: list[Line]) -> str:
 
 def _cells(line: Line) -> list[str]:
     shares = ["-" if s is None else f"{100 * s:.2f}" for s in (line.at_ends, line.unused)]
-    kind = "" if line.type == line.stored.kind else f"  ({line.stored.kind})"
+    said = line.stored.kind in (line.type, line.name)
+    kind = "" if said else f"  ({line.stored.kind})"
     return [line.name, by(line.stored.shape), _rate([line.stored]), *shares, line.type + kind]
 
 

