@@ -254,7 +254,7 @@ def test_it_says_what_is_allowed():
 def test_it_takes_what_a_reader_may_hold(said):
     formula = ql.choose_qparams(T)
     text, _ = said("01", s=formula.scale, z=formula.zero_point)
-    assert "\nMSE 1.573 = " in text
+    assert "\nMSE 1.573: " in text
 
 
 # ---------------------------------------------------------------- what is written of it
