@@ -116,7 +116,7 @@ inline void rows(const F& f, const X* x, const Given& given, Y* y, int64_t m, in
       for (int64_t first = 0; first < n; first += PIECE) {
         Steps steps;
         const int64_t count = std::min(height, m - i), width = std::min(PIECE, n - first);
-        until_it_fits([&](bool careful) {
+        until_it_fits<F::SATURATES>([&](bool careful) {
           read(given.s, given.s_type, i, count, steps.s);
           read(given.z, given.z_type, i, count, steps.z);
           const bool rare = f.prepare(steps, count, careful);
@@ -140,17 +140,22 @@ IN_PLACE void over_rows(int64_t n, const F& f) {
   for (; k < n; k++) f(k, std::integral_constant<int64_t, 1>());
 }
 
-// width columns of n rows, with an s and z for each column.
+// width columns of n rows, with an s and z for each column. Where one step is rare, all are prepared as such.
 template <typename F, typename X, typename Y>
 inline void strip(const F& f, const X* x, int64_t x_row, Y* y, int64_t y_row, const Steps& steps, bool rare,
                   int64_t n, int64_t width, bool far) {
   over_rows(n, [=, &steps](int64_t k, auto H) {
     const X* from = x + k * x_row;
     Y* to = y + k * y_row;
-    if (rare)
+    if (rare && std::is_class_v<Y>)  // as in rare_row
       for (int64_t h = 0; h < H; h++)
         for (int64_t l = 0; l < width; l++)
-          row(f, from + h * x_row + l, to + h * y_row + l, F::step(steps, l), rare, 1, 0, false);
+          rare_row(f, from + h * x_row + l, to + h * y_row + l, F::step(steps, l), 1, 0, false);
+    else if (rare)
+      over(width, [=, &steps](int64_t j, auto N) {
+        const auto value = [=, &steps](float v, int64_t l) { return F::always(v, F::step(steps, j + l)); };
+        block<N, H>(from + j, x_row, to + j, y_row, value, f, false);
+      });
     else
       over(width, [=, &steps](int64_t j, auto N) {
         for (int64_t h = 0; h < H; h++) ask_for(from + h * x_row + j, N, HIGH * x_row);
@@ -172,10 +177,10 @@ inline void columns(const F& f, const X* x, const Given& given, Y* y, int64_t m,
         for (int64_t first = 0; first < c; first += STRIP) {
           Steps steps;
           const int64_t width = std::min(STRIP, c - first), at = (i * n + top) * c + first;
-          until_it_fits([&](bool careful) {
+          until_it_fits<F::SATURATES>([&](bool careful) {
             read(given.s, given.s_type, i * c + first, width, steps.s);
             read(given.z, given.z_type, i * c + first, width, steps.z);
-            const bool rare = f.prepare(steps, width, careful);
+            const bool rare = f.prepare(steps, width, careful) && f.prepare(steps, width, true);
             strip(f, x + at, c, y + at, c, steps, rare, std::min(HEIGHT, n - top), width, far);
           });
         }
@@ -295,7 +300,8 @@ inline void choose_columns(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, i
     Steps steps;
     const int64_t at = i * n * c + first;
     ends_of_strip(r + at, n, c, width, e);
-    const bool rare = chosen(e.most, e.least, steps, s_out, z_out, i * c + first, width, choose, quantize);
+    const bool one = chosen(e.most, e.least, steps, s_out, z_out, i * c + first, width, choose, quantize);
+    const bool rare = one && quantize.prepare(steps, width, true);
     strip(quantize, r + at, c, q + at, c, steps, rare, n, width, far);
   });
 }

@@ -129,6 +129,7 @@ struct Quantize {
 
 // What does not fit a half type becomes its largest number.
 struct Dequantize {
+  static constexpr bool SATURATES = false;
   struct Step { float s, z; };
   static inline Step step(const Steps& of, int64_t k) { return {of.s[k], of.z[k]}; }
   static constexpr float MOST = std::is_same_v<R, float16> ? 65504 : 0x1.fep127f;

@@ -166,22 +166,24 @@ template <int64_t N, typename Q>
 inline void saturate(const float*, Q*, Q, Q) {}
 #endif
 
-// f(careful): without care, and with it where the processor then has noted what fits no int32. Its notes
-// are left as they were.
-template <typename F>
+// f(careful): without care, and with it where the processor then has noted what fits no int32, if that is to
+// be LOOKED_AT. Its notes are left as they were.
+template <bool LOOKED_AT, typename F>
 inline void until_it_fits(const F& f) {
 #ifdef __SSE2__
-  constexpr unsigned INVALID = 1, NO_TRAP = 0x80;
-  const unsigned before = _mm_getcsr();
-  _mm_setcsr((before | NO_TRAP) & ~INVALID);
-  f(false);
-  asm volatile("" ::: "memory");  // what was computed is stored
-  const bool noted = _mm_getcsr() & INVALID;
-  _mm_setcsr(before);
-  if (noted) f(true);
-#else
-  f(false);
+  if constexpr (LOOKED_AT) {
+    constexpr unsigned INVALID = 1, NO_TRAP = 0x80;
+    const unsigned before = _mm_getcsr();
+    _mm_setcsr((before | NO_TRAP) & ~INVALID);
+    f(false);
+    asm volatile("" ::: "memory");  // what was computed is stored
+    const bool noted = _mm_getcsr() & INVALID;
+    _mm_setcsr(before);
+    if (noted) f(true);
+    return;
+  }
 #endif
+  f(false);
 }
 
 // --- before memory is needed, and past the caches ---
