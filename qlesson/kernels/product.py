@@ -39,7 +39,7 @@ from qlesson.scheme import Scheme
 PAYS_OFF = 3 * 2**28
 # Products of one code and one input for which another thread pays: waking it takes as long as some
 # hundred thousand.
-THREAD = 2**19
+THREAD = 2**18
 
 SCALES = FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 Kind = tuple[str, torch.dtype]  # "few", "many" or "ints", and what the inputs are
@@ -149,7 +149,7 @@ def at_once(
     call takes as long as a small product, so here few questions are asked.
     """
     state = modes._state
-    if not w.libraries or state["mode"] == "eager" or state["broken"]:
+    if state["mode"] == "eager" or state["broken"]:
         return None
     try:
         if not x.is_contiguous() or x.is_neg():
@@ -157,9 +157,9 @@ def at_once(
         if bias is not None:
             if not bias.is_contiguous() or bias.is_neg():
                 return None
-            if bias.dtype is torch.float64:
-                return None
             if bias.dtype is not torch.float32:
+                if bias.dtype is torch.float64:
+                    return None
                 bias = bias.to(torch.float32)
         if scheme is None:
             return _product(x, w, bias, w.libraries.get)

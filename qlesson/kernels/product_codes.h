@@ -219,8 +219,12 @@ inline Words twos(const uint8_t* b) {
   return (Words)(w >> Longs{0, 2, 4, 6}) & mask(2);
 }
 inline Words fours(const uint8_t* b) {
+#if defined(__AVX2__)
+  const Longs w = (Longs)_mm256_broadcastsi128_si256(load<__m128i>(b));
+#else
   const uint64_t first = load<uint64_t>(b), second = load<uint64_t>(b + 8);
   const Longs w = {first, second, first, second};
+#endif
   return (Words)(w >> Longs{0, 0, 4, 4}) & mask(4);
 }
 
@@ -275,10 +279,11 @@ inline void unpack_row(const Weight& w, int64_t row, uint8_t* out) {
   unpack_rest(w, row, out + w.longs() * LONG);
 }
 
-// Of m inputs, how many of the last go as few: those behind whole batches, where they are at most so many that goes of
-// FEW take less time than one more batch.
+// Of m inputs, how many of the last go as few: all, or those behind whole batches, where they are at most so many that
+// goes of FEW take less time than one more batch.
 inline int64_t as_few(const Weight& w, int64_t m, int64_t batch, int64_t most) {
-  return w.aligned() && m % batch <= most ? m % batch : 0;
+  const int64_t last = m <= most ? m : m % batch;
+  return w.aligned() && last <= most ? last : 0;
 }
 
 // f(first row, last row) in parts of so many rows or a multiple

@@ -29,6 +29,17 @@ struct FewInputs {
   int64_t place(int64_t t, uint64_t i) const { return ((i - begin) / LANES * count + t) * LANES + i % LANES; }
 };
 
+// A compiler knows four counts of inputs; others are filled up.
+constexpr int64_t filled_up(int64_t m) { return m <= 2 ? m : m <= 4 ? 4 : FEW; }
+
+// f(the count), where the compiler knows it; M is m, or 0
+template <int M, typename F>
+IN_PLACE void with_count(int64_t m, const F& f) {
+  if (M == 1 || m == 1) return f(std::integral_constant<int, 1>());
+  if (filled_up(m) == 2) return f(std::integral_constant<int, 2>());
+  return filled_up(m) == 4 ? f(std::integral_constant<int, 4>()) : f(std::integral_constant<int, FEW>());
+}
+
 // Adds to y [T] the products of the blocks of 256 of a row: without AVX2, so that a vector has one group a lane.
 template <int T>
 void sum_groups(const Weight& w, Number numbers, const Row& row, const FewInputs& x, WideFloats* y) {
@@ -95,9 +106,7 @@ IN_PLACE void add_minima(const Row& row, const FewInputs& x, int64_t first, int6
 // y of some rows, eight at most, from the eight lanes of each: they are added up.
 IN_PLACE void store_sums(Floats* x, const float* bias, int64_t row, int64_t count, Real* y) {
   transpose(x);
-  const Floats sums = ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
-  if (sizeof(Real) == 4 && count == TOGETHER) return store(y + row, bias ? sums + load<Floats>(bias + row) : sums);
-  for (int64_t r = 0; r < count; r++) y[row + r] = with_bias(sums[r], bias, row + r);
+  store_rows(((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7])), bias, row, count, y);
 }
 
 template <int T>
@@ -121,31 +130,31 @@ void row_by_row(const Weight& given, const FewInputs& x, int64_t m, const float*
   }
 }
 
-// Rows of less than 256 codes, for one input: what is asked for each row takes as long as its products,
-// so a `Row` is too much.
+// Rows of less than 256 codes: what is asked for each row takes as long as its products, so a `Row` is too much.
 inline bool is_short(const Weight& w) {
   return BITS == FIELD && !MINIMA && w.k < LONG && w.k % BLOCK == 0 && w.per_group() == 1;
 }
 
-void short_rows(const Weight& given, const FewInputs& x, const float* bias, int64_t begin, int64_t end, Real* y) {
+template <int T>
+void short_rows(const Weight& given, const FewInputs& x, int64_t m, const float* bias, int64_t begin, int64_t end, Real* y) {
   const Weight w = given;
   const Number numbers(w);
-  const int64_t blocks = w.whole();
-  Floats all[TOGETHER] = {};
-  alignas(32) float s[8], zero[8];
-  std::fill_n(zero, 8, static_cast<float>(w.low));
-  const float* some = x.x.data();
+  const int64_t blocks = w.whole(), to_next = w.shared ? 0 : blocks;
+  Floats all[T][TOGETHER] = {};
+  alignas(32) float s[(TOGETHER + 1) * 8], zero[(TOGETHER + 1) * 8] = {static_cast<float>(w.low)};
   for (int64_t top = begin; top < end; top += TOGETHER) {
-    const int64_t count = std::min(TOGETHER, end - top);
+    const int64_t count = std::min(TOGETHER, end - top), held = std::max(blocks, to_next * count);
+    steps(w, w.scale, top, 0, held, s);
+    if (ZERO_POINTS) zeros(w, top, 0, held, zero);
     for (int64_t r = 0; r < count; r++) {
-      const uint8_t* words = w.row(top + r);
-      WideFloats found = {};
-      steps(w, w.scale, top + r, 0, blocks, s);
-      if (ZERO_POINTS) zeros(w, top + r, 0, blocks, zero);
-      for (int64_t i = 0; i < blocks; i++) add_block<1>(numbers, words + i * BLOCK_BYTES, s[i], zero[i], some + i * BLOCK, &found);
-      all[r] = folded(found);
+      WideFloats found[T] = {};
+      for (int64_t i = 0; i < blocks; i++) {
+        const int64_t step = r * to_next + i;
+        add_block<T>(numbers, w.row(top + r) + i * BLOCK_BYTES, s[step], zero[ZERO_POINTS ? step : 0], &x.x[i * BLOCK * T], found);
+      }
+      for (int t = 0; t < T; t++) all[t][r] = folded(found[t]);
     }
-    store_sums(all, bias, top, count, y);
+    for (int64_t t = 0; t < m; t++) store_sums(all[t], bias, top, count, y + t * w.n);
   }
 }
 
@@ -233,7 +242,7 @@ struct Ahead {
 // by. M is m where it is known: one row goes by after another, as memory gives them soonest. For more inputs
 // two do, where a vector holds the sums of both.
 template <int M>
-void digits_by_row(const Weight& given, const Digits& digits, const std::vector<FewInputs>& behind, int64_t m, const float* bias,
+void digits_by_row(const Weight& given, const Digits& digits, const FewInputs& behind, int64_t m, const float* bias,
                    int64_t begin, int64_t end, Real* y) {
   typedef std::conditional_t<M || QUADS == 8, Floats, WideFloats> F;
   constexpr int64_t R = sizeof(F) / sizeof(Floats), CACHE = 28 << 10;
@@ -259,13 +268,13 @@ void digits_by_row(const Weight& given, const Digits& digits, const std::vector<
         }
         add_digits<M>(w, rows, at, digits, m, first, last - first, ahead.of(r), sums[r / R]);
         for (int64_t i = 0; beyond && i < R; i++)
-          for (int64_t t = 0; t < m; t++) {
-            WideFloats rest[1] = {};
-            if (last == longs) add_rest<1>(w, numbers, rows[i], behind[t], first * 8, rest);
-            Floats& more = R > 1 ? others[r + i][t] : (Floats&)sums[r][t];
-            add_minima<1>(rows[i], behind[t], first * 8, blocks, &more);
-            more += folded(rest[0]);
-          }
+          with_count<M>(m, [&](auto T) {
+            Floats* more = R > 1 ? others[r + i] : reinterpret_cast<Floats*>(sums[r]);
+            WideFloats rest[T] = {};
+            if (last == longs) add_rest<T>(w, numbers, rows[i], behind, first * 8, rest);
+            add_minima<T>(rows[i], behind, first * 8, blocks, more);
+            for (int t = 0; t < T; t++) more[t] += folded(rest[t]);
+          });
       }
     }
     for (int64_t t = 0; t < m; t++) {
@@ -283,8 +292,7 @@ void digits_by_row(const Weight& given, const Digits& digits, const std::vector<
 inline bool few_as_digits(const Weight& w, const Real* x, int64_t m, const float* bias, Real* y, int64_t threads) {
   const Digits digits(w, x, m);
   if (!digits.finite()) return false;
-  std::vector<FewInputs> behind;
-  for (int64_t t = 0; t < m; t++) behind.emplace_back(w, x + t * w.k, 1, 1, w.longs() * LONG);
+  const FewInputs behind(w, x, m, filled_up(m), w.longs() * LONG);
   share(w.n, threads, 16, [&](int64_t from, int64_t to) {
     if (m == 1) return digits_by_row<1>(w, digits, behind, m, bias, from, to, y);
     digits_by_row<0>(w, digits, behind, m, bias, from, to, y);
@@ -299,14 +307,14 @@ constexpr int64_t AS_DIGITS = 0;
 #endif
 
 inline bool few_floats(const Weight& w, const Real* x, int64_t m, const float* bias, Real* y, int64_t threads) {
-  const bool alone = m == 1 && is_short(w);
+  const bool shorts = is_short(w);
 #if defined(__AVX2__)
-  if (m <= AS_DIGITS && !alone) return few_as_digits(w, x, m, bias, y, threads);
+  if (m <= AS_DIGITS && !shorts) return few_as_digits(w, x, m, bias, y, threads);
 #endif
-  const int64_t count = m <= 2 ? m : m <= 4 ? 4 : FEW;
+  const int64_t count = filled_up(m);
   const FewInputs inputs(w, x, m, count);
   share(w.n, threads, 16, [&](int64_t from, int64_t to) {
-    if (alone) return short_rows(w, inputs, bias, from, to, y);
+    if (shorts) return with_count<0>(m, [&](auto T) { short_rows<T>(w, inputs, m, bias, from, to, y); });
     if constexpr (AS_DIGITS == 0) {
       if (count == 1) return row_by_row<1>(w, inputs, m, bias, from, to, y);
       if (count == 2) return row_by_row<2>(w, inputs, m, bias, from, to, y);

@@ -5,27 +5,42 @@
 namespace {
 
 constexpr int64_t PANEL = 16 * ROWS;  // rows whose sums stay in the cache
+constexpr int64_t APART = 1 << 17;    // inputs, from which on several threads put them in order
+
+// Eight inputs of a tile, from the column `at` of x [k] on; behind the last there are zeros.
+template <typename Tile>
+Floats eight(const Real* x, int64_t at, int64_t k) {
+  constexpr int64_t N = 8 * Tile::PER;
+  if (at + N <= k) return Tile::eight(x + at);
+  Real last[N] = {};
+  if (at < k) std::copy(x + at, x + k, last);
+  return Tile::eight(last);
+}
 
 // Up to BATCH inputs each.
 template <typename Tile>
 std::vector<Batch<typename Tile::In>> batches_of(const Weight& w, const Real* x, int64_t m, int64_t threads) {
-  const std::vector<int64_t> columns = Tile::columns(w);
-  const int64_t width = columns.size(), in_block = BLOCK / Tile::PER;
+  const std::vector<int64_t> places = Tile::places(w);
+  const int64_t width = places.size(), in_block = BLOCK / Tile::PER;
   std::vector<Batch<typename Tile::In>> batches;
   for (int64_t t = 0; t < m; t += BATCH) {
     const int64_t count = std::min(BATCH, m - t), lanes = (count + LANES - 1) / LANES * LANES;
     const int64_t blocks = Tile::PER > 1 && MINIMA ? w.blocks() : 0;
     batches.push_back({t, count, lanes / LANES, Buffer<typename Tile::In>(width * lanes), Buffer<float>(blocks * lanes)});
   }
-  share(width * batches.size(), threads, in_block, [&](int64_t from, int64_t to) {
-    for (int64_t i = from; i < to; i++) {
+  share(width * batches.size(), m * w.k < APART ? 1 : threads, in_block, [&](int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; i += 8) {
       auto& b = batches[i / width];
-      const int64_t place = i % width, column = columns[place], lanes = b.vectors * LANES;
-      for (int64_t t = 0; t < b.count && column < w.k; t++) {
-        const Real* in = x + (b.first + t) * w.k + column;
-        b.x[place * lanes + t] = Tile::in(in, w.k - column);
-        for (int64_t j = 0; j < std::min(Tile::PER, w.k - column) && !b.sums.empty(); j++)
-          b.sums[place / in_block * lanes + t] += to_float(in[j]);
+      const int64_t first = i % width, lanes = b.vectors * LANES;
+      for (int64_t t = 0; t < b.count; t += 8) {
+        Floats some[8] = {};
+        for (int64_t r = 0; r < std::min<int64_t>(8, b.count - t); r++)
+          some[r] = eight<Tile>(x + (b.first + t + r) * w.k, first * Tile::PER, w.k);
+        transpose(some);
+        for (int64_t j = 0; j < 8; j++) store(&b.x[places[first + j] * lanes + t], some[j]);
+        if (b.sums.empty()) continue;
+        float* sums = &b.sums[first / in_block * lanes + t];
+        for (int64_t j = 0; j < 8; j++) store(sums, Tile::added(load<Floats>(sums), some[j]));
       }
     }
   });
@@ -49,19 +64,28 @@ void panel(const Weight& w, const std::vector<Batch<typename Tile::In>>& batches
         });
     }
   }
-  for (const auto& b : batches)
-    for (int64_t t = 0; t < b.count; t++)
-      for (int64_t r = 0; r < end - begin; r++)
-        y[(b.first + t) * w.n + begin + r] =
-            with_bias(acc[((r / ROWS * count + (&b - &batches[0])) * ROWS + r % ROWS) * VECTORS + t / LANES][t % LANES], bias,
-                      begin + r);
+  for (int64_t b = 0; b < count; b++)
+    for (int64_t r = 0; r < end - begin; r += TOGETHER) {
+      const int64_t rows = std::min(TOGETHER, end - begin - r);
+      for (int64_t t = 0; t < batches[b].count; t += 8) {
+        Floats some[TOGETHER] = {};
+        for (int64_t i = r; i < r + rows; i++) {
+          const WideFloats* sums = &acc[(i / ROWS * count + b) * ROWS * VECTORS + i % ROWS * VECTORS];
+          some[i - r] = load<Floats>(reinterpret_cast<const float*>(sums) + t);
+        }
+        transpose(some);
+        for (int64_t i = 0; i < std::min<int64_t>(8, batches[b].count - t); i++)
+          store_rows(some[i], bias, begin + r, rows, y + (batches[b].first + t + i) * w.n);
+      }
+    }
 }
 
 template <typename Tile>
 void many(const Linear& of) {
   const Weight& w = *of.w;
   const auto batches = batches_of<Tile>(w, of.x, of.m, of.threads);
-  share(w.n, of.threads, PANEL, [&](int64_t from, int64_t to) {
+  const int64_t fair = w.n / (4 * of.threads) / ROWS * ROWS;
+  share(w.n, of.threads, std::clamp(fair, ROWS, PANEL), [&](int64_t from, int64_t to) {
     Row row(w);
     for (int64_t i = from; i < to; i += PANEL) panel<Tile>(w, batches, i, std::min(to, i + PANEL), row, of.bias, of.y);
   });

@@ -34,6 +34,12 @@ inline T as_real(float y) {
 
 inline Real with_bias(float y, const float* bias, int64_t row) { return as_real(bias ? y + bias[row] : y); }
 
+// y + bias of some rows, eight at most
+IN_PLACE void store_rows(Floats sums, const float* bias, int64_t row, int64_t count, Real* y) {
+  if (sizeof(Real) == 4 && count == TOGETHER) return store(y + row, bias ? sums + load<Floats>(bias + row) : sums);
+  for (int64_t r = 0; r < count; r++) y[row + r] = with_bias(sums[r], bias, row + r);
+}
+
 // --- how inputs are shared out among those that go as few and those that go as many ---
 
 constexpr int64_t VECTORS = WIDE == 64 ? 4 : 2;  // of inputs, of which a tile has as many as registers hold

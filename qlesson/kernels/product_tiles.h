@@ -35,17 +35,18 @@ struct FloatTile {
   static constexpr int64_t PER = 1;  // columns of an In
   alignas(64) float w_hat[ROWS * COLUMNS];
 
-  // The column of each place: vectors of words hold those of several groups.
-  static std::vector<int64_t> columns(const Weight& w) {
-    std::vector<int64_t> columns(w.blocks() * BLOCK);
-    std::iota(columns.begin(), columns.end(), 0);
+  // The place of each column: vectors of words hold those of several groups.
+  static std::vector<int64_t> places(const Weight& w) {
+    std::vector<int64_t> places(w.blocks() * BLOCK);
+    std::iota(places.begin(), places.end(), 0);
     if (w.aligned())
       over_places(w, 0, [&](int64_t i, int64_t first, const int32_t* order) {
-        for (int64_t lane = 0; lane < LANES; lane++) columns[i + lane] = first + order[lane];
+        for (int64_t lane = 0; lane < LANES; lane++) places[first + order[lane]] = i + lane;
       });
-    return columns;
+    return places;
   }
-  static float in(const Real* x, int64_t) { return to_float(*x); }
+  static Floats eight(const Real* x) { return floats(x); }
+  static Floats added(Floats sum, Floats) { return sum; }
 
   // The r-th of the tile is `row`, of which the blocks from `first` to `last` are read.
   void take(const Weight& w, Row& row, int64_t at, int64_t first, int64_t last, int64_t r) {
@@ -138,16 +139,14 @@ struct PairTile {
     }
     return w.aligned() && !small;
   }
-  static std::vector<int64_t> columns(const Weight& w) {
-    std::vector<int64_t> columns(w.blocks() * BLOCK / 2);
-    for (size_t i = 0; i < columns.size(); i++) columns[i] = 2 * static_cast<int64_t>(i);
-    return columns;
+  static std::vector<int64_t> places(const Weight& w) {
+    std::vector<int64_t> places(w.blocks() * BLOCK / 2);
+    std::iota(places.begin(), places.end(), 0);
+    return places;
   }
-  // left: how many columns there are from x on
-  static uint32_t in(const Real* x, int64_t left) {
-    uint32_t pair = 0;
-    std::memcpy(&pair, x, left > 1 ? 4 : 2);
-    return pair;
+  static Floats eight(const Real* x) { return load<Floats>(x); }
+  static Floats added(Floats sum, Floats pairs) {
+    return (sum + (Floats)((Words)pairs << 16)) + (Floats)((Words)pairs & 0xffff0000u);
   }
 
   void take(const Weight& w, Row& row, int64_t at, int64_t first, int64_t last, int64_t r) {

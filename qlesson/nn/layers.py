@@ -105,9 +105,13 @@ class QuantizedLinear(_Factored):
         return self._input_scheme()
 
     def forward(self, input: Tensor) -> Tensor:
-        done = self._at_once(input)
-        if done is not None:
-            return done
+        # read as dicts: nn.Module finds `self.bias` only after all that it looks at before
+        modules, parameters, buffers = self._modules, self._parameters, self._buffers
+        if not self.static and "bias" in parameters and buffers["input_factor"] is None:
+            held: Any = modules["codes"]
+            done = at_once(input, held, parameters["bias"], self.activations)
+            if done is not None:
+                return done
         x, codes = input, self.codes  # the name that nn.Linear gives it
         checks.layer_input("input", x, codes.device)
         checks.last_axis("input", x, codes.shape[1])
@@ -124,15 +128,6 @@ class QuantizedLinear(_Factored):
         if self.bias is not None:
             y = y + self.bias
         return rounded(y, x.dtype).reshape(*x.shape[:-1], -1)
-
-    def _at_once(self, x: Tensor) -> Tensor | None:
-        """The output, where nothing of the input and the layer has to be looked at more closely."""
-        # read as dicts: nn.Module finds `self.bias` only after all that it looks at before
-        modules, parameters, buffers = self._modules, self._parameters, self._buffers
-        if self.static or "bias" not in parameters or buffers["input_factor"] is not None:
-            return None
-        codes: Any = modules["codes"]
-        return at_once(x, codes, parameters["bias"], self.activations)
 
     @torch.no_grad()
     def quantize_input(self, r: Tensor) -> QTensor:

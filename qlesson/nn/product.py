@@ -22,7 +22,8 @@ from weakref import ref
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, is_autocast_enabled, is_grad_enabled
+from torch.compiler import is_compiling
 
 from qlesson import kernels
 from qlesson.affine import computing, rounded
@@ -30,7 +31,7 @@ from qlesson.blocks import Blocks
 from qlesson.granularity import PerAxis, PerGroup, PerTensor
 from qlesson.kernels import modes, product
 from qlesson.kernels.compilers import is_followed, lies_in_memory
-from qlesson.kernels.product import Packed, Prepared
+from qlesson.kernels.product import FLOATS, Packed, Prepared
 from qlesson.nn.integer import four_terms, int8_codes
 from qlesson.nn.weight import QuantizedWeight
 from qlesson.qtensor import QTensor
@@ -49,11 +50,11 @@ def at_once(
 
     None where anything is left to be asked, checked or made.
     """
-    if torch.compiler.is_compiling() or type(x) is not Tensor or x.dtype not in product.FLOATS:
+    if is_compiling() or type(x) is not Tensor or not x.is_cpu or x.dtype not in FLOATS:
         return None
-    if not x.is_cpu or torch.is_autocast_enabled("cpu") or is_followed():
+    if is_autocast_enabled("cpu") or is_followed():
         return None
-    if torch.is_grad_enabled() and (
+    if is_grad_enabled() and (
         x.requires_grad or (bias is not None and bias.requires_grad) or _learns(codes)
     ):
         return None

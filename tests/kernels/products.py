@@ -24,6 +24,7 @@ LAYOUTS = [
     (5, ql.PerGroup(2)),
     (290, ql.PerAxis(0)),
     (33, ql.PerAxis(0)),
+    (32, ql.PerTensor()),
     (1024, ql.PerTensor()),
 ]
 KINDS = [("symmetric", True, torch.float16), ("symmetric", True, torch.bfloat16)]
