@@ -288,42 +288,39 @@ void digits_by_row(const Weight& given, const Digits& digits, const FewInputs& b
   }
 }
 
-// Whole numbers know no inf and no NaN: where there is one, nothing is done.
-inline bool few_as_digits(const Weight& w, const Real* x, int64_t m, const float* bias, Real* y, int64_t threads) {
-  const Digits digits(w, x, m);
-  if (!digits.finite()) return false;
-  const FewInputs behind(w, x, m, filled_up(m), w.longs() * LONG);
-  share(w.n, threads, 16, [&](int64_t from, int64_t to) {
-    if (m == 1) return digits_by_row<1>(w, digits, behind, m, bias, from, to, y);
-    digits_by_row<0>(w, digits, behind, m, bias, from, to, y);
-  });
-  return true;
-}
-
 // Up to how many inputs go as digits. Two of 16 bits, for codes of 8, cost more than three of bytes.
 constexpr int64_t AS_DIGITS = BYTES || DIGITS == 2 ? FEW : 6;
 #else
 constexpr int64_t AS_DIGITS = 0;
+struct Digits {
+  Digits(const Weight&, const Real*, int64_t) {}
+  bool finite() const { return true; }
+};
 #endif
 
-inline bool few_floats(const Weight& w, const Real* x, int64_t m, const float* bias, Real* y, int64_t threads) {
-  const bool shorts = is_short(w);
+// Up to FEW inputs, ready for all rows.
+struct Go {
+  int64_t m;
+  bool shorts, as_digits;
+  Digits digits;
+  FewInputs inputs;  // and with digits, those behind the blocks of 256
+  Go(const Weight& w, const Real* x, int64_t m)
+      : m(m), shorts(is_short(w)), as_digits(m <= AS_DIGITS && !shorts), digits(w, x, as_digits ? m : 0),
+        inputs(w, x, m, filled_up(m), as_digits ? w.longs() * LONG : 0) {}
+
+  void rows(const Weight& w, const float* bias, int64_t begin, int64_t end, Real* y) const {
+    if (shorts) return with_count<0>(m, [&](auto T) { short_rows<T>(w, inputs, m, bias, begin, end, y); });
 #if defined(__AVX2__)
-  if (m <= AS_DIGITS && !shorts) return few_as_digits(w, x, m, bias, y, threads);
+    if (as_digits && m == 1) return digits_by_row<1>(w, digits, inputs, m, bias, begin, end, y);
+    if (as_digits) return digits_by_row<0>(w, digits, inputs, m, bias, begin, end, y);
+#else
+    if (m == 1) return row_by_row<1>(w, inputs, m, bias, begin, end, y);
+    if (m == 2) return row_by_row<2>(w, inputs, m, bias, begin, end, y);
+    if (m <= 4) return rows_by_columns<4>(w, inputs, m, bias, begin, end, y);
 #endif
-  const int64_t count = filled_up(m);
-  const FewInputs inputs(w, x, m, count);
-  share(w.n, threads, 16, [&](int64_t from, int64_t to) {
-    if (shorts) return with_count<0>(m, [&](auto T) { short_rows<T>(w, inputs, m, bias, from, to, y); });
-    if constexpr (AS_DIGITS == 0) {
-      if (count == 1) return row_by_row<1>(w, inputs, m, bias, from, to, y);
-      if (count == 2) return row_by_row<2>(w, inputs, m, bias, from, to, y);
-      if (count == 4) return rows_by_columns<4>(w, inputs, m, bias, from, to, y);
-    }
-    if constexpr (AS_DIGITS < FEW) rows_by_columns<FEW>(w, inputs, m, bias, from, to, y);
-  });
-  return true;
-}
+    if constexpr (AS_DIGITS < FEW) rows_by_columns<FEW>(w, inputs, m, bias, begin, end, y);
+  }
+};
 
 struct Rows {  // as product.py packs it
   const Weight* w;
@@ -340,12 +337,22 @@ inline Real fitting(float value) {
 
 }  // namespace
 
-// y = x w_hat^T + bias, for blocks of 32 that have one scale. Returns 0 where an input is not finite, and goes as
-// one of many.
+// y = x w_hat^T + bias, for blocks of 32 that have one scale. Returns 0 where an input is not finite, since whole
+// numbers know no inf and no NaN: it goes as one of many.
 extern "C" int linear(const Linear* of) {
   const Weight& w = *of->w;
-  for (int64_t t = 0; t < of->m; t += FEW)
-    if (!few_floats(w, of->x + t * w.k, std::min(FEW, of->m - t), of->bias, of->y + t * w.n, of->threads)) return 0;
+  std::vector<Go> goes;
+  goes.reserve((of->m + FEW - 1) / FEW);
+  for (int64_t t = 0; t < of->m; t += FEW) {
+    goes.emplace_back(w, of->x + t * w.k, std::min(FEW, of->m - t));
+    if (!goes.back().digits.finite()) return 0;
+  }
+  const int64_t near = goes.size() > 1 ? std::max<int64_t>(16, (1 << 18) / w.row_bytes) : w.n;  // in the second cache
+  share(w.n, of->threads, 16, [&](int64_t from, int64_t to) {
+    for (int64_t first = from; first < to; first += near)
+      for (size_t i = 0; i < goes.size(); i++)
+        goes[i].rows(w, of->bias, first, std::min(to, first + near), of->y + i * FEW * w.n);
+  });
   return 1;
 }
 

@@ -84,8 +84,9 @@ template <typename Tile>
 void many(const Linear& of) {
   const Weight& w = *of.w;
   const auto batches = batches_of<Tile>(w, of.x, of.m, of.threads);
-  const int64_t fair = w.n / (4 * of.threads) / ROWS * ROWS;
-  share(w.n, of.threads, std::clamp(fair, ROWS, PANEL), [&](int64_t from, int64_t to) {
+  const auto parts = [](int64_t n, int64_t of_size) { return std::max<int64_t>(1, (n + of_size - 1) / of_size); };
+  const int64_t each = parts(w.n, of.threads), alike = parts(each, parts(each, PANEL));  // rows of a thread, and of a panel
+  share(w.n, of.threads, parts(alike, ROWS) * ROWS, [&](int64_t from, int64_t to) {
     Row row(w);
     for (int64_t i = from; i < to; i += PANEL) panel<Tile>(w, batches, i, std::min(to, i + PANEL), row, of.bias, of.y);
   });
