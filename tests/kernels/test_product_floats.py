@@ -74,6 +74,21 @@ def test_wide_inputs_go_by_in_parts(bits):
             assert (off <= 64 * EPS * size).all()
 
 
+@pytest.mark.parametrize("rows, width", [(203, 96), (203, 300), (500, 40), (40, 33_000)])
+def test_many_rows_go_by_in_parts(rows, width):
+    """Those of a thread, of a panel, and those that stay in the cache for two goes of few inputs."""
+    w = codes_of(width, ql.PerGroup(32), 4, rows=rows)
+    layer, w_hat = QuantizedLinear(w), w.dequantize(torch.float64)
+    for m in (9, 24, 70):
+        x, found = drawn(m, width, seed=m), []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(compiled(layer, x))
+        assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+        size = x.double().abs() @ w_hat.abs().T
+        assert ((found[0] - x.double() @ w_hat.T).abs() <= (width + 4) * EPS * size).all()
+
+
 def hard(*shape):
     """Inputs that no step suits: some outliers, many sizes, or one that drowns the others."""
     x, sizes = drawn(*shape, seed=1), torch.exp(4 * drawn(*shape, seed=2))
@@ -299,11 +314,13 @@ def test_what_fills_up_a_block_of_32_adds_nothing():
 
 def test_a_row_takes_nothing_from_the_next():
     """Scales and minima are read in eights, and those of other rows may be no numbers."""
-    w = blocks_of(576, 32, 4, False, True)
-    x, rows = drawn(1, 576), [1, 2, ROWS - 1]
-    w.scale[3:-1] = float("nan")
-    w.minimum[3:-1] = float("inf")
-    for m in (1, 2, 8, 12):
-        y = compiled(QuantizedLinear(w), x.expand(m, -1).contiguous())
-        wanted = x.double() @ w.dequantize()[rows].double().T
-        torch.testing.assert_close(y[:, rows], wanted.float().expand(m, -1))
+    rows = [1, 2, ROWS - 1]
+    for width, minimum in product((576, 96), (True, False)):
+        w, x = blocks_of(width, 32, 4, False, minimum), drawn(1, width)
+        w.scale[3:-1] = float("nan")
+        if minimum:
+            w.minimum[3:-1] = float("inf")
+        for m in (1, 2, 8, 12, 30):
+            y = compiled(QuantizedLinear(w), x.expand(m, -1).contiguous())
+            wanted = x.double() @ w.dequantize()[rows].double().T
+            torch.testing.assert_close(y[:, rows], wanted.float().expand(m, -1))
