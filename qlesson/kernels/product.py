@@ -3,10 +3,10 @@
 What runs is plain C++ without torch's headers, in three files that are compiled when they are
 needed, once for each kind of weight (its bits, and what its offset is) and dtype of inputs:
 
-    product_few    up to eight float inputs become whole numbers of 8-bit digits, two in bfloat16,
-                   else three, whose products with codes are exact sums (product_digits.h); on a
-                   processor without instructions for them a row of codes becomes floats in
-                   registers, and is multiplied there
+    product_few    up to eight float inputs at a time become whole numbers of 8-bit digits, two in
+                   bfloat16, else three, whose products with codes are exact sums
+                   (product_digits.h); rows of less than 256 codes, and all on a processor without
+                   instructions for digits, become floats in registers, and are multiplied there
     product_many   some rows stand in the cache as W_hat, and a tile of inputs times rows is summed
                    in registers; inputs that fill no tile go as few. Where an instruction multiplies
                    pairs of bfloat16, inputs in it meet codes less their zero, which are exact there

@@ -76,7 +76,7 @@ def test_wide_inputs_go_by_in_parts(bits):
 
 @pytest.mark.parametrize("rows, width", [(203, 96), (203, 300), (500, 40), (40, 33_000)])
 def test_many_rows_go_by_in_parts(rows, width):
-    """Those of a thread, of a panel, and those that stay in the cache for two goes of few inputs."""
+    """Of a thread, of a panel, and those that stay in the cache for two goes of few inputs."""
     w = codes_of(width, ql.PerGroup(32), 4, rows=rows)
     layer, w_hat = QuantizedLinear(w), w.dequantize(torch.float64)
     for m in (9, 24, 70):
