@@ -94,6 +94,7 @@ class Prepared:
         self.offset = 0 if offset is None else 1 + offset.is_floating_point()
         low = 2 ** (w.bits - 1) if w.signed else 0
         self.rows, self.width, self.nbytes = len(w.packed), w.width, w.packed.nbytes
+        self.outputs = (self.rows,)
         shared = len(scale) == 1 < self.rows
         self.products = self.rows * self.width
         self.alone = (2 * THREAD - 1) // max(1, self.products)  # inputs, for which one thread does
@@ -155,6 +156,8 @@ def at_once(
         if not x.is_contiguous() or x.is_neg():
             return None
         if bias is not None:
+            if bias.shape != w.outputs or not bias.is_cpu:
+                return None
             if not bias.is_contiguous() or bias.is_neg():
                 return None
             if bias.dtype is not torch.float32:

@@ -266,7 +266,6 @@ void digits_by_row(const Weight& given, const Digits& digits, const FewInputs& b
           at[i] = std::min(top + r + i, end - 1);
           rows[i].read_steps(w, at[i], first * 8, blocks);
         }
-        add_digits<M>(w, rows, at, digits, m, first, last - first, ahead.of(r), sums[r / R]);
         for (int64_t i = 0; beyond && i < R; i++)
           with_count<M>(m, [&](auto T) {
             Floats* more = R > 1 ? others[r + i] : reinterpret_cast<Floats*>(sums[r]);
@@ -275,6 +274,7 @@ void digits_by_row(const Weight& given, const Digits& digits, const FewInputs& b
             add_minima<T>(rows[i], behind, first * 8, blocks, more);
             for (int t = 0; t < T; t++) more[t] += folded(rest[t]);
           });
+        add_digits<M>(w, rows, at, digits, m, first, last - first, ahead.of(r), sums[r / R]);
       }
     }
     for (int64_t t = 0; t < m; t++) {
@@ -347,7 +347,7 @@ extern "C" int linear(const Linear* of) {
     goes.emplace_back(w, of->x + t * w.k, std::min(FEW, of->m - t));
     if (!goes.back().digits.finite()) return 0;
   }
-  const int64_t near = goes.size() > 1 ? std::max<int64_t>(16, (1 << 18) / w.row_bytes) : w.n;  // in the second cache
+  const int64_t near = goes.size() > 1 ? std::max<int64_t>(16, (1 << 18) / w.row_bytes / 8 * 8) : w.n;  // in the second cache
   share(w.n, of->threads, 16, [&](int64_t from, int64_t to) {
     for (int64_t first = from; first < to; first += near)
       for (size_t i = 0; i < goes.size(); i++)

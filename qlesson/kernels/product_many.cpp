@@ -86,9 +86,10 @@ void many(const Linear& of) {
   const auto batches = batches_of<Tile>(w, of.x, of.m, of.threads);
   const auto parts = [](int64_t n, int64_t of_size) { return std::max<int64_t>(1, (n + of_size - 1) / of_size); };
   const int64_t each = parts(w.n, of.threads), alike = parts(each, parts(each, PANEL));  // rows of a thread, and of a panel
-  share(w.n, of.threads, parts(alike, ROWS) * ROWS, [&](int64_t from, int64_t to) {
+  const int64_t unit = parts(alike, ROWS) * ROWS;
+  share(w.n, of.threads, unit, [&](int64_t from, int64_t to) {
     Row row(w);
-    for (int64_t i = from; i < to; i += PANEL) panel<Tile>(w, batches, i, std::min(to, i + PANEL), row, of.bias, of.y);
+    for (int64_t i = from; i < to; i += unit) panel<Tile>(w, batches, i, std::min(to, i + unit), row, of.bias, of.y);
   });
 }
 

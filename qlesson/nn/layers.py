@@ -115,6 +115,9 @@ class QuantizedLinear(_Factored):
         x, codes = input, self.codes  # the name that nn.Linear gives it
         checks.layer_input("input", x, codes.device)
         checks.last_axis("input", x, codes.shape[1])
+        if self.bias is not None:
+            self._check_bias(self.bias)
+            checks.same_device("bias", self.bias, "the layer", codes.packed)
         _refuse_learned(codes._buffers, self._buffers)
         if self.activations is None:
             return linear(self._multiplied(x), codes, self.bias)

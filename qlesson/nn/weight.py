@@ -269,15 +269,19 @@ class _Layer(_KeepsScale):
         self.codes = weight if isinstance(weight, QuantizedWeight) else QuantizedWeight(weight)
         if bias is not None:
             checks.tensor("bias", bias)
-            if bias.dtype not in checks.FLOATS or tuple(bias.shape) != tuple(self.codes.shape[:1]):
-                raise ValueError(
-                    f"bias must hold one float for each of the {self.codes.shape[0]} outputs, got "
-                    f"{bias.dtype} of shape {tuple(bias.shape)}."
-                )
+            self._check_bias(bias)
             checks.finite("bias", checks.float_tensor("bias", bias))
         if isinstance(bias, Tensor) and not isinstance(bias, nn.Parameter):
             bias = nn.Parameter(checks.plain(bias).clone(), requires_grad=False)
         self.register_parameter("bias", bias)
+
+    def _check_bias(self, bias: Tensor) -> None:
+        """One that was set later too: a kernel reads as many numbers as there are outputs."""
+        if bias.dtype not in checks.FLOATS or tuple(bias.shape) != tuple(self.codes.shape[:1]):
+            raise ValueError(
+                f"bias must hold one float for each of the {self.codes.shape[0]} outputs, got "
+                f"{bias.dtype} of shape {tuple(bias.shape)}."
+            )
 
     @property
     def weight(self) -> Tensor:

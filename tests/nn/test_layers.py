@@ -4,6 +4,7 @@ import ast
 import copy
 import inspect
 import io
+import itertools
 import operator
 import warnings
 from functools import partial
@@ -1107,6 +1108,17 @@ def test_a_bias_is_one_float_for_each_output():
             QuantizedLinear(w, bias, PER_TOKEN)
     with pytest.raises(TypeError, match="bias must be a torch tensor, got float"):
         QuantizedLinear(w, 1.0)
+    for activations, mode in itertools.product((None, PER_TOKEN), ("eager", "compiled")):
+        with torch.no_grad(), ql.use_kernels(mode):
+            layer, x = QuantizedLinear(w, torch.ones(3), activations), drawn(2, 4)
+            layer(x)  # from the second call on fewer questions are asked
+            for other in (torch.ones(1), torch.ones(2), torch.ones(3, 1), torch.tensor(1.0)):
+                layer.bias = nn.Parameter(other, requires_grad=False)
+                with pytest.raises(ValueError, match="bias must hold one float for each of the 3"):
+                    layer(x)
+            layer.bias = nn.Parameter(torch.ones(3, device="meta"), requires_grad=False)
+            with pytest.raises(ValueError, match="bias is on meta and the layer on cpu"):
+                layer(x)
     with pytest.raises(TypeError, match="weight must be a QTensor or Blocks, got Tensor: use ql"):
         QuantizedLinear(drawn(3, 4))
     for kind in (QuantizedLinear, QuantizedEmbedding):
