@@ -30,7 +30,8 @@ def make_plan(
     modules  {name: every name it has} of all modules of a model, where `names` are among them: a
              pattern then fits by any of these names, and what fits a module fits all inside it
 
-    Raises ValueError for a pattern that fits nothing.
+    Raises ValueError for a pattern that fits nothing, and for one in `scheme` that decides nothing
+    after a wider one, and would before it.
     """
     every = {name: [name] for name in names} if modules is None else modules
     known = {name for same in every.values() for name in same}
@@ -52,12 +53,35 @@ def make_plan(
     left = [name for name in names if not any(fits(pattern, name) for pattern in skip)]
     if not isinstance(scheme, dict):
         return dict.fromkeys(left, scheme)
-    plan = {}
+    decides = {}
     for name in left:
         own = [same for same in every[name] if same in wanted]
         if fitting := own or [pattern for pattern in wanted if fits(pattern, name)]:
-            plan[name] = wanted[fitting[0]]
-    return plan
+            decides[name] = fitting[0]
+    for pattern in wanted:
+        if pattern not in decides.values():
+            its_names = {name for name in decides if fits(pattern, name)}
+            _refuse_late(pattern, its_names, decides, wanted)
+    return {name: wanted[pattern] for name, pattern in decides.items()}
+
+
+def _refuse_late(
+    pattern: str, its_names: set[str], decides: dict[str, str], wanted: dict[str, S]
+) -> None:
+    """One that decides nothing after a wider one, and would before it, with something left for
+    both: a "*" for the rest may well find nothing left.
+
+    its_names  that it fits
+    decides    {name: pattern}
+    """
+    within = {decides[name] for name in its_names}
+    beyond = {decides[name] for name in decides.keys() - its_names}
+    for wider in wanted:
+        if wider in within & beyond and wanted[wider] != wanted[pattern]:
+            raise ValueError(
+                f"{pattern!r} decides nothing where it stands, since the first pattern that fits "
+                f"decides: put it before {wider!r}."
+            )
 
 
 def _modules_around(name: str) -> list[str]:

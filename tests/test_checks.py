@@ -307,6 +307,12 @@ def test_ids_that_are_none_are_refused_as_nn_embedding_does(granularity):
     assert torch.equal(new(torch.tensor([4, 0]).int()), new.weight[[4, 0]])
 
 
+@pytest.mark.parametrize("f", [ql.quantize, ql.fake_quantize, ql.choose_qparams])
+def test_what_a_symbolic_trace_passes_is_not_taken_for_codes(f):
+    with pytest.raises(TypeError, match="^r is a torch.fx.Proxy, since .*: use torch.export"):
+        torch.fx.symbolic_trace(lambda r: f(r, ql.Scheme()))
+
+
 # --- complex numbers and truth values -------------------------------------------------------------
 
 REAL = {

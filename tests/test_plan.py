@@ -1,5 +1,7 @@
 """Plans: which names a pattern fits, and who decides where several fit."""
 
+import re
+
 import pytest
 
 import qlesson as ql
@@ -28,6 +30,40 @@ def test_the_own_name_decides_then_the_first_pattern_that_fits():
     wanted = {"*.up": TWO, "*": EIGHT, "blocks.0.up": FOUR}
     assert list(make_plan(NAMES, wanted).values()) == [EIGHT, FOUR, EIGHT, TWO]
     assert make_plan(NAMES, {"*.up": TWO}) == dict.fromkeys(NAMES[1::2], TWO)
+
+
+@pytest.mark.parametrize(
+    "wanted, late, wider",
+    [
+        ({"*": EIGHT, "*.up": TWO}, "*.up", "*"),
+        ({"embed": TWO, "*.0.*": FOUR, "*.10.*": EIGHT, "*.up": TWO}, "*.up", "*.0.*"),
+        ({"*.up": TWO, "*": EIGHT, "blocks.*": FOUR}, "blocks.*", "*"),
+        ({"blocks.0.up": FOUR, "*": EIGHT, "*.up": TWO}, "*.up", "*"),
+    ],
+)
+def test_a_pattern_that_stands_too_late_is_told_its_place(wanted, late, wider):
+    names = [*NAMES, "blocks.10.down"]
+    sentence = f"^{re.escape(repr(late))} decides nothing .* before {re.escape(repr(wider))}.$"
+    with pytest.raises(ValueError, match=sentence):
+        make_plan(names, wanted)
+    at = list(wanted).index(wider)
+    others = [(pattern, scheme) for pattern, scheme in wanted.items() if pattern != late]
+    moved = dict([*others[:at], (late, wanted[late]), *others[at:]])
+    assert wanted[late] in make_plan(names, moved).values()
+
+
+def test_a_pattern_may_find_nothing_left():
+    for wanted in (
+        {"blocks.*": FOUR, "embed": EIGHT, "*": TWO},  # a rest
+        {**dict.fromkeys(NAMES, FOUR), "*.up": TWO},  # own names decide wherever they stand
+        {"*.up": FOUR, "bl*.up": TWO},  # the other way round nothing were left for "*.up"
+        {"*": FOUR, "*.up": FOUR},  # decided as it says
+    ):
+        assert TWO not in make_plan(NAMES, wanted).values()
+    assert make_plan(NAMES, {"*": FOUR, "*.up": TWO}, skip="*.up") == {
+        NAMES[0]: FOUR,
+        NAMES[2]: FOUR,
+    }
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qlesson.checks.tensors import on_a_device, readable, strided
+from qlesson.checks.tensors import no_symbol, on_a_device, readable, strided
 from qlesson.checks.words import shown
 
 IDS = (torch.int64, torch.int32)  # what nn.Embedding takes
@@ -17,6 +17,7 @@ def codes(
 ) -> None:
     """A tensor of codes in one of these integer dtypes: a cast would wrap around, or cut off."""
     if not isinstance(q, Tensor) or q.dtype not in dtypes:
+        no_symbol(name, q)
         kind = q.dtype if isinstance(q, Tensor) else type(q).__name__
         wanted = " or ".join(str(d) for d in dtypes)
         raise TypeError(f"{name} must hold integers in {wanted}, got {kind}: {remedy}.")
@@ -61,6 +62,7 @@ def ids(name: str, x: Any, count: int) -> None:
     the ids here would wait for the GPU.
     """
     if not isinstance(x, Tensor) or x.dtype not in IDS:
+        no_symbol(name, x)
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"{name} must be row numbers in int64 or int32, got {kind}.")
     strided(name, x)

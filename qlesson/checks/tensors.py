@@ -13,8 +13,18 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 def tensor(name: str, x: Any) -> None:
     """A tensor, of whatever kind."""
     if not isinstance(x, Tensor):
+        no_symbol(name, x)
         remedy = f"call {name}.dequantize()" if is_quantized(x) else f"use torch.tensor({name})"
         raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}: {remedy}.")
+
+
+def no_symbol(name: str, x: Any) -> None:
+    """What torch.fx passes where a tensor would be; it has every attribute that is asked for."""
+    if isinstance(x, torch.fx.Proxy):
+        raise TypeError(
+            f"{name} is a torch.fx.Proxy, since a symbolic trace has no tensors: use "
+            "torch.export.export or torch.compile."
+        )
 
 
 def plain(x: Tensor) -> Tensor:
@@ -239,7 +249,8 @@ def holds(condition: Any) -> bool:
 
 def is_quantized(x: Any) -> bool:
     """Whether x is a QTensor, Blocks, or what stands for one: codes that become values."""
-    return hasattr(x, "dequantize") and hasattr(x, "bits_per_value") and not isinstance(x, type)
+    coded = hasattr(x, "dequantize") and hasattr(x, "bits_per_value")
+    return coded and not isinstance(x, (type, torch.fx.Proxy))
 
 
 def float_dtype(name: str, dtype: Any) -> None:

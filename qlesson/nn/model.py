@@ -97,7 +97,7 @@ def quantize_model(
     the swapped weights, and for one layer at a time about its size and 10 MB; with inputs a float64
     copy of the model, which runs on them, and 64 MB of recorded rows, or one block of the model.
     Raises ValueError, with the layer's name, for one that cannot be swapped, and for a pattern
-    that fits nothing.
+    that fits nothing, or stands after a wider one that decides all it fits.
     """
     layers = swappable(model)
     _check_qparams(layers, activations, qparams)

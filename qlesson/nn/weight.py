@@ -179,7 +179,12 @@ class QuantizedWeight(_KeepsScale):
         for name, x in parts.items():
             if x is not None and x.ndim == 2 and x.shape[0] == self.shape[0] and not shared:
                 parts[name] = F.embedding(rows, x)
-        parts["q"] = self._unpacked(packed, (packed.shape[0], self.shape[1]))
+        q = self._unpacked(packed, (packed.shape[0], self.shape[1]))
+        if shared and torch.compiler.is_compiling():
+            # torch's loops for a CPU lose the check of a lookup that unpacking follows: this keeps
+            # one, as that of a scale for each row does
+            q = q + F.embedding(rows, q.new_zeros(self.shape[0], 1))
+        parts["q"] = q
         return self._values(parts, None)
 
     def _unpacked(self, packed: Tensor, shape: Shape) -> Tensor:

@@ -109,6 +109,17 @@ def test_a_trace_is_refused_and_says_what_to_use(name):
                 torch.jit.trace(layer, x)
 
 
+@pytest.mark.parametrize("name", [*ALL, *MORE])
+def test_a_symbolic_trace_is_refused_and_says_what_to_use(name):
+    make, inputs, last = (ALL | MORE)[name]
+    layer = make()
+    for mode in ("eager", "compiled"):  # one that has run asks less
+        with torch.no_grad(), ql.use_kernels(mode):
+            layer(inputs(3, *last))
+            with pytest.raises(TypeError, match="is a torch.fx.Proxy, since .*: use torch.export"):
+                torch.fx.symbolic_trace(layer)
+
+
 @pytest.mark.filterwarnings("ignore")  # the tracer's
 @pytest.mark.parametrize("name", [*ALL, *MORE])
 def test_the_older_exporter_of_onnx_is_refused_and_torchs_own_is_not(name, tmp_path, monkeypatch):

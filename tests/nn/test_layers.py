@@ -1188,8 +1188,11 @@ def test_the_compilers_own_loops_give_the_same_values():
         assert torch.equal(torch.compile(model, fullgraph=True)(x), model(x))
 
 
-def test_a_compiled_embedding_takes_no_number_that_counts_from_the_end():
-    embedding, _ = quantize_model(nn.Embedding(9, 4), BY_ROW)
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("granularity", [ql.PerAxis(0), ql.PerTensor(), ql.PerAxis(1)])
+def test_a_compiled_embedding_takes_no_number_outside_of_its_rows(granularity, bits):
+    scheme = ql.Scheme(bits, "symmetric", granularity)
+    embedding, _ = quantize_model(nn.Embedding(9, 16), scheme)
     torch._dynamo.reset()
     run = torch.compile(embedding)
     with torch.no_grad():

@@ -91,3 +91,14 @@ def test_error_by_price_keeps_its_words_off_the_curves():
             t = np.linspace(3, 6, 200)
             at = ax.transData.transform(np.column_stack([t, np.interp(t, x, y)]))
             assert not any(box.contains(*p) for p in at), text.get_text()
+
+
+def test_error_by_price_writes_level_with_a_mark_that_stands_alone():
+    stacked = {"a": ([4.5], [20.7], ["64"]), "b": ([4.5], [20.4], ["16"])}
+    curve = {"c": ([4.1, 4.5], [18.4, 20.1], ["128", "32"])}
+    fig = figures.error_by_price(stacked | curve)
+    fig.draw_without_rendering()
+    (ax,) = fig.axes
+    for text in (t for t in ax.texts if t.get_text() in ("64", "16")):
+        box, (x, y) = text.get_window_extent(), ax.transData.transform(text.xy)
+        assert box.y0 < y < box.y1 and not box.x0 < x < box.x1

@@ -308,13 +308,19 @@ def spread_words(
 
 
 def name_points(fig: Figure, ax: Axes, points: Iterable[Point]) -> None:
-    """A word beside each point, on the side where it covers least of the curves and the words."""
+    """A word beside each point, on the side where it covers least of the curves and the words.
+
+    It is level with a mark that stands alone, since others may stand above and below.
+    """
     if fig.get_layout_engine():
         fig.draw_without_rendering()  # fixes the layout, so that data have places in pixels
     ax.autoscale_view()
     curves = [np.zeros((0, 2))]
-    for line in (line for line in ax.get_lines() if line.get_marker() != "None"):
-        xy = ax.transData.transform(np.column_stack(line.get_data()))
+    marked = [line for line in ax.get_lines() if line.get_marker() != "None"]
+    paths = [np.column_stack(line.get_data()) for line in marked]
+    alone = [tuple(path[0]) for path in paths if len(path) == 1]
+    for path in paths:
+        xy = ax.transData.transform(path)
         curves += [
             a + (b - a) * np.linspace(0, 1, 30)[:, None]
             for a, b in zip(xy[:-1], xy[1:], strict=True)
@@ -322,11 +328,12 @@ def name_points(fig: Figure, ax: Axes, points: Iterable[Point]) -> None:
     taken = np.concatenate(curves)
     for x, y, word, color in points:
         at = ax.transData.transform((x, y))
+        sides = LEVEL_FIRST if (x, y) in alone else SIDES
         size = np.array([len(word) * 0.62 * SMALL, 1.25 * SMALL]) * fig.dpi / 72
-        corners = at + SIDES * 9 + np.minimum(SIDES, 0) * size - (SIDES == 0) * size / 2
+        corners = at + sides * 9 + np.minimum(sides, 0) * size - (sides == 0) * size / 2
         covered = [np.all((taken > c - 1) & (taken < c + size + 1), axis=1).sum() for c in corners]
         best = int(np.argmin(covered))
-        side, corner = SIDES[best], corners[best]
+        side, corner = sides[best], corners[best]
         grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 8)] * 2), axis=-1).reshape(-1, 2)
         taken = np.concatenate([taken, corner + grid * size])
         ax.annotate(
@@ -351,6 +358,7 @@ def grey(ax: Axes, picture: Values) -> None:
 
 PLAIN = FuncFormatter(lambda v, _: f"{v:g}")
 SIDES = np.array([(1, -1), (1, 1), (-1, 1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1)])
+LEVEL_FIRST = np.roll(SIDES, 4, axis=0)
 PALE = "#f0f0f0"
 TINTS = [
     lighter(color, 0.55)
