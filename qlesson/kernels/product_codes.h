@@ -286,13 +286,20 @@ inline int64_t as_few(const Weight& w, int64_t m, int64_t batch, int64_t most) {
   return w.aligned() && last <= most ? last : 0;
 }
 
-// f(first row, last row) in parts of so many rows or a multiple
+// f(first row, last row) in parts of so many rows or a multiple, at most `goes` of each thread
 template <typename F>
-inline void share(int64_t n, int64_t threads, int64_t unit, F f) {
-  const int64_t part = std::max<int64_t>(unit, (n / (threads * 8) + unit - 1) / unit * unit);
+inline void share(int64_t n, int64_t threads, int64_t unit, F f, int64_t goes = 8) {
+  const int64_t part = std::max<int64_t>(unit, (n / (threads * goes) + unit - 1) / unit * unit);
   if (threads == 1) return f(0, n);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
   for (int64_t i = 0; i < n; i += part) f(i, std::min(n, i + part));
+}
+
+// The rows of a weight. Where each part begins memory is waited for, so parts are no shorter than that is worth.
+template <typename F>
+inline void share_rows(const Weight& w, int64_t threads, F f) {
+  constexpr int64_t PART = 1 << 18;  // bytes
+  share(w.n, threads, 16, f, std::clamp<int64_t>(w.n * w.row_bytes / (threads * PART), 1, 8));
 }
 
 }  // namespace

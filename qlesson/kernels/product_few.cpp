@@ -348,7 +348,7 @@ extern "C" int linear(const Linear* of) {
     if (!goes.back().digits.finite()) return 0;
   }
   const int64_t near = goes.size() > 1 ? std::max<int64_t>(16, (1 << 18) / w.row_bytes / 8 * 8) : w.n;  // in the second cache
-  share(w.n, of->threads, 16, [&](int64_t from, int64_t to) {
+  share_rows(w, of->threads, [&](int64_t from, int64_t to) {
     for (int64_t first = from; first < to; first += near)
       for (size_t i = 0; i < goes.size(); i++)
         goes[i].rows(w, of->bias, first, std::min(to, first + near), of->y + i * FEW * w.n);

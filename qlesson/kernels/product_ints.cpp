@@ -253,7 +253,7 @@ inline void many_ints(const Weight& w, const Inputs& x, int64_t many, float* y, 
   const Fours fours(w);
   std::vector<IntBatch> batches;
   for (int64_t t = 0; t < many; t += QUADS) batches.emplace_back(w, x, fours, t);
-  share(w.n, threads, 16, [&](int64_t from, int64_t to) { int_tiles(w, x, fours, batches, from, to, y); });
+  share_rows(w, threads, [&](int64_t from, int64_t to) { int_tiles(w, x, fours, batches, from, to, y); });
 }
 
 // Those from t0 on, in goes for which some rows stay in the cache. The widest vectors multiply faster than
@@ -263,7 +263,7 @@ inline void few_ints(const Weight& w, const Inputs& x, int64_t t0, float* y, int
   const int64_t go = QUADS == 16 && FEW * width > 16384 ? FEW / 2 : FEW;
   const int64_t near = few > go ? std::max<int64_t>(16, (1 << 18) / w.row_bytes) : w.n;
   const Buffer<int8_t> ordered = in_packed_order(w, x.codes + t0 * w.k, few);
-  share(w.n, threads, 16, [&](int64_t from, int64_t to) {
+  share_rows(w, threads, [&](int64_t from, int64_t to) {
     for (int64_t first = from; first < to; first += near)
       for (int64_t t = 0; t < few; t += go)
         int_rows(w, x, &ordered[t * width], t0 + t, std::min(go, few - t), first, std::min(to, first + near), y);
