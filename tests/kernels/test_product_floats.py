@@ -74,7 +74,7 @@ def test_wide_inputs_go_by_in_parts(bits):
             assert (off <= 64 * EPS * size).all()
 
 
-@pytest.mark.parametrize("rows, width", [(203, 96), (203, 300), (500, 40), (40, 33_000)])
+@pytest.mark.parametrize("rows, width", [(203, 96), (203, 300), (500, 40), (70, 33_000)])
 def test_many_rows_go_by_in_parts(rows, width):
     """Of a thread, of a panel, and those that stay in the cache for two goes of few inputs."""
     w = codes_of(width, ql.PerGroup(32), 4, rows=rows)
