@@ -286,13 +286,20 @@ inline int64_t as_few(const Weight& w, int64_t m, int64_t batch, int64_t most) {
   return w.aligned() && last <= most ? last : 0;
 }
 
+// Rows that stay in the second cache, while one go of inputs after another meets them.
+inline int64_t rows_nearby(const Weight& w) { return std::max<int64_t>(16, (1 << 18) / w.row_bytes / 8 * 8); }
+
 // f(first row, last row) in parts of so many rows or a multiple, at most `goes` of each thread
 template <typename F>
 inline void share(int64_t n, int64_t threads, int64_t unit, F f, int64_t goes = 8) {
   const int64_t part = std::max<int64_t>(unit, (n / (threads * goes) + unit - 1) / unit * unit);
-  if (threads == 1) return f(0, n);
+  const auto one = [=, &f](int64_t i) { f(i, std::min(n, i + part)); };
+  if (threads == 1) {
+    for (int64_t i = 0; i < n; i += part) one(i);
+    return;
+  }
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
-  for (int64_t i = 0; i < n; i += part) f(i, std::min(n, i + part));
+  for (int64_t i = 0; i < n; i += part) one(i);
 }
 
 // The rows of a weight. Where each part begins memory is waited for, so parts are no shorter than that is worth.

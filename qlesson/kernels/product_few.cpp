@@ -313,12 +313,13 @@ struct Go {
 #if defined(__AVX2__)
     if (as_digits && m == 1) return digits_by_row<1>(w, digits, inputs, m, bias, begin, end, y);
     if (as_digits) return digits_by_row<0>(w, digits, inputs, m, bias, begin, end, y);
-#else
-    if (m == 1) return row_by_row<1>(w, inputs, m, bias, begin, end, y);
-    if (m == 2) return row_by_row<2>(w, inputs, m, bias, begin, end, y);
-    if (m <= 4) return rows_by_columns<4>(w, inputs, m, bias, begin, end, y);
-#endif
     if constexpr (AS_DIGITS < FEW) rows_by_columns<FEW>(w, inputs, m, bias, begin, end, y);
+#else
+    with_count<0>(m, [&](auto T) {
+      if constexpr (T <= 2) row_by_row<T>(w, inputs, m, bias, begin, end, y);
+      else rows_by_columns<T>(w, inputs, m, bias, begin, end, y);
+    });
+#endif
   }
 };
 
@@ -347,7 +348,7 @@ extern "C" int linear(const Linear* of) {
     goes.emplace_back(w, of->x + t * w.k, std::min(FEW, of->m - t));
     if (!goes.back().digits.finite()) return 0;
   }
-  const int64_t near = goes.size() > 1 ? std::max<int64_t>(16, (1 << 18) / w.row_bytes / 8 * 8) : w.n;  // in the second cache
+  const int64_t near = goes.size() > 1 ? rows_nearby(w) : w.n;
   share_rows(w, of->threads, [&](int64_t from, int64_t to) {
     for (int64_t first = from; first < to; first += near)
       for (size_t i = 0; i < goes.size(); i++)

@@ -261,7 +261,7 @@ inline void many_ints(const Weight& w, const Inputs& x, int64_t many, float* y, 
 inline void few_ints(const Weight& w, const Inputs& x, int64_t t0, float* y, int64_t threads) {
   const int64_t few = x.m - t0, width = w.blocks() * BLOCK;
   const int64_t go = QUADS == 16 && FEW * width > 16384 ? FEW / 2 : FEW;
-  const int64_t near = few > go ? std::max<int64_t>(16, (1 << 18) / w.row_bytes) : w.n;
+  const int64_t near = few > go ? rows_nearby(w) : w.n;
   const Buffer<int8_t> ordered = in_packed_order(w, x.codes + t0 * w.k, few);
   share_rows(w, threads, [&](int64_t from, int64_t to) {
     for (int64_t first = from; first < to; first += near)

@@ -49,11 +49,12 @@ std::vector<Batch<typename Tile::In>> batches_of(const Weight& w, const Real* x,
 
 // The rows from `begin` to `end`, at most PANEL.
 template <typename Tile>
-void panel(const Weight& w, const std::vector<Batch<typename Tile::In>>& batches, int64_t begin, int64_t end, Row& row,
+void panel(const Weight& w, const std::vector<Batch<typename Tile::In>>& batches, int64_t begin, int64_t end,
            const float* bias, Real* y) {
   const int64_t count = batches.size(), tiles = (end - begin + ROWS - 1) / ROWS;
   Buffer<WideFloats> acc(tiles * count * ROWS * VECTORS);
   Tile tile;
+  Row row(w);
   for (int64_t first = 0; first < w.blocks(); first += COLUMNS / BLOCK) {
     const int64_t last = std::min(w.blocks(), first + COLUMNS / BLOCK);
     for (int64_t i = 0; i < tiles; i++) {
@@ -84,13 +85,8 @@ template <typename Tile>
 void many(const Linear& of) {
   const Weight& w = *of.w;
   const auto batches = batches_of<Tile>(w, of.x, of.m, of.threads);
-  const auto parts = [](int64_t n, int64_t of_size) { return std::max<int64_t>(1, (n + of_size - 1) / of_size); };
-  const int64_t each = parts(w.n, of.threads), alike = parts(each, parts(each, PANEL));  // rows of a thread, and of a panel
-  const int64_t unit = parts(alike, ROWS) * ROWS;
-  share(w.n, of.threads, unit, [&](int64_t from, int64_t to) {
-    Row row(w);
-    for (int64_t i = from; i < to; i += unit) panel<Tile>(w, batches, i, std::min(to, i + unit), row, of.bias, of.y);
-  });
+  const int64_t panels = std::max<int64_t>(1, (w.n / of.threads + PANEL - 1) / PANEL);  // of each thread, alike
+  share(w.n, of.threads, ROWS, [&](int64_t from, int64_t to) { panel<Tile>(w, batches, from, to, of.bias, of.y); }, panels);
 }
 
 }  // namespace
