@@ -140,7 +140,7 @@ def _onnx_model(job: "Job") -> bytes:
 
 
 def torchao_(job: "Job") -> dict[str, Call]:
-    """torchao's primitives, eager, and compiled where that is quick to prepare."""
+    """torchao's primitives, eager, and compiled where that is quick."""
     from torchao.quantization import quant_primitives as ao
 
     block, codes = job.block_size(), (torch.int8, -128, 127)
@@ -164,7 +164,7 @@ def torchao_(job: "Job") -> dict[str, Call]:
     }
     function, args = works[job.work]
     calls: dict[str, Call] = {"torchao eager": lambda: function(*args)}
-    if job.device != "cpu" or job.granularity in ("tensor", "group 128"):
+    if job.granularity in ("tensor", "group 128"):
         # Once seen with another block, the compiler would make its sizes variables, and the loop
         # take tens of times as long.
         compiled = torch.compile(function, dynamic=False)

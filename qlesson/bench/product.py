@@ -25,6 +25,7 @@ TOKENS = (1, 8, 64, 256)
 BITS = (8, 4)
 OTHERS = 2**29  # bytes: caches keep some of what came before fewer
 READ_ONCE = "codes read once"
+Peer = Callable[[Tensor], dict[str, Call]]
 INT8 = ql.Scheme(8, "symmetric", ql.PerAxis(0))  # a scale for each token
 
 
@@ -62,8 +63,10 @@ class Matrix:
         x = self._drawn(tokens)
         calls: dict[str, Call] = {READ_ONCE: self.read.sum, "float32": self._float32(x)}
         calls |= {"bfloat16": self._bfloat16(x.bfloat16())} | self._ours(x)
-        peers = (self._torch_int8pack, self._torch_int4pack, self._onnxruntime, self._torchao)
-        return calls | joined(peers if self.device == "cpu" else (), x, self.absent)
+        peers: tuple[Peer, ...] = (self._torch_int8pack, self._torch_int4pack)
+        if self.device == "cpu":
+            peers += (self._onnxruntime, self._torchao)
+        return calls | joined(peers, x, self.absent)
 
     @cached_property
     def read(self) -> Tensor:
@@ -98,16 +101,20 @@ class Matrix:
         """torch's own product of 8-bit codes, on bfloat16, with one scale in a row."""
         if self.bits != 8:
             return {}
-        half, (codes, scale), product = x.bfloat16(), self._int8pack, torch._weight_int8pack_mm
-        return {"torch int8pack, bfloat16": lambda: product(half, codes, scale)}
+        product = partial(torch._weight_int8pack_mm, x.bfloat16(), *self._int8pack)
+        product()  # fails here where torch has none for this device
+        return {"torch int8pack, bfloat16": product}
 
     def _torch_int4pack(self, x: Tensor) -> dict[str, Call]:
         """The same of 4-bit codes, in groups."""
         if self.bits != 4:
             return {}
-        half, (packed, scales) = x.bfloat16(), self._int4pack
-        product = torch._weight_int4pack_mm_for_cpu
-        return {"torch int4pack, bfloat16": lambda: product(half, packed, GROUP, scales)}
+        packed, scales = self._int4pack
+        on_cpu = self.device == "cpu"
+        product = torch._weight_int4pack_mm_for_cpu if on_cpu else torch._weight_int4pack_mm
+        call = partial(product, x.bfloat16(), packed, GROUP, scales)
+        call()
+        return {"torch int4pack, bfloat16": call}
 
     @cached_property
     def _int8pack(self) -> tuple[Tensor, Tensor]:
@@ -118,7 +125,11 @@ class Matrix:
     def _int4pack(self) -> tuple[Tensor, Tensor]:
         codes = self.codes.q.to(torch.int32) + 8
         scale = self.codes.scale.t().bfloat16()
-        packed = torch._convert_weight_to_int4pack_for_cpu(codes, 1)
+        if self.device == "cpu":
+            packed = torch._convert_weight_to_int4pack_for_cpu(codes, 1)
+        else:
+            pairs = (codes[:, ::2] << 4 | codes[:, 1::2]).to(torch.uint8)
+            packed = torch._convert_weight_to_int4pack(pairs, 8)
         return packed, torch.stack([scale, torch.zeros_like(scale)], -1).contiguous()
 
     def _onnxruntime(self, x: Tensor) -> dict[str, Call]:
@@ -230,30 +241,31 @@ def _others_run(others: Tensor, of: tuple[int, str]) -> None:
         others.add_(1)
 
 
-def run_writing(tokens: int = 32) -> list[dict[str, Any]]:
+def run_writing(tokens: int = 32, device: str = "cpu") -> list[dict[str, Any]]:
     """The course's GPT writes so many characters, one at a time, with a cache: ms for each."""
-    first = tinygpt.encode("The with statement").view(1, -1)
+    first = tinygpt.encode("The with statement").view(1, -1).to(device)
 
     def write(model: nn.Module) -> None:
         cache, ids = tinygpt.KVCache(), first
         for _ in range(tokens):
             ids = model(ids, cache)[:, -1:].argmax(-1)
 
-    return _in_bits(tinygpt.load(device="cpu"), write, "", tokens)
+    return _in_bits(tinygpt.load(device=device), write, "", device, tokens)
 
 
-def run_encoding() -> list[dict[str, Any]]:
+def run_encoding(device: str = "cpu") -> list[dict[str, Any]]:
     """MiniLM, where it is installed, reads one token: ms, and the bytes of its blocks."""
     if minilm.folder() is None:
         return []
-    ids = torch.full((1, 1), 2000)
-    return _in_bits(minilm.load(device="cpu"), lambda m: m(ids, ids > 0), "blocks")
+    ids = torch.full((1, 1), 2000, device=device)
+    return _in_bits(minilm.load(device=device), lambda m: m(ids, ids > 0), "blocks", device)
 
 
 def _in_bits(
     model: nn.Module,
     work: Callable[[nn.Module], object],
     part: str,
+    device: str,
     times: int = 1,
 ) -> list[dict[str, Any]]:
     """A model in float32 and in codes, its linear layers and embeddings. For each the ms of the
@@ -270,7 +282,8 @@ def _in_bits(
 
         return run
 
-    found = measure({name: of(made) for name, made in models.items()}, rounds=3 * ROUNDS)
+    calls = {name: of(made) for name, made in models.items()}
+    found = measure(calls, device, rounds=3 * ROUNDS)
     return [
         {
             "contestant": name,

@@ -62,8 +62,8 @@ def report(
             "bandwidth": run_bandwidth(nbytes, device),
             "rows": run(nbytes, device, progress, absent),
             "product": run_product(max(1, nbytes // (2 * WIDTH)), device, progress, absent),
-            "writing": run_writing(),
-            "encoding": run_encoding(),
+            "writing": run_writing(device=device),
+            "encoding": run_encoding(device),
         }
         if sizes:
             results["sizes"] = run_sizes(device=device)

@@ -241,7 +241,7 @@ def test_a_report_names_who_is_absent_and_why(monkeypatch):
     monkeypatch.setattr(cells, "cells", lambda device: [("given scale", "row", "float32", False)])
     monkeypatch.setattr(product, "TOKENS", (1,))
     for name in ("run_writing", "run_encoding"):
-        monkeypatch.setattr(report, name, lambda: [])
+        monkeypatch.setattr(report, name, lambda *a, **how: [])
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     monkeypatch.delattr(torch, "_weight_int4pack_mm_for_cpu")

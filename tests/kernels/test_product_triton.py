@@ -113,16 +113,19 @@ import re, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from qlesson.kernels import product_triton
-kinds = {"packed": "*u8", "scale": "*fp16", "offset": "*i8", "y": "*fp32", "s_x": "*fp32"}
-for kernel, x in ((product_triton._linear, "*fp32"), (product_triton._int_linear, "*i32")):
-    known = dict(LAST=8, M=2, ROWS=8, BITS=5, LOW=16, KIND=1, GROUP=64)
-    names = kernel.arg_names
-    types = {n: "constexpr" if n in known else (kinds | {"x": x}).get(n, "i32") for n in names}
+known = dict(M=2, ROWS=8, J=16, PTX=True, WIDTH=5 * 256 + 96 + 8, BITS=5, LOW=16, KIND=1, GROUP=64)
+known |= dict(ROW_WORDS=216, PER_ROW=22, LAST=8)
+kinds = {"packed": "*u8", "words": "*i32", "scale": "*fp16", "offset": "*i8", "y": "*fp32"}
+kinds |= {"s_x": "*fp32", "z_x": "*i32"}
+of_x = {product_triton._linear: ("*fp32", "*bf16"), product_triton._int_linear: ("*i32", "*i8")}
+for kernel, (x, last) in of_x.items():
+    names, given = kernel.arg_names, kinds | {"x": x, "last": last}
+    types = {n: "constexpr" if n in known else given.get(n, "i32") for n in names}
     fixed = {(i,): known[n] for i, n in enumerate(names) if n in known}
     options = {"enable_fp_fusion": kernel is product_triton._linear}
     source = ASTSource(kernel, types, fixed)
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    print(len(re.findall("fma.rn", made.asm["ptx"])))
+    print(*(len(re.findall(word, made.asm["ptx"])) for word in ("fma.rn", "prmt", "dp4a")))
 """
 
 
@@ -133,5 +136,8 @@ def test_they_compile_for_a_gpu_and_the_integer_one_fuses_no_addition(monkeypatc
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     asked = [sys.executable, "-c", COMPILED]
     said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
-    fused, whole = map(int, said.split())
+    (fused, bytes_alone, _), (whole, _, fours) = (
+        map(int, line.split()) for line in said.splitlines()
+    )
     assert fused and not whole
+    assert bytes_alone and fours  # which the interpreter has no words for
