@@ -30,7 +30,8 @@ LONG = 256
 # ORDER[i] is the place in the row's block of the i-th code that is packed
 ORDER = torch.arange(LONG, device="cpu").view(8, 8, 4).transpose(0, 1).reshape(-1)
 BACK = ORDER.argsort()
-CHUNK = 2**17  # codes at a time: bounds the extra memory
+# Codes at a time: bounds the extra memory. On a GPU each operation is a launch.
+CHUNK, CHUNK_CUDA = 2**17, 2**24
 
 
 def fields(bits: int) -> list[tuple[int, int]]:
@@ -83,7 +84,7 @@ def refuse_a_trace() -> None:
 def _chunks(q: Tensor) -> list[slice]:
     if torch.compiler.is_compiling():
         return [slice(None)]
-    step = max(1, CHUNK // max(1, q.shape[1]))
+    step = max(1, (CHUNK_CUDA if q.is_cuda else CHUNK) // max(1, q.shape[1]))
     return [slice(i, i + step) for i in range(0, len(q), step)]
 
 

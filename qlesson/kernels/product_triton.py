@@ -5,13 +5,15 @@
     8-bit inputs     y += float(sum_{k in g} (x - z_x)(q - z)) (s_x s_g), g ascending: the bits of
                      every other path
 
-A program takes ROWS rows of codes, some parts at a time. A part is 32 neighbours. As
-`qlesson.kernels.packed` lays them, a number of 32 bits holds fields of the codes 4 a to 4 a + 3 of
-a part, one in each byte; where a part's numbers begin, and how far they lie apart, is all in which
-long and short blocks differ. A tile has the shape [inputs, ROWS, parts], and what belongs to a part
-stays in one thread.
+A program takes ROWS rows of codes, some words of them at a time. A word is 32 bits of the widest
+field (P bits) of some codes; as `qlesson.kernels.packed` lays them, its four bytes belong to the
+codes 4 a to 4 a + 3 of a part, 32 neighbours, for a = A, A + P, A + 2 P, ..., from its lowest bits
+on. Narrower fields of the same codes are in words of their own. The inputs are brought into this
+order first, so that threads beside each other, which have words beside each other, read inputs
+beside each other. A tile has the shape [inputs, ROWS, words].
 """
 
+import math
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from qlesson.kernels import modes
 from qlesson.kernels.compilers import is_followed, lies_in_memory
-from qlesson.kernels.packed import BLOCK, fields
+from qlesson.kernels.packed import BLOCK, LONG, fields
 from qlesson.kernels.product import SCALES, Packed
 
 FEW = 8  # inputs
@@ -31,27 +33,39 @@ PTX = torch.version.cuda is not None and not triton.knobs.runtime.interpret
 
 
 def tile(of_ints: bool, m: int) -> tuple[int, int, int]:
-    """Rows and parts of a program for m inputs, and its warps."""
-    if of_ints:
-        return (64, 8, 4) if m < 4 else (64, 8, 4)
-    return (32, 32, 4) if m < 4 else (128, 8, 4)
+    """For m inputs: rows of a program, long blocks that it takes at a time, and its warps."""
+    return (32, 2, 4) if m < 4 else (64, 1, 8)
 
 
-# In all of these w is (words, scale, offset, low, group, row_words, per_row, parts).
+# In all of these w is (words, scale, offset, low, row_words, per_row, parts).
 @triton.jit
-def _field(w, at, A: tl.constexpr, P: tl.constexpr, SHIFT: tl.constexpr, STEP: tl.constexpr):
-    """The fields of P bits of the codes 4 A to 4 A + 3 of each part, each in a byte."""
-    held = tl.load(w[0] + at + STEP * (SHIFT + A % P))
-    return ((held >> (A // P * P)) & ((2**P - 1) * 0x01010101)) << SHIFT if P < 8 else held
+def _places(word, first, parts, P: tl.constexpr, BITS: tl.constexpr, BLOCKS: tl.constexpr):
+    """Of so many words, beginning with the block `first`: their part, A, and where in the row the
+    first word of a field lies."""
+    if BLOCKS:
+        block = first + word // (8 * P)
+        return 8 * block + word % 8, word // 8 % P, block * 8 * BITS + word % 8
+    block = tl.minimum(first + word // P, parts - 1)
+    return block, word % P, block * BITS
 
 
 @triton.jit
-def _quad(w, at, A: tl.constexpr, BITS: tl.constexpr, STEP: tl.constexpr):
-    """The codes 4 A to 4 A + 3 of each part, as the bytes of one number."""
+def _field(
+    words, at, a, A: tl.constexpr, P: tl.constexpr, BITS: tl.constexpr, STEP: tl.constexpr
+):  # fmt: skip
+    """The fields of P bits of the codes 4 (a + A) to 4 (a + A) + 3, each in a byte."""
+    SHIFT: tl.constexpr = BITS // (2 * P) * (2 * P)
+    held = tl.load(words + at + STEP * (SHIFT + a % P))
+    return ((held >> ((a + A) // P * P)) & ((2**P - 1) * 0x01010101)) << SHIFT if P < 8 else held
+
+
+@triton.jit
+def _quad(words, at, a, A: tl.constexpr, BITS: tl.constexpr, STEP: tl.constexpr):
+    """The codes 4 (a + A) to 4 (a + A) + 3, as the bytes of one number."""
     u = 0
     for e in tl.static_range(4):
         if BITS & (8 >> e):  # the wider fields hold lower bits
-            u |= _field(w, at, A, 8 >> e, BITS // (16 >> e) * (16 >> e), STEP)
+            u |= _field(words, at, a, A, 8 >> e, BITS, STEP)
     return u
 
 
@@ -88,10 +102,10 @@ def _dot4(u, x, y, PTX: tl.constexpr):
 
 
 @triton.jit
-def _steps(w, row, part, KIND: tl.constexpr):
+def _steps(w, row, part, KIND: tl.constexpr, EACH: tl.constexpr):
     """Of each part: its scale, which code stands for 0.0, and its minimum, or 0."""
-    _, scale, offset, low, group, _, per_row, _ = w
-    home = row * per_row + 32 * part // group
+    _, scale, offset, low, _, per_row, _ = w
+    home = row * per_row + (part if EACH == 1 else part // EACH)
     s = tl.load(scale + home).to(tl.float32)
     zero, minimum = (s * 0).to(tl.int32) + low, s * 0
     if KIND == 1:
@@ -101,33 +115,31 @@ def _steps(w, row, part, KIND: tl.constexpr):
     return s, zero, minimum
 
 
-@triton.jit
-def _begin(w, row, part, BITS: tl.constexpr, IN_LONG: tl.constexpr):
-    """Where the numbers of each part begin."""
-    _, _, _, _, _, row_words, _, _ = w
-    return row * row_words + (part // 8 * (8 * BITS) + part % 8 if IN_LONG else part * BITS)
-
-
+# BLOCKS long blocks from the block `first` on, or with 0 the short ones, at most eight.
 @triton.jit
 def _add_floats(
-    y, w, x, row, i, part, BITS: tl.constexpr, KIND: tl.constexpr, IN_LONG: tl.constexpr,
-    PTX: tl.constexpr, M: tl.constexpr, ROWS: tl.constexpr, J: tl.constexpr,
+    y, w, x, row, i, first, M: tl.constexpr, ROWS: tl.constexpr, BLOCKS: tl.constexpr,
+    BITS: tl.constexpr, P: tl.constexpr, KIND: tl.constexpr, EACH: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
-    """y [M, ROWS, J] and what each part adds to it. 2^23 + u less 2^23 + z is exact. Many inputs
-    meet codes times their scale: that is less to keep."""
-    _, _, _, _, _, _, _, parts = w
-    s, zero, minimum = _steps(w, row, part, KIND)
+    """y [M, ROWS, W] and what each of W words adds to it. 2^23 + u less 2^23 + z is exact. Many
+    inputs meet codes times their scale: that is less to keep."""
+    words, _, _, _, row_words, _, parts = w
+    W: tl.constexpr = 8 * P * max(BLOCKS, 1)
+    word = tl.arange(0, W)[None, None, :]
+    part, a, at = _places(word, first, parts, P, BITS, BLOCKS)
+    s, zero, minimum = _steps(w, row, part, KIND, EACH)
     zero = zero.to(tl.float32) + 8388608.0
-    sums, x_sums = tl.zeros([M, ROWS, J], tl.float32), tl.zeros([M, 1, J], tl.float32)
-    at, inputs = _begin(w, row, part, BITS, IN_LONG), x + i * 32 * parts + part
-    for a in tl.static_range(8):
-        u = _floats(_quad(w, at, a, BITS, 8 if IN_LONG else 1), PTX)
+    sums, x_sums = tl.zeros([M, ROWS, W], tl.float32), tl.zeros([M, 1, W], tl.float32)
+    inputs = x + i * 32 * parts + (first * 8 * P + word if BLOCKS else part * P + a)
+    for t in tl.static_range(8 // P):
+        u = _quad(words, row * row_words + at, a, t * P, BITS, 8 if BLOCKS else 1)
+        codes = _floats(u, PTX)
         for k in tl.static_range(4):
-            x_k = tl.load(inputs + (4 * a + k) * parts)
+            x_k = tl.load(inputs + (4 * t + k) * (parts * P))
             if M > 2:
-                y += x_k * ((u[k] - zero) * s)
+                y += x_k * ((codes[k] - zero) * s)
             else:
-                sums += x_k * (u[k] - zero)
+                sums += x_k * (codes[k] - zero)
             x_sums += x_k
     y = y if M > 2 else y + sums * s
     return y + x_sums * minimum if KIND == 2 else y
@@ -135,38 +147,47 @@ def _add_floats(
 
 @triton.jit
 def _int_parts(
-    w, x, row, i, z_x, part, BITS: tl.constexpr, KIND: tl.constexpr,
-    IN_LONG: tl.constexpr, PTX: tl.constexpr, M: tl.constexpr, ROWS: tl.constexpr, J: tl.constexpr,
+    w, x, row, i, z_x, first, M: tl.constexpr, ROWS: tl.constexpr, BLOCKS: tl.constexpr,
+    BITS: tl.constexpr, P: tl.constexpr, KIND: tl.constexpr, EACH: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
-    """Of each part sum_k (x - z_x)(q - z) [M, ROWS, J], by its four terms, and the scale."""
-    _, _, _, _, _, _, _, parts = w
-    s, zero, _ = _steps(w, row, part, KIND)
-    sums, x_sums = tl.zeros([M, ROWS, J], tl.int32), tl.zeros([M, 1, J], tl.int32)
-    u_sums, ones = tl.zeros([1, ROWS, J], tl.int32), tl.full([1, 1, 1], 0x01010101, tl.int32)
-    at, inputs = _begin(w, row, part, BITS, IN_LONG), x + i * 8 * parts + part
-    for a in tl.static_range(8):
-        u = _quad(w, at, a, BITS, 8 if IN_LONG else 1)
-        x_a = tl.load(inputs + a * parts)
-        sums = _dot4(u, x_a, sums, PTX)
+    """Of each part sum_k (x - z_x)(q - z) [M, ROWS, parts], by its four terms."""
+    words, _, _, _, row_words, _, parts = w
+    W: tl.constexpr = 8 * P * max(BLOCKS, 1)
+    word = tl.arange(0, W)[None, None, :]
+    part, a, at = _places(word, first, parts, P, BITS, BLOCKS)
+    _, zero, _ = _steps(w, row, part, KIND, EACH)
+    sums, x_sums = tl.zeros([M, ROWS, W], tl.int32), tl.zeros([M, 1, W], tl.int32)
+    u_sums, ones = tl.zeros([1, ROWS, W], tl.int32), tl.full([1, 1, 1], 0x01010101, tl.int32)
+    inputs = x + i * 8 * parts + (first * 8 * P + word if BLOCKS else part * P + a)
+    for t in tl.static_range(8 // P):
+        u = _quad(words, row * row_words + at, a, t * P, BITS, 8 if BLOCKS else 1)
+        x_t = tl.load(inputs + t * (parts * P))
+        sums = _dot4(u, x_t, sums, PTX)
         u_sums = _dot4(u, ones, u_sums, PTX)
-        x_sums = _dot4(ones, x_a, x_sums, PTX)
-    return sums - z_x * u_sums - zero * (x_sums - 32 * z_x), s
+        x_sums = _dot4(ones, x_t, x_sums, PTX)
+    sums -= z_x * u_sums + zero * (x_sums - 32 // P * z_x)
+    if BLOCKS:
+        sums = tl.sum(tl.reshape(sums, [M, ROWS, BLOCKS, P, 8]), 3)
+        sums = tl.reshape(sums, [M, ROWS, 8 * BLOCKS])
+    else:
+        sums = tl.sum(tl.reshape(sums, [M, ROWS, 8, P]), 3)
+    return sums
 
 
 @triton.jit
 def _add_integers(
-    y, acc, sums, s, s_x, first, end, COUNT: tl.constexpr, J: tl.constexpr, GROUP: tl.constexpr
+    y, acc, sums, s, s_x, first, end, COUNT: tl.constexpr, J: tl.constexpr, EACH: tl.constexpr
 ):  # fmt: skip
     """y and the running sum acc [M, ROWS] after COUNT parts of J: acc goes into y where a group
     ends, and with the part `end`."""
     part = tl.arange(0, J)[None, None, :]
     adds = sums.to(tl.float32) * (s_x * s)
     for j in tl.static_range(COUNT):
-        if GROUP == 32:
+        if EACH == 1:
             y += tl.sum(tl.where(part == j, adds, 0), 2)
         else:
             acc += tl.sum(tl.where(part == j, sums, 0), 2)
-            if ((first + j + 1) * 32 % GROUP == 0) | (first + j == end):
+            if ((first + j + 1) % EACH == 0) | (first + j == end):
                 s_j = tl.sum(tl.where(part == j, s, 0), 2)
                 y += acc.to(tl.float32) * (tl.sum(s_x, 2) * s_j)
                 acc = acc * 0
@@ -183,7 +204,7 @@ def _last_field(packed, at, LAST: tl.constexpr, P: tl.constexpr, SHIFT: tl.const
 @triton.jit
 def _last_codes(w, packed, row, LAST: tl.constexpr, BITS: tl.constexpr):
     """The codes of the shorter block at the end of a row [1, ROWS, 32], of which it holds LAST."""
-    _, _, _, _, _, row_words, _, parts = w
+    _, _, _, _, row_words, _, parts = w
     at = row * 4 * row_words + 4 * BITS * parts
     u = 0
     for e in tl.static_range(4):
@@ -207,37 +228,30 @@ def _store(y, out, n, m, M: tl.constexpr, ROWS: tl.constexpr):
 @triton.jit
 def _linear(
     packed, words, scale, offset, x, last, y, n, m,
-    M: tl.constexpr, ROWS: tl.constexpr, J: tl.constexpr, PTX: tl.constexpr, WIDTH: tl.constexpr,
-    BITS: tl.constexpr, LOW: tl.constexpr, KIND: tl.constexpr, GROUP: tl.constexpr,
-    ROW_WORDS: tl.constexpr, PER_ROW: tl.constexpr, LAST: tl.constexpr,
+    M: tl.constexpr, ROWS: tl.constexpr, BLOCKS: tl.constexpr, PTX: tl.constexpr,
+    WIDTH: tl.constexpr, BITS: tl.constexpr, P: tl.constexpr, LOW: tl.constexpr,
+    KIND: tl.constexpr, EACH: tl.constexpr, ROW_WORDS: tl.constexpr, PER_ROW: tl.constexpr,
+    LAST: tl.constexpr,
 ):  # fmt: skip
-    """y [m, n] of float x [m, 32, WIDTH // 32] and the rest of each input, last [m, 32]."""
+    """y [m, n] of float x in the words' order, and the rest of each input, last [m, 32]."""
     PARTS: tl.constexpr = WIDTH // 32
-    IN_LONG: tl.constexpr = WIDTH // 256 * 8
-    w = words, scale, offset, LOW, GROUP, ROW_WORDS, PER_ROW, PARTS
+    LONG: tl.constexpr = WIDTH // 256
+    w = words, scale, offset, LOW, ROW_WORDS, PER_ROW, PARTS
     row = _some(tl.program_id(0) * ROWS, n, ROWS).to(tl.int64)[None, :, None]
     i = _some(0, m, M)[:, None, None]
     out = tl.zeros([M, ROWS], tl.float32)
-    if IN_LONG >= J:
-        many = tl.zeros([M, ROWS, J], tl.float32)
-        for first in range(0, IN_LONG // J * J, J):
-            part = first + tl.arange(0, J)[None, None, :]
-            many = _add_floats(many, w, x, row, i, part, BITS, KIND, True, PTX, M, ROWS, J)
-        out += tl.sum(many, 2)
-    if IN_LONG % J:
-        some = tl.zeros([M, ROWS, 8], tl.float32)
-        for first in range(IN_LONG // J * J, IN_LONG, 8):
-            part = first + tl.arange(0, 8)[None, None, :]
-            some = _add_floats(some, w, x, row, i, part, BITS, KIND, True, PTX, M, ROWS, 8)
-        out += tl.sum(some, 2)
-    if IN_LONG < PARTS:
-        part = _some(IN_LONG, PARTS, 8)[None, None, :]
-        few = tl.zeros([M, ROWS, 8], tl.float32)
-        few = _add_floats(few, w, x, row, i, part, BITS, KIND, False, PTX, M, ROWS, 8)
-        there = IN_LONG + tl.arange(0, 8)[None, None, :] < PARTS
+    if LONG:
+        y_w = tl.zeros([M, ROWS, 8 * P * BLOCKS], tl.float32)
+        for first in range(0, LONG, BLOCKS):
+            y_w = _add_floats(y_w, w, x, row, i, first, M, ROWS, BLOCKS, BITS, P, KIND, EACH, PTX)
+        out += tl.sum(y_w, 2)
+    if 8 * LONG < PARTS:
+        few = tl.zeros([M, ROWS, 8 * P], tl.float32)
+        few = _add_floats(few, w, x, row, i, 8 * LONG, M, ROWS, 0, BITS, P, KIND, EACH, PTX)
+        there = 8 * LONG + tl.arange(0, 8 * P)[None, None, :] // P < PARTS
         out += tl.sum(tl.where(there, few, 0), 2)
     if LAST:
-        s, zero, minimum = _steps(w, row, tl.full([1, 1, 1], PARTS, tl.int32), KIND)
+        s, zero, minimum = _steps(w, row, tl.full([1, 1, 1], PARTS, tl.int32), KIND, EACH)
         x_k = tl.load(last + i * 32 + tl.arange(0, 32)[None, None, :]).to(tl.float32)
         q = (_last_codes(w, packed, row, LAST, BITS) - zero).to(tl.float32)
         out += tl.sum(x_k * q * s + x_k * minimum, 2)
@@ -247,38 +261,37 @@ def _linear(
 @triton.jit
 def _int_linear(
     packed, words, scale, offset, x, last, y, s_x, z_x, n, m,
-    M: tl.constexpr, ROWS: tl.constexpr, J: tl.constexpr, PTX: tl.constexpr, WIDTH: tl.constexpr,
-    BITS: tl.constexpr, LOW: tl.constexpr, KIND: tl.constexpr, GROUP: tl.constexpr,
-    ROW_WORDS: tl.constexpr, PER_ROW: tl.constexpr, LAST: tl.constexpr,
+    M: tl.constexpr, ROWS: tl.constexpr, BLOCKS: tl.constexpr, PTX: tl.constexpr,
+    WIDTH: tl.constexpr, BITS: tl.constexpr, P: tl.constexpr, LOW: tl.constexpr,
+    KIND: tl.constexpr, EACH: tl.constexpr, ROW_WORDS: tl.constexpr, PER_ROW: tl.constexpr,
+    LAST: tl.constexpr,
 ):  # fmt: skip
     """The same of 8-bit x, four to a number, with a scale and a zero point for each input."""
     PARTS: tl.constexpr = WIDTH // 32
-    IN_LONG: tl.constexpr = WIDTH // 256 * 8
+    LONG: tl.constexpr = WIDTH // 256
     END: tl.constexpr = (WIDTH - 1) // 32  # the last part
-    w = words, scale, offset, LOW, GROUP, ROW_WORDS, PER_ROW, PARTS
+    w = words, scale, offset, LOW, ROW_WORDS, PER_ROW, PARTS
     row = _some(tl.program_id(0) * ROWS, n, ROWS).to(tl.int64)[None, :, None]
     i = _some(0, m, M)[:, None, None]
     s_m, z_m = tl.load(s_x + i), tl.load(z_x + i)
     out, acc = tl.zeros([M, ROWS], tl.float32), tl.zeros([M, ROWS], tl.int32)
-    for first in range(0, IN_LONG // J * J, J):
-        part = first + tl.arange(0, J)[None, None, :]
-        many, s = _int_parts(w, x, row, i, z_m, part, BITS, KIND, True, PTX, M, ROWS, J)
-        out, acc = _add_integers(out, acc, many, s, s_m, first, END, J, J, GROUP)
-    for first in range(IN_LONG // J * J, IN_LONG, 8):
-        part = first + tl.arange(0, 8)[None, None, :]
-        sums, s = _int_parts(w, x, row, i, z_m, part, BITS, KIND, True, PTX, M, ROWS, 8)
-        out, acc = _add_integers(out, acc, sums, s, s_m, first, END, 8, 8, GROUP)
-    if IN_LONG < PARTS:
-        part = _some(IN_LONG, PARTS, 8)[None, None, :]
-        sums, s = _int_parts(w, x, row, i, z_m, part, BITS, KIND, False, PTX, M, ROWS, 8)
-        out, acc = _add_integers(out, acc, sums, s, s_m, IN_LONG, END, PARTS - IN_LONG, 8, GROUP)
+    for first in range(0, LONG, BLOCKS):
+        sums = _int_parts(w, x, row, i, z_m, first, M, ROWS, BLOCKS, BITS, P, KIND, EACH, PTX)
+        s, _, _ = _steps(w, row, 8 * first + tl.arange(0, 8 * BLOCKS)[None, None, :], KIND, EACH)
+        out, acc = _add_integers(
+            out, acc, sums, s, s_m, 8 * first, END, 8 * BLOCKS, 8 * BLOCKS, EACH
+        )
+    if 8 * LONG < PARTS:
+        few = _int_parts(w, x, row, i, z_m, 8 * LONG, M, ROWS, 0, BITS, P, KIND, EACH, PTX)
+        s, _, _ = _steps(w, row, _some(8 * LONG, PARTS, 8)[None, None, :], KIND, EACH)
+        out, acc = _add_integers(out, acc, few, s, s_m, 8 * LONG, END, PARTS - 8 * LONG, 8, EACH)
     if LAST:
-        s, zero, _ = _steps(w, row, tl.full([1, 1, 1], PARTS, tl.int32), KIND)
+        s, zero, _ = _steps(w, row, tl.full([1, 1, 1], PARTS, tl.int32), KIND, EACH)
         k = tl.arange(0, 32)[None, None, :]
         x_k = tl.load(last + i * 32 + k).to(tl.int32) - z_m
         products = x_k * (_last_codes(w, packed, row, LAST, BITS) - zero)
-        sums = tl.sum(tl.where(32 * PARTS + k < WIDTH, products, 0), 2, keep_dims=True)
-        out, acc = _add_integers(out, acc, sums, s, s_m, PARTS, END, 1, 1, GROUP)
+        rest = tl.sum(tl.where(32 * PARTS + k < WIDTH, products, 0), 2, keep_dims=True)
+        out, acc = _add_integers(out, acc, rest, s, s_m, PARTS, END, 1, 1, EACH)
     _store(y, out, n, m, M, ROWS)
 
 
@@ -316,32 +329,45 @@ def int_linear(codes: Tensor, scale: Tensor, zero_point: Tensor, w: Packed) -> T
 def _launch(kernel: Any, x: Tensor, w: Packed, *of_inputs: Tensor) -> Tensor:
     m, n, width = len(x), len(w.packed), w.width
     y = x.new_empty(m, n, dtype=torch.float32)
-    packed, whole = w.packed.contiguous(), width // BLOCK * BLOCK
-    if packed.shape[1] % 4 or packed.data_ptr() % 4:  # a row begins inside of a number
+    packed, parts = w.packed.contiguous(), width // BLOCK
+    if packed.shape[1] % 4 or packed.data_ptr() % 4:  # a row begins inside of a word
         packed = F.pad(packed, (0, -packed.shape[1] % 4)).clone()
-    last = F.pad(x[:, whole:], (0, whole + BLOCK - width)) if whole < width else x
-    offset = w.scale if w.offset is None else w.offset
-    most, step = triton.next_power_of_2(m), 8 // fields(w.bits)[-1][0]
-    rows, parts, warps = tile(kernel is _int_linear, most)
+    last = F.pad(x[:, BLOCK * parts :], (0, BLOCK)) if width % BLOCK else x
+    offset, per_row = w.scale if w.offset is None else w.offset, w.scale.shape[1]
+    most, sizes = triton.next_power_of_2(m), [p for p, _ in fields(w.bits)]
+    rows, blocks, warps = tile(kernel is _int_linear, most)
+    blocks = math.gcd(blocks, width // LONG) or 1
+    step = 8 // sizes[-1]
     with torch.cuda.device_of(x):
         kernel[triton.cdiv(n, rows),](
             packed, packed.view(torch.int32), w.scale.contiguous(), offset.contiguous(),
-            _by_parts(x[:, :whole]), last, y, *of_inputs, n, m,
-            M=most, ROWS=rows, J=parts, PTX=PTX, WIDTH=width, BITS=w.bits,
+            _in_words(x[:, : BLOCK * parts], sizes[0]), last[:, :BLOCK].contiguous(), y, *of_inputs,
+            n, m,
+            M=most, ROWS=rows, BLOCKS=blocks, PTX=PTX, WIDTH=width, BITS=w.bits, P=sizes[0],
             LOW=2 ** (w.bits - 1) if w.signed else 0,
-            KIND=0 if w.offset is None else 1 + w.offset.is_floating_point(), GROUP=w.group_size,
-            ROW_WORDS=packed.shape[1] // 4, PER_ROW=0 if len(w.scale) == 1 else w.scale.shape[1],
+            KIND=0 if w.offset is None else 1 + w.offset.is_floating_point(),
+            EACH=w.group_size // BLOCK if per_row > 1 else parts + 1,
+            ROW_WORDS=packed.shape[1] // 4, PER_ROW=0 if len(w.scale) == 1 else per_row,
             LAST=-(-(width % BLOCK) // step) * step,
             enable_fp_fusion=kernel is _linear, num_warps=warps,
         )  # fmt: skip
     return y
 
 
-def _by_parts(x: Tensor) -> Tensor:
-    """x [m, n]: the first of each part, the second of each part, and so on, in float32; of int8 the
-    first four, the next four, each as one number. Threads beside each other take parts beside each
-    other, so what they read lies together."""
-    if x.dtype == torch.int8:
-        return x.reshape(len(x), -1, 8, 4).transpose(1, 2).contiguous().view(torch.int32)
-    x = x.reshape(len(x), -1, BLOCK).transpose(1, 2)
-    return torch.empty(x.shape, dtype=torch.float32, device=x.device).copy_(x)
+def _in_words(x: Tensor, p: int) -> Tensor:
+    """x [m, n] as [m, 8 / p, 4, words] in float32: what the four bytes of each word of fields of p
+    bits meet, from its lowest bits on; of int8 the four are one number."""
+    m, n = x.shape
+    of_ints, turns = x.dtype == torch.int8, 8 // p
+    words, in_long, whole = n // BLOCK * p, n // LONG * 8 * p, n // LONG * LONG
+    y = x.new_empty(m, turns, words, 4)
+    if not of_ints:
+        y = x.new_empty(m, turns, 4, words, dtype=torch.float32)
+    held = y if of_ints else y.transpose(2, 3)
+    if in_long:
+        blocks = x[:, :whole].reshape(m, -1, 8, turns, p, 4)
+        held[:, :, :in_long].unflatten(2, (-1, p, 8)).copy_(blocks.permute(0, 3, 1, 4, 2, 5))
+    if in_long < words:
+        blocks = x[:, whole:].reshape(m, -1, turns, p, 4)
+        held[:, :, in_long:].unflatten(2, (-1, p)).copy_(blocks.permute(0, 2, 1, 3, 4))
+    return y.view(torch.int32) if of_ints else y

@@ -37,7 +37,7 @@ from qlesson.nn.weight import QuantizedWeight
 from qlesson.qtensor import QTensor
 from qlesson.scheme import Scheme
 
-TILE = 2**20  # values of W_hat at a time
+TILE, TILE_CUDA = 2**20, 2**24  # values of W_hat at a time; on a GPU each operation is a launch
 # What each weight is for the kernel, by its id, for as long as it lives: asking a WeakKeyDictionary
 # takes a thirtieth of a small product's time.
 _held: dict[int, Any] = {}
@@ -296,7 +296,7 @@ def _triton(w: Packed) -> Any:
 def _in_tiles(x: Tensor, w: Packed, bias: Tensor | None) -> Tensor:
     parts = [
         F.linear(x, _values(w.rows(rows), x.dtype), None if bias is None else bias[rows])
-        for rows in _slices(len(w.packed), max(1, TILE // w.width))
+        for rows in _tiles(w)
     ]
     return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
@@ -327,7 +327,7 @@ def _int_product(
     if found is not None:
         return found
     parts = []
-    for rows in _slices(len(w.packed), max(1, TILE // w.width)):
+    for rows in _tiles(w):
         part = w.rows(rows)
         s_w, y = part.scale.to(s_x.dtype), torch.zeros((), dtype=s_x.dtype, device=s_x.device)
         for i, acc in enumerate(_accumulators(q_x, z_x, part)):
@@ -342,6 +342,11 @@ def _accumulators(q_x: Tensor, z_x: Tensor, w: Packed) -> Iterator[Tensor]:
     q_w, z_w = int8_codes(q, offset)
     for i, columns in enumerate(_slices(w.width, w.group_size)):
         yield four_terms(q_x[:, columns], z_x, q_w[:, columns], z_w[:, i]).total()
+
+
+def _tiles(w: Packed) -> list[slice]:
+    values = TILE_CUDA if w.packed.is_cuda else TILE
+    return _slices(len(w.packed), max(1, values // w.width))
 
 
 def _slices(n: int, size: int) -> list[slice]:

@@ -16,15 +16,17 @@ from qlesson.nn import product as layer_product
 kernels = pytest.importorskip("qlesson.kernels.product_triton", reason="needs Triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# long blocks, blocks of 32 and a shorter last one; groups that end inside and outside of a block
+# some long blocks at a time, long blocks, blocks of 32 and a shorter last one; groups that end
+# inside and outside of a block
 LAYOUTS = [
+    (5 * 256 + 96 + 24, ql.PerGroup(64)),
     (256 + 64, ql.PerGroup(32)),
     (256 + 32 + 5, ql.PerGroup(96)),
-    (512, ql.PerGroup(128)),
+    (1024, ql.PerGroup(128)),
     (33, ql.PerAxis(0)),
     (70, ql.PerTensor()),
 ]
-CASES = [(bits, LAYOUTS[1]) for bits in range(2, 9)] + [(4, layout) for layout in LAYOUTS]
+CASES = [(bits, LAYOUTS[0]) for bits in range(2, 9)] + [(4, layout) for layout in LAYOUTS[1:]]
 
 
 @pytest.fixture(autouse=True)
@@ -113,8 +115,8 @@ import re, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from qlesson.kernels import product_triton
-known = dict(M=2, ROWS=8, J=16, PTX=True, WIDTH=5 * 256 + 96 + 8, BITS=5, LOW=16, KIND=1, GROUP=64)
-known |= dict(ROW_WORDS=216, PER_ROW=22, LAST=8)
+known = dict(M=2, ROWS=32, BLOCKS=2, PTX=True, WIDTH=5 * 256 + 96 + 8, BITS=5, P=4, LOW=16)
+known |= dict(KIND=1, EACH=2, ROW_WORDS=216, PER_ROW=22, LAST=8)
 kinds = {"packed": "*u8", "words": "*i32", "scale": "*fp16", "offset": "*i8", "y": "*fp32"}
 kinds |= {"s_x": "*fp32", "z_x": "*i32"}
 of_x = {product_triton._linear: ("*fp32", "*bf16"), product_triton._int_linear: ("*i32", "*i8")}
