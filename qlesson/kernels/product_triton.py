@@ -124,7 +124,7 @@ def _add_floats(
     """y [M, ROWS, W] and what each of W words adds to it. 2^23 + u less 2^23 + z is exact. Many
     inputs meet codes times their scale: that is less to keep."""
     words, _, _, _, row_words, _, parts = w
-    W: tl.constexpr = 8 * P * max(BLOCKS, 1)
+    W: tl.constexpr = 8 * P * (BLOCKS if BLOCKS else 1)
     word = tl.arange(0, W)[None, None, :]
     part, a, at = _places(word, first, parts, P, BITS, BLOCKS)
     s, zero, minimum = _steps(w, row, part, KIND, EACH)
@@ -152,7 +152,7 @@ def _int_parts(
 ):  # fmt: skip
     """Of each part sum_k (x - z_x)(q - z) [M, ROWS, parts], by its four terms."""
     words, _, _, _, row_words, _, parts = w
-    W: tl.constexpr = 8 * P * max(BLOCKS, 1)
+    W: tl.constexpr = 8 * P * (BLOCKS if BLOCKS else 1)
     word = tl.arange(0, W)[None, None, :]
     part, a, at = _places(word, first, parts, P, BITS, BLOCKS)
     _, zero, _ = _steps(w, row, part, KIND, EACH)

@@ -115,8 +115,8 @@ def differences(panels: Mapping[str, Mapping[str, Comparison]]) -> Figure:
     )
     for ax, (title, found) in zip(np.ravel(axes), panels.items(), strict=True):
         places = -np.arange(len(found), dtype=float)
-        means = [c.difference for c in found.values()]
-        errors = [2 * c.standard_error for c in found.values()]
+        means = [round(c.difference, 5) for c in found.values()]  # then processors differ
+        errors = [round(2 * c.standard_error, 5) for c in found.values()]
         bars = dict(color=draw.REAL, ecolor=draw.INK, fmt="o", ms=6, capsize=4, lw=1.4)
         ax.errorbar(means, places, xerr=errors, label="difference", **bars)
         for mean, error, y in zip(means, errors, places, strict=True):
