@@ -162,6 +162,15 @@ def run_bandwidth(nbytes: int = 2**27, device: str = "cpu") -> list[dict[str, An
     return [{"contestant": "read", "ms": ms, "low": low, "high": high, "moved": nbytes}]
 
 
+def run_division(values: int = 2**24, device: str = "cuda") -> dict[str, int]:
+    """How many quotients r / 255 are others where 255 is a Python number, not a tensor beside r: a
+    GPU then multiplies by 1 / 255."""
+    r = torch.randn(values, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    r = r.to(device)
+    wanted = r / torch.tensor(255.0, device=device)
+    return {"values": values, "differ": int((r / 255 != wanted).sum())}
+
+
 def run_pieces(nbytes: int = 2**27) -> list[dict[str, Any]]:
     """The formula on some values at a time, and on the whole tensor: where the cache ends."""
     job = Job("given scale", "tensor", "float32", nbytes)

@@ -21,6 +21,7 @@ from qlesson.bench.cells import (
     Job,
     run,
     run_bandwidth,
+    run_division,
     run_memory,
     run_pieces,
     run_sizes,
@@ -59,7 +60,7 @@ def report(
         results = {
             **machine(device),
             "absent": absent,
-            "bandwidth": run_bandwidth(nbytes, device),
+            "bandwidth": run_bandwidth(nbytes if device == "cpu" else 8 * nbytes, device),
             "rows": run(nbytes, device, progress, absent),
             "product": run_product(max(1, nbytes // (2 * WIDTH)), device, progress, absent),
             "writing": run_writing(device=device),
@@ -67,6 +68,8 @@ def report(
         }
         if sizes:
             results["sizes"] = run_sizes(device=device)
+        if device != "cpu":
+            results["division"] = run_division(device=device)
         if sizes and device == "cpu":
             beside = {"pieces": run_pieces, "memory": run_memory, "steps": run_steps}
             results |= {part: rows(nbytes) for part, rows in beside.items()}
