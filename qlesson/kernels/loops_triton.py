@@ -73,20 +73,19 @@ def _dequantize(q, scale, zero_point, r_hat, m, n, largest, ROWS: tl.constexpr, 
 
 
 @triton.jit
-def _steps(r_min, r_max, bad, low, high, KEPT: tl.constexpr, SYMMETRIC: tl.constexpr):
-    """Scale and zero point of ranges; NaN for a scale where `bad`, since maximum drops it."""
+def _steps(r_min, r_max, low, high, KEPT: tl.constexpr, SYMMETRIC: tl.constexpr):
+    """Scale and zero point of ranges; a scale is NaN where an end is."""
     if SYMMETRIC:
-        s = tl.div_rn(tl.maximum(-r_min, r_max), high)
+        s = tl.div_rn(tl.maximum(-r_min, r_max, ALL), high)
         s = s.to(KEPT).to(tl.float32)
         z = s * 0
     else:
-        r_min, r_max = tl.minimum(r_min, 0), tl.maximum(r_max, 0)
+        r_min, r_max = tl.minimum(r_min, 0, ALL), tl.maximum(r_max, 0, ALL)
         s = tl.div_rn(r_max - r_min, high - low)
         s = s.to(KEPT).to(tl.float32)
         z = _round_within(low - tl.div_rn(r_min, s), low, high)
     z = tl.where(s < TINY, 0, z)
-    s = tl.where(s < TINY, 1, s)
-    return tl.where(bad, float("nan"), s), z
+    return tl.where(s < TINY, 1, s), z
 
 
 @triton.jit
@@ -97,8 +96,9 @@ def _choose_and_quantize(
     i, at, there = _tile(m, n, ROWS, COLS)
     x = tl.load(r + at, there, 0).to(tl.float32)  # the range holds 0
     r_min, r_max = tl.min(x, 1)[:, None], tl.max(x, 1)[:, None]  # on a GPU without its NaN
-    bad = tl.max((x != x).to(tl.int32), 1)[:, None] > 0
-    s, z = _steps(r_min, r_max, bad, low, high, scale.dtype.element_ty, SYMMETRIC)
+    bad = tl.max((x != x).to(tl.int32), 1)[:, None]
+    s, z = _steps(r_min, r_max, low, high, scale.dtype.element_ty, SYMMETRIC)
+    s = tl.where(bad > 0, float("nan"), s)
     x = _code(x, s, z, low, high, INSIDE)
     tl.store(q + at, x.to(tl.int32).to(q.dtype.element_ty), there)
     tl.store(scale + i, s.to(scale.dtype.element_ty), i < m)
@@ -134,8 +134,7 @@ def _choose(
     j = tl.program_id(0) * COLS + tl.arange(0, COLS)
     r_min = tl.load(lows + j, j < n, 0).to(tl.float32)
     r_max = tl.load(highs + j, j < n, 0).to(tl.float32)
-    bad = r_min != r_min
-    s, z = _steps(r_min, r_max, bad, low, high, scale.dtype.element_ty, SYMMETRIC)
+    s, z = _steps(r_min, r_max, low, high, scale.dtype.element_ty, SYMMETRIC)
     tl.store(scale + j, s.to(scale.dtype.element_ty), j < n)
     tl.store(zero_point + j, z.to(tl.int32).to(zero_point.dtype.element_ty), j < n)
 
