@@ -209,8 +209,8 @@ def _min_max_of_all(r: Tensor) -> tuple[Tensor, Tensor]:
 def choose(r: Tensor, scheme: Scheme) -> QParams | None:
     """Scale and zero point in one reading of r and one wait; None where that is not to be.
 
-    It is for a GPU, where each operation of the eager formula is a launch; for all blocks that lie
-    in memory, else for what `choose_and_quantize` is for.
+    It is for a GPU, where each operation of the eager formula is a launch: for any blocks in
+    memory, ranges that hold 0, and values and scales that are finite.
     """
     if torch.compiler.is_compiling() or _is_literal(scheme) or not _on_gpu(r):
         return None

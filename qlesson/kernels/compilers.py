@@ -213,7 +213,8 @@ def _by_triton(formula: Formula, constants: Constants, kinds: Kinds) -> Formula 
         if formula is loops.min_max:
             return run(*tensors)
         if formula in (loops.choose, loops.choose_and_quantize):
-            run(*tensors[1:], *constants[:-2])  # its codes are numbers, and include 0 they do
+            # The kernels know codes as numbers, and every range here holds 0.
+            run(*tensors[1:], *constants[:-2])
             return ()
         x, scale, zero_point, out = tensors
         run(x, scale.float(), zero_point, out, *constants)
