@@ -42,7 +42,9 @@ def choose_qparams(
     Raises ValueError for NaN, infinity, an empty tensor, an axis out of range or a range too
     wide for the dtype; TypeError for anything but a strided float tensor.
     """
-    return _qparams_from_range(*range_ends(_checked(r, scheme), scheme, find_range), scheme)
+    r = _checked(r, scheme)
+    chosen = kernels.choose(r, scheme) if find_range is None else None
+    return chosen or _qparams_from_range(*range_ends(r, scheme, find_range), scheme)
 
 
 def quantize_by(find_range: FindRange | None, r: Tensor, scheme: Scheme) -> "QTensor":

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from qlesson import checks
+from qlesson.affine import QParams
 from qlesson.granularity import Granularity
 from qlesson.kernels import loops
 from qlesson.kernels.compilers import Constants, Formula, _compiled
@@ -27,6 +27,7 @@ from qlesson.scheme import Scheme
 
 __all__ = [
     "EAGER_PIECE",
+    "choose",
     "choose_and_quantize",
     "dequantize",
     "dequantize_blocks",
@@ -198,16 +199,35 @@ def min_max(r: Tensor, granularity: Granularity) -> tuple[Tensor, Tensor]:
 def _min_max_of_all(r: Tensor) -> tuple[Tensor, Tensor]:
     """The smallest and the largest value of r: of rows, then of what the rows gave."""
     n = r.numel() // ROW * ROW
-    if n and r.is_contiguous() and not r.is_cuda and _compiles(loops.min_max, (), r):
+    if n and r.is_contiguous() and _compiles(loops.min_max, (), r):
         with or_eagerly():
             ends = _loop(loops.min_max, (), r.view(-1)[:n].view(-1, ROW))()
             r = torch.cat([*ends, r.view(-1)[n:]])
     return torch.aminmax(r)
 
 
+def choose(r: Tensor, scheme: Scheme) -> QParams | None:
+    """Scale and zero point in one reading of r and one wait; None where that is not to be.
+
+    It is for a GPU, where each operation of the eager formula is a launch: for any blocks in
+    memory, ranges that hold 0, and values and scales that are finite.
+    """
+    if torch.compiler.is_compiling() or _is_literal(scheme) or not _on_gpu(r):
+        return None
+    blocks, codes = _own_blocks(r, scheme.granularity), (scheme.quant_min, scheme.quant_max)
+    constants = (*codes, scheme.mapping, scheme.include_zero, scheme.scale_dtype)
+    if blocks is None or not _compiles(loops.choose, constants, r):
+        return None
+    chosen, steps = _room(r, scheme, blocks)
+    with or_eagerly():
+        _loop(loops.choose, constants, _held(codes, r.device), blocks, *steps)()
+        return chosen if _fits(chosen, scheme) else None
+    return None
+
+
 def choose_and_quantize(
     r: Tensor, scheme: Scheme, out: Tensor, may_fill: Callable[[], bool]
-) -> tuple[Tensor, Tensor] | None:
+) -> QParams | None:
     """Fill `out`, scale and zero point together; None where that is not to be.
 
     may_fill  asked where it is to be, before `out` is written
@@ -216,21 +236,17 @@ def choose_and_quantize(
     0: a literal one may call for a warning, which needs its ends. And for values and scales that
     are finite: saying what is wrong is the caller's.
     """
-    literal = scheme.mapping == "asymmetric" and not scheme.include_zero
-    if torch.compiler.is_compiling() or literal or not out.is_contiguous():
+    if torch.compiler.is_compiling() or _is_literal(scheme) or not out.is_contiguous():
         return None
     blocks = _own_blocks(r, scheme.granularity)
-    shape = scheme.granularity.scale_shape(r.shape)
-    if blocks is None or math.prod(shape) < 64 or (blocks.ndim == 3 and r.is_cuda):
+    few = math.prod(scheme.granularity.scale_shape(r.shape)) < 64
+    if blocks is None or few or (blocks.ndim == 3 and _on_gpu(r)):
         return None
     codes = scheme.quant_min, scheme.quant_max
     constants = (*codes, scheme.rounding, scheme.mapping, scheme.include_zero, scheme.scale_dtype)
     if not _compiles(loops.choose_and_quantize, constants, r, out) or not may_fill():
         return None
-    one_each = (blocks.shape[0], 1, *blocks.shape[2:])
-    scale = r.new_empty(shape, dtype=scheme.scale_dtype or torch.float32)
-    zero_point = r.new_empty(shape, dtype=scheme.dtype)
-    steps = scale.view(one_each), zero_point.view(one_each)
+    chosen, steps = _room(r, scheme, blocks)
     tensors = blocks, *steps, out.view(blocks.shape)
     with or_eagerly():
         largest = _loop(loops.choose_and_quantize, constants, _held(codes, r.device), *tensors)()
@@ -238,9 +254,29 @@ def choose_and_quantize(
         if isinstance(largest, float):  # of a block with NaN or infinity it is infinite
             fits = math.isfinite(ctypes.c_float(largest * scheme.reach).value)
         else:
-            fits = checks.all_finite(scale.amax().float() * scheme.reach)
-        return (scale, zero_point) if fits else None
+            fits = _fits(chosen, scheme)
+        return chosen if fits else None
     return None
+
+
+def _is_literal(scheme: Scheme) -> bool:
+    return scheme.mapping == "asymmetric" and not scheme.include_zero
+
+
+def _on_gpu(r: Tensor) -> bool:
+    return r.is_cuda
+
+
+def _room(r: Tensor, scheme: Scheme, blocks: Tensor) -> tuple[QParams, tuple[Tensor, Tensor]]:
+    """Scale and zero point, to be filled; and both with the axes of blocks."""
+    shape, one_each = scheme.granularity.scale_shape(r.shape), (len(blocks), 1, *blocks.shape[2:])
+    scale = r.new_empty(shape, dtype=scheme.scale_dtype or torch.float32)
+    zero_point = r.new_empty(shape, dtype=scheme.dtype)
+    return QParams(scale, zero_point), (scale.view(one_each), zero_point.view(one_each))
+
+
+def _fits(chosen: QParams, scheme: Scheme) -> bool:
+    return math.isfinite(chosen.scale.amax().float() * scheme.reach)
 
 
 @cache  # since the caches are cold where a tensor is large

@@ -194,26 +194,30 @@ def _type(x: Tensor) -> int:
 
 
 def _by_triton(formula: Formula, constants: Constants, kinds: Kinds) -> Formula | None:
-    """The formula by the kernels of loops_triton.py, which take rows; None for the rest.
+    """The formula by the kernels of loops_triton.py; None for the rest, as for codes of columns.
 
     In the stored trials torch.compile reached 0.2 to 0.7 of the floor where shapes may change,
     and kernels of this kind 0.86 to 1.01.
     """
-    written = (loops.quantize, loops.dequantize, loops.choose_and_quantize)
-    if kinds[-1][1] != 2 or formula not in written:
+    of_rows = (loops.quantize, loops.dequantize, loops.choose_and_quantize)
+    has_rows = formula in of_rows and kinds[-1][1] == 2
+    if not has_rows and formula not in (loops.min_max, loops.choose):
         return None
     try:
         from qlesson.kernels import loops_triton
     except ImportError:
         return None
-    wide = by_torch(formula, constants, "cuda")
+    run = getattr(loops_triton, formula.__name__)
 
     def kernel(*tensors: Any) -> Any:
-        if formula is loops.choose_and_quantize:
-            done = loops_triton.choose_and_quantize(*tensors[1:], *constants[:4])
-            return () if done else wide(*tensors)
+        if formula is loops.min_max:
+            return run(*tensors)
+        if formula in (loops.choose, loops.choose_and_quantize):
+            # The kernels know codes as numbers, and every range here holds 0.
+            run(*tensors[1:], *constants[:-2])
+            return ()
         x, scale, zero_point, out = tensors
-        getattr(loops_triton, formula.__name__)(x, scale.float(), zero_point, out, *constants)
+        run(x, scale.float(), zero_point, out, *constants)
         return ()
 
     return kernel

@@ -48,6 +48,26 @@ def min_max(r: Tensor) -> tuple[Tensor, Tensor]:
     return r.amin(dim=1), r.amax(dim=1)
 
 
+def choose(
+    codes: Tensor,
+    r: Tensor,
+    scale_out: Tensor,
+    zero_point_out: Tensor,
+    quant_min: int,
+    quant_max: int,
+    mapping: str,
+    include_zero: bool,
+    scale_dtype: torch.dtype | None,
+) -> tuple[Tensor, Tensor]:
+    r_min, r_max = (x.float() for x in (r.amin(dim=1, keepdim=True), r.amax(dim=1, keepdim=True)))
+    scale, zero_point = safe_qparams(
+        r_min, r_max, codes[0], codes[1], mapping, include_zero, scale_dtype
+    )
+    scale_out.copy_(scale)
+    zero_point_out.copy_(zero_point)
+    return scale, zero_point
+
+
 def choose_and_quantize(
     codes: Tensor,
     r: Tensor,
@@ -61,10 +81,6 @@ def choose_and_quantize(
     include_zero: bool,
     scale_dtype: torch.dtype | None,
 ) -> tuple[()]:
-    r_min, r_max = (x.float() for x in (r.amin(dim=1, keepdim=True), r.amax(dim=1, keepdim=True)))
-    scale, zero_point = safe_qparams(
-        r_min, r_max, codes[0], codes[1], mapping, include_zero, scale_dtype
-    )
-    scale_out.copy_(scale)
-    zero_point_out.copy_(zero_point)
+    how = quant_min, quant_max, mapping, include_zero, scale_dtype
+    scale, zero_point = choose(codes, r, scale_out, zero_point_out, *how)
     return quantize(r, scale, zero_point, out, quant_min, quant_max, rounding)

@@ -3,7 +3,8 @@
     q = clip(round(r / s + z), low, high)
 
 Rows [m, n] in memory with a scale and a zero point each. A program takes a tile of ROWS x COLS
-values and reads it once. Triton's own division, minimum and maximum are not those of
+values and reads it once. Where a range reaches further than a program, the ends of each tile are
+found first, then those of the ends. Triton's own division, minimum and maximum are not those of
 torch: `div_rn` rounds correctly, and NaN is asked for by name (notebook 13).
 """
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from triton.language.core import PropagateNan
 
 TILE = 4096  # values to a program
+READ = 8192  # the same of one that only reads
 WIDEST = 16384  # values of a row that are read once and kept
 
 ALL = tl.constexpr(PropagateNan.ALL)
@@ -71,6 +73,22 @@ def _dequantize(q, scale, zero_point, r_hat, m, n, largest, ROWS: tl.constexpr, 
 
 
 @triton.jit
+def _steps(r_min, r_max, low, high, KEPT: tl.constexpr, SYMMETRIC: tl.constexpr):
+    """Scale and zero point of ranges; a scale is NaN where an end is."""
+    if SYMMETRIC:
+        s = tl.div_rn(tl.maximum(-r_min, r_max, ALL), high)
+        s = s.to(KEPT).to(tl.float32)
+        z = s * 0
+    else:
+        r_min, r_max = tl.minimum(r_min, 0, ALL), tl.maximum(r_max, 0, ALL)
+        s = tl.div_rn(r_max - r_min, high - low)
+        s = s.to(KEPT).to(tl.float32)
+        z = _round_within(low - tl.div_rn(r_min, s), low, high)
+    z = tl.where(s < TINY, 0, z)
+    return tl.where(s < TINY, 1, s), z
+
+
+@triton.jit
 def _choose_and_quantize(
     r, scale, zero_point, q, m, n, low, high,
     SYMMETRIC: tl.constexpr, INSIDE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
@@ -79,22 +97,46 @@ def _choose_and_quantize(
     x = tl.load(r + at, there, 0).to(tl.float32)  # the range holds 0
     r_min, r_max = tl.min(x, 1)[:, None], tl.max(x, 1)[:, None]  # on a GPU without its NaN
     bad = tl.max((x != x).to(tl.int32), 1)[:, None]
-    if SYMMETRIC:
-        s = tl.div_rn(tl.maximum(-r_min, r_max), high)
-        s = s.to(scale.dtype.element_ty).to(tl.float32)
-        z = s * 0
-    else:
-        r_min, r_max = tl.minimum(r_min, 0), tl.maximum(r_max, 0)
-        s = tl.div_rn(r_max - r_min, high - low)
-        s = s.to(scale.dtype.element_ty).to(tl.float32)
-        z = _round_within(low - tl.div_rn(r_min, s), low, high)
-    z = tl.where(s < TINY, 0, z)
-    s = tl.where(s < TINY, 1, s)
+    s, z = _steps(r_min, r_max, low, high, scale.dtype.element_ty, SYMMETRIC)
     s = tl.where(bad > 0, float("nan"), s)
     x = _code(x, s, z, low, high, INSIDE)
     tl.store(q + at, x.to(tl.int32).to(q.dtype.element_ty), there)
     tl.store(scale + i, s.to(scale.dtype.element_ty), i < m)
     tl.store(zero_point + i, z.to(tl.int32).to(zero_point.dtype.element_ty), i < m)
+
+
+@triton.jit
+def _ends(
+    r, lows, highs, m, n, c, parts, across,
+    M: tl.constexpr, N: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    """Of r [m, n, c] the ends of each N values along n: [m, parts, c]. A tile is M x N x C."""
+    tile = tl.program_id(0).to(tl.int64)
+    part = tile // across % parts
+    i = tile // across // parts * M + tl.arange(0, M)[:, None, None]
+    j = part * N + tl.arange(0, N)[None, :, None]
+    k = tile % across * C + tl.arange(0, C)[None, None, :]
+    there = (i < m) & (j < n) & (k < c)
+    x = tl.load(r + (i * n + j) * c + k, there, 0).to(tl.float32)
+    bad = tl.max((x != x).to(tl.int32), 1, keep_dims=True) > 0
+    real = there & (x == x)
+    low = tl.min(tl.where(real, x, float("inf")), 1, keep_dims=True)
+    high = tl.max(tl.where(real, x, -float("inf")), 1, keep_dims=True)
+    at, there = (i * parts + part) * c + k, (i < m) & (k < c)
+    tl.store(lows + at, tl.where(bad, float("nan"), low).to(lows.dtype.element_ty), there)
+    tl.store(highs + at, tl.where(bad, float("nan"), high).to(highs.dtype.element_ty), there)
+
+
+@triton.jit
+def _choose(
+    lows, highs, scale, zero_point, n, low, high, SYMMETRIC: tl.constexpr, COLS: tl.constexpr
+):
+    j = tl.program_id(0) * COLS + tl.arange(0, COLS)
+    r_min = tl.load(lows + j, j < n, 0).to(tl.float32)
+    r_max = tl.load(highs + j, j < n, 0).to(tl.float32)
+    s, z = _steps(r_min, r_max, low, high, scale.dtype.element_ty, SYMMETRIC)
+    tl.store(scale + j, s.to(scale.dtype.element_ty), j < n)
+    tl.store(zero_point + j, z.to(tl.int32).to(zero_point.dtype.element_ty), j < n)
 
 
 # --- what Python calls: contiguous [m, n], a scale and a zero point for each row ---
@@ -115,6 +157,31 @@ def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor, r_hat: Tensor) -> N
     _launch(_dequantize, q, scale, zero_point, r_hat, (largest,))
 
 
+def min_max(r: Tensor) -> tuple[Tensor, Tensor]:
+    """The ends of each row of [m, n], or of each column of [m, n, c]; a NaN makes both NaN."""
+    m, n, c = (*r.shape, 1)[:3]
+    cols = min(128, triton.next_power_of_2(c))
+    along = min(READ // cols, triton.next_power_of_2(n))
+    rows = READ // cols // along
+    parts, across = triton.cdiv(n, along), triton.cdiv(c, cols)
+    lows, highs = (r.new_empty((m, parts, *r.shape[2:])) for _ in range(2))
+    with torch.cuda.device_of(r):
+        _ends[triton.cdiv(m, rows) * parts * across,](
+            r, lows, highs, m, n, c, parts, across, M=rows, N=along, C=cols, num_warps=8
+        )  # fmt: skip
+    return (lows[:, 0], highs[:, 0]) if parts == 1 else (lows.amin(1), highs.amax(1))
+
+
+def choose(r: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int, mapping: str) -> None:
+    """Fill scale and zero point with those of each row or column."""
+    r_min, r_max = min_max(r)
+    n, ends = scale.numel(), (float(low), float(high))
+    with torch.cuda.device_of(r):
+        _choose[triton.cdiv(n, 1024),](
+            r_min, r_max, scale, zero_point, n, *ends, SYMMETRIC=mapping == "symmetric", COLS=1024
+        )  # fmt: skip
+
+
 def choose_and_quantize(
     r: Tensor,
     scale: Tensor,
@@ -124,14 +191,15 @@ def choose_and_quantize(
     high: int,
     rounding: str,
     mapping: str,
-) -> bool:
-    """Fill scale, zero_point and q in one reading of r; False for rows too wide to keep."""
+) -> None:
+    """Fill scale, zero_point and q; rows too wide to keep are read twice."""
     if r.shape[1] > WIDEST:
-        return False
+        choose(r, scale, zero_point, low, high, mapping)
+        quantize(r, scale.float(), zero_point, q, low, high, rounding)
+        return
     how = {"SYMMETRIC": mapping == "symmetric", "INSIDE": rounding == "inside"}
     ends = (float(low), float(high))
     _launch(_choose_and_quantize, r, scale, zero_point, q, ends, widest=WIDEST, **how)
-    return True
 
 
 def _launch(
