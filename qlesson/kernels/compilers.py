@@ -194,14 +194,14 @@ def _type(x: Tensor) -> int:
 
 
 def _by_triton(formula: Formula, constants: Constants, kinds: Kinds) -> Formula | None:
-    """The formula by the kernels of loops_triton.py; None for the rest, as for codes of columns.
+    """The formula by the kernels of loops_triton.py; None for the rest.
 
     In the stored trials torch.compile reached 0.2 to 0.7 of the floor where shapes may change,
     and kernels of this kind 0.86 to 1.01.
     """
-    of_rows = (loops.quantize, loops.dequantize, loops.choose_and_quantize)
-    has_rows = formula in of_rows and kinds[-1][1] == 2
-    if not has_rows and formula not in (loops.min_max, loops.choose):
+    one_reading, columns = formula is loops.choose_and_quantize, kinds[-1][1] == 3
+    alone = (loops.min_max, loops.quantize, loops.dequantize, loops.choose)
+    if formula not in alone and (columns or not one_reading):
         return None
     try:
         from qlesson.kernels import loops_triton

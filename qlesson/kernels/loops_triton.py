@@ -54,20 +54,31 @@ def _tile(m, n, ROWS: tl.constexpr, COLS: tl.constexpr):
 
 
 @triton.jit
+def _held(scale, zero_point, i, at, there, m, n, each, COLUMNS: tl.constexpr):
+    """Scale and zero point of each row of a tile, or of each column in its block of rows."""
+    home = at + (i // each - i) * n if COLUMNS else i
+    there = there if COLUMNS else i < m
+    return tl.load(scale + home, there, 1), tl.load(zero_point + home, there, 0).to(tl.float32)
+
+
+@triton.jit
 def _quantize(
-    r, scale, zero_point, q, m, n, low, high,
-    INSIDE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    r, scale, zero_point, q, m, n, each, low, high,
+    COLUMNS: tl.constexpr, INSIDE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     i, at, there = _tile(m, n, ROWS, COLS)
-    s, z = tl.load(scale + i, i < m, 1), tl.load(zero_point + i, i < m, 0).to(tl.float32)
+    s, z = _held(scale, zero_point, i, at, there, m, n, each, COLUMNS)
     x = _code(tl.load(r + at, there, 0).to(tl.float32), s, z, low, high, INSIDE)
     tl.store(q + at, x.to(tl.int32).to(q.dtype.element_ty), there)
 
 
 @triton.jit
-def _dequantize(q, scale, zero_point, r_hat, m, n, largest, ROWS: tl.constexpr, COLS: tl.constexpr):
+def _dequantize(
+    q, scale, zero_point, r_hat, m, n, each, largest,
+    COLUMNS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
     i, at, there = _tile(m, n, ROWS, COLS)
-    s, z = tl.load(scale + i, i < m, 1), tl.load(zero_point + i, i < m, 0).to(tl.float32)
+    s, z = _held(scale, zero_point, i, at, there, m, n, each, COLUMNS)
     x = s * (tl.load(q + at, there, 0).to(tl.float32) - z)
     tl.store(r_hat + at, _clip(x, -largest, largest).to(r_hat.dtype.element_ty), there)
 
@@ -90,8 +101,9 @@ def _steps(r_min, r_max, low, high, KEPT: tl.constexpr, SYMMETRIC: tl.constexpr)
 
 @triton.jit
 def _choose_and_quantize(
-    r, scale, zero_point, q, m, n, low, high,
-    SYMMETRIC: tl.constexpr, INSIDE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    r, scale, zero_point, q, m, n, each, low, high,
+    COLUMNS: tl.constexpr, SYMMETRIC: tl.constexpr, INSIDE: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     i, at, there = _tile(m, n, ROWS, COLS)
     x = tl.load(r + at, there, 0).to(tl.float32)  # the range holds 0
@@ -139,7 +151,8 @@ def _choose(
     tl.store(zero_point + j, z.to(tl.int32).to(zero_point.dtype.element_ty), j < n)
 
 
-# --- what Python calls: contiguous [m, n], a scale and a zero point for each row ---
+# --- what Python calls: contiguous [m, n], a scale and a zero point for each row; or [m, n, c],
+# one of each for each column of each [n, c] ---
 
 
 def quantize(
@@ -212,12 +225,14 @@ def _launch(
     widest: int = 1024,
     **how: bool,
 ) -> None:
-    m, n = x.shape
-    cols = min(triton.next_power_of_2(n), widest)
+    m, n = x.numel() // x.shape[-1], x.shape[-1]
+    columns, each = x.ndim == 3, x.shape[-2]
+    cols = min(triton.next_power_of_2(n), 128 if columns else widest)
     rows = max(1, TILE // cols)
     tiles = triton.cdiv(m, rows) * triton.cdiv(n, cols)
     warps = max(4, rows * cols // 1024)
     with torch.cuda.device_of(x):
         kernel[tiles,](
-            x, scale, zero_point, out, m, n, *numbers, **how, ROWS=rows, COLS=cols, num_warps=warps
+            x, scale, zero_point, out, m, n, each, *numbers, **how,
+            COLUMNS=columns, ROWS=rows, COLS=cols, num_warps=warps,
         )  # fmt: skip

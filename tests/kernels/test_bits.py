@@ -270,6 +270,18 @@ def test_the_kernels_for_a_gpu_agree_in_tritons_interpreter(bits, dtype, interpr
                     ql.quantize(broken, scheme, check=False)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("shape, axis", [((70, 333), 1), ((9, 1500), 1), ((3, 40, 70), 1)])
+def test_codes_of_columns_in_tritons_interpreter(shape, axis, dtype, interpreted):
+    scheme, r = ql.Scheme(granularity=ql.PerAxis(axis)), values(shape, dtype)
+    with ql.use_kernels("eager"):
+        x = ql.quantize(r, scheme)
+        r_hat = x.dequantize(dtype)
+    with ql.use_kernels("compiled"):
+        y = ql.quantize(r, scheme, ql.QParams(x.scale, x.zero_point))
+        assert torch.equal(y.q, x.q) and torch.equal(y.dequantize(dtype), r_hat)
+
+
 def test_rows_too_wide_for_one_program_of_triton(interpreted, monkeypatch):
     from qlesson.kernels import loops_triton
 
