@@ -207,7 +207,8 @@ class QTensor:
     def _trusted(cls, q: Tensor, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> "QTensor":
         """Of parts made or checked before: to read them again would cost a wait for the GPU."""
         x = object.__new__(cls)
-        x.__dict__.update(q=q, scale=scale, zero_point=zero_point, scheme=scheme)
+        held = x.__dict__  # each by itself: torch 2.11 puts no update of it into a graph
+        held["q"], held["scale"], held["zero_point"], held["scheme"] = q, scale, zero_point, scheme
         return x
 
     @property
