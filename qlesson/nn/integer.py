@@ -54,6 +54,7 @@ def _check_sums(w_sums: Tensor, w: Tensor) -> None:
         raise ValueError(
             f"w_sums has shape {tuple(w_sums.shape)}, but needs {tuple(w.shape[:1])}: {remedy}."
         )
+    checks.same_device("w_sums", w_sums, "w", w)
 
 
 def _row_by_row(x: Tensor) -> Tensor:
