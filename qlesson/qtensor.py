@@ -312,7 +312,7 @@ class _FakeQuantize(torch.autograd.Function):
         inside = (q >= low) & (q <= high)
         q, r_hat = q.clamp(low, high), torch.empty_like(r)
         kernels.run(kernels.dequantize, (), q, scale, zero_point, granularity, r_hat)
-        if torch.compiler.is_compiling():  # torch 2.11 loses the gradient of what is filled in place
+        if torch.compiler.is_compiling():  # torch 2.11 gives what is filled no gradient
             r_hat = r_hat.clone()
         return r_hat, inside, q
 

@@ -57,11 +57,12 @@ def unpack_rows(packed: Tensor, bits: int, width: int, signed: bool) -> Tensor:
     """The codes [rows, width] that `pack_rows` packed: int8 if signed, else uint8."""
     refuse_a_trace()
     dtype = torch.int8 if signed else torch.uint8  # at once: a view of int8 would stop vmap (2.11)
-    u = packed.new_empty(packed.shape[0], width, dtype=dtype)  # len() would fix how many, in a graph
-    for rows in _chunks(u):
-        part = packed.new_zeros(u[rows].shape[0], filled(width))
-        _unpack(packed[rows], bits, width, part)
-        u[rows] = ordered(part[:, :width], BACK)
+    rows = packed.shape[0]  # len() would fix how many, in a graph
+    u = packed.new_empty(rows, width, dtype=dtype)
+    for some in _chunks(u):
+        part = packed.new_zeros(u[some].shape[0], filled(width))
+        _unpack(packed[some], bits, width, part)
+        u[some] = ordered(part[:, :width], BACK)
     return u.add_(-(2 ** (bits - 1))) if signed else u  # modulo 256
 
 

@@ -18,7 +18,7 @@ def about_error(error: str) -> Iterator[str]:
     if "return_types" in error:
         yield _PLACES
     if "same device" in error or "expected device" in error:
-        yield "The inputs of a check are on the CPU. Put your own there with device=r.device, r an input."
+        yield "The inputs of a check are on the CPU. Make your own tensors there."
 
 
 def about_form(value: Any, expected: Any, exact: bool) -> Iterator[str]:

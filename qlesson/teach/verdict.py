@@ -156,7 +156,7 @@ def _trial(ex: "Exercise", answer: Callable, inputs: tuple) -> Trial | None:
 
 
 def _run(fn: Callable, inputs: tuple) -> Outcome:
-    """What fn makes of its own copies of the inputs: on the CPU, on every machine, since numpy reads
+    """What fn makes of its own copies of the inputs: on the CPU of every machine, since numpy reads
     no GPU's memory, and a GPU multiplies no matrices of integers."""
     said = io.StringIO()
     copies = [x.clone() if isinstance(x, Tensor) else x for x in inputs]
