@@ -203,7 +203,12 @@ def quantize_blocks(
 
 
 def check_steps(
-    shape: torch.Size, device: torch.device, scale: Any, minimum: Any, group_size: int
+    shape: torch.Size,
+    device: torch.device,
+    scale: Any,
+    minimum: Any,
+    group_size: int,
+    codes: str = "q",
 ) -> None:
     """Scale and minimum for codes of this shape: floats of any value, one for each block."""
     if 0 in shape or not shape:
@@ -225,7 +230,7 @@ def check_steps(
                 f"{tuple(shape)} need {expected}: reshape it."
             )
         if x.device != device:
-            raise ValueError(f"{name} is on {x.device}, and q on {device}: move one of them.")
+            raise ValueError(f"{name} is on {x.device}, and {codes} on {device}: move one of them.")
     if minimum.dtype != scale.dtype:
         raise TypeError(
             f"minimum is in {minimum.dtype} and scale in {scale.dtype}: store both in one dtype."

@@ -67,6 +67,8 @@ class Observer:
                 f"This batch of shape {tuple(batch.shape)} has scales of shape {shape}, those "
                 f"before had {self.shape}: use one observer for each kind of batch, or PerTensor()."
             )
+        if self.shape is not None:
+            checks.same_device("batch", batch, "those before", self.r_min)
         self._update(batch, *kernels.min_max(batch, self.granularity))
         self.shape = shape
 

@@ -209,7 +209,8 @@ class QTensor:
     def _trusted(cls, q: Tensor, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> "QTensor":
         """Of parts made or checked before: to read them again would cost a wait for the GPU."""
         x = object.__new__(cls)
-        x.__dict__.update(q=q, scale=scale, zero_point=zero_point, scheme=scheme)
+        held = x.__dict__  # each by itself: torch 2.11 puts no update of it into a graph
+        held["q"], held["scale"], held["zero_point"], held["scheme"] = q, scale, zero_point, scheme
         return x
 
     @property
@@ -313,6 +314,8 @@ class _FakeQuantize(torch.autograd.Function):
         inside = (q >= low) & (q <= high)
         q, r_hat = q.clamp(low, high), torch.empty_like(r)
         kernels.run(kernels.dequantize, (), q, scale, zero_point, granularity, r_hat)
+        if torch.compiler.is_compiling():  # torch 2.11 gives what is filled no gradient
+            r_hat = r_hat.clone()
         return r_hat, inside, q
 
     @staticmethod

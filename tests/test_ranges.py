@@ -697,6 +697,15 @@ def test_no_range_before_a_batch_and_a_refused_batch_leaves_no_trace(take):
     assert same(before, observer.range())
 
 
+@pytest.mark.parametrize("take", OBSERVERS)
+def test_a_batch_on_another_device_than_those_before_is_refused(take):
+    observer = take()
+    observer.observe(torch.tensor([1.0, 2.0]))
+    observer.r_min = observer.r_min.to("meta")
+    with pytest.raises(ValueError, match="batch is on cpu and those before on meta: move one"):
+        observer.observe(torch.tensor([1.0, 2.0]))
+
+
 def test_a_histogram_refuses_what_its_bins_cannot_reach():
     observer = MSEObserver()
     with pytest.raises(ValueError, match="a histogram ends at 2\\^1022. Scale the batch down"):

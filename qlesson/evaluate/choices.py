@@ -98,11 +98,11 @@ def _question(given: Any) -> tuple[Tensor, list[Tensor], int]:
 
 
 def _row(name: str, x: Any) -> Tensor:
-    """Ids [time], from a tensor or a list."""
+    """Ids [time], from a tensor or a list, on the CPU: the parts of a question may lie apart."""
     if not isinstance(x, Tensor) and hasattr(x, "__iter__"):
         listed = [checks.whole(name, i, low=0) for i in x]
         x = torch.tensor(listed, dtype=torch.int64, device="cpu")
-    x = ids(name, x)
+    x = ids(name, x).cpu()
     if x.ndim != 1:
         raise ValueError(f"{name} must be ids [time], got the shape {tuple(x.shape)}: flatten it.")
     return x

@@ -208,6 +208,7 @@ class PackedTensor:
         expected = self.scheme.granularity.scale_shape(self.shape)
         checks.tensor("scale", self.scale)
         checks.strided("scale", self.scale)
+        checks.same_device("scale", self.scale, "data", self.data)
         where = self.scheme.granularity, self.shape, self.data.device
         checks.step_of("scale", self.scale, *where)
         checks.stored_as(self.scale, self.scheme)
@@ -281,7 +282,8 @@ class PackedBlocks:
         object.__setattr__(self, "group_size", group_size)
         _check_bits(self.bits, self.order)
         _check_data("data", self.data, self.bits, self.shape)
-        check_steps(self.shape, self.data.device, self.scale, self.minimum, group_size)
+        steps = self.scale, self.minimum, group_size
+        check_steps(self.shape, self.data.device, *steps, codes="data")
 
     @classmethod
     def pack(cls, x: Blocks, order: str = "low_first") -> "PackedBlocks":

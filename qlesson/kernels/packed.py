@@ -57,17 +57,19 @@ def pack_rows(q: Tensor, bits: int) -> Tensor:
 def unpack_rows(packed: Tensor, bits: int, width: int, signed: bool) -> Tensor:
     """The codes [rows, width] that `pack_rows` packed: int8 if signed, else uint8."""
     refuse_a_trace()
-    u = packed.new_empty(packed.shape[0], width)  # len() would fix how many, in a graph
-    for rows in _chunks(u):
-        part = packed.new_zeros(u[rows].shape[0], filled(width))
-        _unpack(packed[rows], bits, width, part)
-        u[rows] = ordered(part[:, :width], BACK)
-    return u.sub_(2 ** (bits - 1)).view(torch.int8) if signed else u
+    dtype = torch.int8 if signed else torch.uint8  # at once: a view of int8 would stop vmap (2.11)
+    rows = packed.shape[0]  # len() would fix how many, in a graph
+    u = packed.new_empty(rows, width, dtype=dtype)
+    for some in _chunks(u):
+        part = packed.new_zeros(u[some].shape[0], filled(width))
+        _unpack(packed[some], bits, width, part)
+        u[some] = ordered(part[:, :width], BACK)
+    return u.add_(-(2 ** (bits - 1))) if signed else u  # modulo 256
 
 
 def refuse_a_trace() -> None:
-    """torch.jit.trace records no view of another dtype, and of an embedding as many rows as it was
-    shown; ONNX's older exporter writes 0 for whatever is filled step by step."""
+    """torch.jit.trace records of an embedding as many rows as it was shown; ONNX's older exporter
+    writes 0 for whatever is filled step by step."""
     if not torch.jit.is_tracing():
         return
     if torch.onnx.is_in_onnx_export():

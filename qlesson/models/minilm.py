@@ -98,6 +98,8 @@ class MiniLM(nn.Module):
                 f"{tuple(ids.shape)}: both need [batch, time], 1 to {PLACES} tokens, and truth "
                 "values for a mask."
             )
+        checks.same_device("ids", ids, "the model", self.norm.weight)
+        checks.same_device("mask", mask, "ids", ids)
         if not checks.holds(mask.any(1).all()):
             raise ValueError("mask has a row without a token: leave that row out of ids and mask.")
         places = torch.arange(ids.shape[1], device=ids.device)
@@ -189,6 +191,7 @@ def agreement(a: Tensor, b: Tensor, queries: int, k: int = 10) -> tuple[float, f
         checks.known(name, x)
         checks.matrix(name, x, "[n, 384]")
     checks.same_shape("a", a, "b", b, "both need the same texts")
+    checks.same_device("a", a, "b", b)
     checks.whole("queries", queries, 1, len(a) - 1)
     checks.whole("k", k, 1, len(a) - queries)
     a, b = (F.normalize(x, dim=-1) for x in (a, b))

@@ -54,6 +54,7 @@ def _check_sums(w_sums: Tensor, w: Tensor) -> None:
         raise ValueError(
             f"w_sums has shape {tuple(w_sums.shape)}, but needs {tuple(w.shape[:1])}: {remedy}."
         )
+    checks.same_device("w_sums", w_sums, "w", w)
 
 
 def _row_by_row(x: Tensor) -> Tensor:
@@ -153,7 +154,8 @@ def int8_codes(q: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
     held = torch.iinfo(q.dtype)
     checks.code_values("zero_point", zero_point, held.min, held.max, "pass a code of q's dtype")
     if q.dtype == torch.uint8:
-        return (q ^ 128).view(torch.int8), zero_point.to(torch.int32) - 128
+        # modulo 256; a view as int8 would stop vmap (2.11)
+        return q.to(torch.int8).add_(-128), zero_point.to(torch.int32) - 128
     return q, zero_point.to(torch.int32)
 
 

@@ -17,6 +17,8 @@ def about_error(error: str) -> Iterator[str]:
         yield "round is Python's own, for one number. torch.round takes a tensor."
     if "return_types" in error:
         yield _PLACES
+    if "same device" in error or "expected device" in error:
+        yield "The inputs of a check are on the CPU. Make your own tensors there."
 
 
 def about_form(value: Any, expected: Any, exact: bool) -> Iterator[str]:

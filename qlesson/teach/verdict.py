@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from qlesson.device import best_device
 from qlesson.teach import advice
 from qlesson.teach.compare import as_tensor, in_short, same
 
@@ -157,9 +156,10 @@ def _trial(ex: "Exercise", answer: Callable, inputs: tuple) -> Trial | None:
 
 
 def _run(fn: Callable, inputs: tuple) -> Outcome:
-    """What fn makes of its own copies of the inputs, on the device that the course uses."""
-    device, said = best_device(), io.StringIO()
-    copies = [x.to(device, copy=True) if isinstance(x, Tensor) else x for x in inputs]
+    """What fn makes of its own copies of the inputs: on the CPU of every machine, since numpy reads
+    no GPU's memory, and a GPU multiplies no matrices of integers."""
+    said = io.StringIO()
+    copies = [x.clone() if isinstance(x, Tensor) else x for x in inputs]
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -5,6 +5,7 @@ ATEN_CPU_CAPABILITY=avx2 (or default) runs it as an older processor does, and te
 
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -135,14 +136,16 @@ def test_one_input_loses_at_most_so_many_parts_of_the_largest_of_32(bits, dtype,
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_one_input_is_nearer_than_float32s_own_product(bits):
+def test_one_input_loses_less_than_half_of_what_a_sum_in_float32_does(bits):
+    """From the first product to the last: F.linear's order is a matter of its processor."""
     w = codes_of(4096, ql.PerGroup(32), bits, rows=256)
     w_hat, w_32 = w.dequantize(torch.float64), w.dequantize()
     for name in ("outliers", "sizes", "tiny"):
         x = hard(1, 4096)[name]
         wanted = x.double() @ w_hat.T
-        ours, floats = compiled(QuantizedLinear(w), x), x @ w_32.T
-        assert (ours - wanted).square().mean() < (floats - wanted).square().mean()
+        in_order = torch.from_numpy(np.add.accumulate((x * w_32).numpy(), 1)[:, -1])
+        off, floats_off = compiled(QuantizedLinear(w), x) - wanted, in_order - wanted
+        assert 4 * off.square().mean() < floats_off.square().mean()
 
 
 @each_bits

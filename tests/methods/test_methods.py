@@ -799,5 +799,5 @@ def test_cpu_and_cuda_give_the_same_codes(method):
     scheme = ql.Scheme(3, granularity=GROUP)
     here, there = method(weight, inputs, scheme), method(weight.cuda(), inputs.cuda(), scheme)
     assert torch.equal(here.weight.q, there.weight.q.cpu())
-    with pytest.raises(ValueError, match="weight is on cuda:0, inputs are on cpu: move one"):
+    with pytest.raises(ValueError, match="weight is on cuda:0 and inputs on cpu: move one"):
         awq(weight.cuda(), inputs, scheme)

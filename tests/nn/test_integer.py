@@ -164,6 +164,14 @@ def test_zero_points_of_another_shape_than_the_row_sums_are_refused():
         four_terms(x, z_x.flatten(), w, z_w.flatten())
 
 
+def test_sums_on_another_device_than_the_rows_are_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(integer.checks, "same_device", lambda *two: asked.append(two[::2]))
+    x = codes(3, 5)
+    four_terms(x, 0, x, 0, x.sum(1, dtype=torch.int32))
+    assert ("w_sums", "w") in asked
+
+
 @pytest.mark.parametrize("low,high", [(0, 255), (0, 15)])
 def test_unsigned_codes_become_int8_with_the_same_differences(low, high):
     q, z = codes(6, 9, low=low, high=high, dtype=torch.uint8), torch.tensor(high, dtype=torch.uint8)

@@ -378,6 +378,30 @@ def test_every_code_exercise_has_another_style():
     assert {id for id, _ in RIGHT} == {ex.id for ex in CODE}
 
 
+@pytest.mark.parametrize("ex", CODE, ids=lambda ex: ex.id)
+def test_it_is_judged_on_the_cpu_wherever_the_course_computes(ex, monkeypatch):
+    monkeypatch.setenv("QLESSON_DEVICE", "cuda")
+    devices = set()
+
+    def answer(*inputs):
+        devices.update(x.device.type for x in inputs if isinstance(x, torch.Tensor))
+        return ex.right(*inputs)
+
+    assert judged(ex.id, answer).state == "passed" and devices <= {"cpu"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_an_answer_may_compute_on_a_gpu():
+    for id in ("1.1", "2.1", "6.1", "7.1"):
+        right = EXERCISES[id].right
+        assert judged(id, lambda r, *more, right=right: right(r.cuda(), *more)).state == "passed"
+
+
+def test_a_tensor_on_another_device_gets_a_way_out():
+    said = judged("1.1", lambda r, s, z: r / s + torch.full((1,), z, device="meta"))
+    assert "The inputs of a check are on the CPU." in said.text
+
+
 # Almost right: what most inputs do not see
 
 ALMOST = [

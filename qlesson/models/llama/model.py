@@ -119,6 +119,7 @@ class Llama(nn.Module):
         """What the head is given: [batch, time, width]."""
         checks.ids("ids", ids, self.config.vocabulary)
         checks.matrix("ids", ids, "[batch, time]")
+        checks.same_device("ids", ids, "the model", self.norm.weight)
         past = read_before(cache, (block.attention for block in self.blocks))
         time = ids.shape[1]
         if not 0 < time <= self.config.context - past:
