@@ -1,4 +1,4 @@
-"""Codes times inputs on a GPU: every packed byte is read once, for up to `FEW` inputs.
+"""Codes times inputs on a GPU: every packed byte is read once for up to `FEW` inputs.
 
     float inputs     y = sum_g s_g sum_{k in g} x (q - z), or with a minimum m_g in the place of
                      -s_g z: float sums
@@ -27,14 +27,23 @@ from qlesson.kernels.compilers import is_followed, lies_in_memory
 from qlesson.kernels.packed import BLOCK, LONG, fields
 from qlesson.kernels.product import SCALES, Packed
 
-FEW = 8  # inputs
+FEW = 8  # inputs at a time
+MOST = 128  # float inputs: for more, W_hat is made, some rows at a time
 # Whether there are NVIDIA's instructions for bytes: not in Triton's interpreter.
 PTX = torch.version.cuda is not None and not triton.knobs.runtime.interpret
 
 
-def tile(of_ints: bool, m: int) -> tuple[int, int, int]:
-    """For m inputs: rows of a program, long blocks that it takes at a time, and its warps."""
-    return (32, 2, 4) if m < 4 else (64, 1, 8)
+def tile(kernel: Any, m: int, p: int, each: int) -> tuple[int, int, int]:
+    """For m inputs: rows of a program, long blocks that it takes at a time, and its warps.
+
+    Found on an H200 for words of p = 4 bits, groups of 32 (each = 1), and 1 and 8 inputs.
+    """
+    if kernel is _int_linear:
+        if each > 1:
+            return 64, 1, 4
+        return (16, 2, 2) if m < 4 else (32, 1, 4)
+    blocks = 8 // p  # 64 words, or 32 for many inputs
+    return (64, blocks, 4 * m) if m < 4 else (64, max(1, blocks // 2), 16)
 
 
 # In all of these w is (words, scale, offset, low, row_words, per_row, parts).
@@ -148,30 +157,24 @@ def _add_floats(
 @triton.jit
 def _int_parts(
     w, x, row, i, z_x, first, M: tl.constexpr, ROWS: tl.constexpr, BLOCKS: tl.constexpr,
-    BITS: tl.constexpr, P: tl.constexpr, KIND: tl.constexpr, EACH: tl.constexpr, PTX: tl.constexpr,
+    BITS: tl.constexpr, KIND: tl.constexpr, EACH: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
-    """Of each part sum_k (x - z_x)(q - z) [M, ROWS, parts], by its four terms."""
+    """Of J parts sum_k (x - z_x)(q - z) [M, ROWS, J], by its four terms, and the scale. What
+    belongs to a part stays in one thread, as if words were of fields of one bit."""
     words, _, _, _, row_words, _, parts = w
-    W: tl.constexpr = 8 * P * (BLOCKS if BLOCKS else 1)
-    word = tl.arange(0, W)[None, None, :]
-    part, a, at = _places(word, first, parts, P, BITS, BLOCKS)
-    _, zero, _ = _steps(w, row, part, KIND, EACH)
-    sums, x_sums = tl.zeros([M, ROWS, W], tl.int32), tl.zeros([M, 1, W], tl.int32)
-    u_sums, ones = tl.zeros([1, ROWS, W], tl.int32), tl.full([1, 1, 1], 0x01010101, tl.int32)
-    inputs = x + i * 8 * parts + (first * 8 * P + word if BLOCKS else part * P + a)
-    for t in tl.static_range(8 // P):
-        u = _quad(words, row * row_words + at, a, t * P, BITS, 8 if BLOCKS else 1)
-        x_t = tl.load(inputs + t * (parts * P))
-        sums = _dot4(u, x_t, sums, PTX)
+    J: tl.constexpr = 8 * (BLOCKS if BLOCKS else 1)
+    part, _, at = _places(tl.arange(0, J)[None, None, :], first, parts, 1, BITS, BLOCKS)
+    s, zero, _ = _steps(w, row, part, KIND, EACH)
+    sums, x_sums = tl.zeros([M, ROWS, J], tl.int32), tl.zeros([M, 1, J], tl.int32)
+    u_sums, ones = tl.zeros([1, ROWS, J], tl.int32), tl.full([1, 1, 1], 0x01010101, tl.int32)
+    inputs = x + i * 8 * parts + part
+    for a in tl.static_range(8):
+        u = _quad(words, row * row_words + at, a, 0, BITS, 8 if BLOCKS else 1)
+        x_a = tl.load(inputs + a * parts)
+        sums = _dot4(u, x_a, sums, PTX)
         u_sums = _dot4(u, ones, u_sums, PTX)
-        x_sums = _dot4(ones, x_t, x_sums, PTX)
-    sums -= z_x * u_sums + zero * (x_sums - 32 // P * z_x)
-    if BLOCKS:
-        sums = tl.sum(tl.reshape(sums, [M, ROWS, BLOCKS, P, 8]), 3)
-        sums = tl.reshape(sums, [M, ROWS, 8 * BLOCKS])
-    else:
-        sums = tl.sum(tl.reshape(sums, [M, ROWS, 8, P]), 3)
-    return sums
+        x_sums = _dot4(ones, x_a, x_sums, PTX)
+    return sums - z_x * u_sums - zero * (x_sums - 32 * z_x), s
 
 
 @triton.jit
@@ -262,7 +265,7 @@ def _linear(
 def _int_linear(
     packed, words, scale, offset, x, last, y, s_x, z_x, n, m,
     M: tl.constexpr, ROWS: tl.constexpr, BLOCKS: tl.constexpr, PTX: tl.constexpr,
-    WIDTH: tl.constexpr, BITS: tl.constexpr, P: tl.constexpr, LOW: tl.constexpr,
+    WIDTH: tl.constexpr, BITS: tl.constexpr, LOW: tl.constexpr,
     KIND: tl.constexpr, EACH: tl.constexpr, ROW_WORDS: tl.constexpr, PER_ROW: tl.constexpr,
     LAST: tl.constexpr,
 ):  # fmt: skip
@@ -276,14 +279,12 @@ def _int_linear(
     s_m, z_m = tl.load(s_x + i), tl.load(z_x + i)
     out, acc = tl.zeros([M, ROWS], tl.float32), tl.zeros([M, ROWS], tl.int32)
     for first in range(0, LONG, BLOCKS):
-        sums = _int_parts(w, x, row, i, z_m, first, M, ROWS, BLOCKS, BITS, P, KIND, EACH, PTX)
-        s, _, _ = _steps(w, row, 8 * first + tl.arange(0, 8 * BLOCKS)[None, None, :], KIND, EACH)
+        sums, s = _int_parts(w, x, row, i, z_m, first, M, ROWS, BLOCKS, BITS, KIND, EACH, PTX)
         out, acc = _add_integers(
             out, acc, sums, s, s_m, 8 * first, END, 8 * BLOCKS, 8 * BLOCKS, EACH
         )
     if 8 * LONG < PARTS:
-        few = _int_parts(w, x, row, i, z_m, 8 * LONG, M, ROWS, 0, BITS, P, KIND, EACH, PTX)
-        s, _, _ = _steps(w, row, _some(8 * LONG, PARTS, 8)[None, None, :], KIND, EACH)
+        few, s = _int_parts(w, x, row, i, z_m, 8 * LONG, M, ROWS, 0, BITS, KIND, EACH, PTX)
         out, acc = _add_integers(out, acc, few, s, s_m, 8 * LONG, END, PARTS - 8 * LONG, 8, EACH)
     if LAST:
         s, zero, _ = _steps(w, row, tl.full([1, 1, 1], PARTS, tl.int32), KIND, EACH)
@@ -297,14 +298,15 @@ def _int_linear(
 
 # --- what Python calls, as in qlesson.kernels.product ---
 def runs(m: int, x: Tensor, w: Packed) -> bool:
-    """Whether the kernels take m inputs, x's dtype and such codes, and are asked for.
+    """Whether the kernels take m inputs, x's dtype and such codes, and are asked for. For 8-bit
+    inputs x is their scale.
 
     They compile for about a second, and without them W_hat is made anew for each input, operation
     by operation: "auto" does not wait.
     """
     if modes._state["mode"] == "eager" or modes._state["broken"] or is_followed():
         return False
-    if not 0 < m <= FEW or x.dtype == torch.float64 or w.scale.dtype not in SCALES:
+    if not m or x.dtype == torch.float64 or w.scale.dtype not in SCALES:
         return False
     if w.scale.shape[1] > 1 and w.group_size % BLOCK:
         return False
@@ -313,7 +315,7 @@ def runs(m: int, x: Tensor, w: Packed) -> bool:
 
 def linear(x: Tensor, w: Packed) -> Tensor:
     """x W_hat^T, float32 [m, rows], for float x [m, width]."""
-    return _launch(_linear, x, w)
+    return _by_few(_linear, w, x)
 
 
 def int_linear(codes: Tensor, scale: Tensor, zero_point: Tensor, w: Packed) -> Tensor:
@@ -323,7 +325,13 @@ def int_linear(codes: Tensor, scale: Tensor, zero_point: Tensor, w: Packed) -> T
     scale       float32 [m], of the inputs
     zero_point  int32 [m], of the inputs
     """
-    return _launch(_int_linear, codes, w, scale.contiguous(), zero_point.contiguous())
+    return _by_few(_int_linear, w, codes, scale.contiguous(), zero_point.contiguous())
+
+
+def _by_few(kernel: Any, w: Packed, *inputs: Tensor) -> Tensor:
+    few = zip(*(x.split(FEW) for x in inputs), strict=True)
+    parts = [_launch(kernel, x, w, *steps) for x, *steps in few]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _launch(kernel: Any, x: Tensor, w: Packed, *of_inputs: Tensor) -> Tensor:
@@ -332,22 +340,22 @@ def _launch(kernel: Any, x: Tensor, w: Packed, *of_inputs: Tensor) -> Tensor:
     packed, parts = w.packed.contiguous(), width // BLOCK
     if packed.shape[1] % 4 or packed.data_ptr() % 4:  # a row begins inside of a word
         packed = F.pad(packed, (0, -packed.shape[1] % 4)).clone()
-    last = F.pad(x[:, BLOCK * parts :], (0, BLOCK)) if width % BLOCK else x
+    last = F.pad(x[:, BLOCK * parts :], (0, BLOCK * (parts + 1) - width)) if width % BLOCK else x
     offset, per_row = w.scale if w.offset is None else w.offset, w.scale.shape[1]
     most, sizes = triton.next_power_of_2(m), [p for p, _ in fields(w.bits)]
-    rows, blocks, warps = tile(kernel is _int_linear, most)
+    each = w.group_size // BLOCK if per_row > 1 else parts + 1
+    rows, blocks, warps = tile(kernel, most, sizes[0], each)
     blocks = math.gcd(blocks, width // LONG) or 1
+    how = {"P": sizes[0]} if kernel is _linear else {}
     step = 8 // sizes[-1]
     with torch.cuda.device_of(x):
         kernel[triton.cdiv(n, rows),](
             packed, packed.view(torch.int32), w.scale.contiguous(), offset.contiguous(),
-            _in_words(x[:, : BLOCK * parts], sizes[0]), last[:, :BLOCK].contiguous(), y, *of_inputs,
-            n, m,
-            M=most, ROWS=rows, BLOCKS=blocks, PTX=PTX, WIDTH=width, BITS=w.bits, P=sizes[0],
+            _in_words(x[:, : BLOCK * parts], how.get("P", 1)), last, y, *of_inputs, n, m,
+            M=most, ROWS=rows, BLOCKS=blocks, PTX=PTX, WIDTH=width, BITS=w.bits, **how,
             LOW=2 ** (w.bits - 1) if w.signed else 0,
             KIND=0 if w.offset is None else 1 + w.offset.is_floating_point(),
-            EACH=w.group_size // BLOCK if per_row > 1 else parts + 1,
-            ROW_WORDS=packed.shape[1] // 4, PER_ROW=0 if len(w.scale) == 1 else per_row,
+            EACH=each, ROW_WORDS=packed.shape[1] // 4, PER_ROW=0 if len(w.scale) == 1 else per_row,
             LAST=-(-(width % BLOCK) // step) * step,
             enable_fp_fusion=kernel is _linear, num_warps=warps,
         )  # fmt: skip

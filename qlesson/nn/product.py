@@ -268,7 +268,8 @@ def _(q_x: Tensor, s_x: Tensor, z_x: Tensor, packed: Tensor, *rest: object) -> T
 # --- few inputs on a GPU ---
 def _by_triton(x: Tensor, w: Packed) -> Tensor | None:
     """x W_hat^T for x [..., width], or None where Triton's kernels are not for it."""
-    if (gpu := _triton(w)) and gpu.runs(x.numel() // w.width, x, w):
+    m = x.numel() // w.width
+    if (gpu := _triton(w)) and m <= gpu.MOST and gpu.runs(m, x, w):
         with modes.or_eagerly():
             return gpu.linear(x.reshape(-1, w.width), w).view(*x.shape[:-1], -1)
     return None

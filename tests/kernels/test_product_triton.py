@@ -84,9 +84,21 @@ def test_blocks_are_multiplied_with_their_minima(signed):
         assert ((y - wanted).abs() <= (width + 4) * EPS * (x.double().abs() @ parts.T)).all()
 
 
+def test_many_inputs_go_in_parts_of_a_few(calls):
+    w, x = codes_of(320, ql.PerGroup(32), 4, KINDS[2]), drawn(19, 320)
+    y = compiled(QuantizedLinear(w).to(DEVICE), on_device(x)).cpu()
+    torch.testing.assert_close(y, x @ w.dequantize().T, rtol=1e-5, atol=1e-4)
+    assert calls == [kernels._linear] * 6  # `compiled` calls twice
+    layer = QuantizedLinear(w, activations=INPUTS[0])
+    q_x = layer.quantize_input(x)
+    with ql.use_kernels("compiled"):
+        y = layer.to(DEVICE).product(q_x.to(DEVICE)).cpu()
+    assert torch.equal(y, slowly(q_x, w)) and calls[6:] == [kernels._int_linear] * 3
+
+
 def test_what_the_kernels_are_not_written_for_runs_eagerly(calls):
     w = codes_of(320, ql.PerGroup(32), 4)
-    many, none = drawn(9, 320), drawn(0, 320)
+    many, none = drawn(kernels.MOST + 1, 320), drawn(0, 320)
     for codes, x in ((w, many), (w, none), (codes_of(96, ql.PerGroup(24), 4), drawn(1, 96))):
         y = compiled(QuantizedLinear(codes).to(DEVICE), on_device(x)).cpu()
         torch.testing.assert_close(y, x @ codes.dequantize().T)
