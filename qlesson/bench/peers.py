@@ -80,7 +80,7 @@ def torch_(job: "Job") -> dict[str, Call]:
     """torch.quantize_per_tensor and per_channel, which are deprecated."""
     if job.dtype != "float32" or job.work == "choose" or job.granularity.startswith("group"):
         return {}
-    scale, zero_point = (p.flatten().cpu() for p in job.qparams)
+    scale, zero_point = (p.flatten() for p in job.qparams)
     g = job.scheme.granularity
     quantize: Callable[..., Tensor]
     args: tuple[Any, ...]

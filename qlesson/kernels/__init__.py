@@ -240,7 +240,7 @@ def choose_and_quantize(
         return None
     blocks = _own_blocks(r, scheme.granularity)
     few = math.prod(scheme.granularity.scale_shape(r.shape)) < 64
-    if blocks is None or few or (blocks.ndim == 3 and _on_gpu(r)):
+    if blocks is None or (few and not _on_gpu(r)):
         return None
     codes = scheme.quant_min, scheme.quant_max
     constants = (*codes, scheme.rounding, scheme.mapping, scheme.include_zero, scheme.scale_dtype)

@@ -199,9 +199,8 @@ def _by_triton(formula: Formula, constants: Constants, kinds: Kinds) -> Formula 
     In the stored trials torch.compile reached 0.2 to 0.7 of the floor where shapes may change,
     and kernels of this kind 0.86 to 1.01.
     """
-    one_reading, columns = formula is loops.choose_and_quantize, kinds[-1][1] == 3
-    alone = (loops.min_max, loops.quantize, loops.dequantize, loops.choose)
-    if formula not in alone and (columns or not one_reading):
+    both = loops.quantize, loops.dequantize
+    if formula not in (*both, loops.min_max, loops.choose, loops.choose_and_quantize):
         return None
     try:
         from qlesson.kernels import loops_triton

@@ -205,8 +205,8 @@ def choose_and_quantize(
     rounding: str,
     mapping: str,
 ) -> None:
-    """Fill scale, zero_point and q; rows too wide to keep are read twice."""
-    if r.shape[1] > WIDEST:
+    """Fill scale, zero_point and q; columns, and rows too wide to keep, are read twice."""
+    if r.ndim == 3 or r.shape[1] > WIDEST:
         choose(r, scale, zero_point, low, high, mapping)
         quantize(r, scale.float(), zero_point, q, low, high, rounding)
         return
@@ -227,7 +227,8 @@ def _launch(
 ) -> None:
     m, n = x.numel() // x.shape[-1], x.shape[-1]
     columns, each = x.ndim == 3, x.shape[-2]
-    cols = min(triton.next_power_of_2(n), 128 if columns else widest)
+    widest = 128 if columns else max(widest, TILE // triton.next_power_of_2(m))
+    cols = min(triton.next_power_of_2(n), widest)
     rows = max(1, TILE // cols)
     tiles = triton.cdiv(m, rows) * triton.cdiv(n, cols)
     warps = max(4, rows * cols // 1024)

@@ -138,6 +138,17 @@ def test_rows_too_wide_to_keep_are_read_twice(calls):
     assert calls == ["choose_and_quantize", "choose", "min_max"]
 
 
+@pytest.mark.parametrize(
+    "shape, granularity", [LAYOUTS[i] for i in (0, 1, 4, 6)] + [((1, 5000), ql.PerAxis(0))], ids=str
+)
+def test_codes_follow_before_anybody_waits(shape, granularity, calls):
+    """Of all in one range, of columns, and of a few rows, which a processor takes in two steps."""
+    scheme, r = ql.Scheme(granularity=granularity), drawn(shape, torch.float32)
+    x, y = (in_mode(mode, ql.quantize, r, scheme) for mode in ("eager", "compiled"))
+    assert_same((y.q, y.scale, y.zero_point), (x.q, x.scale, x.zero_point))
+    assert calls[0] == "choose_and_quantize"
+
+
 def test_what_does_not_lie_in_memory_runs_eagerly(calls):
     odd = (drawn((96, 384), torch.float32).t(), drawn((96, 384), torch.float64))
     for r, granularity in itertools.product(odd, (ql.PerTensor(), ql.PerAxis(0), ql.PerAxis(1))):
@@ -154,10 +165,11 @@ def test_all_is_chosen_in_one_wait(monkeypatch):
         look = getattr(torch.Tensor, name)
         monkeypatch.setattr(torch.Tensor, name, lambda x, look=look: waits.append(x) or look(x))
     for granularity in (ql.PerTensor(), ql.PerAxis(1)):
-        waits.clear()
         scheme = ql.Scheme(granularity=granularity)
-        in_mode("compiled", ql.choose_qparams, drawn((96, 384), torch.float32), scheme)
-        assert len(waits) == 1
+        for function in (ql.choose_qparams, ql.quantize):
+            in_mode("compiled", function, drawn((96, 384), torch.float32), scheme)
+            assert len(waits) == 1
+            waits.clear()
 
 
 COMPILED = """
