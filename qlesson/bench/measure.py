@@ -1,7 +1,7 @@
 """Time: each contestant in blocks of its own, in turn with the others.
 
 On a GPU it is the GPU's own time, from event to event, without what Python takes to ask for it: the
-work before lasts long enough for the calls to wait in line (notebook 14).
+work before lasts long enough for the calls to wait in line.
 """
 
 import statistics

@@ -28,6 +28,7 @@ from qlesson.kernels.packed import BLOCK, LONG, fields
 from qlesson.kernels.product import SCALES, Packed
 
 FEW = 8  # inputs at a time
+ONES = tl.constexpr(0x01010101)  # a byte each
 MOST = 128  # float inputs: for more, W_hat is made, some rows at a time
 # Whether there are NVIDIA's instructions for bytes: not in Triton's interpreter.
 PTX = torch.version.cuda is not None and not triton.knobs.runtime.interpret
@@ -65,7 +66,7 @@ def _field(
     """The fields of P bits of the codes 4 (a + A) to 4 (a + A) + 3, each in a byte."""
     SHIFT: tl.constexpr = BITS // (2 * P) * (2 * P)
     held = tl.load(words + at + STEP * (SHIFT + a % P))
-    return ((held >> ((a + A) // P * P)) & ((2**P - 1) * 0x01010101)) << SHIFT if P < 8 else held
+    return ((held >> ((a + A) // P * P)) & ((2**P - 1) * ONES)) << SHIFT if P < 8 else held
 
 
 @triton.jit
@@ -166,7 +167,7 @@ def _int_parts(
     part, _, at = _places(tl.arange(0, J)[None, None, :], first, parts, 1, BITS, BLOCKS)
     s, zero, _ = _steps(w, row, part, KIND, EACH)
     sums, x_sums = tl.zeros([M, ROWS, J], tl.int32), tl.zeros([M, 1, J], tl.int32)
-    u_sums, ones = tl.zeros([1, ROWS, J], tl.int32), tl.full([1, 1, 1], 0x01010101, tl.int32)
+    u_sums, ones = tl.zeros([1, ROWS, J], tl.int32), tl.full([1, 1, 1], ONES, tl.int32)
     inputs = x + i * 8 * parts + part
     for a in tl.static_range(8):
         u = _quad(words, row * row_words + at, a, 0, BITS, 8 if BLOCKS else 1)

@@ -18,7 +18,7 @@ from qlesson.bench.__main__ import main
 from qlesson.kernels import compilers
 
 ROOT = Path(__file__).parents[2]
-CPU = bench.stored("cpu")
+CPU, GPU = bench.stored("cpu"), bench.stored("h200")
 CELL = {"work": "given scale", "granularity": "tensor", "dtype": "float32"}
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
@@ -287,15 +287,15 @@ def test_quick_says_this_machine():
     assert len(bench.quick(2**16).splitlines()) == 5
 
 
-@pytest.mark.parametrize("name", ["cpu", "cpu_avx2", "h100_trial"])
+@pytest.mark.parametrize("name", ["cpu", "cpu_avx2", "h200"])
 def test_stored_results_have_device_date_and_versions(name):
     found = bench.stored(name)
     assert (
         found["device"] and re.match(r"20\d\d-\d\d", found["date"]) and found["versions"]["torch"]
     )
     assert "cpu" not in name or re.fullmatch(r"[\w()., ]+ cores?", found["device"])
-    if name == "h100_trial":
-        assert "not a measurement of its present code" in found["note"]
+    if name == "h200":
+        assert "Left out: the package's rows whose code has changed since" in found["note"]
 
 
 BUILDS = CPU, bench.stored("cpu_avx2")
@@ -349,21 +349,51 @@ def test_what_notebook_13_says_of_times_is_stored():
     assert "Rows and groups stay near one floor" in text and max(row, *groups) < 1.4
     assert "a whole tensor and columns need a second reading, about two floors" in text
     assert 1.7 < tensor < 2.2 and 1.7 < column < 2.5
-    trial = bench.stored("h100_trial")
+
+
+def test_what_notebooks_13_and_14_say_of_a_gpu_is_stored():
+    text = text_of("13_fast_kernels.ipynb")
+    (read,), (cpu,) = GPU["bandwidth"], CPU["bandwidth"]
+    per_ms = read["moved"] / read["ms"]
     assert "dozens of times as fast" in text
-    assert trial["copy_tb_per_s"] * 1000 > 24 * bandwidth
-    low, high = trial["compiled_dynamic_shapes_share"]
-    shares = {
-        (s["contestant"], s["dtype"]): s["share"]
-        for s in trial["floor_share"]
-        if s["granularity"] == "group 128"
-    }
-    assert shares["compiled, static shape", "float32"] >= 1
-    assert "rows of up to 16,384 values" in text
-    assert "WIDEST = 16384 " in (ROOT / "qlesson/kernels/loops_triton.py").read_text()
-    assert f"and {shares['compiled, static shape', 'bfloat16']} of it for bfloat16." in text
-    assert f"such kernels reached only {low} to {high} in the same trials" in text
-    assert trial["bits"]["differ_divided_by_a_python_number"] == 12_000_000
+    assert per_ms > 24 * cpu["moved"] / cpu["ms"]
+
+    def shares(work, granularity):
+        least = (2**27 + 2**25) / per_ms
+        wanted = {"work": work, "granularity": granularity, "dtype": "float32"}
+        return {name: least / ms for name, ms in bench.ms_of(GPU["rows"], **wanted).items()}
+
+    given = [shares("given scale", g) for g in ("tensor", "group 128")]
+    back, chosen = shares("dequantize", "group 128"), shares("choose", "group 128")
+    known = [*given, back]
+    assert "Operation by operation reaches a tenth" in text
+    assert all(0.07 < s["eager"] < 0.13 for s in known)
+    assert "it makes less than half of the bandwidth" in text
+    assert all(s[bench.FLOOR] < 0.5 for s in known)
+    assert "with given scales nine tenths of it" in text
+    assert all(0.85 < s["compiled"] < 0.95 for s in known[1:])
+    assert "are as fast" in text
+    assert 0.9 < given[1]["compiled"] / given[1]["torchao compiled"] < 1.1
+    assert "Choosing takes more than twice as long" in text
+    assert 2 < given[1]["compiled"] / chosen["compiled"] < 2.6
+    assert "they take half the time of torch.compile's" in compilers._by_triton.__doc__
+    assert 1.7 < given[0]["compiled"] / given[0]["torch.compile"] < 2.4
+    assert GPU["division"]["differ"] > 0.7 * GPU["division"]["values"]
+
+    text = text_of("14_writing_fast.ipynb")
+    one, few = (bench.ms_of(GPU["product"], bits=4, tokens=n) for n in (1, 8))
+    assert "the product takes a third of float32's time" in text
+    assert 2.7 < one["float32"] / one["qlesson"] < 3.6
+    assert "less than torch's own of 4-bit codes" in text
+    assert one["qlesson"] < one["torch int4pack, bfloat16"]
+    assert bench.share(GPU["product"], bench.READ_ONCE, "qlesson", bits=4, tokens=1) > 0.7
+    assert "So short a reading reaches half of the speed of a long one" in text
+    moved = next(r["moved"] for r in GPU["product"] if r["bits"] == 4)
+    assert 0.4 < moved / one[bench.READ_ONCE] / per_ms < 0.6
+    assert "bfloat16's layer has **tensor cores**" in text
+    assert few["bfloat16"] < few["qlesson"] < few["float32"]
+    assert "writes more slowly with codes than without on this GPU" in text
+    assert GPU["writing"][-1]["ms"] > 2 * GPU["writing"][0]["ms"]
 
 
 @pytest.mark.parametrize("build", BUILDS, ids=lambda build: build["vectors"])
