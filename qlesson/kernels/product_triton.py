@@ -191,10 +191,10 @@ def _add_integers(
             y += tl.sum(tl.where(part == j, adds, 0), 2)
         else:
             acc += tl.sum(tl.where(part == j, sums, 0), 2)
-            if ((first + j + 1) % EACH == 0) | (first + j == end):
-                s_j = tl.sum(tl.where(part == j, s, 0), 2)
-                y += acc.to(tl.float32) * (tl.sum(s_x, 2) * s_j)
-                acc = acc * 0
+            ends = ((first + j + 1) % EACH == 0) | (first + j == end)
+            s_j = tl.sum(s_x, 2) * tl.sum(tl.where(part == j, s, 0), 2)
+            y += tl.where(ends, acc.to(tl.float32) * s_j, 0)
+            acc = tl.where(ends, 0, acc)
     return y, acc
 
 
