@@ -307,16 +307,14 @@ class _FakeQuantize(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """r_hat, where the code is in the range, and the codes; `learning` is a scale that does."""
         low, high, granularity = scheme.quant_min, scheme.quant_max, scheme.granularity
-        # One code more at either end: what lands there lies outside the range.
-        codes = low - 1, high + 1, scheme.rounding
+        codes = low - 1, high + 1, scheme.rounding  # what lands at either end lies outside
         q = torch.empty_like(r, dtype=torch.int32)
         kernels.run(kernels.quantize, codes, r, scale, zero_point, granularity, q)
         inside = (q >= low) & (q <= high)
         q, r_hat = q.clamp(low, high), torch.empty_like(r)
         kernels.run(kernels.dequantize, (), q, scale, zero_point, granularity, r_hat)
-        if torch.compiler.is_compiling():  # torch 2.11 gives what is filled no gradient
-            r_hat = r_hat.clone()
-        return r_hat, inside, q
+        # In a graph torch 2.11 gives what is filled no gradient.
+        return r_hat.clone() if torch.compiler.is_compiling() else r_hat, inside, q
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
