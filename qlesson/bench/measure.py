@@ -1,7 +1,8 @@
 """Time: each contestant in blocks of its own, in turn with the others.
 
-On a GPU it is the GPU's own time, from event to event, without what Python takes to ask for it: the
-work before lasts long enough for the calls to wait in line.
+On a GPU it is the GPU's own time, from event to event. The work before it lasts half a millisecond,
+in which Python asks for the call: only what waits for an answer, or takes Python longer, has
+Python's time in it.
 """
 
 import statistics

@@ -197,13 +197,14 @@ def run_product(
 ) -> list[dict[str, Any]]:
     """A row for each contestant, number of bits and number of tokens; `moved` is READ_ONCE's.
 
-    Between two calls OTHERS bytes are written, as the other layers of a model would: the codes of
-    a layer have left the cache when their turn comes. Both matrices take their turns together,
-    since what memory gives changes from minute to minute. READ_ONCE is a bound, and the same for
-    all tokens: its times are those beside one token. `absent` is told who is missing, and why.
+    Between two calls OTHERS bytes are written, as the other layers of a model would (on a GPU
+    `measure` reads more): the codes of a layer have left the cache when their turn comes. Both
+    matrices take their turns together, since what memory gives changes from minute to minute.
+    READ_ONCE is a bound, and the same for all tokens: its times are those beside one token.
+    `absent` is told who is missing, and why.
     """
     found: list[dict[str, Any]] = []
-    others = torch.ones(min(OTHERS, 16 * rows * WIDTH) // 4, device=device)
+    others = torch.ones(min(OTHERS, 16 * rows * WIDTH) // 4 if device == "cpu" else 1)
     matrices = {bits: Matrix(bits, rows, device) for bits in BITS}
     for matrix in matrices.values():
         matrix.absent = {} if absent is None else absent
@@ -234,8 +235,6 @@ def run_product(
 def _others_run(others: Tensor, of: tuple[int, str]) -> None:
     """By torch's threads, so that they are awake; ONNX Runtime has threads of its own, and waits
     for a core on which torch's still spin: before it, one thread writes."""
-    if others.is_cuda:
-        return  # `measure` reads more before each call
     if of[1].startswith("onnxruntime"):
         held = others.numpy()
         held += 1

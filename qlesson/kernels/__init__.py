@@ -232,9 +232,9 @@ def choose_and_quantize(
 
     may_fill  asked where it is to be, before `out` is written
 
-    It is for compiled rows and groups, on a processor for columns too, and for a range that holds
-    0: a literal one may call for a warning, which needs its ends. And for values and scales that
-    are finite: saying what is wrong is the caller's.
+    It is for compiled blocks, on a processor for at least 64, and for a range that holds 0: a
+    literal one may call for a warning, which needs its ends. And for values and scales that are
+    finite: saying what is wrong is the caller's.
     """
     if torch.compiler.is_compiling() or _is_literal(scheme) or not out.is_contiguous():
         return None

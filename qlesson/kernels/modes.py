@@ -30,7 +30,8 @@ class use_kernels:
     "eager"     one operation of torch at a time, in pieces that stay in the cache
     "compiled"  the same formula as one loop; the first call of each kind waits some seconds for a
                 C++ compiler (a CPU) or for Triton (CUDA)
-    "auto"      eager, until so many values went through one formula that compiling pays off
+    "auto"      eager, until so many values went through one formula that compiling pays off;
+                the products of layers on a GPU are compiled from the first on
 
     The mode is one for the whole process: `with` blocks in several threads at once mix it up, and
     change nothing but the time. The results are the same, bit for bit. float64 runs eagerly in
@@ -84,7 +85,7 @@ class or_eagerly:
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception) or isinstance(error, torch.OutOfMemoryError):
             return False
         _state["broken"] = True
         cause = error.__cause__ or error

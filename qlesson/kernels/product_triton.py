@@ -1,4 +1,5 @@
 """Codes times inputs on a GPU: every packed byte is read once for up to `FEW` inputs.
+(Rows whose bytes are no multiple of 4 are copied first.)
 
     float inputs     y = sum_g s_g sum_{k in g} x (q - z), or with a minimum m_g in the place of
                      -s_g z: float sums
@@ -29,7 +30,7 @@ from qlesson.kernels.product import SCALES, Packed
 
 FEW = 8  # inputs at a time
 ONES = tl.constexpr(0x01010101)  # a byte each
-MOST = 128  # float inputs: for more, W_hat is made, some rows at a time
+MOST = 128  # inputs: for more, W_hat is made, some rows at a time; 8-bit ones in groups have none
 # Whether there are NVIDIA's instructions for bytes: not in Triton's interpreter.
 PTX = torch.version.cuda is not None and not triton.knobs.runtime.interpret
 
@@ -43,7 +44,7 @@ def tile(kernel: Any, m: int, p: int, each: int) -> tuple[int, int, int]:
         if each > 1:
             return 64, 1, 4
         return (16, 2, 2) if m < 4 else (32, 1, 4)
-    blocks = 8 // p  # 64 words, or 32 for many inputs
+    blocks = 8 // p  # 64 words; for many inputs 32, where a block has no more
     return (64, blocks, 4 * m) if m < 4 else (64, max(1, blocks // 2), 16)
 
 
@@ -117,7 +118,7 @@ def _steps(w, row, part, KIND: tl.constexpr, EACH: tl.constexpr):
     _, scale, offset, low, _, per_row, _ = w
     home = row * per_row + (part if EACH == 1 else part // EACH)
     s = tl.load(scale + home).to(tl.float32)
-    zero, minimum = (s * 0).to(tl.int32) + low, s * 0
+    zero, minimum = (home * 0).to(tl.int32) + low, (home * 0).to(tl.float32)
     if KIND == 1:
         zero += tl.load(offset + home).to(tl.int32)
     if KIND == 2:
@@ -256,9 +257,11 @@ def _linear(
         out += tl.sum(tl.where(there, few, 0), 2)
     if LAST:
         s, zero, minimum = _steps(w, row, tl.full([1, 1, 1], PARTS, tl.int32), KIND, EACH)
-        x_k = tl.load(last + i * 32 + tl.arange(0, 32)[None, None, :]).to(tl.float32)
+        k = tl.arange(0, 32)[None, None, :]
+        x_k = tl.load(last + i * 32 + k).to(tl.float32)
         q = (_last_codes(w, packed, row, LAST, BITS) - zero).to(tl.float32)
-        out += tl.sum(x_k * q * s + x_k * minimum, 2)
+        rest = x_k * q * s + x_k * minimum if KIND == 2 else x_k * q * s
+        out += tl.sum(tl.where(32 * PARTS + k < WIDTH, rest, 0), 2)
     _store(y, out, n, m, M, ROWS)
 
 
@@ -302,8 +305,9 @@ def runs(m: int, x: Tensor, w: Packed) -> bool:
     """Whether the kernels take m inputs, x's dtype and such codes, and are asked for. For 8-bit
     inputs x is their scale.
 
-    They compile for about a second, and without them W_hat is made anew for each input, operation
-    by operation: "auto" does not wait.
+    They compile for a second or two, for each width and for 1, 2, up to 4 and up to 8 inputs.
+    Without them W_hat is made anew for each call, operation by operation: so "auto" takes them
+    from the first call on.
     """
     if modes._state["mode"] == "eager" or modes._state["broken"] or is_followed():
         return False
@@ -339,8 +343,10 @@ def _launch(kernel: Any, x: Tensor, w: Packed, *of_inputs: Tensor) -> Tensor:
     m, n, width = len(x), len(w.packed), w.width
     y = x.new_empty(m, n, dtype=torch.float32)
     packed, parts = w.packed.contiguous(), width // BLOCK
-    if packed.shape[1] % 4 or packed.data_ptr() % 4:  # a row begins inside of a word
-        packed = F.pad(packed, (0, -packed.shape[1] % 4)).clone()
+    if packed.shape[1] % 4:  # a row begins inside of a word
+        packed = F.pad(packed, (0, -packed.shape[1] % 4))
+    elif packed.data_ptr() % 4 or packed.storage_offset() % 4:
+        packed = packed.clone()
     last = F.pad(x[:, BLOCK * parts :], (0, BLOCK * (parts + 1) - width)) if width % BLOCK else x
     offset, per_row = w.scale if w.offset is None else w.offset, w.scale.shape[1]
     most, sizes = triton.next_power_of_2(m), [p for p, _ in fields(w.bits)]
@@ -351,7 +357,7 @@ def _launch(kernel: Any, x: Tensor, w: Packed, *of_inputs: Tensor) -> Tensor:
     step = 8 // sizes[-1]
     with torch.cuda.device_of(x):
         kernel[triton.cdiv(n, rows),](
-            packed, packed.view(torch.int32), w.scale.contiguous(), offset.contiguous(),
+            packed, packed.reshape(-1).view(torch.int32), w.scale.contiguous(), offset.contiguous(),
             _in_words(x[:, : BLOCK * parts], how.get("P", 1)), last, y, *of_inputs, n, m,
             M=most, ROWS=rows, BLOCKS=blocks, PTX=PTX, WIDTH=width, BITS=w.bits, **how,
             LOW=2 ** (w.bits - 1) if w.signed else 0,

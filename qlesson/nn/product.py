@@ -265,7 +265,7 @@ def _(q_x: Tensor, s_x: Tensor, z_x: Tensor, packed: Tensor, *rest: object) -> T
     return s_x.new_empty(q_x.shape[0], len(packed))
 
 
-# --- few inputs on a GPU ---
+# --- on a GPU ---
 def _by_triton(x: Tensor, w: Packed) -> Tensor | None:
     """x W_hat^T for x [..., width], or None where Triton's kernels are not for it."""
     m = x.numel() // w.width
@@ -276,7 +276,9 @@ def _by_triton(x: Tensor, w: Packed) -> Tensor | None:
 
 
 def _int_by_triton(q_x: Tensor, s_x: Tensor, z_x: Tensor, w: Packed) -> Tensor | None:
-    if (gpu := _triton(w)) and gpu.runs(len(q_x), s_x, w):
+    """For many inputs too where sums end with each group: eagerly each is a product of its own."""
+    m, groups = len(q_x), w.scale.shape[1]
+    if (gpu := _triton(w)) and (m <= gpu.MOST or groups > 1) and gpu.runs(m, s_x, w):
         scale, zero_point = (p.flatten().expand(len(q_x)) for p in (s_x, z_x))
         with modes.or_eagerly():
             return gpu.int_linear(q_x, scale, zero_point, w)

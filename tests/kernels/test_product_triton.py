@@ -9,6 +9,7 @@ from products import EPS, INPUTS, KINDS, ROWS, blocks_of, codes_of, compiled, dr
 from test_product_ints import slowly
 
 import qlesson as ql
+from qlesson.blocks import Blocks
 from qlesson.kernels import modes, product
 from qlesson.nn import QuantizedLinear
 from qlesson.nn import product as layer_product
@@ -84,6 +85,43 @@ def test_blocks_are_multiplied_with_their_minima(signed):
         assert ((y - wanted).abs() <= (width + 4) * EPS * (x.double().abs() @ parts.T)).all()
 
 
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("scale, minimum", [("inf", None), (1, "inf"), (1, "-inf")])
+def test_an_infinite_scale_or_minimum_meets_its_own_codes_alone(scale, minimum, signed):
+    """In a last block that is not whole, and in a whole one: none of what fills it up."""
+    for width in (33, 32):
+        codes = torch.full((1, width), -1 if signed else 1)
+        codes = codes.to(torch.int8 if signed else torch.uint8)
+        steps = torch.ones(2, 1, -(-width // 32))
+        steps[0, 0, -1], steps[1, 0, -1] = float(scale), float(minimum or 1)
+        w = Blocks(codes, steps[0], None if minimum is None else steps[1], 4, 32)
+        x = torch.ones(1, width)
+        with ql.use_kernels("eager"):
+            wanted = QuantizedLinear(w)(x)
+        assert wanted.isinf().all()
+        assert torch.equal(compiled(QuantizedLinear(w).to(DEVICE), on_device(x)).cpu(), wanted)
+
+
+def test_codes_cut_from_a_wider_buffer_are_read_where_they_lie(calls):
+    w, x = codes_of(32, ql.PerAxis(0), 8, rows=1), drawn(1, 32)
+    layer = QuantizedLinear(w).to(DEVICE)
+    wider = layer.codes.packed.new_zeros(3, 33)
+    wider[:1, :32] = layer.codes.packed
+    wanted = compiled(layer, on_device(x))
+    layer.codes.packed = wider[:1, :32]
+    assert torch.equal(compiled(layer, on_device(x)), wanted)
+
+
+def test_too_little_memory_is_no_missing_compiler(monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(kernels, "_launch", full)
+    layer = QuantizedLinear(codes_of(64, ql.PerGroup(32), 4)).to(DEVICE)
+    with pytest.raises(torch.OutOfMemoryError):
+        compiled(layer, on_device(drawn(2, 64)))
+
+
 def test_many_inputs_go_in_parts_of_a_few(calls):
     w, x = codes_of(320, ql.PerGroup(32), 4, KINDS[2]), drawn(19, 320)
     y = compiled(QuantizedLinear(w).to(DEVICE), on_device(x)).cpu()
@@ -104,6 +142,8 @@ def test_what_the_kernels_are_not_written_for_runs_eagerly(calls):
         torch.testing.assert_close(y, x @ codes.dequantize().T)
     with ql.use_kernels("eager"):
         QuantizedLinear(w).to(DEVICE)(on_device(drawn(1, 320)))
+    by_rows = QuantizedLinear(codes_of(320, ql.PerAxis(0), 4), None, INPUTS[0]).to(DEVICE)
+    compiled(by_rows, on_device(many))
     assert not calls
 
 
