@@ -198,8 +198,8 @@ def _by_triton(formula: Formula, constants: Constants, kinds: Kinds) -> Formula 
 
     On an H200 they take half the time of torch.compile's for all shapes (bench/results/h200.json).
     """
-    both = loops.quantize, loops.dequantize
-    if formula not in (*both, loops.min_max, loops.choose, loops.choose_and_quantize):
+    written = loops.quantize, loops.dequantize, loops.min_max, loops.choose
+    if formula not in (*written, loops.choose_and_quantize):
         return None
     try:
         from qlesson.kernels import loops_triton

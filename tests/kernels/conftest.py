@@ -1,4 +1,7 @@
-"""What the tests of products are run by."""
+"""What the tests of products and of kernels for a GPU are run by."""
+
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -21,3 +24,17 @@ def by_the_kernel(monkeypatch):
     yield calls
     torch.set_num_threads(before)
     assert not modes._state["broken"]
+
+
+@pytest.fixture
+def said_by(monkeypatch):
+    """What a program prints that compiles kernels for a GPU: the interpreter takes more than the
+    compiler, which needs no GPU."""
+    pytest.importorskip("triton.backends.nvidia", reason="needs Triton's backend for NVIDIA")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+    def run(program):
+        asked = [sys.executable, "-c", program]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+
+    return run

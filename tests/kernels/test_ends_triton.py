@@ -3,8 +3,6 @@ where there is none."""
 
 import functools
 import itertools
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -203,10 +201,5 @@ for real in ("*fp32", "*bf16", "*fp16"):
 
 
 @pytest.mark.slow
-def test_they_compile_for_a_gpu_read_several_values_at_once_and_keep_nan(monkeypatch):
-    """The interpreter takes more than the compiler, which needs no GPU."""
-    pytest.importorskip("triton.backends.nvidia", reason="needs Triton's backend for NVIDIA")
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    asked = [sys.executable, "-c", COMPILED]
-    said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
-    assert said.split() == ["True"] * 12
+def test_they_compile_for_a_gpu_read_several_values_at_once_and_keep_nan(said_by):
+    assert said_by(COMPILED).split() == ["True"] * 12

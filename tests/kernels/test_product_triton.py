@@ -1,8 +1,5 @@
 """The product's kernels for a GPU: in Triton's interpreter where there is none."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from products import EPS, INPUTS, KINDS, ROWS, blocks_of, codes_of, compiled, drawn
@@ -184,14 +181,8 @@ for kernel, (x, last) in of_x.items():
 
 
 @pytest.mark.slow
-def test_they_compile_for_a_gpu_and_the_integer_one_fuses_no_addition(monkeypatch):
-    """The interpreter takes more than the compiler, which needs no GPU."""
-    pytest.importorskip("triton.backends.nvidia", reason="needs Triton's backend for NVIDIA")
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    asked = [sys.executable, "-c", COMPILED]
-    said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
-    (fused, bytes_alone, _), (whole, _, fours) = (
-        map(int, line.split()) for line in said.splitlines()
-    )
+def test_they_compile_for_a_gpu_and_the_integer_one_fuses_no_addition(said_by):
+    counts = (map(int, line.split()) for line in said_by(COMPILED).splitlines())
+    (fused, bytes_alone, _), (whole, _, fours) = counts
     assert fused and not whole
     assert bytes_alone and fours  # which the interpreter has no words for
