@@ -271,9 +271,13 @@ def test_the_kernels_for_a_gpu_agree_in_tritons_interpreter(bits, dtype, interpr
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("shape, axis", [((70, 333), 1), ((9, 1500), 1), ((3, 40, 70), 1)])
-def test_codes_of_columns_in_tritons_interpreter(shape, axis, dtype, interpreted):
-    scheme, r = ql.Scheme(granularity=ql.PerAxis(axis)), values(shape, dtype)
+@pytest.mark.parametrize(
+    "shape, granularity",
+    [((70, 333), ql.PerAxis(1)), ((9, 1500), ql.PerAxis(1)), ((6, 40, 130), ql.PerGroup(20, 1))],
+    ids=str,
+)
+def test_codes_of_columns_in_tritons_interpreter(shape, granularity, dtype, interpreted):
+    scheme, r = ql.Scheme(granularity=granularity), values(shape, dtype)
     with ql.use_kernels("eager"):
         x = ql.quantize(r, scheme)
         r_hat = x.dequantize(dtype)
