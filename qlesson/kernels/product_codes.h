@@ -12,6 +12,7 @@
 
 #pragma once
 
+#include <atomic>
 #include <new>
 #include <vector>
 
@@ -24,7 +25,7 @@ constexpr bool ZERO_POINTS = OFFSET == 1, MINIMA = OFFSET == 2;
 constexpr int64_t FEW = 8;  // inputs, up to which a row is multiplied as it is read
 constexpr int64_t BLOCK = 32, LONG = 256;
 constexpr int64_t TOGETHER = 8;  // rows whose sums are folded at once
-constexpr int64_t AHEAD = 8192;  // bytes, before they are needed, memory is asked for
+constexpr int64_t AHEAD = 12288;  // bytes, before they are needed, memory is asked for
 constexpr int64_t STEPS_AHEAD = 2048;  // of the steps: so little of them is read at a time that a processor does not see what comes
 
 typedef uint8_t Bytes __attribute__((vector_size(32)));
@@ -116,6 +117,26 @@ IN_PLACE void transpose(Floats* x) {
     }
 #endif
 }
+
+inline Floats in_order(Floats x) { return x; }
+#if defined(HAS_64_BYTES)
+// The same of two such squares beside each other; in each vector then four of the first, four of the second, and so on.
+IN_PLACE void transpose(WideFloats* x) {
+  __m512 a[8], b[8];
+  for (int i = 0; i < 8; i++) a[i] = (__m512)x[i];
+  for (int i = 0; i < 8; i += 2) b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]), b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+  for (int i = 0; i < 8; i += 4)
+    for (int j = 0; j < 2; j++) {
+      a[i + 2 * j] = _mm512_shuffle_ps(b[i + j], b[i + j + 2], 0x44);
+      a[i + 2 * j + 1] = _mm512_shuffle_ps(b[i + j], b[i + j + 2], 0xee);
+    }
+  for (int i = 0; i < 4; i++) {
+    x[i] = (WideFloats)_mm512_shuffle_f32x4(a[i], a[i + 4], 0x88);
+    x[i + 4] = (WideFloats)_mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd);
+  }
+}
+inline WideFloats in_order(WideFloats x) { return (WideFloats)_mm512_shuffle_f32x4((__m512)x, (__m512)x, 0xd8); }
+#endif
 
 // --- the weight ---
 
@@ -289,17 +310,23 @@ inline int64_t as_few(const Weight& w, int64_t m, int64_t batch, int64_t most) {
 // Rows that stay in the second cache, while one go of inputs after another meets them.
 inline int64_t rows_nearby(const Weight& w) { return std::max<int64_t>(16, (1 << 18) / w.row_bytes / 8 * 8); }
 
-// f(first row, last row) in parts of so many rows or a multiple, at most `goes` of each thread
+// f(first row, last row) in parts of so many rows or a multiple, at most `goes` of each thread. A thread takes its own
+// parts one after the other, so that memory is asked for what comes next, and then those of others.
 template <typename F>
 inline void share(int64_t n, int64_t threads, int64_t unit, F f, int64_t goes = 8) {
-  const int64_t part = std::max<int64_t>(unit, (n / (threads * goes) + unit - 1) / unit * unit);
-  const auto one = [=, &f](int64_t i) { f(i, std::min(n, i + part)); };
+  const int64_t part = std::max<int64_t>(unit, (n / (threads * goes) + unit - 1) / unit * unit), parts = (n + part - 1) / part;
+  const auto one = [=, &f](int64_t i) { f(i * part, std::min(n, (i + 1) * part)); };
   if (threads == 1) {
-    for (int64_t i = 0; i < n; i += part) one(i);
+    for (int64_t i = 0; i < parts; i++) one(i);
     return;
   }
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-  for (int64_t i = 0; i < n; i += part) one(i);
+  std::vector<std::atomic<int64_t>> taken(threads);
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+  for (int64_t t = 0; t < threads; t++)
+    for (int64_t i = 0; i < threads; i++) {
+      const int64_t of = (t + i) % threads, first = of * parts / threads, end = (of + 1) * parts / threads;
+      for (int64_t next; (next = first + taken[of]++) < end;) one(next);
+    }
 }
 
 // The rows of a weight. Where each part begins memory is waited for, so parts are no shorter than that is worth.

@@ -79,10 +79,13 @@ IN_PLACE auto products(V u, V x) {
   return of.sums;
 }
 
+// modulo 2^32, as what follows
+inline Ints minus(Ints x, Ints z) { return (Ints)((Words)x - (Words)z); }
 inline Ints folded(Ints x) { return x; }
 #if defined(HAS_64_BYTES)
+inline WideInts minus(WideInts x, WideInts z) { return (WideInts)((WideWords)x - (WideWords)z); }
 inline Ints folded(WideInts x) {
-  return (Ints)_mm512_castsi512_si256((__m512i)x) + (Ints)_mm512_extracti32x8_epi32((__m512i)x, 1);
+  return (Ints)((Words)_mm512_castsi512_si256((__m512i)x) + (Words)_mm512_extracti32x8_epi32((__m512i)x, 1));
 }
 #endif
 
@@ -136,8 +139,8 @@ inline void folded_beside(const Sums* x, Ints& y) { y = folded(x[0]); }
 inline void beside(const float* x, const float*, Floats& y) { y = load<Floats>(x); }
 #if defined(HAS_64_BYTES)
 inline void folded_beside(const WideInts* x, WideInts& y) {
-  y = (WideInts)_mm512_inserti64x4((__m512i)x[0], _mm512_castsi512_si256((__m512i)x[1]), 1) +
-      (WideInts)_mm512_shuffle_i64x2((__m512i)x[0], (__m512i)x[1], 0xee);
+  y = (WideInts)((WideWords)_mm512_inserti64x4((__m512i)x[0], _mm512_castsi512_si256((__m512i)x[1]), 1) +
+                 (WideWords)_mm512_shuffle_i64x2((__m512i)x[0], (__m512i)x[1], 0xee));
 }
 inline void beside(const float* x, const float* z, WideFloats& y) {
   y = (WideFloats)_mm512_insertf32x8(_mm512_castps256_ps512(load<__m256>(x)), load<__m256>(z), 1);

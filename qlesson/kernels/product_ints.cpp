@@ -32,101 +32,138 @@ struct Inputs {
 
 // --- few inputs: a row is multiplied as it is read, and eight rows are added up beside each other ---
 
-// Each whole block of 256 in the order in which codes are packed, filled up to whole blocks of 32.
-inline Buffer<int8_t> in_packed_order(const Weight& w, const int8_t* x, int64_t m) {
-  const int64_t width = w.blocks() * BLOCK;
-  Buffer<int8_t> y(m * width);
+// Inputs that go together: T of them stand beside each other in a vector, eight blocks, or groups, of each.
+constexpr int PAIR = QUADS == 16 ? 2 : 1;
+template <int T>
+using Several = std::conditional_t<T == 1, Ints, WideInts>;
+template <int T>
+constexpr int64_t place_of(int64_t i, int64_t t) { return i / 8 * 8 * T + t * 8 + i % 8; }
+
+// m inputs of `all`, filled up with zeros: each whole block of 256 of all of them in the order in which codes are
+// packed, [block, input], and then what is left of each, filled up to whole blocks of 32.
+inline Buffer<int8_t> in_packed_order(const Weight& w, const int8_t* x, int64_t m, int64_t all) {
+  const int64_t whole = w.longs() * LONG, left = w.blocks() * BLOCK - whole;
+  Buffer<int8_t> y(all * (whole + left));
   for (int64_t t = 0; t < m; t++) {
-    for (int64_t i = 0; i < w.longs() * LONG; i += LONG)
+    const int8_t* from = x + t * w.k;
+    for (int64_t i = 0; i < whole; i += LONG)
       for (int64_t j = 0; j < 8; j++)
-        for (int64_t v = 0; v < 8; v++) std::copy_n(x + t * w.k + i + 32 * j + 4 * v, 4, &y[t * width + i + 32 * v + 4 * j]);
-    std::copy(x + t * w.k + w.longs() * LONG, x + (t + 1) * w.k, &y[t * width + w.longs() * LONG]);
+        for (int64_t v = 0; v < 8; v++) std::copy_n(from + i + 32 * j + 4 * v, 4, &y[i * all + t * LONG + 32 * v + 4 * j]);
+    std::copy(from + whole, from + w.k, &y[whole * all + t * left]);
   }
   return y;
 }
 
-// Sums over each block of 32 of a row times x [m, width] in the order of the packed codes, to
-// acc + t * step; of the codes alone too, where `u_sums` is given.
+// Sums over each block of 32 of a row times m inputs in that order, T beside each other, to acc [m / T, step, T]; of
+// the codes alone too, where `u_sums` is given.
+template <int T>
 inline void block_sums(const Weight& w, int64_t row, const int8_t* x, int64_t m, int64_t step, int32_t* acc, int32_t* u_sums) {
-  const int64_t width = w.blocks() * BLOCK;
-  const int64_t longs = w.longs();
+  const int64_t longs = w.longs(), left = w.blocks() - longs * 8;
   const uint8_t* b = w.row(row);
   const Quads ones = Quads{} + mask(1);
   for (int64_t i = 0; i < longs; i++, b += LONG / 8 * BITS) {
     Quads u[1][LONG_QUADS];
     long_codes(b, u[0]);
-    for (int64_t t = 0; t < m; t++) {
-      Sums sums[1][1];
-      plane_products<1, 1>(u, x + t * width + i * LONG, sums);
-      store(acc + t * step + 8 * i, folded(sums[0][0]));
+    for (int64_t t = 0; t < m; t += T, x += T * LONG) {
+      Sums sums[1][T];
+      Several<T> found;
+      plane_products<T, 1>(u, x, sums);
+      folded_beside(sums[0], found);
+      store(acc + t * step + 8 * T * i, found);
     }
     if (!u_sums) continue;
     Sums d = {};
     for (int64_t v = 0; v < LONG_QUADS; v++) d += products(u[0][v], ones);
     store(u_sums + 8 * i, folded(d));
   }
-  if (w.longs() * 8 == w.blocks()) return;
+  if (!left) return;
   uint8_t rest[LONG];
   unpack_rest(w, row, rest);
-  for (int64_t i = w.longs() * 8; i < w.blocks(); i++) {
-    const uint8_t* u = rest + (i - w.longs() * 8) * BLOCK;
-    const Words words = load<Words>(u);
+  for (int64_t i = 0; i < left; i++) {
+    const Words words = load<Words>(rest + i * BLOCK);
     for (int64_t t = 0; t < m; t++)
-      acc[t * step + i] = sum(products(words, load<Words>(x + t * width + i * BLOCK)));
-    if (u_sums) u_sums[i] = sum(products(words, Words{} + mask(1)));
+      acc[t / T * T * step + place_of<T>(longs * 8 + i, t % T)] = sum(products(words, load<Words>(x + (t * left + i) * BLOCK)));
+    if (u_sums) u_sums[longs * 8 + i] = sum(products(words, Words{} + mask(1)));
   }
 }
 
-// From sums of blocks to sums of groups.
+// From sums of blocks to sums of groups, of T inputs.
+template <int T>
 IN_PLACE void join(const Weight& w, int32_t* acc) {
   const int64_t many = w.per_group();
   if (many == 1) return;
-  for (int64_t g = 0; g < w.groups; g++) {
-    int32_t y = 0;
-    for (int64_t i = g * many; i < std::min(w.blocks(), (g + 1) * many); i++) y += acc[i];
-    acc[g] = y;
-  }
+  for (int64_t g = 0; g < w.groups; g++)
+    for (int64_t t = 0; t < T; t++) {
+      int32_t y = 0;
+      for (int64_t i = g * many; i < std::min(w.blocks(), (g + 1) * many); i++) y += acc[place_of<T>(i, t)];
+      acc[place_of<T>(g, t)] = y;
+    }
 }
 
-// The m inputs from t0 on, at most FEW.
-void int_rows(const Weight& w, const Inputs& x, const int8_t* ordered, int64_t t0, int64_t m, int64_t begin,
-              int64_t end, float* y) {
-  const int64_t g8 = x.g8, step = std::max(g8, w.blocks() + 8), row_step = m * step;
-  Buffer<int32_t> acc(TOGETHER * row_step), u_sums(TOGETHER * step), zero(TOGETHER * g8, static_cast<int32_t>(w.low));
-  Buffer<int32_t> counts(g8);
-  Buffer<float> s(TOGETHER * g8);
-  for (int64_t g = 0; g < w.groups; g++) counts[g] = static_cast<int32_t>(w.end(g) - w.first(g));
-  for (int64_t first = begin; first < end; first += TOGETHER) {
-    const int64_t rows = std::min(TOGETHER, end - first);
-    for (int64_t r = 0; r < rows; r++) {
-      int32_t* alone = x.centred ? nullptr : &u_sums[r * step];
-      block_sums(w, first + r, ordered, m, step, &acc[r * row_step], alone);
-      for (int64_t t = 0; t < m; t++) join(w, &acc[r * row_step + t * step]);
-      if (alone) join(w, alone);
-      steps(w, w.scale, first + r, 0, w.groups, &s[r * g8]);
-      if (ZERO_POINTS) zeros(w, first + r, 0, w.groups, &zero[r * g8]);
-    }
+// Some inputs, FEW at most, as rows meet them.
+template <int T>
+struct IntGo {
+  int64_t first, m, all;  // the number of the first; how many there are, and are with those that fill up
+  Buffer<int8_t> codes;   // in packed order
+  Buffer<int32_t> sums;   // [all / T, groups, T] of the codes
+  Buffer<float> scale;    // [all, 8]
+  Buffer<int32_t> zero;
+  IntGo(const Weight& w, const Inputs& x, int64_t first, int64_t m)
+      : first(first), m(m), all((m + T - 1) / T * T), codes(in_packed_order(w, x.codes + first * w.k, m, all)),
+        sums(all * x.g8), scale(all * 8), zero(all * 8) {
     for (int64_t t = 0; t < m; t++) {
-      const int32_t z_x = x.zero[t0 + t];
-      Floats sums = {};
-      for (int64_t g = 0; g < g8; g += 8) {
-        if (t == 0) ask_for(w.row(first + rows) + 64 * g, 512, AHEAD);  // memory does not rest meanwhile
-        const Ints x_sums = load<Ints>(&x.sums[(t0 + t) * g8 + g]), count = load<Ints>(&counts[g]);
-        const Ints by_low = x_sums * static_cast<int32_t>(w.low);
-        Floats terms[TOGETHER];
-        for (int64_t r = 0; r < TOGETHER; r++) {
-          const Ints z = load<Ints>(&zero[r * g8 + g]);
-          Ints total = load<Ints>(&acc[r * row_step + t * step + g]) - (ZERO_POINTS ? z * x_sums : by_low);
-          if (!x.centred) total -= z_x * (load<Ints>(&u_sums[r * step + g]) - count * z);
-          terms[r] = __builtin_convertvector(total, Floats) * (x.scale[t0 + t] * load<Floats>(&s[r * g8 + g]));
-        }
-        transpose(terms);
-        for (int64_t i = 0; i < std::min<int64_t>(8, w.groups - g); i++) sums += terms[i];
-      }
-      for (int64_t r = 0; r < rows; r++) y[(t0 + t) * w.n + first + r] = sums[r];
+      for (int64_t g = 0; g < x.g8; g++) sums[t / T * T * x.g8 + place_of<T>(g, t % T)] = x.sums[(first + t) * x.g8 + g];
+      std::fill_n(&scale[t * 8], 8, x.scale[first + t]);
+      std::fill_n(&zero[t * 8], 8, x.zero[first + t]);
     }
   }
-}
+
+  void rows(const Weight& w, const Inputs& x, int64_t begin, int64_t end, float* y) const {
+    typedef Several<T> I;
+    typedef std::conditional_t<T == 1, Floats, WideFloats> F;
+    const int64_t g8 = x.g8, step = std::max(g8, w.blocks() + 8), row_step = all * step;
+    Buffer<int32_t> acc(TOGETHER * row_step), u_sums(TOGETHER * step), zeros_of(TOGETHER * g8, static_cast<int32_t>(w.low));
+    Buffer<int32_t> counts(g8);
+    Buffer<float> s(TOGETHER * g8);
+    for (int64_t g = 0; g < w.groups; g++) counts[g] = static_cast<int32_t>(w.end(g) - w.first(g));
+    for (int64_t top = begin; top < end; top += TOGETHER) {
+      const int64_t count = std::min(TOGETHER, end - top);
+      for (int64_t r = 0; r < count; r++) {
+        int32_t* alone = x.centred ? nullptr : &u_sums[r * step];
+        block_sums<T>(w, top + r, codes.data(), all, step, &acc[r * row_step], alone);
+        for (int64_t t = 0; t < all; t += T) join<T>(w, &acc[r * row_step + t * step]);
+        if (alone) join<1>(w, alone);
+        steps(w, w.scale, top + r, 0, w.groups, &s[r * g8]);
+        if (ZERO_POINTS) zeros(w, top + r, 0, w.groups, &zeros_of[r * g8]);
+      }
+      for (int64_t t = 0; t < all; t += T) {
+        const F s_x = load<F>(&scale[t * 8]);
+        const I z_x = load<I>(&zero[t * 8]);
+        F found = {};
+        for (int64_t g = 0; g < g8; g += 8) {
+          if (t == 0) ask_for(w.row(top + count) + 64 * g, 512, AHEAD);  // memory does not rest meanwhile
+          const I x_sums = load<I>(&sums[t * g8 + T * g]), in_group = repeated<I>(load<Ints>(&counts[g]));
+          const I by_low = x_sums * static_cast<int32_t>(w.low);
+          F terms[TOGETHER];
+          for (int64_t r = 0; r < TOGETHER; r++) {
+            const I z = repeated<I>(load<Ints>(&zeros_of[r * g8 + g]));
+            I total = load<I>(&acc[r * row_step + t * step + T * g]) - (ZERO_POINTS ? z * x_sums : by_low);
+            if (!x.centred) total -= z_x * (repeated<I>(load<Ints>(&u_sums[r * step + g])) - in_group * z);
+            terms[r] = __builtin_convertvector(total, F) * (s_x * repeated<F>(load<Floats>(&s[r * g8 + g])));
+          }
+          transpose(terms);
+          if (g + 8 <= w.groups)
+            for (const F& one : terms) found += one;
+          else
+            for (int64_t i = 0; g + i < w.groups; i++) found += terms[i];
+        }
+        alignas(64) float of[8 * T];
+        store(of, in_order(found));
+        for (int64_t i = 0; i < std::min<int64_t>(T, m - t); i++) std::copy_n(of + 8 * i, count, y + (first + t + i) * w.n + top);
+      }
+    }
+  }
+};
 
 // --- many inputs: a lane for each of them ---
 
@@ -258,22 +295,23 @@ inline void many_ints(const Weight& w, const Inputs& x, int64_t many, float* y, 
 
 // Those from t0 on, in goes for which some rows stay in the cache. The widest vectors multiply faster than
 // the second cache gives, so a go is what the first one holds, with its sums.
+template <int T>
 inline void few_ints(const Weight& w, const Inputs& x, int64_t t0, float* y, int64_t threads) {
-  const int64_t few = x.m - t0, width = w.blocks() * BLOCK;
-  const int64_t go = QUADS == 16 && FEW * width > 16384 ? FEW / 2 : FEW;
+  const int64_t few = x.m - t0, go = QUADS == 16 && FEW * w.blocks() * BLOCK > 16384 ? FEW / 2 : FEW;
   const int64_t near = few > go ? rows_nearby(w) : w.n;
-  const Buffer<int8_t> ordered = in_packed_order(w, x.codes + t0 * w.k, few);
+  std::vector<IntGo<T>> goes;
+  for (int64_t t = t0; t < x.m; t += go) goes.emplace_back(w, x, t, std::min(go, x.m - t));
   share_rows(w, threads, [&](int64_t from, int64_t to) {
     for (int64_t first = from; first < to; first += near)
-      for (int64_t t = 0; t < few; t += go)
-        int_rows(w, x, &ordered[t * width], t0 + t, std::min(go, few - t), first, std::min(to, first + near), y);
+      for (const IntGo<T>& one : goes) one.rows(w, x, first, std::min(to, first + near), y);
   });
 }
 
 inline void int_products(const Weight& w, const Inputs& x, float* y, int64_t threads) {
   const int64_t few = ALWAYS_FEW && w.aligned() ? x.m : as_few(w, x.m, QUADS, QUADS == 16 ? FEW : 6);
   if (few < x.m) many_ints(w, x, x.m - few, y, threads);
-  if (few) few_ints(w, x, x.m - few, y, threads);
+  if (few == 1 || few == 3) few_ints<1>(w, x, x.m - few, y, threads);  // half a pair costs more than it saves
+  else if (few) few_ints<PAIR>(w, x, x.m - few, y, threads);
 }
 
 struct IntLinear {  // as product.py packs it

@@ -4,7 +4,8 @@
                      -s_g z: float sums, within n eps of float64 where the sum of x (q - z) over
                      32 neighbours, which the scale follows, is not beyond float32. Compiled, an x
                      that is one of few may lose about 2^-23 of the largest of the 32 neighbours it
-                     is in, in bfloat16 2^-15, or 2^-127 where that is more
+                     is in (2^-22 where codes of up to 4 bits are unsigned and have no offset), in
+                     bfloat16 2^-15, or 2^-127 where that is more
     8-bit inputs     y = sum_g float(acc_g) (s_x s_g), g ascending, where acc_g is exact in int32:
                      the same bits on every path
 

@@ -126,13 +126,15 @@ def test_one_input_loses_at_most_so_many_parts_of_the_largest_of_32(bits, dtype,
     rounding, which is small where the input is."""
     scheme = ql.Scheme(bits, "symmetric", ql.PerGroup(32))
     steps = torch.ones(512, 16), torch.zeros(512, 16, dtype=torch.int8)
-    layer = QuantizedLinear(ql.QTensor(torch.eye(512, dtype=torch.int8), *steps, scheme))
-    for m in (1, 3, 8):
+    signed = ql.QTensor(torch.eye(512, dtype=torch.int8), *steps, scheme)
+    unsigned = Blocks(torch.eye(512, dtype=torch.uint8), steps[0], None, bits, 32)
+    half = 0x3F7F7F if dtype is torch.float32 and bits <= 4 else parts
+    for (codes, most), m in product([(signed, parts), (unsigned, half)], (1, 3, 8)):
         for x in hard(m, 512).values():
             x = x.to(dtype)
             largest = x.unflatten(1, (-1, 32)).abs().amax(-1).double().repeat_interleave(32, 1)
-            off = (compiled(layer, x).double() - x.double()).abs()
-            assert (off <= largest / parts + torch.finfo(dtype).eps / 2 * x.double().abs()).all()
+            off = (compiled(QuantizedLinear(codes), x).double() - x.double()).abs()
+            assert (off <= largest / most + torch.finfo(dtype).eps / 2 * x.double().abs()).all()
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -165,6 +167,21 @@ def test_digits_at_their_ends_times_codes_at_theirs(bits):
                 for m in (1, 3):
                     y = compiled(QuantizedLinear(w), x.expand(m, -1).contiguous())
                     torch.testing.assert_close(y, wanted.expand(m, 6), rtol=16 * EPS, atol=0)
+
+
+@each_bits
+@pytest.mark.parametrize("signed", [True, False])
+def test_all_digits_of_32_inputs_fit_in_a_sum(bits, signed):
+    """The largest inputs times the largest codes of weights with one zero for all."""
+    low = -(2 ** (bits - 1)) if signed else 0
+    dtype = torch.int8 if signed else torch.uint8
+    for code in (low, low + 2**bits - 1):
+        w = Blocks(torch.full((6, 512), code, dtype=dtype), torch.ones(6, 16), None, bits, 32)
+        for n in (0x7F7F00, -0x7F7F00, 0x3F7F00, -0x3F7F00):
+            wanted = torch.full((6,), 512.0 * n * code)
+            for m in (1, 2, 3):
+                y = compiled(QuantizedLinear(w), torch.full((m, 512), float(n)))
+                torch.testing.assert_close(y, wanted.expand(m, 6), rtol=16 * EPS, atol=0)
 
 
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
