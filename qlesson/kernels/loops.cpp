@@ -20,6 +20,15 @@
 constexpr int64_t TILE = 16384 / sizeof(R);  // values that stay in the nearest cache, with those that come next
 constexpr int64_t PIECE = 32768;         // values for one core at a time, where nothing must stay
 constexpr int64_t HIGH = 4;               // rows of columns at a time
+constexpr int64_t TALL = 1 << 23;         // bytes of SCALES columns, from which on threads share them
+constexpr int64_t FEW = 1 << 19;          // the same where there are fewer strips than threads
+
+#if defined(_OPENMP)
+extern "C" int omp_get_max_threads();
+inline int64_t max_threads() { return omp_get_max_threads(); }
+#else
+inline int64_t max_threads() { return 1; }
+#endif
 
 // --- loops over n values ---
 inline bool is_far(int64_t values) { return values * static_cast<int64_t>(sizeof(R) + sizeof(Q)) >= FAR; }
@@ -199,13 +208,25 @@ inline void min_max_rows(const R* r, float* r_min, float* r_max, int64_t m, int6
   });
 }
 
-// Of some columns, whose ends so far stay in the nearest cache.
-struct EndsOfStrip { Key<R> most[SCALES], nearest[SCALES]; Bare<R> least[SCALES]; };
+// Of some columns, whose ends so far stay in the nearest caches.
+struct EndsOfStrip {
+  Key<R> most[STRIP], nearest[STRIP];
+  Bare<R> least[STRIP];
+  explicit EndsOfStrip(int64_t width) {
+    std::fill_n(most, width, Ends<R>().most);
+    std::fill_n(nearest, width, Ends<R>().nearest);
+    std::fill_n(least, width, Ends<R>().least);
+  }
+  void look_at(const EndsOfStrip& other, int64_t width) {
+    for (int64_t l = 0; l < width; l++) {
+      most[l] = std::max(most[l], other.most[l]);
+      nearest[l] = std::min(nearest[l], other.nearest[l]);
+      least[l] = std::max(least[l], other.least[l]);
+    }
+  }
+};
 
-inline void ends_of_strip(const R* r, int64_t n, int64_t c, int64_t width, EndsOfStrip& found) {
-  std::fill(found.most, found.most + width, Ends<R>().most);
-  std::fill(found.nearest, found.nearest + width, Ends<R>().nearest);
-  std::fill(found.least, found.least + width, Ends<R>().least);
+inline void look_at_strip(const R* r, int64_t n, int64_t c, int64_t width, EndsOfStrip& found) {
   over_rows(n, [=, &found](int64_t k, auto H) {
     over(width, [=, &found](int64_t j, auto N) {
       const R* x = r + k * c + j;
@@ -227,22 +248,60 @@ inline void ends_of_strip(const R* r, int64_t n, int64_t c, int64_t width, EndsO
   });
 }
 
-// f(i, first, width) for the columns of each i < m, some at a time.
+// Columns that have left the caches when their last row is read, or are too few for all threads: then threads share
+// rows, which are read in longer runs, and the second time the last ones come first, as the last cache holds them.
+inline bool is_tall(int64_t m, int64_t n, int64_t c) {
+  const int64_t strips = m * ((c + SCALES - 1) / SCALES), bytes = n * std::min(c, SCALES) * sizeof(R);
+  return bytes >= TALL || (strips < max_threads() && bytes >= FEW);
+}
+
+// f(top, count) for some rows at a time
 template <typename F>
-inline void over_strips(int64_t m, int64_t c, const F& f) {
+inline void over_parts(int64_t n, int64_t width, bool backwards, const F& f) {
+  const int64_t height = std::max(HIGH, 4 * PIECE / width), parts = (n + height - 1) / height;
+#pragma omp for
+  for (int64_t j = 0; j < parts; j++) {
+    const int64_t top = (backwards ? parts - 1 - j : j) * height;
+    f(top, std::min(height, n - top));
+  }
+}
+
+// f(i, first, width, ends) for the columns of each i < m, some at a time: with all threads for those that are tall.
+template <typename F>
+inline void over_strips(const R* r, int64_t m, int64_t n, int64_t c, const F& f) {
+  const bool tall = is_tall(m, n, c);
+  for (int64_t i = 0; tall && i < m; i++)
+    for (int64_t first = 0; first < c; first += STRIP) {
+      const int64_t width = std::min(STRIP, c - first);
+      EndsOfStrip ends(width);
+#pragma omp parallel
+      {
+        EndsOfStrip some(width);
+        over_parts(n, width, false, [=, &some](int64_t top, int64_t count) {
+          look_at_strip(r + (i * n + top) * c + first, count, c, width, some);
+        });
+#pragma omp critical
+        ends.look_at(some, width);
+      }
+      f(i, first, width, ends);
+    }
+  if (tall) return;
 #pragma omp parallel
   {
 #pragma omp for collapse(2)
     for (int64_t i = 0; i < m; i++)
-      for (int64_t first = 0; first < c; first += SCALES) f(i, first, std::min(SCALES, c - first));
+      for (int64_t first = 0; first < c; first += SCALES) {
+        const int64_t width = std::min(SCALES, c - first);
+        EndsOfStrip ends(width);
+        look_at_strip(r + i * n * c + first, n, c, width, ends);
+        f(i, first, width, ends);
+      }
     end_far();
   }
 }
 
 inline void min_max_columns(const R* r, float* r_min, float* r_max, int64_t m, int64_t n, int64_t c) {
-  over_strips(m, c, [=](int64_t i, int64_t first, int64_t width) {
-    EndsOfStrip e;
-    ends_of_strip(r + i * n * c + first, n, c, width, e);
+  over_strips(r, m, n, c, [=](int64_t i, int64_t first, int64_t width, const EndsOfStrip& e) {
     for (int64_t l = 0, at = i * c + first; l < width; l++, at++)
       as_floats<R>(e.most[l], e.nearest[l], e.least[l], r_min[at], r_max[at]);
   });
@@ -252,7 +311,7 @@ inline void min_max_columns(const R* r, float* r_min, float* r_max, int64_t m, i
 template <typename F>
 inline bool chosen(const Key<R>* most, const Bare<R>* least, Steps& steps, void* s_out, Q* z_out, int64_t at,
                    int64_t count, const Choose& choose, const F& quantize) {
-  float r_min[SCALES], r_max[SCALES];
+  float r_min[STRIP], r_max[STRIP];
 #pragma omp simd
   for (int64_t k = 0; k < count; k++) as_floats<R>(most[k], 0, least[k], r_min[k], r_max[k]);
   choose(count, r_min, r_max, steps.s, steps.z);
@@ -289,20 +348,24 @@ inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int6
   }
 }
 
-// Some columns at a time, read twice: their codes need the ends of all rows. The second time they come
-// from the last cache, if they fit there: two readings are the limit, else. Narrower strips, copied to
-// where they fit, were slower: memory gives parts of a page in turn at half its speed.
+// Some columns at a time, read twice: their codes need the ends of all rows.
 inline void choose_columns(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int64_t n, int64_t c,
                            const Choose& choose, const Quantize& quantize) {
   const bool far = is_far(m * n * c);
-  over_strips(m, c, [=, &choose, &quantize](int64_t i, int64_t first, int64_t width) {
-    EndsOfStrip e;
+  over_strips(r, m, n, c, [=, &choose, &quantize](int64_t i, int64_t first, int64_t width, const EndsOfStrip& e) {
     Steps steps;
-    const int64_t at = i * n * c + first;
-    ends_of_strip(r + at, n, c, width, e);
     const bool one = chosen(e.most, e.least, steps, s_out, z_out, i * c + first, width, choose, quantize);
     const bool rare = one && quantize.prepare(steps, width, true);
-    strip(quantize, r + at, c, q + at, c, steps, rare, n, width, far);
+    const auto codes = [=, &steps](int64_t top, int64_t count) {
+      const int64_t at = (i * n + top) * c + first;
+      strip(quantize, r + at, c, q + at, c, steps, rare, count, width, far);
+    };
+    if (!is_tall(m, n, c)) return codes(0, n);
+#pragma omp parallel
+    {
+      over_parts(n, width, true, codes);
+      end_far();
+    }
   });
 }
 

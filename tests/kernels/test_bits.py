@@ -208,6 +208,29 @@ def test_ranges_by_hand(dtype):
                 assert torch.equal(end.nan_to_num(7e4), expected.nan_to_num(7e4))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_columns_whose_rows_threads_share(dtype):
+    """Few long ones, and strips that have left the caches when their last row is read: every part
+    of the rows counts, in ranges and in codes."""
+    far = 2**23 // (512 * dtype.itemsize) + 77  # rows, of which 512 values each are TALL bytes
+    layouts = [((40_001, 70), ql.PerAxis(1)), ((far, 600), ql.PerAxis(1))]
+    layouts += [((2 * far, 520), ql.PerGroup(far, 0))]
+    for threads, (shape, granularity) in itertools.product((1, 2, 3), layouts):
+        torch.set_num_threads(threads)
+        r = values(shape, dtype)
+        assert_same(r, ql.Scheme(8, granularity=granularity))
+        places = itertools.product((0, shape[0] // 2 - 1, -1), (1, -1), (1.5, 6e4, float("nan")))
+        for row, sign, value in places:
+            bad = sign * (r.abs() + 1)
+            bad[row, 5] = value
+            with ql.use_kernels("compiled"):
+                found = kernels.min_max(bad, granularity)
+            for end, function in zip(found, (torch.amin, torch.amax), strict=True):
+                expected = granularity.reduce(function, bad)
+                assert torch.equal(end.nan_to_num(7e4), expected.nan_to_num(7e4))
+
+
 @pytest.fixture
 def interpreted(monkeypatch):
     """Triton's interpreter in the place of the loops by hand; torch.compile keeps the rest."""
