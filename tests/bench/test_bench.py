@@ -403,9 +403,9 @@ def test_the_loops_of_notebook_13_are_near_the_floor_on_both_builds(build, work)
     text = text_of("13_fast_kernels.ipynb")
     assert "the package's loops take at most a tenth more than the pass" in text
     assert bench.share(*wanted, "compiled", **CELL | {"work": work}) > 1 / 1.1
-    assert "So do ONNX Runtime's for codes" in text and "they take about a third more" in text
+    assert "So do ONNX Runtime's for codes" in text and "they take a fifth to a third more" in text
     peer = bench.share(*wanted, "onnxruntime", **CELL | {"work": work})
-    assert peer > 1 / 1.1 if work == "given scale" else 1.2 < 1 / peer < 1.45
+    assert peer > 1 / 1.1 if work == "given scale" else 1.15 < 1 / peer < 1.4
 
 
 def test_what_notebook_14_says_of_times_is_stored():
@@ -446,8 +446,8 @@ def test_what_notebook_14_says_of_times_is_stored():
     assert CPU["encoding"][0]["nbytes"] == pytest.approx(43e6, rel=0.01)
     assert "about four times as many texts" in text
     assert 3.3 < CPU["encoding"][0]["ms"] / CPU["encoding"][-1]["ms"] < 4.7
-    assert "float32's product reaches about half of its own floor" in text
-    assert 0.4 < 4 * 16384 * 4096 / gb_per_s / one["float32"] < 0.6
+    assert "float32's product reaches half of its own floor at most" in text
+    assert 4 * 16384 * 4096 / gb_per_s / one["float32"] < 0.6
 
 
 def test_on_T_the_bench_changes_no_mode():
