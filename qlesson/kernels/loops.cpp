@@ -208,10 +208,11 @@ inline void min_max_rows(const R* r, float* r_min, float* r_max, int64_t m, int6
   });
 }
 
-// Of some columns, whose ends so far stay in the nearest caches.
+// Of N columns or fewer, whose ends so far stay in the nearest caches.
+template <int64_t N>
 struct EndsOfStrip {
-  Key<R> most[STRIP], nearest[STRIP];
-  Bare<R> least[STRIP];
+  Key<R> most[N], nearest[N];
+  Bare<R> least[N];
   explicit EndsOfStrip(int64_t width) {
     std::fill_n(most, width, Ends<R>().most);
     std::fill_n(nearest, width, Ends<R>().nearest);
@@ -226,7 +227,8 @@ struct EndsOfStrip {
   }
 };
 
-inline void look_at_strip(const R* r, int64_t n, int64_t c, int64_t width, EndsOfStrip& found) {
+template <typename Found>
+inline void look_at_strip(const R* r, int64_t n, int64_t c, int64_t width, Found& found) {
   over_rows(n, [=, &found](int64_t k, auto H) {
     over(width, [=, &found](int64_t j, auto N) {
       const R* x = r + k * c + j;
@@ -266,24 +268,25 @@ inline void over_parts(int64_t n, int64_t width, bool backwards, const F& f) {
   }
 }
 
-// f(i, first, width, ends) for the columns of each i < m, some at a time: with all threads for those that are tall.
+// f(i, first, width, ends, tall) for the columns of each i < m, some at a time: alone where they are tall, and else in
+// a thread of many.
 template <typename F>
 inline void over_strips(const R* r, int64_t m, int64_t n, int64_t c, const F& f) {
   const bool tall = is_tall(m, n, c);
   for (int64_t i = 0; tall && i < m; i++)
     for (int64_t first = 0; first < c; first += STRIP) {
       const int64_t width = std::min(STRIP, c - first);
-      EndsOfStrip ends(width);
+      EndsOfStrip<STRIP> ends(width);
 #pragma omp parallel
       {
-        EndsOfStrip some(width);
+        EndsOfStrip<STRIP> some(width);
         over_parts(n, width, false, [=, &some](int64_t top, int64_t count) {
           look_at_strip(r + (i * n + top) * c + first, count, c, width, some);
         });
 #pragma omp critical
         ends.look_at(some, width);
       }
-      f(i, first, width, ends);
+      f(i, first, width, ends, true);
     }
   if (tall) return;
 #pragma omp parallel
@@ -292,26 +295,26 @@ inline void over_strips(const R* r, int64_t m, int64_t n, int64_t c, const F& f)
     for (int64_t i = 0; i < m; i++)
       for (int64_t first = 0; first < c; first += SCALES) {
         const int64_t width = std::min(SCALES, c - first);
-        EndsOfStrip ends(width);
+        EndsOfStrip<SCALES> ends(width);
         look_at_strip(r + i * n * c + first, n, c, width, ends);
-        f(i, first, width, ends);
+        f(i, first, width, ends, false);
       }
     end_far();
   }
 }
 
 inline void min_max_columns(const R* r, float* r_min, float* r_max, int64_t m, int64_t n, int64_t c) {
-  over_strips(r, m, n, c, [=](int64_t i, int64_t first, int64_t width, const EndsOfStrip& e) {
+  over_strips(r, m, n, c, [=](int64_t i, int64_t first, int64_t width, const auto& e, bool) {
     for (int64_t l = 0, at = i * c + first; l < width; l++, at++)
       as_floats<R>(e.most[l], e.nearest[l], e.least[l], r_min[at], r_max[at]);
   });
 }
 
-// The scales and zero points of some ends; whether a step of theirs is rare.
-template <typename F>
-inline bool chosen(const Key<R>* most, const Bare<R>* least, Steps& steps, void* s_out, Q* z_out, int64_t at,
+// The scales and zero points of N ends or fewer; whether a step of theirs is rare.
+template <size_t N, typename F>
+inline bool chosen(const Key<R> (&most)[N], const Bare<R> (&least)[N], Steps& steps, void* s_out, Q* z_out, int64_t at,
                    int64_t count, const Choose& choose, const F& quantize) {
-  float r_min[STRIP], r_max[STRIP];
+  float r_min[N], r_max[N];
 #pragma omp simd
   for (int64_t k = 0; k < count; k++) as_floats<R>(most[k], 0, least[k], r_min[k], r_max[k]);
   choose(count, r_min, r_max, steps.s, steps.z);
@@ -352,7 +355,7 @@ inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int6
 inline void choose_columns(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int64_t n, int64_t c,
                            const Choose& choose, const Quantize& quantize) {
   const bool far = is_far(m * n * c);
-  over_strips(r, m, n, c, [=, &choose, &quantize](int64_t i, int64_t first, int64_t width, const EndsOfStrip& e) {
+  over_strips(r, m, n, c, [=, &choose, &quantize](int64_t i, int64_t first, int64_t width, const auto& e, bool tall) {
     Steps steps;
     const bool one = chosen(e.most, e.least, steps, s_out, z_out, i * c + first, width, choose, quantize);
     const bool rare = one && quantize.prepare(steps, width, true);
@@ -360,7 +363,7 @@ inline void choose_columns(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, i
       const int64_t at = (i * n + top) * c + first;
       strip(quantize, r + at, c, q + at, c, steps, rare, count, width, far);
     };
-    if (!is_tall(m, n, c)) return codes(0, n);
+    if (!tall) return codes(0, n);
 #pragma omp parallel
     {
       over_parts(n, width, true, codes);

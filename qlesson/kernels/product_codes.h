@@ -310,7 +310,7 @@ inline int64_t as_few(const Weight& w, int64_t m, int64_t batch, int64_t most) {
 // Rows that stay in the second cache, while one go of inputs after another meets them.
 inline int64_t rows_nearby(const Weight& w) { return std::max<int64_t>(16, (1 << 18) / w.row_bytes / 8 * 8); }
 
-// f(first row, last row) in parts of so many rows or a multiple, at most `goes` of each thread. A thread takes its own
+// f(first row, last row) in parts of so many rows or a multiple, about `goes` of each thread. A thread takes its own
 // parts one after the other, so that memory is asked for what comes next, and then those of others.
 template <typename F>
 inline void share(int64_t n, int64_t threads, int64_t unit, F f, int64_t goes = 8) {
