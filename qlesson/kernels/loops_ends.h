@@ -136,13 +136,14 @@ IN_PLACE void largest_of_each(const typename Together<T>::Vector* rows, typename
 }
 
 // The largest of one row, in each place of a vector. The last vector overlaps: what is met twice changes
-// nothing. Meanwhile some memory is asked for.
+// nothing. Meanwhile some memory is asked for, but with rows so short that arithmetic takes longer.
 template <typename R, typename Length>
 IN_PLACE void look_at_row(const R* r, Length n, Keys<R>& high, Bares<R>& low, int64_t ahead) {
   constexpr int64_t L = LANES<R>, PART = 512;
   Keys<R> h = {};
   Bares<R> l = {};
   int64_t j = 0;
+  if (32 <= n && n < 4 * L) ask_for_some(r, n, ahead);
   for (; j + 4 * L <= n; j += 4 * L) {
     if (j % PART == 0) ask_for_some(r + j, std::min<int64_t>(PART, n), ahead);
     look_at<4>(r + j, h, l);
