@@ -216,12 +216,14 @@ def test_columns_whose_rows_threads_share(dtype):
     far = 2**23 // (512 * dtype.itemsize) + 77  # rows, of which 512 values each are TALL bytes
     layouts = [((40_001, 70), ql.PerAxis(1)), ((far, 600), ql.PerAxis(1))]
     layouts += [((2 * far, 520), ql.PerGroup(far, 0))]
-    for threads, (shape, granularity) in itertools.product((1, 2, 3), layouts):
+    for threads, (shape, granularity) in itertools.product((1, 3), layouts):
         torch.set_num_threads(threads)
         r = values(shape, dtype)
         assert_same(r, ql.Scheme(8, granularity=granularity))
-        places = itertools.product((0, shape[0] // 2 - 1, -1), (1, -1), (1.5, 6e4, float("nan")))
-        for row, sign, value in places:
+        places = itertools.product(
+            (0, shape[0] // 2 - 1, -1), ((1, 6e4), (-1, 1.5), (1, float("nan")))
+        )
+        for row, (sign, value) in places:
             bad = sign * (r.abs() + 1)
             bad[row, 5] = value
             with ql.use_kernels("compiled"):
