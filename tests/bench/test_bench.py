@@ -446,8 +446,8 @@ def test_what_notebook_14_says_of_times_is_stored():
     assert CPU["encoding"][0]["nbytes"] == pytest.approx(43e6, rel=0.01)
     assert "about four times as many texts" in text
     assert 3.3 < CPU["encoding"][0]["ms"] / CPU["encoding"][-1]["ms"] < 4.7
-    assert "float32's product reaches half of its own floor at most" in text
-    assert 4 * 16384 * 4096 / gb_per_s / one["float32"] < 0.6
+    assert "float32's product reaches about half of its own floor" in text
+    assert 0.4 < 4 * 16384 * 4096 / gb_per_s / one["float32"] < 0.6
 
 
 def test_on_T_the_bench_changes_no_mode():
