@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import warnings
+from functools import partial
 
 import numpy as np
 import onnx
@@ -23,6 +24,7 @@ from strategies import problems, tensors
 
 import qlesson as ql
 from qlesson.limits import _codes, _short
+from qlesson.models import tinygpt
 from qlesson.observers import (
     EntropyObserver,
     HistogramObserver,
@@ -233,6 +235,16 @@ def test_a_hundred_percent_is_min_max_and_less_clips_no_more_than_it_says():
             assert (r < low).sum() <= (1 - percent / 100) * r.numel()
     low, high = percentile(with_outliers(), percent=99.9)
     assert -4 < low < -3 and 3 < high < 4  # five of ten thousand at either end
+
+
+@pytest.mark.parametrize("percent, clipped", [(99, {1, 2}), (99.9, {0})])
+def test_of_128_weights_a_symmetric_percentile_clips_one_or_two(percent, clipped):
+    """Notebook 07: of the one left out at either end, the range of the larger end holds one."""
+    w = tinygpt.weight_matrices(tinygpt.load("cpu"))["blocks.0.mlp.up"]
+    scheme = ql.Scheme(4, "symmetric", ql.PerAxis(0))
+    rule = partial(percentile, percent=percent)
+    s = ql.choose_qparams(w, scheme, find_range=rule).scale
+    assert set((w.abs() > 7.001 * s).sum(1).tolist()) == clipped
 
 
 # --- least squared error --------------------------------------------------------------------------

@@ -44,6 +44,15 @@ def test_the_least_error_lies_inside(said):
     assert best_limits[2] == 7.5  # of 4 bits, as the notebook says
 
 
+def test_at_8_bits_the_best_limit_clips_and_gains_next_to_nothing():
+    """Near 19.9, between the last two limits of the Play; all ten lie outside."""
+    r = normals()
+    mse = {limit: sum(shares_of(r, 8, limit)) for limit in (i / 50 for i in range(900, 1001))}
+    best = min(mse, key=mse.get)
+    assert abs(best - 19.9) < 0.03 and 0.99 < mse[best] / mse[20] < 1
+    assert list(LIMITS[-2:]) == [19.5, 20] and mse[19.5] > mse[20]
+
+
 def test_a_bit_is_worth_six_decibels_once_the_step_is_small_beside_most_values():
     r = normals()
     mse = {bits: sum(shares_of(r, bits, 20.0)) for bits in (2, 3, 7, 8)}
