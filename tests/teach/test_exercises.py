@@ -255,7 +255,7 @@ def test_other_forms_of_a_right_value(capsys):
         assert said_of(capsys, "1.2", answer).startswith("Passed: 1.2")
     for answer in ("BD", "db", "B, D", ["D", "B"], ("b", "d"), {"D", "B"}):
         assert said_of(capsys, "4.3", answer).startswith("Passed: 4.3")
-    for answer in ((44, 64), (44.3, 67.7), [44.0, 63.1]):
+    for answer in ((44, 64), (44.3, 67.7), [44.0, 63.1], (44.554, 71.684)):
         assert said_of(capsys, "5.2", answer).startswith("Passed: 5.2")
     for answer in ((1.749, 1.751), (1.755, 1.7451), (-688.0, -687.0 - 0.9999), (1.75, 1.7501)):
         passed = said_of(capsys, "1.3", answer).startswith("Passed: 1.3")
