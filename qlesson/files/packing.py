@@ -3,13 +3,14 @@
 n codes of b bits take ceil(n * b / 8) bytes. A signed code is stored as its lowest b bits, in two's
 complement. Which bits of which byte a code gets is the order:
 
-low_first   The first code takes the lowest bits. ONNX INT4, UINT4 and INT2; torchao's `pack_uint4`;
-            Keras `pack_int4`, of two rows; compressed-tensors, which adds 2^(b-1) to the codes and
-            fills every row up to whole int32 words: from 0.18 on without gaps, before that a word
-            held 32 // b whole codes. It packs zero points along axis 0.
+low_first   The first code takes the lowest bits. ONNX INT4, UINT4 and INT2; torchao's `pack_uint4`
+            and its int4 weights by default, PLAIN; Keras `pack_int4`, of two rows;
+            compressed-tensors, which adds 2^(b-1) to the codes and fills every row up to whole
+            int32 words: from 0.18 on without gaps, before that a word held 32 // b whole codes. It
+            packs zero points along axis 0.
             The same as numpy.packbits with bitorder="little".
 high_first  The first code takes the highest bits. bitsandbytes (NF4 and FP4); torchao's NF4Tensor,
-            and its 4-bit weights on CUDA, which torch then lays out in tiles.
+            and its int4 weights as TILE_PACKED_TO_4D, before torch lays the bytes out in tiles.
             The same as numpy.packbits with bitorder="big".
 halves      4 bits only. In each block of 32 codes, byte j holds code j in its low half and code
             j + 16 in its high half: ggml's Q4_0 and Q4_1. A shorter last block is halved likewise.

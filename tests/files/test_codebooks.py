@@ -1,5 +1,7 @@
 """The 4-bit codebooks against the published values, onnx's ml_dtypes, torchao, and gguf's bytes."""
 
+import math
+
 import ml_dtypes  # onnx's own dependency
 import numpy as np
 import pytest
@@ -217,13 +219,15 @@ def test_each_scale_belongs_to_its_own_block(name):
 
 
 def test_what_the_sixteenth_code_is_worth():
-    """Notebook 08: at the same price and blocks, Q4_0 has 1.1 dB more than codes from -7 to 7."""
+    """Notebook 08: at the same price and blocks, Q4_0 has 1.1 dB more than codes from -7 to 7,
+    whose step is a seventh of the largest, not an eighth: that alone would be 20 log10(8/7)."""
     w = tinygpt.weight_matrices(tinygpt.load("cpu"))["blocks.0.mlp.up"]
     symmetric = ql.Scheme(4, "symmetric", ql.PerGroup(32), scale_dtype=torch.float16)
     x = ql.quantize(w, symmetric)
     assert x.bits_per_value == 4.5
     gain = ql.sqnr(w, codebooks.q4_0(w)) - ql.sqnr(w, x.dequantize())
     assert gain.item() == pytest.approx(1.1, abs=0.05)
+    assert gain.item() == pytest.approx(20 * math.log10(8 / 7), abs=0.1)
 
 
 def test_what_even_steps_have_at_the_price_of_mxfp4():

@@ -194,6 +194,13 @@ def test_torchao_packs_uint4_low_first():
     assert torch.equal(pack(q, 4), pack_uint4(q.clone()).view(-1))
 
 
+def test_torchaos_int4_weights_are_plain_by_default():
+    """Low first, by `pack_int4` of MSLK, which runs on a GPU alone and is not among the tests'."""
+    from torchao.quantization import Int4WeightOnlyConfig
+
+    assert Int4WeightOnlyConfig().int4_packing_format == "plain"
+
+
 def test_torchao_packs_nf4_high_first():
     from torchao.quantization.quantize_.workflows.nf4.nf4_tensor import to_nf4
 

@@ -1,9 +1,9 @@
-"""torchao's tensors, where they are plain: codes in int8 or FP8, not laid out for a kernel.
+"""torchao's tensors, where each code has a byte: int8 or FP8, not packed or laid out for a kernel.
 
 `flatten_tensor_state_dict` of torchao.prototype.safetensors stores the weight of `x` as
 x._weight_qdata, x._weight_scale and, where it has them, x._weight_zero_point; the header's metadata
-has the class under "x.weight". Classes other than those below are laid out for a kernel, and are
-refused by name.
+has the class under "x.weight". Classes other than those below are packed (Int4Tensor, its
+default for int4 weights) or laid out for a kernel, and are refused by name.
 """
 
 from typing import Any
@@ -32,13 +32,13 @@ def description(text: str | None) -> dict[str, Any] | None:
 
 
 def plain(parts: Parts, said: dict[str, Any]) -> Found:
-    """One of the classes whose tensors are plain."""
+    """One of the classes in which each code has a byte."""
     kind, data = said["_type"], said["_data"]
     (codes,) = need(parts, "qdata")
     if kind not in (*INTEGERS, "Float8Tensor"):
         return not_read(
             parts, "qdata", f"torchao {kind}", f"is of torchao's class {kind}",
-            "it is laid out for a kernel; dequantize it with torchao, and save it again",
+            "it is packed or laid out for a kernel; dequantize it with torchao, and save it again",
         )  # fmt: skip
     codes, scale = need(parts, "qdata", "scale")
     rows, width = matrix(codes)

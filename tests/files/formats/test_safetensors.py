@@ -630,9 +630,10 @@ def test_torchaos_plain_tensors(opened):
         assert name == "fp8" or x.scheme.bits == int(name[-1])
 
 
-def test_torchaos_other_classes_are_refused_by_name(opened):
-    said = {"_type": "Int4TilePackedTo4dTensor", "_data": {}, "_tensor_data_names": []}
+@pytest.mark.parametrize("kind", ["Int4Tensor", "Int4TilePackedTo4dTensor"])
+def test_torchaos_other_classes_are_refused_by_name(opened, kind):
+    said = {"_type": kind, "_data": {}, "_tensor_data_names": []}
     metadata = {"0.weight": json.dumps(said), "tensor_names": '["0.weight"]'}
     file = opened({"0._weight_qdata": torch.zeros(2, 2)}, metadata=metadata)
-    with pytest.raises(NotRead, match="Int4TilePackedTo4dTensor, which .*laid out for a kernel"):
+    with pytest.raises(NotRead, match=f"{kind}, which .*packed or laid out for a kernel"):
         file["0.weight"]
