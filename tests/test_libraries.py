@@ -83,6 +83,23 @@ def test_the_page_names_the_versions_that_are_tested():
     assert all(f"{name} {version}" in PAGE for name, version in pins)
 
 
+def test_how_many_codes_multiplying_by_the_reciprocal_changes():
+    """What the page says of 8 bits: the few floats at each tie, by how likely each of them is."""
+    normal = torch.distributions.Normal(0.0, 1.0).log_prob
+    k = torch.arange(-127, 127) + 0.5
+    found = {"normal": [], "even": []}
+    for top in torch.linspace(4, 5, 1000):  # of 100,000 normal values the largest is about 4.4
+        s = top / 127
+        near = (k * s).view(torch.int32)[:, None] + torch.arange(-4, 5, dtype=torch.int32)
+        r = near.view(torch.float32)
+        apart = torch.round(r / s) != torch.round(r * (1 / s))
+        width = ((near + 1).view(torch.float32) - r).abs()[apart]
+        found["normal"].append((width * normal(r[apart]).exp()).sum())
+        found["even"].append((width / (2 * top)).sum())
+    a_million = {kind: 1e6 * torch.stack(shares).mean() for kind, shares in found.items()}
+    assert 0.35 < a_million["normal"] < 0.6 and 1 < a_million["even"] < 3
+
+
 # --- rounding="outside" is ONNX, bit for bit ---
 
 MODES = [

@@ -95,6 +95,17 @@ def test_of_the_stored_scale_the_codes_are_the_nearest(scheme):
     torch.testing.assert_close((r - x.dequantize()).abs(), best, rtol=0, atol=1e-7)
 
 
+def test_a_normal_half_scale_moves_the_last_code_a_sixteenth_of_a_step_and_a_subnormal_one_more():
+    """Notebook 06: with 8 bits the normal ones begin where the largest value is 0.0078."""
+    tops = torch.linspace(0.001, 0.1, 10_000)
+    scale = (tops / 127).half().float()
+    off = (tops / scale - 127).abs()
+    first = torch.finfo(torch.float16).tiny  # 6.1e-5
+    assert 127 * first == pytest.approx(0.00775, rel=1e-3)
+    assert off[scale >= first].max() == pytest.approx(127 / 2048, rel=0.02)
+    assert off[scale < first].max() > 0.2
+
+
 def test_a_subnormal_half_scale_is_kept_and_one_that_rounds_to_0_is_1():
     scheme = ql.Scheme(8, "symmetric", scale_dtype=torch.float16)
     smallest = 2.0**-24
