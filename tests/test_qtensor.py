@@ -409,6 +409,7 @@ TINY = torch.finfo(torch.float32).tiny
         ([0.0], ql.Scheme(16), 1, 0, [0.0]),
         # so narrow that the scale would be zero or subnormal
         ([1e-45], ql.Scheme(), 1, 0, [0.0]),
+        ([1e-36], ql.Scheme(), 1, 0, [0.0]),  # 3.9e-39, of notebook 02
         ([TINY, -TINY], ql.Scheme(), 1, 0, [0.0, 0.0]),
         ([TINY, -TINY], LITERAL, 1, 0, [0.0, 0.0]),
         ([TINY, 3 * TINY], LITERAL, 1, 0, [0.0, 0.0]),
