@@ -46,7 +46,7 @@ SECONDS = {
     LAB[0]: 200,
     BOOK[0]: 90,
     "tests/kernels/test_bits.py": 110,
-    "notebooks/11_better_than_rounding.ipynb": 85,
+    "notebooks/11_better_than_rounding.ipynb": 95,
     "tests/kernels/test_product_floats.py": 80,
     "tests/teach/test_exercises.py": 50,
     "tests/teach/test_widgets.py": 45,

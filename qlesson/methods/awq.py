@@ -11,7 +11,8 @@ as its own share of the output errs least   (notebook 11).
 Constants and clip are those of the authors' program, mit-han-lab/llm-awq. Otherwise than there: the
 output is that of this layer alone, where they take the whole attention for q, k and v together; the
 clip is searched on all of the inputs, where they take 512; and no layer is left out of it, where
-they leave out q and k: clip=False is for those. All errors are summed in float64.
+they leave out q and k: clip=False is for those, and in a weight that holds q, k and v for the rows
+of q and k alone. All errors are summed in float64.
 """
 
 from collections.abc import Sequence

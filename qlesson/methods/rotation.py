@@ -12,6 +12,9 @@ rotation, and for any rotation
 Each rotated input is a sum of all n inputs with random signs over sqrt(n): one large input becomes
 n of equal size (notebook 11).
 
+Both papers choose the codes of the rotated weight by its inputs, QuIP as GPTQ does, QuaRot by GPTQ;
+`rotate` takes the nearest ones. `gptq` of W M on the inputs x M does as they do, and is better.
+
 QuaRot folds its rotations into the layers around and rotates a model as a whole, as
 `qlesson.models.llama.rotated` does; here each layer rotates its own input, with the same signs. A
 width that is no power of two is rotated in blocks, where QuaRot takes other Hadamard matrices.

@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
+import contest
 import pytest
 import torch
 
 import qlesson as ql
-from qlesson import methods
 from qlesson.files import checkpoint
 from qlesson.models import tinygpt
 from qlesson.models.tinygpt import codes as shipped
@@ -84,16 +84,16 @@ def test_the_card_states_how_they_were_made():
 
 
 @pytest.mark.slow
-def test_gptq_in_the_other_order_is_no_better_than_training(gpt):
+def test_rotated_gptq_in_turn_is_no_better_than_training(gpt):
     """Notebook 12 says its perplexity at 3 bits, beside the best of 11 on the same text."""
     (path,) = (Path(__file__).parents[2] / "notebooks").glob("12_*.ipynb")
-    said = r"other order of 11, GPTQ has a perplexity of (\S+) there"
+    said = r"In turn, rotated GPTQ has a perplexity of (\S+) there"
     (stated,) = re.findall(said, path.read_text(encoding="utf-8"))
     inputs = list(tinygpt.encode(tinygpt.calibration_text())[: 67 * 256].view(-1, 256).split(8))
     small, _ = quantize_model(
         gpt,
         {"blocks.*": ql.Scheme(3, granularity=ql.PerAxis(0))},
-        method=lambda *args, **how: methods.gptq(*args, **how, order="activation"),
+        method=contest.cells()["rotated_gptq"],
         inputs=inputs,
         find_range=mse_search,
         sequential=True,

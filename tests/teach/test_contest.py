@@ -28,7 +28,11 @@ def test_every_contestant_has_a_line_for_each_number_of_bits_and_range(lines, th
     assert list(lines) == [(b, n, r) for b in contest.BITS for n in names for r in ranges]
     for key, line in lines.items():
         assert tuple(line) == contest.COLUMNS
-        own = {"rounding": key[1:] == ("rounding", "searched"), "min_max": key[2] == "min-max"}
+        own = {
+            "rounding": key[1:] == ("rounding", "searched"),
+            "min_max": key[2] == "min-max",
+            "gptq": key[1] == "GPTQ",
+        }
         assert all((line[rival] == "") == is_own for rival, is_own in own.items())
 
 
@@ -40,7 +44,9 @@ def test_the_best_of_each_number_of_bits_has_no_rival(lines):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("bits", "names"), [(2, ["rounding", "HQQ"]), (4, ["rounding", "GPTQ"])])
+@pytest.mark.parametrize(
+    ("bits", "names"), [(2, ["rounding", "HQQ", "rotated in turn"]), (4, ["rounding", "GPTQ"])]
+)
 def test_found_again(bits, names, lines, there):
     floor, met = there["losses"](there["gpt"]), dict(there["contest"](bits, names))
     small = {name: there["in_bits"](bits, **there["contestants"][name])[0] for name in names}

@@ -10,7 +10,8 @@ same way the values v of each head become v H. No step is new, and no weight, bu
 has shared its matrix with the embedding: it needs one of its own.
 
 Between silu(gate) * up and `down` stands no matrix into which a rotation could be folded: `online`
-rotates there as the model runs.
+rotates there as the model runs. QuaRot's program turns the inputs of `out` across heads as well,
+online, since each head adds up with numbers of its own; here they are turned within heads alone.
 """
 
 from collections.abc import Callable, Iterator

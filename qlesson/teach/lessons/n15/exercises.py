@@ -11,8 +11,8 @@ from qlesson.teach.exercises import exercise, right, wrong
 class BlockByHand:
     """
     Write `my_block(data)`: from the 18 bytes (uint8) of a block of Q4_0 to its 32 values, in
-    float32. First comes $d$, a float16. The low halves of the 16 bytes after it are the codes 0 to
-    15, the high halves the codes 16 to 31. A code $q$, from 0 to 15, means $d (q - 8)$.
+    float32 or wider. First comes $d$, a float16. The low halves of the 16 bytes after it are the
+    codes 0 to 15, the high halves the codes 16 to 31. A code $q$, from 0 to 15, means $d (q - 8)$.
     """
 
     hints = (
@@ -104,7 +104,7 @@ class BlockByHand:
         d = data[:2].flip(0).view(torch.float16).float()
         return d * (torch.cat([data[2:] & 15, data[2:] >> 4]).float() - 8)
 
-    @wrong("float16 rounds the products. The values are asked for in float32.")
+    @wrong("float16 rounds the products. The values are asked for in float32 or wider.")
     def in_float16(data):
         d = data[:2].view(torch.float16)
         return d * (torch.cat([data[2:] & 15, data[2:] >> 4]).half() - 8)
