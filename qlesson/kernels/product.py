@@ -10,7 +10,8 @@ needed, once for each kind of weight (its bits, and what its offset is) and dtyp
     product_many   some rows stand in the cache as W_hat, and a tile of inputs times rows is summed
                    in registers; inputs that fill no tile go as few. Where an instruction multiplies
                    pairs of bfloat16, inputs in it meet codes less their zero, which are exact there
-                   (product_tiles.h)
+                   (product_tiles.h). Where one multiplies matrices of such pairs (Intel's AMX,
+                   product_matrices.h), an input of any type is the sum of up to three
     product_ints   the same two for inputs in 8 bits, whose sums are whole numbers
 
 The layers that call it, and what runs without it, are in `qlesson.nn.product`.

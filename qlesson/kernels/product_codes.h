@@ -289,14 +289,18 @@ inline void unpack_rest(const Weight& w, int64_t row, uint8_t* out) {
   if (w.k % BLOCK) decode_last(b + count * 4 * BITS, w.k % BLOCK, out + count * BLOCK);
 }
 
+// Those of a block of 256 in their own order; `out` may be `u`.
+IN_PLACE void in_columns(const uint8_t* u, uint8_t* out) {
+  Floats x[8];
+  for (int64_t v = 0; v < 8; v++) x[v] = load<Floats>(u + 32 * v);
+  transpose(x);
+  for (int64_t j = 0; j < 8; j++) store(out + 32 * j, x[j]);
+}
+
 // All codes of a row in their own order; `out` has room for whole blocks.
 inline void unpack_row(const Weight& w, int64_t row, uint8_t* out) {
-  uint8_t u[LONG];
-  for (int64_t i = 0; i < w.longs(); i++) {
-    unpack_longs(w.row(row) + i * LONG / 8 * BITS, 1, u);
-    for (int64_t v = 0; v < 8; v++)
-      for (int64_t j = 0; j < 8; j++) std::memcpy(out + i * LONG + 32 * j + 4 * v, u + 32 * v + 4 * j, 4);
-  }
+  unpack_longs(w.row(row), w.longs(), out);
+  for (int64_t i = 0; i < w.longs(); i++) in_columns(out + i * LONG, out + i * LONG);
   unpack_rest(w, row, out + w.longs() * LONG);
 }
 

@@ -3,32 +3,9 @@
 // Integer products are exact in 32 bits inside a group of columns, and the groups are added in their
 // order, each rounded product to a rounded sum.
 
-#include "product_dots.h"
-#include "product_inputs.h"
-#include "product_reals.h"
+#include "product_int_tiles.h"
 
 namespace {
-
-struct Inputs {
-  const int8_t* codes;  // [m, k]
-  const float* scale;   // [m]
-  const int32_t* zero;  // [m]
-  int64_t m;
-  bool centred;               // all zero points are 0
-  Buffer<int32_t> sums;  // [m, groups up to whole eights] of the codes
-  int64_t g8;
-  Inputs(const Weight& w, const int8_t* codes, const float* scale, const int32_t* zero, int64_t m)
-      : codes(codes), scale(scale), zero(zero), m(m), centred(std::all_of(zero, zero + m, [](int32_t z) { return z == 0; })),
-        g8((w.groups + 7) / 8 * 8) {
-    sums.resize(m * g8);
-    for (int64_t t = 0; t < m; t++)
-      for (int64_t g = 0; g < w.groups; g++) {
-        int32_t acc = 0;
-        for (int64_t i = w.first(g); i < w.end(g); i++) acc += codes[t * w.k + i];
-        sums[t * g8 + g] = acc;
-      }
-  }
-};
 
 // --- few inputs: a row is multiplied as it is read, and eight rows are added up beside each other ---
 
@@ -167,122 +144,28 @@ struct IntGo {
 
 // --- many inputs: a lane for each of them ---
 
-constexpr int64_t INT_ROWS = 6;
 // Without an instruction for four products of small codes, goes of FEW take less time than any batch.
 constexpr bool ALWAYS_FEW = Dots<Quads>::CHAINS == 1 && BITS < 8;
 
-// The fours of columns in the order of the groups, each group filled up to whole fours, so that no
-// four has two scales.
-struct Fours {
-  std::vector<int64_t> first;  // of each group, and the end of the last
-  std::vector<int32_t> place;  // of each four among the codes of a row as it is unpacked
-  explicit Fours(const Weight& w) : first(1, 0) {
-    for (int64_t g = 0; g < w.groups; g++) first.push_back(first.back() + (w.end(g) - w.first(g) + 3) / 4);
-    for (int64_t i = 0; i < count(); i++) {
-      const int64_t block = i / 64, j = i % 64 / 8, v = i % 8;
-      const bool packed = w.aligned() && i < w.longs() * 64;
-      place.push_back(static_cast<int32_t>(packed ? block * LONG + 32 * v + 4 * j : 4 * i));
-    }
-  }
-  int64_t count() const { return first.back(); }
-  template <typename T>
-  void fill(const Weight& w, const T* from, T* to) const {
-    for (int64_t g = 0; g < w.groups; g++) {
-      std::fill(to + 4 * first[g], to + 4 * first[g + 1], T(0));
-      std::copy(from + w.first(g), from + w.end(g), to + 4 * first[g]);
-    }
-  }
-};
-
-// QUADS inputs: their codes as [four][lane][4], and what belongs to each.
-struct IntBatch {
-  Buffer<int8_t> codes;
-  Buffer<int32_t> sums;  // [groups][lane]
-  float scale[QUADS] = {};
-  int32_t zero[QUADS] = {};
-  IntBatch(const Weight& w, const Inputs& x, const Fours& fours, int64_t from)
-      : codes(4 * fours.count() * QUADS), sums(w.groups * QUADS) {
-    std::vector<int8_t> filled(4 * fours.count());
-    for (int64_t t = 0; t < std::min(QUADS, x.m - from); t++) {
-      fours.fill(w, x.codes + (from + t) * w.k, filled.data());
-      for (int64_t i = 0; i < fours.count(); i++) std::memcpy(&codes[4 * (i * QUADS + t)], &filled[4 * i], 4);
-      for (int64_t g = 0; g < w.groups; g++) sums[g * QUADS + t] = x.sums[(from + t) * x.g8 + g];
-      scale[t] = x.scale[from + t];
-      zero[t] = x.zero[from + t];
-    }
-  }
-};
-
-struct IntTile {  // some rows of codes, and their steps
-  std::vector<uint8_t> u;
-  std::vector<float> s;
-  std::vector<int32_t> zero, u_sums;
-  int64_t width;
-  explicit IntTile(const Weight& w, const Fours& fours)
-      : u(INT_ROWS * (4 * fours.count() + LONG)), s(INT_ROWS * w.groups + 8), zero(s.size(), static_cast<int32_t>(w.low)),
-        u_sums(s.size()), width(4 * fours.count() + LONG) {}
-  void read(const Weight& w, const Fours& fours, int64_t row, int64_t r, bool centred) {
-    uint8_t* codes = &u[r * width];
-    if (w.aligned()) {
-      unpack_longs(w.row(row), w.longs(), codes);
-      unpack_rest(w, row, codes + w.longs() * LONG);
-    } else {
-      std::vector<uint8_t> own(w.blocks() * BLOCK);
-      unpack_row(w, row, own.data());
-      fours.fill(w, own.data(), codes);
-    }
-    steps(w, w.scale, row, 0, w.groups, &s[r * w.groups]);
-    if (ZERO_POINTS) zeros(w, row, 0, w.groups, &zero[r * w.groups]);
-    for (int64_t g = 0; g < w.groups && !centred; g++) {
-      int32_t sum = 0;
-      for (int64_t i = fours.first[g]; i < fours.first[g + 1]; i++)
-        for (int64_t j = 0; j < 4; j++) sum += codes[fours.place[i] + j];
-      u_sums[r * w.groups + g] = sum;
-    }
-  }
-};
-
-// One batch times INT_ROWS rows: sums of a group, then the terms of every lane, in registers.
-inline void int_tile(const Weight& w, const Fours& fours, const IntBatch& x, const IntTile& tile, bool centred, float* found) {
-  typedef float Terms __attribute__((vector_size(sizeof(Sums))));
-  const Terms s_x = load<Terms>(x.scale);
-  const Sums z_x = load<Sums>(x.zero);
-  Terms y[INT_ROWS] = {};
-  for (int64_t g = 0; g < w.groups; g++) {
-    Dots<Quads> acc[INT_ROWS];
-    for (int64_t i = fours.first[g]; i < fours.first[g + 1];) {
-      for (const int64_t end = std::min(fours.first[g + 1], i + Dots<Quads>::MANY); i < end; i++) {
-        const Quads some = load<Quads>(&x.codes[4 * i * QUADS]);
-        const uint8_t* u = &tile.u[fours.place[i]];
-        for (int64_t r = 0; r < INT_ROWS; r++) acc[r].add(Quads{} + load<uint32_t>(u + r * tile.width), some);
-      }
-      for (Dots<Quads>& one : acc) one.flush();
-    }
-    const Sums sums = load<Sums>(&x.sums[g * QUADS]);
-    const Sums by_low = sums * static_cast<int32_t>(w.low);
-    const int32_t count = static_cast<int32_t>(w.end(g) - w.first(g));
-    for (int64_t r = 0; r < INT_ROWS; r++) {
-      const int64_t at = r * w.groups + g;
-      Sums total = acc[r].sums - (ZERO_POINTS ? sums * tile.zero[at] : by_low);
-      if (!centred) total -= z_x * (tile.u_sums[at] - count * tile.zero[at]);
-      y[r] += __builtin_convertvector(total, Terms) * (s_x * tile.s[at]);
-    }
-  }
-  std::memcpy(found, y, sizeof(y));
-}
-
+template <typename Tile>
 inline void int_tiles(const Weight& w, const Inputs& x, const Fours& fours, const std::vector<IntBatch>& batches,
                       int64_t begin, int64_t end, float* y) {
-  IntTile tile(w, fours);
-  for (int64_t first = begin; first < end; first += INT_ROWS) {
-    const int64_t rows = std::min(INT_ROWS, end - first);
+  constexpr int64_t ROWS = Tile::ROWS;
+  const int64_t count = batches.size(), together = Tile::together(w);
+  Tile tile(w, fours);
+  Buffer<Terms> found(count * ROWS);
+  for (int64_t first = begin; first < end; first += ROWS) {
+    const int64_t rows = std::min(ROWS, end - first);
     for (int64_t r = 0; r < rows; r++) tile.read(w, fours, first + r, r, x.centred);
-    for (int64_t b = 0; b < static_cast<int64_t>(batches.size()); b++) {
-      float found[INT_ROWS * QUADS];
-      int_tile(w, fours, batches[b], tile, x.centred, found);
-      for (int64_t t = 0; t < std::min(QUADS, x.m - b * QUADS); t++)
-        for (int64_t r = 0; r < rows; r++) y[(b * QUADS + t) * w.n + first + r] = found[r * QUADS + t];
-    }
+    std::fill(found.begin(), found.end(), Terms{});
+    for (int64_t g = 0; g < w.groups; g += together)
+      for (int64_t b = 0; b < count; b++)
+        tile.products(w, fours, batches[b], x.centred, g, std::min(w.groups, g + together), &found[b * ROWS]);
+    for (int64_t t = 0; t < std::min(count * QUADS, x.m); t += 8)
+      for (int64_t r = 0; r < rows; r += TOGETHER) {
+        const auto sums = [&](int64_t i) { return reinterpret_cast<const float*>(&found[t / QUADS * ROWS + r + i]) + t % QUADS; };
+        store_square(sums, nullptr, first + r, std::min(TOGETHER, rows - r), std::min<int64_t>(8, x.m - t), w.n, y + t * w.n);
+      }
   }
 }
 
@@ -290,7 +173,12 @@ inline void many_ints(const Weight& w, const Inputs& x, int64_t many, float* y, 
   const Fours fours(w);
   std::vector<IntBatch> batches;
   for (int64_t t = 0; t < many; t += QUADS) batches.emplace_back(w, x, fours, t);
-  share_rows(w, threads, [&](int64_t from, int64_t to) { int_tiles(w, x, fours, batches, from, to, y); });
+  share_rows(w, threads, [&](int64_t from, int64_t to) {
+#if defined(HAS_MATRICES)
+    if (w.aligned() && Matrices<int32_t>::allowed()) return int_tiles<ByteTile>(w, x, fours, batches, from, to, y);
+#endif
+    int_tiles<QuadTile>(w, x, fours, batches, from, to, y);
+  });
 }
 
 // Those from t0 on, in goes for which some rows stay in the cache. The widest vectors multiply faster than
@@ -307,8 +195,16 @@ inline void few_ints(const Weight& w, const Inputs& x, int64_t t0, float* y, int
   });
 }
 
+// How many of the last go as few.
+inline int64_t last_as_few(const Weight& w, const Inputs& x) {
+#if defined(HAS_MATRICES)
+  if (Matrices<int32_t>::allowed()) return as_few(w, x.m, x.m, FEW);
+#endif
+  return ALWAYS_FEW && w.aligned() ? x.m : as_few(w, x.m, QUADS, QUADS == 16 ? FEW : 6);
+}
+
 inline void int_products(const Weight& w, const Inputs& x, float* y, int64_t threads) {
-  const int64_t few = ALWAYS_FEW && w.aligned() ? x.m : as_few(w, x.m, QUADS, QUADS == 16 ? FEW : 6);
+  const int64_t few = last_as_few(w, x);
   if (few < x.m) many_ints(w, x, x.m - few, y, threads);
   if (few == 1 || few == 3) few_ints<1>(w, x, x.m - few, y, threads);  // half a pair costs more than it saves
   else if (few) few_ints<PAIR>(w, x, x.m - few, y, threads);

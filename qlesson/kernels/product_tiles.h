@@ -8,9 +8,6 @@
 
 namespace {
 
-constexpr int64_t ROWS = 6;               // of a tile, in registers
-constexpr int64_t COLUMNS = 2 * LONG;     // of it that stay in the cache
-
 // Inputs as `In`, each of some columns: [place][lane].
 template <typename In>
 struct Batch {
@@ -25,14 +22,16 @@ template <typename F>
 IN_PLACE void with_vectors(int64_t vectors, const F& f) {
   if (vectors == 1) return f(std::integral_constant<int, 1>());
   if (vectors == 2) return f(std::integral_constant<int, 2>());
-  if constexpr (VECTORS == 4)
+  if constexpr (MOST_VECTORS == 4)
     return vectors == 3 ? f(std::integral_constant<int, 3>()) : f(std::integral_constant<int, 4>());
 }
 
 // --- w_hat in float32, each time for all inputs ---
 struct FloatTile {
   typedef float In;
-  static constexpr int64_t PER = 1;  // columns of an In
+  static constexpr int64_t ROWS = 6, VECTORS = MOST_VECTORS;  // of sums in registers
+  static constexpr int64_t COLUMNS = 2 * LONG, PANEL = 96;    // that stay in the first cache, and rows whose sums do in the second
+  static constexpr int64_t PER = 1, PARTS = 1;                // columns of an In, and In of an input
   alignas(64) float w_hat[ROWS * COLUMNS];
 
   // The place of each column: vectors of words hold those of several groups.
@@ -45,7 +44,7 @@ struct FloatTile {
       });
     return places;
   }
-  static Floats eight(const Real* x) { return floats(x); }
+  static Floats eight(const Real* x, int64_t) { return floats(x); }
   static Floats added(Floats sum, Floats) { return sum; }
 
   // The r-th of the tile is `row`, of which the blocks from `first` to `last` are read.
@@ -121,60 +120,78 @@ struct FloatTile {
 
 // --- u - zero in bfloat16, where an instruction multiplies two of them at once ---
 // They are whole numbers of eight bits at most, so nothing is rounded but sums, as in float32. The scale
-// follows each block of 32. The instruction takes what is below 2^-126 for 0: `suits` keeps that away.
-struct PairTile {
+// follows. The instructions take what is below 2^-126 for 0: `suits` keeps that away.
+template <int64_t N, int64_t NEAR>
+struct PairRows {
   typedef uint32_t In;
-  static constexpr int64_t PER = 2;
-  alignas(64) uint32_t pairs[ROWS][COLUMNS / 2];  // of blocks of 256 in the order in which they are packed
+  static constexpr int64_t ROWS = N, COLUMNS = NEAR, PER = 2, PAIRS = BLOCK / PER;
+  alignas(64) uint32_t pairs[COLUMNS / BLOCK][ROWS][PAIRS];
   float s[ROWS][COLUMNS / BLOCK], m[ROWS][COLUMNS / BLOCK];
 
-  // No input is so small that a product, or what is left of two, might be.
+  // No input is so small that a product, or what is left of two, might be; nor so large that a sum ends.
   static bool suits(const Weight& w, const Real* x, int64_t n) {
-    const __m512i size = _mm512_set1_epi16(0x7fff), least = _mm512_set1_epi16((127 - 100) << 7);
-    __mmask32 small = 0;
-    for (int64_t i = 0; i < n; i += 32) {
-      const __mmask32 there = n - i < 32 ? (1u << (n - i)) - 1 : ~0u;
-      const __m512i some = _mm512_and_si512(_mm512_maskz_loadu_epi16(there, x + i), size);
-      small |= _mm512_mask_cmplt_epu16_mask(_mm512_test_epi16_mask(some, some), some, least);
+    constexpr uint32_t least = (127 - 100) << 23, most = (127 + 100) << 23;
+    const Ints none = {};
+    Ints bad = {};
+    for (int64_t i = 0; i < n; i += 8) {
+      Real last[8] = {};
+      if (i + 8 > n) std::copy(x + i, x + n, last);
+      const Words size = (Words)floats(i + 8 > n ? last : x + i) & 0x7fffffff;
+      bad |= (size != 0) & (size - least >= most - least);
     }
-    return w.aligned() && !small;
+    return w.aligned() && std::memcmp(&bad, &none, sizeof(bad)) == 0;
   }
-  static std::vector<int64_t> places(const Weight& w) {
-    std::vector<int64_t> places(w.blocks() * BLOCK / 2);
-    std::iota(places.begin(), places.end(), 0);
-    return places;
-  }
-  static Floats eight(const Real* x) { return load<Floats>(x); }
   static Floats added(Floats sum, Floats pairs) {
     return (sum + (Floats)((Words)pairs << 16)) + (Floats)((Words)pairs & 0xffff0000u);
   }
 
   void take(const Weight& w, Row& row, int64_t at, int64_t first, int64_t last, int64_t r) {
     row.read_steps(w, at, first, last);
+    ask_for(w.row(std::min(at + 16, w.n - 1)) + first * 4 * BITS, (last - first) * 4 * BITS, 0);
     const int64_t longs = std::min(last / 8, w.longs()) - first / 8;
     uint8_t codes[COLUMNS];
     unpack_longs(w.row(at) + first * 4 * BITS, longs, codes);
-    for (int64_t i = 0; i < longs * 8; i++) {
-      const float* zero = &row.zero[i / 8 * 8];
-      write(codes + i * BLOCK, fours_of(zero), fours_of(zero + 4), &pairs[r][i * BLOCK / 2]);
-    }
+    for (int64_t i = 0; i < longs; i++) in_columns(codes + i * LONG, codes + i * LONG);
     for (int64_t i = longs * 8; i < last - first; i++) {
       const uint8_t* words = row.words_of(w, first + i);
-      store(codes, FIELD == 4 ? fours(words) : load<Words>(words));
+      store(codes + i * BLOCK, FIELD == 4 ? fours(words) : load<Words>(words));
+    }
+    for (int64_t i = 0; i < last - first; i++) {
       const WideFloats zero = row.zero[i] - WideFloats{};
-      write(codes, zero, zero, &pairs[r][i * BLOCK / 2]);
+      const uint8_t* u = codes + i * BLOCK;
+      const __m512 low = (__m512)difference(u, zero), high = (__m512)difference(u + LANES, zero);
+      _mm512_store_si512(pairs[i][r], (__m512i)_mm512_cvtne2ps_pbh(high, low));
     }
     std::copy_n(&row.s[0], last - first, s[r]);
     if (MINIMA) std::copy_n(&row.m[0], last - first, m[r]);
   }
+};
+
+struct PairTile : PairRows<6, 2 * LONG> {
+  static constexpr int64_t VECTORS = MOST_VECTORS, PANEL = 96, PARTS = 1;
+
+  static std::vector<int64_t> places(const Weight& w) {
+    std::vector<int64_t> places(w.blocks() * BLOCK / PER);
+    std::iota(places.begin(), places.end(), 0);
+    return places;
+  }
+  static Floats eight(const Real* x, int64_t) { return load<Floats>(x); }
 
   template <int C>
-  void products(const Weight& w, const Batch<uint32_t>& batch, int64_t first, int64_t last, WideFloats* acc) const {
+  void products(const Weight&, const Batch<uint32_t>& batch, int64_t first, int64_t last, WideFloats* acc) const {
     for (int64_t i = 0; i < last - first; i++) {
-      const uint32_t* x = batch.at((first + i) * BLOCK / 2);
-      const bool packed = first + i < w.longs() * 8;
+      const uint32_t* x = batch.at((first + i) * BLOCK / PER);
       WideFloats sums[ROWS][C] = {};
-      packed ? add<C, true>(&pairs[0][i / 8 * LONG / 2 + i % 8 * 2], x, sums) : add<C, false>(&pairs[0][i * BLOCK / 2], x, sums);
+#pragma GCC unroll 4
+      for (int64_t pair = 0; pair < PAIRS; pair++) {
+        __m512bh some[C];
+        for (int c = 0; c < C; c++) some[c] = (__m512bh)load<__m512i>(x + (pair * C + c) * LANES);
+#pragma GCC unroll 6
+        for (int64_t r = 0; r < ROWS; r++) {
+          const __m512bh both = (__m512bh)_mm512_set1_epi32(static_cast<int32_t>(pairs[i][r][pair]));
+          for (int c = 0; c < C; c++) sums[r][c] = (WideFloats)_mm512_dpbf16_ps((__m512)sums[r][c], some[c], both);
+        }
+      }
       for (int64_t r = 0; r < ROWS; r++)
         for (int c = 0; c < C; c++) {
           WideFloats& y = acc[r * VECTORS + c];
@@ -183,33 +200,66 @@ struct PairTile {
         }
     }
   }
+};
+
+#if defined(HAS_MATRICES)
+
+// --- the same as matrices in registers ---
+// An input is the sum of its parts in bfloat16, of eight bits each, so that none of its bits is lost.
+struct MatrixTile : PairRows<HEIGHT, LONG> {
+  static constexpr int64_t VECTORS = 1, PANEL = 6 * HEIGHT;
+  static constexpr int64_t PARTS = sizeof(Real) == 4 ? 3 : std::is_same_v<Real, float16> ? 2 : 1;
+  static constexpr int64_t GO = 2;  // products that go before their sums are read again
+  Matrices<float> matrices;
+
+  // Parts of a block lie one after the other.
+  static std::vector<int64_t> places(const Weight& w) {
+    std::vector<int64_t> places(w.blocks() * PAIRS);
+    for (int64_t i = 0; i < w.blocks() * PAIRS; i++) places[i] = i / PAIRS * PAIRS * PARTS + i % PAIRS;
+    return places;
+  }
+  // The upper half of sixteen inputs' bits, or of what is left of them.
+  static Floats eight(const Real* x, int64_t part) {
+    if constexpr (PARTS == 1) return load<Floats>(x);
+    alignas(64) float from[16];
+    convert<16>(x, from);
+    WideFloats some = load<WideFloats>(from);
+    for (int64_t i = 0; i < part; i++) some -= (WideFloats)((WideWords)some & 0xffff0000u);
+    return (Floats)_mm512_cvtepi32_epi16((__m512i)((WideWords)some >> 16));
+  }
+
+  template <int>
+  void products(const Weight&, const Batch<uint32_t>& batch, int64_t first, int64_t last, WideFloats* acc) {
+    for (int64_t i = first, end; i < last; i = end) {
+      end = std::min(last, i + GO);
+      go(batch.at(i * PAIRS * PARTS), i - first, end - i, acc);
+      for (int64_t j = i; MINIMA && j < end; j++)
+        for (int64_t r = 0; r < ROWS; r++) acc[r] += m[r][j - first] * load<WideFloats>(&batch.sums[j * LANES]);
+    }
+  }
 
  private:
-  static WideFloats fours_of(const float* zero) {
-    const __m512i four = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-    return (WideFloats)_mm512_permutexvar_ps(four, _mm512_castps128_ps512(_mm_loadu_ps(zero)));
-  }
-  static void write(const uint8_t* u, WideFloats zero, WideFloats other, uint32_t* to) {
-    const __m512 low = (__m512)difference(u, zero), high = (__m512)difference(u + LANES, other);
-    _mm512_store_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high, low));
-  }
-  // The sixteen pairs of a block of 32: two by two in eights of blocks, or one after the other.
-  template <int C, bool PACKED>
-  IN_PLACE static void add(const uint32_t* u, const uint32_t* x, WideFloats (&sums)[ROWS][C]) {
-#pragma GCC unroll 4
-    for (int64_t i = 0; i < BLOCK / 2; i++) {
-      __m512bh some[C];
-      for (int c = 0; c < C; c++) some[c] = (__m512bh)load<__m512i>(x + (i * C + c) * LANES);
-#pragma GCC unroll 6
-      for (int64_t r = 0; r < ROWS; r++) {
-        const uint32_t pair = u[r * COLUMNS / 2 + (PACKED ? i / 2 * (BLOCK / 2) + i % 2 : i)];
-        const __m512bh both = (__m512bh)_mm512_set1_epi32(static_cast<int32_t>(pair));
-        for (int c = 0; c < C; c++) sums[r][c] = (WideFloats)_mm512_dpbf16_ps((__m512)sums[r][c], some[c], both);
-      }
+  // Sums go through memory, and are not to be waited for.
+  IN_PLACE void go(const uint32_t* x, int64_t i, int64_t count, WideFloats* acc) {
+    alignas(64) float sums[GO][ROWS][SIDE];
+    for (int64_t j = 0; j < count; j++) {
+      matrices.clear();
+      for (int64_t part = 0; part < PARTS; part++, x += PAIRS * LANES)
+        matrices.add_pairs(pairs[i + j], x);
+      matrices.store(sums[j]);
+    }
+    for (int64_t half = 0; half < ROWS; half += SIDE) {
+      WideFloats y[SIDE];
+      for (int64_t r = 0; r < SIDE; r++) y[r] = acc[half + r];
+      for (int64_t j = 0; j < count; j++)
+#pragma GCC unroll 16
+        for (int64_t r = 0; r < SIDE; r++) y[r] = multiply_add(s[half + r][i + j] - WideFloats{}, load<WideFloats>(sums[j][half + r]), y[r]);
+      for (int64_t r = 0; r < SIDE; r++) acc[half + r] = y[r];
     }
   }
 };
 
+#endif
 #endif
 
 }  // namespace
