@@ -115,8 +115,8 @@ def version(name: str) -> str | None:
 
 
 def stored(name: str) -> dict[str, Any]:
-    """A stored report: "cpu", "cpu_avx2" of the same processor without AVX-512, "h200" of a
-    GPU, "smollm2"."""
+    """A stored report: "cpu", "cpu_avx2" of the same processor without AVX-512, "xeon" of
+    another, "h200" of a GPU, "smollm2"."""
     checks.one_of("name", name, sorted(path.stem for path in RESULTS.glob("*.json")))
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 

@@ -63,7 +63,17 @@ def _processor() -> list[str]:
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return ["-mcpu=native"] if platform.machine().lower() in ("aarch64", "arm64") else []
     asked = os.environ.get("ATEN_CPU_CAPABILITY", "").lower()
-    return [LEVELS.get(asked, "-march=native"), "-mprefer-vector-width=512"]
+    flags = [LEVELS.get(asked, "-march=native"), "-mprefer-vector-width=512"]
+    return [*flags, "-DINTEL"] if _is_intels() else flags
+
+
+@cache
+def _is_intels() -> bool:
+    """Whether Intel made the processor: no compiler says so."""
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return "GenuineIntel" in platform.processor()
 
 
 def _threads() -> list[str]:

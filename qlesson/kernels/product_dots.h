@@ -108,7 +108,7 @@ IN_PLACE void long_codes(const uint8_t* b, Quads* u, int64_t ahead = AHEAD) {
 #pragma GCC unroll 8
   for (int64_t v = 0; v < LONG_QUADS; v++) {
     u[v] = decode_long<Quads>(b, v);
-    if (v * 4 * QUADS * BITS / 8 % 64 == 0) __builtin_prefetch(b + ahead + v * 4 * QUADS * BITS / 8);
+    if (v * 4 * QUADS * BITS / 8 % 64 == 0) __builtin_prefetch(b + ahead + v * 4 * QUADS * BITS / 8, 0, NEAREST);
   }
 }
 

@@ -52,7 +52,7 @@ void sum_groups(const Weight& w, Number numbers, const Row& row, const FewInputs
 #pragma GCC unroll 8
     for (int64_t j = 0; j < 8 * FIELD / LANES; j++, at += WIDE) {
       const WideWords words = load_once<WideWords>(at);
-      if (j * WIDE % 64 == 0) __builtin_prefetch(at + AHEAD);
+      if (j * WIDE % 64 == 0) __builtin_prefetch(at + AHEAD, 0, NEAREST);
 #pragma GCC unroll 2
       for (int part = 0; part < 8 / FIELD; part++) {
         numbers(words, part, u);
@@ -172,7 +172,7 @@ void scale_first(Number given, const Row* rows, const float* x, int64_t count, i
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
           const uint8_t* at = rows[r].words + i * 32 * FIELD + j * WIDE;
-          if (part == 0 && j * WIDE % 64 == 0) __builtin_prefetch(at + ahead);
+          if (part == 0 && j * WIDE % 64 == 0) __builtin_prefetch(at + ahead, 0, NEAREST);
           if (ZERO_POINTS) given.take(load<Floats>(&rows[r].zero[8 * i]));
           given(load_once<WideWords>(at), part, u[r]);
 #pragma GCC unroll 4

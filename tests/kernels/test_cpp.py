@@ -141,6 +141,16 @@ def test_an_older_processor_is_played(source, level, has, monkeypatch):
     assert load(source).has() == {"AVX2": 2, "SSE2": 0}[has]
 
 
+@pytest.mark.skipif(not X86, reason="has one maker")
+@pytest.mark.parametrize("maker, asked", [("GenuineIntel", True), ("AuthenticAMD", False)])
+def test_the_maker_of_the_processor_is_named(maker, asked, monkeypatch):
+    monkeypatch.setattr(cpp.Path, "read_text", lambda *_: f"vendor_id : {maker}")
+    cpp._is_intels.cache_clear()
+    assert ("-DINTEL" in cpp.command()) == asked
+    monkeypatch.undo()
+    cpp._is_intels.cache_clear()
+
+
 def test_a_product_and_a_sum_are_rounded_apart(source):
     source.write_text('extern "C" float f(float a, float b, float c) { return a * b + c; }')
     library = load(source)
