@@ -14,7 +14,7 @@ struct Inputs {
   const float* scale;   // [m]
   const int32_t* zero;  // [m]
   int64_t m;
-  bool centred;               // all zero points are 0
+  bool centred;          // all zero points are 0
   Buffer<int32_t> sums;  // [m, groups up to whole eights] of the codes
   int64_t g8;
   Inputs(const Weight& w, const int8_t* codes, const float* scale, const int32_t* zero, int64_t m)

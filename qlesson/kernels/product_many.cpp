@@ -4,7 +4,7 @@
 
 namespace {
 
-constexpr int64_t APART = 1 << 17;    // inputs, from which on several threads put them in order
+constexpr int64_t APART = 1 << 17;  // inputs, from which on several threads put them in order
 
 // A part of eight inputs of a tile, from the column `at` of x [k] on; behind the last there are zeros.
 template <typename Tile>
