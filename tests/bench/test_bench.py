@@ -463,11 +463,14 @@ def test_what_notebooks_13_and_14_say_of_another_processor_is_stored():
         wanted = CELL | {"granularity": granularity}
         assert bench.share(XEON["rows"], bench.FLOOR, "compiled", **wanted) > 0.9, granularity
     text = text_of("14_writing_fast.ipynb")
-    assert "Ours of float32 inputs gains too, and loses nothing" in text
-    assert "The other products of codes are no faster than float32 there" in text
+    assert "float32 itself takes one and a half times as long on the EPYC" in text
+    assert "Ours are, of float32 inputs too, and those lose nothing" in text
+    assert "the others' products of codes are no faster than float32" in text
     assert "three of them still take less time" in text
     many = bench.ms_of(XEON["product"], bits=4, tokens=256)
     assert many["qlesson"] < 0.6 * many["float32"]
+    first = bench.ms_of(CPU["product"], bits=4, tokens=256)["float32"]
+    assert 1.4 < first / many["float32"] < 1.6
     codes = {n: t for n, t in many.items() if n not in (bench.READ_ONCE, "float32", "bfloat16")}
     others = [t for name, t in codes.items() if not name.startswith("qlesson")]
     assert min(others) > 0.95 * many["float32"]
