@@ -374,6 +374,36 @@ def test_right_in_another_style(id, answer):
         assert judged(id, answer, seed).state == "passed", judged(id, answer, seed).text
 
 
+# In float32 a difference of nearly equal numbers keeps few digits, on some inputs only.
+CANCELS = {
+    "10.1": [
+        lambda a, b: (b.mean() - a.mean()) / ((b - a).std() / len(a) ** 0.5),
+        lambda a, b: (b.sum() - a.sum()) / len(a) / ((b - a).std() / len(a) ** 0.5),
+    ],
+    "16.3": [
+        lambda x, i, n: (x - x.logsumexp(1, True))[range(n - 1, len(i) - 1), i[n:]].mean(),
+        lambda x, i, n: x.softmax(1)[range(n - 1, len(i) - 1), i[n:]].log().mean(),
+    ],
+}
+INPUTS = {
+    "10.1": (
+        torch.tensor([1.1, 2.3, 0.7, 2.9, 1.9]),
+        torch.tensor([1.2, 2.2, 0.9, 2.7, 1.901]),
+    ),
+    "16.3": (torch.tensor([[3.0, -3.0, -3.1], [0.0, 0.0, 0.0]]), torch.tensor([1, 0]), 1),
+}
+
+
+@pytest.mark.parametrize("id", CANCELS)
+def test_right_in_float32_where_digits_cancel(id):
+    ex = EXERCISES[id]
+    for answer in CANCELS[id]:
+        trial = verdict._trial(ex, answer, INPUTS[id])
+        assert not verdict._failed(ex, trial), (trial.got.value, trial.expected)
+        for seed in range(20):
+            assert judged(id, answer, seed).state == "passed"
+
+
 def test_every_code_exercise_has_another_style():
     assert {id for id, _ in RIGHT} == {ex.id for ex in CODE}
 

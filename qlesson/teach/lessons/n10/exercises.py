@@ -23,6 +23,7 @@ class IsItReal:
     why = """Both models meet the same hard and easy windows, so the differences scatter far less
         than the losses. Their mean is as uncertain as their standard deviation over the root of n
         says; a mean of less than two such errors cannot be told apart from nothing."""
+    within = 1e-4  # the difference of two means keeps few digits in float32
 
     @right
     def my_z(own, other):

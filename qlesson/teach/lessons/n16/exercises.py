@@ -97,6 +97,7 @@ class HowLikely:
     why = """A row is about the token that follows, so those of the choice begin one before it, and
         the last one is about a token that nobody wrote. The mean keeps a long choice from losing
         by its length alone."""
+    within = 1e-6  # near 0 a log p keeps few digits in float32
 
     @right
     def my_score(logits, ids, start):
