@@ -443,6 +443,13 @@ ALMOST = [
     ("6.1", lambda r, bits: (s := scales(r, bits, 1).clamp(min=1e-5)) * torch.round(r / s)),
     ("6.1", lambda r, bits: (s := scales(r, bits, 1).clamp(min=0.1)) * torch.round(r / s)),
     ("9.1", lambda x, a, w, b: corners(x, w, a, b) + (x.float() @ w.float().T).long()),
+    ("11.3", lambda w, w_hat, j, u: moved(w, w_hat, j, u[0, 0], u[j])),
+    ("11.3", lambda w, w_hat, j, u: moved(w, w_hat, j, u[j, j], u[0])),
+    ("11.3", lambda w, w_hat, j, u: moved(w, w_hat, j, u[0, 0], u[0])),
+    ("11.3", lambda w, w_hat, j, u: moved(w, w_hat, j, u[j, j], 0 * w + u[j, j + 1 : j + 2].sum())),
+    ("12.1", lambda g, r, s, a, b: g * ((r / s > a - 0.5) & (r / s < b + 1))),
+    ("12.1", lambda g, r, s, a, b: g * ((r / s > a - 1) & (r / s < b + 0.5))),
+    ("17.1", lambda w, gain, m: w * (gain if len(w) != len(m) else gain[:, None]) @ m),
 ]  # fmt: skip
 
 
@@ -457,10 +464,19 @@ def corners(x, w, z_x, z_w):
     return n * z_x * z_w - z_w * x.sum(-1, keepdim=x.ndim > 1) - z_x * w.sum(-1)
 
 
+def moved(w, w_hat, j, diagonal, row):
+    """A step of GPTQ with this number from the diagonal of U and this row of it."""
+    later = w[j + 1 :] - (w[j] - w_hat) / diagonal * row[j + 1 :]
+    return torch.cat([w[:j], torch.tensor([w_hat]), later])
+
+
 @pytest.mark.parametrize(("id", "answer"), ALMOST)
 def test_almost_right_is_wrong_whatever_is_drawn(id, answer):
-    for seed in range(8):
-        assert judged(id, answer, seed).state == "wrong"
+    """On an input that every check has; the others are drawn."""
+    ex = EXERCISES[id]
+    pairs = zip(verdict.draw(ex, 0), verdict.draw(ex, 1), strict=True)
+    trials = [verdict._trial(ex, answer, a) for a, b in pairs if repr(a) == repr(b)]
+    assert any(verdict._failed(ex, trial) for trial in trials)
 
 
 # The refusals say why

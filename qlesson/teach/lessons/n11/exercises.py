@@ -179,6 +179,9 @@ class AfterColumn:
         yield tensor([0.5, 0.5]), 0.0, 0, tensor([[2.0, -1.0], [0.0, 1.0]])
         yield tensor([0.5, 0.5]), 0.0, 1, tensor([[2.0, -1.0], [0.0, 4.0]])
         yield tensor([0.5, 0.5]), 1.0, 0, tensor([[2.0, -1.0], [0.0, 1.0]])
+        u = [[2.0, -1.0, 0.5, 1.0], [0.0, 4.0, -2.0, 1.0], [0.0, 0.0, 1.0, -1.0]]
+        u = tensor([*u, [0.0, 0.0, 0.0, 0.5]])  # no two numbers of a row or of the diagonal alike
+        yield tensor([1.0, 0.5, 0.25, 0.75]), 0.0, 1, u
         for _ in range(20):
             n = rng.randint(2, 4)
             w = tensor([rng.randint(-20, 20) / 8 for _ in range(n)])

@@ -40,6 +40,8 @@ class WayBack:
         yield tensor([3.0]), tensor([-5.0]), 1.0, -2, 1
         yield tensor([3.0]), tensor([1.4]), 1.0, -2, 1
         yield tensor([3.0]), tensor([-2.4]), 1.0, -2, 1
+        yield tensor([3.0]), tensor([1.6]), 1.0, -2, 1
+        yield tensor([3.0]), tensor([-2.6]), 1.0, -2, 1
         yield tensor([-3.0]), tensor([0.7]), 0.5, -2, 1
         yield tensor([-3.0]), tensor([0.7]), 0.125, -2, 1
         for _ in range(20):

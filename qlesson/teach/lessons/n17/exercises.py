@@ -45,7 +45,7 @@ class BehindNorm:
     def cases(rng):
         yield tensor([[1.0, 2.0]]), tensor([2.0, 3.0]), tensor([[0.6, 0.8], [-0.8, 0.6]])
         yield (
-            tensor([[1.0, 0.0], [0.0, 1.0]]),
+            tensor([[1.0, 2.0], [0.0, 1.0]]),
             tensor([2.0, 3.0]),
             tensor([[0.0, 1.0], [-1.0, 0.0]]),
         )
