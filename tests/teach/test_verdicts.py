@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import statistics
 import struct
 from decimal import Decimal
@@ -485,6 +486,7 @@ def test_almost_right_is_wrong_whatever_is_drawn(id, answer):
 @pytest.mark.parametrize(
     ("id", "offered"),
     [
+        ("11.2", "ABCDE"),
         ("12.3", "ABCD"),
         ("13.3", "ABCD"),
         ("14.3", "ABCD"),
@@ -498,6 +500,17 @@ def test_every_choice_of_letters_has_a_hint(id, offered):
         for letters in itertools.combinations(offered, n):
             if "".join(letters) != EXERCISES[id].right:
                 assert judged(id, "".join(letters)).recognised, letters
+
+
+@pytest.mark.parametrize("ex", [ex for ex in EXERCISES.values() if isinstance(ex.right, str)],
+                         ids=lambda ex: ex.id)  # fmt: skip
+def test_no_hint_names_a_right_letter_that_was_not_given(ex):
+    offered = re.findall(r"^- \*\*([A-Z])\*\*", ex.text, flags=re.M)
+    for n in range(1, len(offered) + 1):
+        for letters in itertools.combinations(offered, n):
+            if found := judged(ex.id, "".join(letters)).recognised:
+                named = set(re.findall(r"\b[A-Z]\b", found.hint))
+                assert not named & set(ex.right) - set(letters), (letters, found.hint)
 
 
 def test_a_view_that_is_written_to():

@@ -206,6 +206,6 @@ class WhichComeBack:
         ("BCDE", "Lying in the range is not enough, and 4 lies outside."),
         ("ABD", "-0.25 would need the code -9, one below the smallest."),
         ("ABDE", "A multiple of 0.25 comes back only where there is a code for it."),
-        ("B", "3.75 is missing: the code 7 lies 15 steps above the zero point."),
-        ("D", "0 is missing: its code is the zero point, and -8 is a code."),
+        ("B", "One is missing: the code 7 lies 15 steps above the zero point."),
+        ("D", "One is missing: the zero point is -8, and -8 is a code, too."),
     ]

@@ -153,8 +153,8 @@ class WhoseRange:
     right = "BDE"
     wrong = [
         ("B", "It fits. But a rule that clips may stop at any value inside the largest one."),
-        ("BD", "A search clips as well, and may stop at any value inside the largest one."),
-        ("BE", "A percentile clips as well: which value it ends at depends on all the others."),
+        ("BD", "One more rule clips as well, and may stop at any value inside the largest one."),
+        ("BE", "One more rule clips as well: at which value it ends depends on all the others."),
         ("DE", "Work the average out: it starts at 4 and moves a tenth of the way each time."),
         ("D", "A percentile may end there. So may one more rule that clips. And the average?"),
         ("E", "A search may end there. So may one more rule that clips. And the average?"),

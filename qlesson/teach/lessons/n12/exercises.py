@@ -155,7 +155,7 @@ class FourReports:
     stub = "my_two = ..."
     right = "CD"
     wrong = [
-        ("C", "C does, and it is not alone: which of A and D chose nothing by the held-out text?"),
+        ("C", "C does, and it is not alone. What did the others choose, and by which text?"),
         ("D", "D does, and it is not alone: which difference is more than two errors?"),
         ("A", "A chose its stop by the text that judges it: of many numbers, the luckiest."),
         ("B", "0.020 is 1.3 times 0.015: luck alone does that often."),

@@ -136,8 +136,8 @@ class ExtraPass:
     stub = "my_two = ..."
     right = "BC"
     wrong = [
-        ("B", "B does, and it is not alone: what must C know before its first code?"),
-        ("C", "C does, and it is not alone: what does B look for before its first code?"),
+        ("B", "B does, and it is not alone: which other one needs all of r before its first code?"),
+        ("C", "C does, and it is not alone: which other one sees all of r before its first code?"),
         ("A", "A is given the scale and looks for nothing: it writes while it reads."),
         ("D", "D reads the codes once; the scale is there already."),
         ("AB", "A is given the scale and looks for nothing. Which other one needs the range?"),

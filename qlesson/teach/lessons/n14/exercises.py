@@ -151,8 +151,8 @@ class PassTooMany:
     stub = "my_two = ..."
     right = "BD"
     wrong = [
-        ("B", "B does, and it is not alone: where do the values of `dequantize` go?"),
-        ("D", "D does, and it is not alone: where do the unpacked codes lie?"),
+        ("B", "B does, and it is not alone: which other one writes a weight for every token?"),
+        ("D", "D does, and it is not alone: which other one writes every code once more?"),
         ("A", "A keeps a code in a register: nothing but the outputs is written."),
         ("C", "C wrote its weights once, long before this token. Now it only reads them."),
         ("AB", "A keeps a code in a register. Which other one writes what it made of the codes?"),

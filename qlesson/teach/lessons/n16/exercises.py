@@ -73,10 +73,10 @@ class WhatToSay:
         ("C", "The weights of the 8-bit model are those of the 4-bit file, rounded once more."),
         ("D", "The original in 16 bits was not measured: the file was."),
         ("E", "0.0007 is less than its standard error: on another text it may well fall."),
-        ("AB", "B says what was measured. A goes on to another model, yours."),
-        ("BC", "B says what was measured. C compares 8 bits with 4, and both models hold those 4."),
-        ("BD", "B says what was measured. For D the original would have to be measured, too."),
-        ("BE", "B and E contradict each other: what cannot be told apart is not worse."),
+        ("AB", "One sentence only. A goes on to another model, yours."),
+        ("BC", "One sentence only. C compares 8 bits with 4, and both models hold those 4."),
+        ("BD", "One sentence only. For D the original would have to be measured, too."),
+        ("BE", "One sentence only. E calls worse what is less than its standard error."),
     ]
 
 

@@ -153,7 +153,7 @@ class WhereFree:
         ("A", "The embedding is a matrix: E Q writes the rotated stream."),
         ("C", "An RMSNorm without a gain divides by a length, which a rotation keeps."),
         ("D", "The attention adds v of several tokens, each times one number: H passes through."),
-        ("E", "That is C once more, with the head as the matrix that reads."),
+        ("E", "The head is a matrix behind a norm without a gain: it takes Q in."),
         ("AB", "One place is asked for. E Q, the rotated embedding, writes the rotated stream."),
         ("BC", "One place is asked for. A norm without a gain lets the rotation through."),
         ("BD", "One place is asked for. The attention mixes whole v, and H passes through."),
