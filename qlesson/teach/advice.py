@@ -8,7 +8,10 @@ import torch
 from qlesson.qtensor import QTensor
 from qlesson.teach.compare import as_tensor, has, same, shape_of
 
-_PLACES = "max(dim=...) gives the values and their places: amax(dim=...) gives the values alone."
+_PLACES = (
+    "max and min with dim=... give the values and their places: amax, amin give the\n"
+    "values alone, argmax, argmin the places."
+)
 
 
 def about_error(error: str) -> Iterator[str]:

@@ -597,6 +597,7 @@ def test_inputs_that_go_together_are_shrunk_together():
         ("13.1", [(3, 12)], [(3, 12.4), (3, 11.6)]),
         ("15.2", [(3.4375, 110), (3.4375, 110.0)], [(3.44, 110), (3.4375, 111)]),
         ("14.1", [(4.5, 20), (4.5, 20.0)], [(4.5, 20.5), (4.6, 20), (4.5, 19)]),
+        ("16.1", [(6, 17.5), (6.0, 17.5), (6, 17.49)], [(6, 17), (6, 18), (5.9, 17.5)]),
         ("17.2", [(4, 0.533), (4.0, 8 / 15), (4, 0.53)], [(4, 0.54), (4.1, 0.533), (4, 0.5)]),
     ],
 )
@@ -637,8 +638,9 @@ FORMS = [
     ("4.1", lambda s, z, a, b: (s * (q - z) for q in range(a, b + 1)), "Put it into list(...)"),
     ("4.1", lambda s, z, a, b: [round(s * (q - z), 2) for q in range(a, b + 1)], "more digits"),
     ("6.1", lambda r, b: ql.quantize(r, ql.Scheme(b, "symmetric", ql.PerAxis(0))), ".dequantize()"),
-    ("6.1", lambda r, bits: r.abs().max(dim=1, keepdim=True) / bits, "amax(dim=...)"),
-    ("6.3", lambda r, n: r.abs().reshape(len(r), -1, n).max(dim=2), "amax(dim=...)"),
+    ("6.1", lambda r, bits: r.abs().max(dim=1, keepdim=True) / bits, "amax, amin give"),
+    ("6.3", lambda r, n: r.abs().reshape(len(r), -1, n).max(dim=2), "amax, amin give"),
+    ("10.3", lambda d, less, a, b: ((less - d) / (a - b)).min(dim=0), "argmin the places"),
     ("6.3", lambda r, n: r.abs().reshape(len(r), -1, n).mean(dim=2).reshape(-1, 1), "instead of"),
 ]
 
@@ -678,6 +680,16 @@ def test_proportion_does_not_win():
     assert said.state == "wrong" and "in proportion to bits" in said.text
 
 
+NOT_MOVED = "Is e computed before w_hat is in its place"
+
+
+def error_too_late(w, w_hat, j, u):
+    row = w.clone()
+    row[j] = w_hat
+    row[j + 1 :] -= (row[j] - w_hat) / u[j, j] * u[j, j + 1 :]
+    return row
+
+
 @pytest.mark.parametrize(
     ("id", "answer", "part"),
     [
@@ -712,6 +724,16 @@ def test_proportion_does_not_win():
         ("4.3", "BE", "the last grid point is 3.75, not 4"),
         ("4.3", {"A"}, "would need the code -9"),
         ("4.3", "CE", "Lying in the range is not enough, and 4 lies outside"),
+        ("16.2", "AE", "One sentence only. A goes on to another model"),
+        # What is said of one way to go wrong holds for every way that ends there.
+        ("11.3", lambda w, w_hat, j, u: moved(w, w_hat, j, u[j, j], 0 * u[j]), NOT_MOVED),
+        ("11.3", lambda w, w_hat, j, u: moved(w, w_hat, j, u[j, j], u[:, j]), NOT_MOVED),
+        ("11.3", error_too_late, NOT_MOVED),
+        ("12.2", (1, 1, 0), "Those are the slopes by r."),
+        ("13.2", lambda n, a, b, k, g: (n * k * a + b) / g / 1e6, "for each of the `values`"),
+        ("14.2", lambda b, memory, flop: b / 8 * memory / (2 * flop), "have changed places"),
+        ("16.1", (6, 140e6 / 8 / 2**20), "That is in units of 2 ** 20 bytes."),
+        ("16.1", (6, 16.7), "That is in units of 2 ** 20 bytes."),
     ],
 )
 def test_the_verdict_is_true(id, answer, part):

@@ -229,9 +229,11 @@ class AfterColumn:
         row[j + 1 :] -= (w[j] - w_hat) / u[j, j] * u[j, j + 1 :]
         return row
 
-    @wrong("You take a column of u. Row j of u holds the moves; below the diagonal it is all 0.")
-    def column_of_u(w, w_hat, j, u):
+    @wrong(
+        "Your later columns do not move. Is e computed before w_hat is in its place, and does row "
+        "j of u (not a column, which is 0 below the diagonal) hold the moves?"
+    )
+    def not_moved(w, w_hat, j, u):
         row = w.clone()
         row[j] = w_hat
-        row[j + 1 :] -= (w[j] - w_hat) / u[j, j] * u[j + 1 :, j]
         return row

@@ -116,6 +116,10 @@ class ThreeSlopes:
     right = (0.2, -0.4, -2)
     within = (0.005, 0.005, 0.005)
     wrong = [
+        (
+            (1, 1, 0),
+            "Those are the slopes by r. By s it is q - r / s, and q alone where r is clipped.",
+        ),
         ((-0.2, ..., ...), "The sign: the slope is q - r / s, the code minus the value in steps."),
         ((..., 0.4, ...), "The sign: the slope is q - r / s, and -1 - (-0.6) is negative."),
         ((1, ..., ...), "That is q, the slope while the code stays. LSQ subtracts r / s from it."),

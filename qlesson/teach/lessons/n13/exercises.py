@@ -82,7 +82,7 @@ class Floor:
     def one_reading(values, bytes_in, bytes_out, readings, gb_per_s):
         return values * (bytes_in + bytes_out) / gb_per_s / 1e6
 
-    @wrong("The output moves too: its bytes are missing.")
+    @wrong("The output moves too: bytes_out for each of the `values` outputs.")
     def no_output(values, bytes_in, bytes_out, readings, gb_per_s):
         return values * readings * bytes_in / gb_per_s / 1e6
 

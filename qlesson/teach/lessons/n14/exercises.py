@@ -92,8 +92,11 @@ class Turn:
     def upside_down(bits, gb_per_s, gflop_per_s):
         return 16 * gb_per_s / (bits * gflop_per_s)
 
-    @wrong("Upside down, and 8 bits are a byte: arithmetic's time per token divides memory's time.")
-    def arithmetic_over(bits, gb_per_s, gflop_per_s):
+    @wrong(
+        "The two rates have changed places: memory's time is bits / 8 / gb_per_s, one token's "
+        "arithmetic 2 / gflop_per_s, and the second divides the first."
+    )
+    def rates_exchanged(bits, gb_per_s, gflop_per_s):
         return gb_per_s * bits / 8 / (2 * gflop_per_s)
 
     @wrong("Two operations per weight make a token slower: they divide, as the bandwidth does.")

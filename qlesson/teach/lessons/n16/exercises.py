@@ -25,6 +25,7 @@ class CostOfEmbedding:
         the file, so its type counts."""
     stub = "my_bits, my_mb = ..., ..."
     right = (6, 17.5)
+    within = [0.001, 0.02]
     wrong = [
         (
             (6.75, ...),
