@@ -19,8 +19,8 @@ class BehindNorm:
     """
     A layer takes the output of a norm: $y = (u \\cdot g) \\, W^T$, where $u$ is divided by its root
     mean square already and $g$ is the norm's gain. After the rotation of the stream it meets
-    $u M$. Write `my_reader(w, gain, m)`: the matrix that makes of $u M$ the same $y$. `w` is
-    [out, in], `gain` [in], and `m` an orthogonal matrix [in, in].
+    $u M$. Write `my_reader(w, gain, m)`: the matrix, [out, in] as `w` is, that makes of $u M$ the
+    same $y$. `gain` is [in], and `m` an orthogonal matrix [in, in].
     """
 
     hints = (
