@@ -192,16 +192,16 @@ def _explains(ex: "Exercise", wrong: "Wrong", trials: list[Trial], loosely: bool
         theirs = _run(wrong.answer, t.inputs)
         if loosely and _undefined(theirs):
             continue
-        if not _alike(theirs, t.got):
+        if not _alike(theirs, t.got, ex.within):
             return False
         told.append(t)
     return any(_failed(ex, t) for t in told)
 
 
-def _alike(a: Outcome, b: Outcome) -> bool:
+def _alike(a: Outcome, b: Outcome, within: float) -> bool:
     if _undefined(a) or _undefined(b):
         return _undefined(a) and _undefined(b)
-    return same(b.value, a.value)
+    return same(b.value, a.value, within)
 
 
 def _undefined(got: Outcome) -> bool:

@@ -405,6 +405,14 @@ def test_right_in_float32_where_digits_cancel(id):
             assert judged(id, answer, seed).state == "passed"
 
 
+def test_a_mistake_is_recognised_where_digits_cancel():
+    def turned(own, other):
+        return (own.mean() - other.mean()) / ((other - own).std() / len(own) ** 0.5)
+
+    for seed in range(20):
+        assert "The sign is turned" in judged("10.1", turned, seed).recognised.hint
+
+
 def test_every_code_exercise_has_another_style():
     assert {id for id, _ in RIGHT} == {ex.id for ex in CODE}
 
