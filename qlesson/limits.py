@@ -15,6 +15,7 @@ from qlesson.granularity import Granularity
 from qlesson.scheme import Scheme, qparams_of
 
 SMALLEST = -900  # the exponent of a histogram that has seen nothing but zeros
+AT_ONCE, AT_ONCE_CUDA = 2**17, 2**24  # values times limits: what a cache holds, or pays a launch
 SMOOTHED = 1e-4  # of one count: what Q has where only P has values
 
 
@@ -30,25 +31,38 @@ def of_least_error(
     a coarse pass goes from max|r| down to max|r| / 512 at ratios of 2^(1/8), and a fine one at
     2^(1/256) through the neighbourhood of the best. A range too wide for the dtype loses to all.
     """
-    start = best = torch.maximum(-r_min, r_max)
-    power = torch.frexp(start.double()).exponent.long().clamp(-1000, 1000)
+    at_once = AT_ONCE_CUDA if values.is_cuda else AT_ONCE
+    rows = max(1, at_once // values.shape[1])
+    parts = zip(*(x.split(rows) for x in (values, weights, r_min, r_max)), strict=True)
+    limits = max(1, at_once // values[:rows].numel())
+    return torch.cat([_of_least_error(*part, scheme, limits) for part in parts])
+
+
+def _of_least_error(
+    values: Tensor, weights: Tensor, r_min: Tensor, r_max: Tensor, scheme: Scheme, at_once: int
+) -> Tensor:
+    """The same for some rows; so many limits are tried at a time, before which none were better."""
+    start = best = top = torch.maximum(-r_min, r_max)
+    power = torch.frexp(top.double()).exponent.long().clamp(-1000, 1000)
     small = two_to(-power)  # about 1 / max|r|: no square overflows
 
     def error(limit: Tensor) -> Tensor:
+        """Of limits [some, blocks, 1], in their shape."""
         scale, zero_point = qparams_of(*within(r_min, r_max, limit), scheme)
         q = _codes(values, scale, zero_point, scheme)
-        off = dequantize_affine(q, scale, zero_point) - values
-        total = (weights * (off.double() * small).square()).sum(1, keepdim=True)
+        off = (dequantize_affine(q, scale, zero_point) - values).double()
+        total = (weights * off.mul_(small).square_()).sum(-1, keepdim=True)
         return torch.where(_too_wide(scale, scheme), torch.inf, total)
 
-    least = error(best)
+    (least,) = error(best[None])
     coarse, fine = [-k / 8 for k in range(1, 73)], [k / 256 for k in range(-64, 65)]
     for powers in (coarse, fine):
-        for share in (2.0**k for k in powers):
-            limit = torch.minimum(_short(start * share), torch.maximum(-r_min, r_max))
-            here = error(limit)
-            best = torch.where(here < least, limit, best)
-            least = torch.minimum(here, least)
+        shares = torch.tensor([2.0**k for k in powers], dtype=start.dtype, device=start.device)
+        for some in shares.view(-1, 1, 1).split(at_once):
+            limit = torch.minimum(_short(start * some), top)
+            for one, here in zip(limit, error(limit), strict=True):
+                best = torch.where(here < least, one, best)
+                least = torch.minimum(here, least)
         start = best
     return best
 

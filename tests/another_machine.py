@@ -13,13 +13,16 @@ A sum whose every partial sum is exact (of integers, of halves) is left alone, a
 """
 
 import os
+import random
 import zlib
+from functools import lru_cache
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 ULPS = 64
+DRAWN = 2**22  # factors
 aten = torch.ops.aten
 
 # Sums: inexact unless all partial sums are exact.
@@ -63,20 +66,34 @@ class AnotherMachine(TorchDispatchMode):
         if not _is_free(packet, args, kwargs):
             return func(*args, **kwargs)
         seed = self.seed + sum(map(_checksum, (str(packet), *tree_leaves((args, kwargs)))))
-        generator = torch.Generator().manual_seed(seed)
-        return tree_map(lambda x: self._changed(x, packet, generator), func(*args, **kwargs))
+        return tree_map(lambda x: _changed(x, packet, seed), func(*args, **kwargs))
 
-    def _changed(self, x, packet, generator):
-        """x, overwritten by what another machine might find."""
-        if not _is_computed(x) or not x.is_floating_point():
-            return x
-        wide = x if x.dtype == torch.float64 else x.float()
-        u = torch.rand(x.shape, generator=generator, dtype=wide.dtype) * 2 - 1
-        other = wide * (1 + u * (ULPS * torch.finfo(wide.dtype).eps))
-        other = torch.where(torch.isfinite(wide) & (wide != 1), other, wide)
-        if packet is aten.linspace:
-            other[[0, -1]] = wide[[0, -1]]
-        return x.copy_(other)
+
+def _changed(x, packet, seed):
+    """x, overwritten by what another machine might find."""
+    if not _is_computed(x) or not x.is_floating_point():
+        return x
+    wide = x if x.dtype == torch.float64 else x.float()
+    other = torch.where(wide == 1, wide, wide * _factors(wide, seed))
+    if packet is aten.linspace:
+        other[[0, -1]] = wide[[0, -1]]
+    return x.copy_(other)
+
+
+def _factors(x, seed):
+    """1 + u * 64 eps for each value of x: a part of those drawn once, since most of the time would
+    go into drawing, or their own where x has more."""
+    if x.numel() > DRAWN // 2:
+        return _drawn(x.dtype, x.numel(), seed).view(x.shape)
+    first = random.Random(seed).randrange(DRAWN - x.numel())
+    return _drawn(x.dtype, DRAWN, 0)[first : first + x.numel()].view(x.shape)
+
+
+@lru_cache(maxsize=2)
+def _drawn(dtype, count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.rand(count, generator=generator, dtype=dtype, device="cpu") * 2 - 1
+    return 1 + u * (ULPS * torch.finfo(dtype).eps)
 
 
 def _is_computed(x) -> bool:
@@ -123,7 +140,9 @@ def _exponent(x):
 
 
 def _whole(x) -> bool:
-    return bool((x == x.round()).all())
+    """Some values say it of most tensors."""
+    some = x.flatten()[:64] if x.is_contiguous() else x
+    return bool((some == some.round()).all()) and bool((x == x.round()).all())
 
 
 if os.environ.get("QLESSON_NOISE"):

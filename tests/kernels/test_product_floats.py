@@ -10,7 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from products import (
+    BITS,
     EPS,
+    HALF_BITS,
     HALVES,
     KINDS,
     LAYOUTS,
@@ -20,6 +22,7 @@ from products import (
     compiled,
     drawn,
     each_bits,
+    each_half_bits,
 )
 
 import qlesson as ql
@@ -119,8 +122,13 @@ def test_few_inputs_lose_at_most_2_to_the_minus_23_of_the_largest_of_32(bits, ki
             assert ((compiled(QuantizedLinear(w), x) - wanted).abs() <= bound).all()
 
 
-@each_bits
-@pytest.mark.parametrize("dtype, parts", [(torch.float32, 0x7F7F7F), (torch.bfloat16, 0x7F7F)])
+@pytest.mark.parametrize(
+    "dtype, parts, bits",
+    [
+        *(pytest.param(torch.float32, 0x7F7F7F, n, id=f"floats-codes_of_{n}") for n in BITS),
+        *(pytest.param(torch.bfloat16, 0x7F7F, n, id=f"bfloat16-codes_of_{n}") for n in HALF_BITS),
+    ],
+)
 def test_one_input_loses_at_most_so_many_parts_of_the_largest_of_32(bits, dtype, parts):
     """Of the sum nothing but it is left, so that what it lost is all that y lacks, but for y's own
     rounding, which is small where the input is."""
@@ -221,7 +229,7 @@ def test_half_inputs_are_multiplied_as_floats_and_rounded_once(bits, dtype, by_t
     assert {"linear"} == set(by_the_kernel)
 
 
-@each_bits
+@each_half_bits
 @pytest.mark.parametrize("width, granularity", LAYOUTS)
 def test_many_in_bfloat16_lose_what_float_sums_lose(bits, width, granularity):
     """And y its own rounding; also where some inputs are too small for the products of pairs."""
@@ -241,7 +249,7 @@ def test_many_in_bfloat16_lose_what_float_sums_lose(bits, width, granularity):
                     assert ((compiled(layer, x).double() - wanted).abs() <= bound).all()
 
 
-@each_bits
+@each_half_bits
 @pytest.mark.parametrize("kind", KINDS)
 def test_few_in_bfloat16_lose_at_most_2_to_the_minus_15_of_the_largest_of_32(bits, kind):
     """Less than the rounding of the output takes, where no input drowns the others."""
@@ -259,7 +267,7 @@ def test_few_in_bfloat16_lose_at_most_2_to_the_minus_15_of_the_largest_of_32(bit
             assert name == "drowned" or off.square().mean() < 1.2 * rounding
 
 
-@each_bits
+@each_half_bits
 def test_two_digits_at_their_ends_times_codes_at_theirs(bits):
     ends, scheme = (0, 2**bits - 1), ql.Scheme(bits, granularity=ql.PerGroup(64), signed=False)
     for code in ends:

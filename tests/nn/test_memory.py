@@ -41,7 +41,7 @@ def seen(weight, x, scheme):
     return SimpleNamespace(weight=ql.quantize(weight, scheme), factor=None)
 def wide(n):
     return nn.Sequential(*[nn.Linear(*s) for _ in range(n) for s in ((8, 8192), (8192, 8))])
-batches, scheme = [torch.randn(64, 8) for _ in range(10)], ql.Scheme(granularity=ql.PerAxis(0))
+batches, scheme = [torch.randn(160, 8) for _ in range(4)], ql.Scheme(granularity=ql.PerAxis(0))
 for sequential in (False, True):
     how = dict(method=seen, inputs=batches, sequential=sequential)
     quantize_model(wide(1), scheme, **how)
