@@ -399,12 +399,16 @@ def test_an_answer_may_compute_on_a_gpu():
 
 def test_a_tensor_on_another_device_gets_a_way_out():
     said = judged("1.1", lambda r, s, z: r / s + torch.full((1,), z, device="meta"))
+    ("2.1", lambda r, a, b: qparams(r, a, b, lambda z: torch.trunc(z + z.sign() / 2))),
+    ("2.1", lambda r, a, b: qparams(r, a, b, lambda z: torch.ceil(z - 0.5))),
     assert "The inputs of a check are on the CPU." in said.text
 
+    ("3.1", lambda r, bits: torch.round(r / scales(r, bits).clamp(min=1e-6)).to(torch.int8)),
 
 # Almost right: what most inputs do not see
 
 ALMOST = [
+    ("6.1", lambda r, bits: (s := scales(r, bits, 1).clamp(min=1e-6)) * torch.round(r / s)),
     ("2.3", lambda r, s, a, b: z if a < (z := round(a - r / s)) < b else b if r < 0 else a),
     ("3.1", lambda r, bits: torch.round(r / scales(r, bits).clamp(min=1e-5)).to(torch.int8)),
     ("3.1", lambda r, bits: torch.round(r / scales(r, bits).clamp(min=1)).to(torch.int8)),
@@ -414,6 +418,11 @@ ALMOST = [
     ("6.1", lambda r, bits: (s := scales(r, bits, 1).clamp(min=0.1)) * torch.round(r / s)),
     ("9.1", lambda x, a, w, b: corners(x, w, a, b) + (x.float() @ w.float().T).long()),
 ]  # fmt: skip
+
+def qparams(r, quant_min, quant_max, rounded):
+    s = (r.max() - r.min()) / (quant_max - quant_min)
+    return s, rounded(quant_min - r.min() / s).clamp(quant_min, quant_max)
+
 
 
 def scales(r, bits, dim=None):
@@ -425,6 +434,71 @@ def corners(x, w, z_x, z_w):
     """What the zero points add to a product of codes."""
     x, w, n = x.long(), w.long(), x.shape[-1]
     return n * z_x * z_w - z_w * x.sum(-1, keepdim=x.ndim > 1) - z_x * w.sum(-1)
+
+
+NO_ZEROS = {  # of the rows of a matrix: what is true of zeros, and of others
+    "sum": lambda r: r.sum(1) == 0,
+    "largest": lambda r: r.amax(1) == 0,
+    "none above 0": lambda r: r.amax(1) <= 0,
+    "smallest": lambda r: r.amin(1) == 0,
+    "none below 0": lambda r: r.amin(1) >= 0,
+    "first": lambda r: r[:, 0] == 0,
+    "last": lambda r: r[:, -1] == 0,
+    "any": lambda r: (r == 0).any(1),
+    "constant": lambda r: r.amax(1) == r.amin(1),
+}
+
+
+@pytest.mark.parametrize("scale", [1, 0.1, 1e-8])
+@pytest.mark.parametrize("kind", NO_ZEROS)
+def test_a_wrong_test_for_zeros_is_wrong_whatever_is_drawn(kind, scale):
+    def my_symmetric(r, bits):
+        s = torch.where(NO_ZEROS[kind](r.reshape(1, -1)), scale, scales(r, bits))
+        return torch.round(r / s).to(torch.int8)
+
+    def per_row(r, bits):
+        s = torch.where(NO_ZEROS[kind](r)[:, None], scale, scales(r, bits, 1))
+        return s * torch.round(r / s)
+
+    def zeros_for_codes(r, bits):
+        return my_symmetric(r, bits) * ~NO_ZEROS[kind](r.reshape(1, -1))
+
+    def zeros_for_rows(r, bits):
+        return torch.where(NO_ZEROS[kind](r)[:, None], 0, per_row(r, bits))
+
+    answers = [("3.1", my_symmetric), ("3.1", zeros_for_codes), ("6.1", zeros_for_rows)]
+    if (kind, scale) != ("constant", 1e-8):  # a constant row does come back by any small scale
+        answers.append(("6.1", per_row))
+    for (id, answer), seed in itertools.product(answers, range(3)):
+        assert judged(id, answer, seed).state == "wrong", (id, answer.__name__)
+
+
+@pytest.mark.parametrize("scale", [1, 0.1, 1e-8])
+def test_one_row_of_zeros_is_no_reason_to_change_all(scale):
+    def my_symmetric(r, bits):
+        s = torch.where((r == 0).all(-1).any(), scale, scales(r, bits))
+        return torch.round(r / s).to(torch.int8)
+
+    def per_row(r, bits):
+        s = scales(r, bits, 1)
+        s = torch.where((s == 0).any(), scale, s)
+        return s * torch.round(r / s)
+
+    for seed in range(3):
+        assert judged("3.1", my_symmetric, seed).state == "wrong"
+        assert judged("6.1", per_row, seed).state == "wrong"
+
+
+def test_the_first_batch_is_not_known_by_its_value():
+    def moving(ends, weight):
+        average = 0.0
+        for end in ends:
+            first = end == ends[0]
+            average = end if first else average + weight * (end - average)
+        return average
+
+    for seed in range(8):
+        assert judged("7.1", moving, seed).state == "wrong"
 
 
 @pytest.mark.parametrize(("id", "answer"), ALMOST)

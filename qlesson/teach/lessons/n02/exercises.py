@@ -40,6 +40,7 @@ class BothEquations:
         yield tensor([0.0, 3.0]), -2, 1
         yield tensor([-1.0, 2.0]), -2, 1
         yield tensor([-0.5, 2.5]), -2, 1  # the zero point is a tie
+        yield tensor([-1.5, 1.5]), -2, 1  # a tie whose even neighbour lies above it
         yield tensor([-1.625, 1.375]), -2, 1  # it lies above the half
         yield tensor([1.0, 4.0]), -2, 1
         yield tensor([-4.0, -1.0]), -2, 1

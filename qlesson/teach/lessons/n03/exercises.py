@@ -44,9 +44,12 @@ class SymmetricCodes:
             yield tensor(r), 2
         yield tensor([0.0]), 3
         yield torch.zeros(2, 3), 8
-        yield tensor([[0.0, 0.0, 0.0], [3.0, -1.0, 1.0]]), 3
+        yield tensor([[0.0, 0.0, 0.0], [0.6, -0.25, 0.2]]), 3
         yield tensor([[-7.0, -7.0]]), 4
-        yield tensor([3e-6, 1.25e-6]), 3  # the scale is small, and not 0
+        for r in ([-0.75, 0.25, 0.5], [0.0, -0.35, -0.15], [0.35, 0.15, 0.0], [0.37, 0.37]):
+            yield tensor(r), 2  # not all zeros, though a sum, an end or the width is 0
+        for r in ([3e-6, 1.25e-6], [6e-7, 2.5e-7]):  # the scale is small, and not 0
+            yield tensor(r), 3
         for shape in 4 * SHAPES:
             bits, s = rng.randint(2, 8), rng.uniform(0.1, 5)
             yield symmetric_values(rng, shape, s, 2 ** (bits - 1) - 1), bits
