@@ -393,30 +393,25 @@ def test_an_answer_may_compute_on_a_gpu():
 
 def test_a_tensor_on_another_device_gets_a_way_out():
     said = judged("1.1", lambda r, s, z: r / s + torch.full((1,), z, device="meta"))
-    ("2.1", lambda r, a, b: qparams(r, a, b, lambda z: torch.trunc(z + z.sign() / 2))),
-    ("2.1", lambda r, a, b: qparams(r, a, b, lambda z: torch.ceil(z - 0.5))),
     assert "The inputs of a check are on the CPU." in said.text
 
-    ("3.1", lambda r, bits: torch.round(r / scales(r, bits).clamp(min=1e-6)).to(torch.int8)),
 
 # Almost right: what most inputs do not see
 
 ALMOST = [
-    ("6.1", lambda r, bits: (s := scales(r, bits, 1).clamp(min=1e-6)) * torch.round(r / s)),
+    ("2.1", lambda r, a, b: qparams(r, a, b, lambda z: torch.trunc(z + z.sign() / 2))),
+    ("2.1", lambda r, a, b: qparams(r, a, b, lambda z: torch.ceil(z - 0.5))),
     ("2.3", lambda r, s, a, b: z if a < (z := round(a - r / s)) < b else b if r < 0 else a),
     ("3.1", lambda r, bits: torch.round(r / scales(r, bits).clamp(min=1e-5)).to(torch.int8)),
+    ("3.1", lambda r, bits: torch.round(r / scales(r, bits).clamp(min=1e-6)).to(torch.int8)),
     ("3.1", lambda r, bits: torch.round(r / scales(r, bits).clamp(min=1)).to(torch.int8)),
     ("3.3", lambda qw, qx, zw, zx: torch.dot((qw - zw).float(), (qx - zx).float()).long()),
     ("3.3", lambda qw, qx, a, b: corners(qw, qx, a, b) + (qw.float() @ qx.float()).long()),
     ("6.1", lambda r, bits: (s := scales(r, bits, 1).clamp(min=1e-5)) * torch.round(r / s)),
+    ("6.1", lambda r, bits: (s := scales(r, bits, 1).clamp(min=1e-6)) * torch.round(r / s)),
     ("6.1", lambda r, bits: (s := scales(r, bits, 1).clamp(min=0.1)) * torch.round(r / s)),
     ("9.1", lambda x, a, w, b: corners(x, w, a, b) + (x.float() @ w.float().T).long()),
 ]  # fmt: skip
-
-def qparams(r, quant_min, quant_max, rounded):
-    s = (r.max() - r.min()) / (quant_max - quant_min)
-    return s, rounded(quant_min - r.min() / s).clamp(quant_min, quant_max)
-
 
 
 def scales(r, bits, dim=None):
@@ -424,10 +419,21 @@ def scales(r, bits, dim=None):
     return (r.abs().max() if dim is None else r.abs().amax(dim, keepdim=True)) / quant_max
 
 
+def qparams(r, quant_min, quant_max, rounded):
+    s = (r.max() - r.min()) / (quant_max - quant_min)
+    return s, rounded(quant_min - r.min() / s).clamp(quant_min, quant_max)
+
+
 def corners(x, w, z_x, z_w):
     """What the zero points add to a product of codes."""
     x, w, n = x.long(), w.long(), x.shape[-1]
     return n * z_x * z_w - z_w * x.sum(-1, keepdim=x.ndim > 1) - z_x * w.sum(-1)
+
+
+@pytest.mark.parametrize(("id", "answer"), ALMOST)
+def test_almost_right_is_wrong_whatever_is_drawn(id, answer):
+    for seed in range(8):
+        assert judged(id, answer, seed).state == "wrong"
 
 
 NO_ZEROS = {  # of the rows of a matrix: what is true of zeros, and of others
@@ -495,13 +501,35 @@ def test_the_first_batch_is_not_known_by_its_value():
         assert judged("7.1", moving, seed).state == "wrong"
 
 
-@pytest.mark.parametrize(("id", "answer"), ALMOST)
-def test_almost_right_is_wrong_whatever_is_drawn(id, answer):
-    for seed in range(8):
-        assert judged(id, answer, seed).state == "wrong"
-
-
 # The refusals say why
+
+
+@pytest.mark.parametrize(
+    ("id", "answer", "part"),
+    [
+        ("1.1", lambda r, s, z: (r // s + z).clamp(0, 255).to(torch.uint8), "fraction is dropped"),
+        ("2.1", lambda r, a, b: qparams(r, a, b, torch.trunc), "fraction is cut off"),
+        ("2.3", lambda r, s, a, b: max(a, min(b, math.trunc(a - r / s))), "fraction is cut off"),
+        ("3.1", lambda r, bits: torch.trunc(r / scales(r, bits)).char(), "fraction is dropped"),
+        ("4.2", lambda q, s, z: s * (q - z.long()), "A single z, without an axis"),
+        ("8.1", lambda d: take_from_large(d, 8), "take 16 from the nibbles 8 to 15, not 8"),
+        ("8.1", lambda d: take_from_large(d & 0x77, 16), "(the mask is 15)"),
+        (
+            "9.3",
+            lambda acc, m, n, z: ((acc.long() * m / 2**n + 0.5).floor() + z).clamp(-128, 127),
+            "`/` makes float32 of an int64 tensor too",
+        ),
+    ],
+)
+def test_what_is_said_is_true_of_all_who_err_alike(id, answer, part):
+    """Of one mistake in several forms: no cast is blamed where none is, and no int64 asked for."""
+    hint = judged(id, answer).recognised.hint
+    assert part in hint and "The cast" not in hint and "Use int64" not in hint
+
+
+def take_from_large(data, n):
+    nibbles = torch.stack([data & 15, data >> 4], dim=1).flatten().to(torch.int8)
+    return torch.where(nibbles > 7, nibbles - n, nibbles)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from qlesson.teach.exercises import SHAPES, each, exercise, flat, right, symmetr
 class SymmetricCodes:
     """
     Write `my_symmetric(r, bits)` that returns the symmetric codes of `r` as `torch.int8`, for 2
-    to 8 bits. Where all values are 0, so are the codes. Apply it to `T` and to `-T`: the results
-    must differ in sign alone.
+    to 8 bits. Where all values are 0, so are the codes, with a scale above 0. (Where the cast makes
+    0 of NaN, 0 / 0 passes too.) Apply it to `T` and to `-T`: the results must differ in sign alone.
     """
 
     hints = (
@@ -24,7 +24,7 @@ class SymmetricCodes:
     why = """The scale sends the largest magnitude to the largest code, so nothing lies outside and
         nothing has to be clipped. The magnitude counts: -T has its largest value below 0. Where
         all values are 0, any scale above 0 will do, and the quotient has a value; 0 / 0 is NaN,
-        of which the cast happens to make 0."""
+        of which the cast may make 0, and need not."""
     dtype = torch.int8
 
     @right
@@ -76,7 +76,7 @@ class SymmetricCodes:
         s = (r.max() - r.min()) / (2 * quant_max)
         return torch.round(r / s).clamp(-quant_max, quant_max).to(torch.int8)
 
-    @wrong("The cast drops the fraction. Round before it.")
+    @wrong("The fraction is dropped, by a cast or by trunc. Round first.")
     def truncated(r, bits):
         s = r.abs().max() / (2 ** (bits - 1) - 1)
         return (r / s).to(torch.int8)

@@ -100,7 +100,7 @@ class PerRow:
         s = r.abs().amax(dim=1, keepdim=True) / 127
         return s * torch.round(r / s)
 
-    @wrong("The cast drops the fraction. Round before it.")
+    @wrong("The fraction is dropped, by a cast or by trunc. Round first.")
     def truncated(r, bits):
         s = r.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
         return s * torch.trunc(r / s)
