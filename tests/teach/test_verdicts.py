@@ -405,6 +405,7 @@ ALMOST = [
     ("3.1", lambda r, bits: torch.round(r / scales(r, bits).clamp(min=1e-5)).to(torch.int8)),
     ("3.1", lambda r, bits: torch.round(r / scales(r, bits).clamp(min=1e-6)).to(torch.int8)),
     ("3.1", lambda r, bits: torch.round(r / scales(r, bits).clamp(min=1)).to(torch.int8)),
+    ("3.1", lambda r, bits: torch.round(r / (scales(r, bits) + 1e-8)).to(torch.int8)),
     ("3.3", lambda qw, qx, zw, zx: torch.dot((qw - zw).float(), (qx - zx).float()).long()),
     ("3.3", lambda qw, qx, a, b: corners(qw, qx, a, b) + (qw.float() @ qx.float()).long()),
     ("6.1", lambda r, bits: (s := scales(r, bits, 1).clamp(min=1e-5)) * torch.round(r / s)),
