@@ -72,7 +72,7 @@ class Formula:
     def signed_ends(r, s, z):
         return torch.round(r / s + z).clamp(-128, 127).to(torch.int32).to(torch.uint8)
 
-    @wrong("The cast drops the fraction, so 3.75 becomes 3. Round first.")
+    @wrong("The fraction is dropped (by a cast, floor, trunc or //): 3.75 becomes 3. Round first.")
     def truncated(r, s, z):
         return (r / s + z).clamp(0, 255).to(torch.uint8)
 

@@ -40,6 +40,7 @@ class BothEquations:
         yield tensor([0.0, 3.0]), -2, 1
         yield tensor([-1.0, 2.0]), -2, 1
         yield tensor([-0.5, 2.5]), -2, 1  # the zero point is a tie
+        yield tensor([-1.5, 1.5]), -2, 1  # a tie whose even neighbour lies above it
         yield tensor([-1.625, 1.375]), -2, 1  # it lies above the half
         yield tensor([1.0, 4.0]), -2, 1
         yield tensor([-4.0, -1.0]), -2, 1
@@ -70,7 +71,7 @@ class BothEquations:
         s = (r.max() - r.min()) / (quant_max - quant_min)
         return s, (quant_min - r.min() / s).clamp(quant_min, quant_max)
 
-    @wrong("int() cuts the fraction off. Round to the nearest whole number.")
+    @wrong("The fraction is cut off (by int, trunc or a cast). Round to the nearest whole number.")
     def truncated(r, quant_min, quant_max):
         s = (r.max() - r.min()) / (quant_max - quant_min)
         return s, max(quant_min, min(quant_max, int(quant_min - r.min() / s)))
@@ -210,7 +211,7 @@ class BugReport:
     def not_clipped(r_min, s, quant_min, quant_max):
         return round(quant_min - r_min / s)
 
-    @wrong("The ends are right now, but int() cuts the fraction off. Keep round.")
+    @wrong("The ends are right now, but the fraction is cut off (by int or trunc). Keep round.")
     def truncated(r_min, s, quant_min, quant_max):
         return max(quant_min, min(quant_max, int(quant_min - r_min / s)))
 

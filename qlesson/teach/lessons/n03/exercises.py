@@ -11,8 +11,8 @@ from qlesson.teach.exercises import SHAPES, each, exercise, flat, right, symmetr
 class SymmetricCodes:
     """
     Write `my_symmetric(r, bits)` that returns the symmetric codes of `r` as `torch.int8`, for 2
-    to 8 bits. Where all values are 0, so are the codes. Apply it to `T` and to `-T`: the results
-    must differ in sign alone.
+    to 8 bits. Where all values are 0, so are the codes, with a scale above 0. (Where the cast makes
+    0 of NaN, 0 / 0 passes too.) Apply it to `T` and to `-T`: the results must differ in sign alone.
     """
 
     hints = (
@@ -24,7 +24,7 @@ class SymmetricCodes:
     why = """The scale sends the largest magnitude to the largest code, so nothing lies outside and
         nothing has to be clipped. The magnitude counts: -T has its largest value below 0. Where
         all values are 0, any scale above 0 will do, and the quotient has a value; 0 / 0 is NaN,
-        of which the cast happens to make 0."""
+        of which the cast may make 0, and need not."""
     dtype = torch.int8
 
     @right
@@ -44,9 +44,12 @@ class SymmetricCodes:
             yield tensor(r), 2
         yield tensor([0.0]), 3
         yield torch.zeros(2, 3), 8
-        yield tensor([[0.0, 0.0, 0.0], [3.0, -1.0, 1.0]]), 3
+        yield tensor([[0.0, 0.0, 0.0], [0.6, -0.25, 0.2]]), 3
         yield tensor([[-7.0, -7.0]]), 4
-        yield tensor([3e-6, 1.25e-6]), 3  # the scale is small, and not 0
+        for r in ([-0.75, 0.25, 0.5], [0.0, -0.35, -0.15], [0.35, 0.15, 0.0], [0.37, 0.37]):
+            yield tensor(r), 2  # not all zeros, though a sum, an end or the width is 0
+        for r in ([3e-6, 1.25e-6], [6e-7, 3.1e-7]):  # the scale is small, and not 0
+            yield tensor(r), 3
         for shape in 4 * SHAPES:
             bits, s = rng.randint(2, 8), rng.uniform(0.1, 5)
             yield symmetric_values(rng, shape, s, 2 ** (bits - 1) - 1), bits
@@ -73,7 +76,7 @@ class SymmetricCodes:
         s = (r.max() - r.min()) / (2 * quant_max)
         return torch.round(r / s).clamp(-quant_max, quant_max).to(torch.int8)
 
-    @wrong("The cast drops the fraction. Round before it.")
+    @wrong("The fraction is dropped, by a cast or by trunc. Round first.")
     def truncated(r, bits):
         s = r.abs().max() / (2 ** (bits - 1) - 1)
         return (r / s).to(torch.int8)

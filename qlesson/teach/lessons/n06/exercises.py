@@ -47,8 +47,11 @@ class PerRow:
         yield tensor([[3.0], [6.0]]), 3
         yield tensor([[3.0, 1.25], [6.0, 4.5]]), 3
         yield tensor([[0.0, 0.0]]), 3
-        yield tensor([[3.0, 1.25], [0.0, 0.0], [6.0, 4.5]]), 3
-        yield tensor([[3e-6, 1.25e-6]]), 3  # the scale is small, and not 0
+        yield tensor([[3.0, 1.25], [0.0, 0.0], [0.6, 0.25]]), 3
+        for r in ([-0.75, 0.25, 0.5], [0.0, -0.35, -0.15], [0.35, 0.15, 0.0], [0.37, 0.37]):
+            yield tensor([r]), 2  # no row of zeros, though a sum, an end or the width is 0
+        for r in ([3e-6, 1.25e-6], [6e-7, 2.5e-7]):  # the scale is small, and not 0
+            yield tensor([r]), 3
         for rows, columns in 5 * SHAPES[1:]:
             bits = rng.randint(2, 8)
             quant_max = 2 ** (bits - 1) - 1
@@ -97,7 +100,7 @@ class PerRow:
         s = r.abs().amax(dim=1, keepdim=True) / 127
         return s * torch.round(r / s)
 
-    @wrong("The cast drops the fraction. Round before it.")
+    @wrong("The fraction is dropped, by a cast or by trunc. Round first.")
     def truncated(r, bits):
         s = r.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
         return s * torch.trunc(r / s)

@@ -42,6 +42,7 @@ class MovingAverage:
         yield tensor([0.0, 8.0]), 0.25
         yield tensor([8.0, 0.0]), 0.25
         yield tensor([8.0, 0.0, 4.0]), 0.5
+        yield tensor([8.0, 0.0, 8.0]), 0.5  # the value of the first batch comes again
         yield tensor([1.0, 2.0, 3.0, 40.0]), 0.125
         yield tensor([-4.0, -8.0]), 0.25
         for _ in range(20):

@@ -76,7 +76,8 @@ class Unpack:
     def offset(data):
         return torch.stack([data & 15, data >> 4], dim=1).flatten().to(torch.int8) - 8
 
-    @wrong("A nibble has the values 0 to 15, so the mask is 15: yours drops a bit.")
+    @wrong("The highest bit is lost, so 8 becomes 0: keep all four bits (the mask is 15), and take "
+           "16 from the nibbles 8 to 15, not 8.")  # fmt: skip
     def mask_of_seven(data):
         return torch.stack([data & 7, data >> 4 & 7], dim=1).flatten().to(torch.int8)
 

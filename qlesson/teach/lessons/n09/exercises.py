@@ -223,7 +223,8 @@ class Requantize:
         q = torch.round(acc.double() * multiplier / 2**shift)
         return (q + z).clamp(-128, 127).to(torch.int8)
 
-    @wrong("float32 holds whole numbers up to 2**24 alone, and acc may be larger. Use int64.")
+    @wrong("float32 holds whole numbers up to 2**24 alone, and acc may be larger. `/` makes "
+           "float32 of an int64 tensor too: stay in int64 and use >> or //.")  # fmt: skip
     def in_float32(acc, multiplier, shift, z):
         q = torch.floor(acc.float() * multiplier / 2**shift + 0.5)
         return (q + z).clamp(-128, 127).to(torch.int8)
