@@ -15,9 +15,10 @@ def by_block(panels: Mapping[str, Mapping[str, draw.Values]]) -> Figure:
     """
     fig, axes = draw.figure(3.3, cols=len(panels), sharey=True)
     for ax, (title, found) in zip(np.ravel(axes), panels.items(), strict=True):
-        for (label, values), (color, marker, line) in zip(found.items(), draw.STYLES, strict=False):
-            # Hollow, so that none hides another.
-            look = dict(color=color, marker=marker, mfc="none", ls=line, ms=4.5, lw=1.2)
+        for i, (label, values) in enumerate(found.items()):
+            color, marker, line = draw.STYLES[i]
+            # Hollow, and smaller than those before, so that none hides another.
+            look = dict(color=color, marker=marker, mfc="none", ls=line, ms=6.5 - i, lw=1.2)
             ax.plot(np.arange(len(draw.array(values))), draw.array(values), label=label, **look)
         ax.set_yscale("log")
         draw.own_ticks(ax.yaxis, (3, 5, 10, 20), ("3", "5", "10", "20"))
