@@ -71,9 +71,19 @@ def assert_looks(make, stored=True):
         assert min(box.x0, box.y0, 7 - box.x1, height / 100 - box.y1) > 0.04, "no margin"
     assert box.x1 <= 7.01 and box.y1 <= height / 100 + 0.01, f"something leaves the canvas: {box}"
     assert_words_read(fig)
+    assert_log_axes_say_so(fig)
     for ax in fig.axes:
         assert not any(ax.spines[s].get_visible() and ax.axison for s in ("top", "right"))
         _assert_colours_read(ax)
+
+
+def assert_log_axes_say_so(fig):
+    """In the axis' label, or in the title where the axis has none."""
+    for ax in fig.axes:
+        for axis, shared in ((ax.xaxis, fig.get_supxlabel()), (ax.yaxis, fig.get_supylabel())):
+            if axis.get_visible() and axis.get_scale() != "linear":
+                words = axis.get_label_text() or shared or ax.get_title("left")
+                assert "(log" in words, f"a logarithmic axis, called {words!r}"
 
 
 def assert_words_read(fig):

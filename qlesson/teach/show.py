@@ -172,8 +172,9 @@ def _heading(number: int, ax: Axes) -> str:
     parts = [f"axes {number}"] + [f'"{t}"' for t in titles if t]
     for name, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
         words = _one_line(axis.get_label_text())
-        if axis.get_scale() != "linear":
-            words += f" ({axis.get_scale()})"
+        scale = f"({axis.get_scale()})"
+        if scale != "(linear)" and not words.endswith(scale):
+            words += f" {scale}"
         own = _own_tick_labels(axis)
         if axis.get_visible() and own:
             words += f" [{', '.join(own)}]"

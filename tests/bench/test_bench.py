@@ -455,6 +455,23 @@ def test_what_notebook_14_says_of_times_is_stored():
     assert 0.4 < 4 * 16384 * 4096 / gb_per_s / one["float32"] < 0.6
 
 
+def test_what_stands_below_the_pictures_of_13_and_14_is_stored():
+    ms = bench.ms_of(CPU["rows"], **CELL)
+    floor, code = ms.pop(bench.FLOOR), (ROOT / "notebooks/13_fast_kernels.ipynb").read_text()
+    assert "Loops that fill given memory are near the floor, the formula is far." in code
+    into_given = {name: ms.pop(name) for name in ("compiled", "torch.compile", "onnxruntime")}
+    assert max(into_given.values()) < 1.3 * floor and min(ms.values()) > 3 * floor
+    code = (ROOT / "notebooks/14_writing_fast.ipynb").read_text()
+    assert "At one token 4-bit codes are above 8-bit ones; from 64 on they meet." in code
+    more = {}
+    for tokens in (1, 8, 64, 256):
+        each = (bench.ms_of(CPU["product"], bits=bits, tokens=tokens) for bits in (8, 4))
+        eight, four = (found["qlesson"] for found in each)
+        more[tokens] = eight / four
+    assert more[1] > 1.35 and more[8] > 1.1 and 0.95 < min(more[64], more[256])
+    assert max(more[64], more[256]) < 1.05
+
+
 def test_what_notebooks_13_and_14_say_of_another_processor_is_stored():
     text = text_of("13_fast_kernels.ipynb")
     assert "Here are the same loops on a processor of another maker" in text

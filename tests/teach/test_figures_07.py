@@ -89,7 +89,7 @@ def test_losses_by_limit_puts_a_star_at_each_minimum():
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["8 bits", "4 bits", "3 bits"]
     left, right = draw("losses_by_limit", EXTRA["losses_by_limit"][0]).axes
     assert line(left, "least of a").get_xdata() == 5 and line(right, "least of a").get_xdata() == 1
-    assert right.get_title(loc="left") == "KL divergence" and right.get_legend() is None
+    assert right.get_title(loc="left") == "KL divergence (log)" and right.get_legend() is None
 
 
 def test_running_ranges():

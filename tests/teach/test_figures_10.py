@@ -105,6 +105,7 @@ def test_written_shows_both_texts_whole():
     for label, p in PERPLEXITIES.items():
         np.testing.assert_allclose(line(below, label), [[p], [0]])
     assert {t.get_text() for t in below.texts} == {"3.82", "134"}
+    assert {mark.get_markerfacecolor() for mark in below.lines} == {"none"}
 
 
 @pytest.mark.parametrize(
@@ -144,8 +145,8 @@ def test_looks(name):
 
 def test_perplexity_by_bits():
     ax = figures.perplexity_by_bits(*CASES["perplexity_by_bits"]).axes[0]
-    close(line(ax, "tensor"), [[3, 2, 1, 0], [4.5, 7.2, 60.1, 903]])
-    close(line(ax, "row"), [[3, 0], [4.4, 201]])
+    close(line(ax, "tensor"), [[8, 4, 3, 2], [4.5, 7.2, 60.1, 903]])
+    close(line(ax, "row"), [[8, 2], [4.4, 201]])
     assert [t.get_text() for t in ax.get_xticklabels()] == ["2", "3", "4", "8"]
     assert words(ax) == ["903", "201"] and ax.get_yscale() == "log"
     close({*line(ax, "float32: 4.4")[1]}.pop(), 4.4)

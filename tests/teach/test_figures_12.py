@@ -62,6 +62,8 @@ def test_pulls_go_against_the_gradient_and_the_dashed_line_has_its_slope():
     close(x, steps)
     close(y, losses)
     close(line(left, "chosen"), [[1.0], [0.2]])
+    close(line(left, "least error"), [[0.6], [0.1]])
+    close(left.get_ylim(), [0.08, 0.22])
     x, y = line(left, "gradient of the step")
     assert (y[1] - y[0]) / (x[1] - x[0]) == pytest.approx(inside + clipped)
     close([x.mean(), y.mean()], [1.0, 0.2])

@@ -36,6 +36,7 @@ def test_where_zero_comes_back_counts_every_block():
         assert counts[13] == expected and edges[13] == pytest.approx(-edges[14])
         assert {-0.5, 0.5} <= {*edges.round(12)}
     assert "dashed: 0.0" in fig.get_supxlabel()
+    assert [ax.get_ylabel() for ax in fig.axes] == ["blocks", "blocks"]  # their scales differ
 
 
 def test_price_by_part_stacks_bits_per_value():

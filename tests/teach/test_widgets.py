@@ -80,6 +80,19 @@ def test_the_sentence_below_a_live_figure_holds_for_every_setting():
     assert below.data == caption(DECLARATIONS["01"].picture)
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_the_picture_says_its_settings(notebook):
+    """A stored one has no controls, and the sentence below it holds for every setting."""
+    words = " ".join(t.get_text() for t in drawn_texts(play(notebook).figure))
+    for name, control in DECLARATIONS[notebook].controls.items():
+        if isinstance(control, Choice):
+            assert control.start in words
+        if name == "bits" and isinstance(control, Slider) and notebook != "08":  # draws each bit
+            assert f"{control.start} bits" in words
+        if name == "rotated":
+            assert "not rotated" in words
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook, name", EVERY_CONTROL)
 def test_a_control_changes_picture_and_words(notebook, name):

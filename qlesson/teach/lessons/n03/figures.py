@@ -48,7 +48,7 @@ def _count_codes(q: draw.Values, quant_min: int, quant_max: int) -> np.ndarray:
 
 
 def two_ranges(rows: Mapping[str, tuple[draw.Values, draw.Scalar, draw.Scalar]]) -> Figure:
-    """The range each mapping covers, and the part of it that holds no value   (notebook 03).
+    """The range each mapping covers, and what of it lies beyond all values   (notebook 03).
 
     rows  {label: (values, r_min, r_max)}
     """
@@ -74,10 +74,9 @@ def two_ranges(rows: Mapping[str, tuple[draw.Values, draw.Scalar, draw.Scalar]])
             ax.axvspan(start, stop, facecolor=draw.UNUSED, edgecolor=draw.GRID, hatch="//", lw=0)
         ax.stairs(n, edges, fill=True, color=draw.REAL, lw=0, label="values", baseline=baseline)
         share = 100 * sum(stop - start for start, stop in empty) / ((b - a) or 1.0)
-        draw.title(
-            ax, f"{label}: {draw.short(a)} to {draw.short(b)}, {share:.1f} % of it holds no value"
-        )
-    ax.set_xlabel("r  (shaded: the range; hatched: no value there)")
+        ends = f"{draw.short(a)} to {draw.short(b)}"
+        draw.title(ax, f"{label}: {ends}, {share:.1f} % of it lies beyond all values")
+    ax.set_xlabel("r  (shaded: the range; hatched: beyond all values)")
     ax.set_xlim(*draw.wider(low, high, 0.02))
     return fig
 
@@ -87,12 +86,13 @@ def _count_axis(ax: Axes, counts: np.ndarray) -> float:
 
     Returns where the bars begin.
     """
-    ax.set_ylabel("count")
     if counts.max() <= 100:
+        ax.set_ylabel("count")
         ax.set_yscale("linear")
         ax.set_ylim(0, 1.1 * counts.max())
         ax.yaxis.set_major_locator(draw.whole(3))
         return 0
+    ax.set_ylabel("count (log)")
     ax.set_yscale("log")
     ax.set_ylim(0.5, 2 * counts.max())
     ax.yaxis.set_major_locator(LogLocator(numticks=8))

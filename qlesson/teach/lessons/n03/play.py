@@ -17,7 +17,7 @@ def _normals() -> Tensor:
 
 
 @declare(
-    "The values and the range that each mapping covers; what holds no value is hatched.",
+    "The values and the range that each mapping covers; what lies beyond all values is hatched.",
     shift=Slider("shift", 0.0, 5.0, 0.25, 2.0),
     relu=Switch("ReLU", False),
 )

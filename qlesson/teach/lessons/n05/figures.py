@@ -53,7 +53,7 @@ def error_histogram(r: draw.Values, r_hat: draw.Values, scale: draw.Values | dra
         percent = 100 * draw.number(share.mean()) / (total or 1.0)
         noun = "value" if part.sum() == 1 else "values"
         draw.title(ax, f"{name}: {part.sum():,} {noun}, {percent:.3g} % of the MSE")
-    np.ravel(axes)[0].set_ylabel("count")
+        ax.set_ylabel("count")
     fig.suptitle(f"MSE = {draw.short(total)}", fontsize=10, ha="left", x=0.01)
     return fig
 
@@ -96,7 +96,7 @@ def clip_sweep(
     ax.set_ylim(total[total > 0].min() / 30, total.max() * 2)
     ax.yaxis.set_major_formatter(draw.PLAIN)
     ax.set_xlabel("clip limit: the range is −limit to limit")
-    ax.set_ylabel("mean squared error")
+    ax.set_ylabel("mean squared error (log)")
     draw.title(
         ax,
         f"{bits} bits, limit {draw.short(chosen)}: MSE {draw.short(sum(here))}, "

@@ -73,19 +73,20 @@ def error_by_price(curves: Mapping[str, Priced]) -> Figure:
     return _by_price(curves, "SQNR (dB)", 3.8)
 
 
-def above_the_rows(curves: Mapping[str, Priced]) -> Figure:
+def above_the_rows(curves: Mapping[str, Priced], title: str = "") -> Figure:
     """How far groups lie above the line through the rows, at equal price   (notebook 06, Play).
 
     curves  {label: (bits per value, dB above that line, names of the points)}
     """
-    return _by_price(curves, "dB above the rows", 2.9)
+    return _by_price(curves, "dB above the rows", 2.9, title)
 
 
-def _by_price(curves: Mapping[str, Priced], words: str, height: float) -> Figure:
+def _by_price(curves: Mapping[str, Priced], words: str, height: float, title: str = "") -> Figure:
     fig, ax = draw.figure(height)
     points = draw.named_curves(ax, curves)
     ax.set_xlabel("bits per value")
     ax.set_ylabel(words)
+    draw.title(ax, title)
     ax.margins(0.08, 0.12 * 3.8 / height)  # in inches the same, for the names
     draw.legend_above(fig, ax.get_legend_handles_labels()[0])
     draw.name_points(fig, ax, points)

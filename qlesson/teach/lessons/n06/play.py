@@ -77,6 +77,6 @@ def _bits_or_groups(times: int, scales: str) -> Shown:
         for way, bits in ((_ROW, _BITS_OF_ROWS), *((way, _BITS) for way in _GROUPS)):
             points = [_price_and_height(times, b, way, scales) for b in bits]
             curves[way] = (*zip(*points, strict=True), list(bits))
-        return figures.above_the_rows(curves)
+        return figures.above_the_rows(curves, f"{scales} scales, 8 columns times {times}")
 
     return sentences, draw

@@ -13,6 +13,7 @@ def histogram_and_ranges(
     values: draw.Values,
     ranges: Mapping[str, tuple[draw.Scalar, draw.Scalar]],
     words: Mapping[str, str] | None = None,
+    title: str = "",
 ) -> Figure:
     """How often each value occurs, and below it the range of each method   (notebook 07).
 
@@ -29,7 +30,8 @@ def histogram_and_ranges(
     top.stairs(counts, edges, fill=True, color=draw.SIZE, label="values")
     top.set_yscale("log")
     top.set_ylim(0.6, 3 * counts.max())
-    top.set_ylabel("count")
+    top.set_ylabel("count (log)")
+    draw.title(top, title)
     for y, (name, (r_min, r_max)) in enumerate(ends.items()):
         color = draw.STYLES[y % len(draw.STYLES)][0]
         below.plot([r_min, r_max], [-y, -y], color=color, lw=2.5, marker="|", ms=9, label=name)
@@ -46,7 +48,7 @@ def histogram_and_ranges(
 
 def losses_by_limit(
     panels: Mapping[str, Mapping[str, tuple[draw.Values, draw.Values]]],
-    quantity: str = "clip limit: the range is −limit to limit",
+    quantity: str = "clip limit: values beyond ±limit are clipped",
 ) -> Figure:
     """What a search minimizes, against the limit; a star at each minimum   (notebook 07).
 
@@ -63,7 +65,7 @@ def losses_by_limit(
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(draw.PLAIN)
         ax.set_xlabel(quantity if len(panels) == 1 else "clip limit")
-        draw.title(ax, loss)
+        draw.title(ax, f"{loss} (log)")
         if len(curves) > 1:
             ax.legend(handles=ax.get_lines()[::2], frameon=False, fontsize=draw.SMALL)
         ax.margins(y=0.12)

@@ -54,4 +54,5 @@ def _gain_over_min_max(bits: int, distance: int) -> Shown:
         words[method] = said.replace("-", "−")
     ranges = {method: ends[:2] for method, ends in quality.items()}
     r = _normals_and_ten_at(distance)
-    return sentences, partial(figures.histogram_and_ranges, r, ranges, words)
+    title = f"{bits} bits, ten values at ±{distance}"
+    return sentences, partial(figures.histogram_and_ranges, r, ranges, words, title)

@@ -88,7 +88,7 @@ def size_and_perplexity(
     draw.own_ticks(ax.yaxis, *_plain_ticks(ax.get_ylim()))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("size of the model (kB)")
-    ax.set_ylabel("perplexity")
+    ax.set_ylabel("perplexity (log)")
     ax.margins(0.06, 0.1)
     draw.legend_above(fig, ax.get_legend_handles_labels()[0])
     draw.name_points(fig, ax, points)
@@ -118,7 +118,9 @@ def written(texts: Mapping[str, str], perplexities: Mapping[str, draw.Scalar]) -
         words = "\n".join(lines)
         top.text(0, -4 * i - 1.1, words, family="monospace", fontsize=draw.SMALL, va="top")
         at = draw.number(perplexities[label])
-        below.plot([at], [0], marker, color=color, ms=8, clip_on=False, label=label)
+        # Hollow, so that none hides another.
+        look = dict(color=color, mfc="none", mew=1.8, ms=8, clip_on=False)
+        below.plot([at], [0], marker, label=label, **look)
         names = dict(textcoords="offset points", ha="center", color=color)
         below.annotate(three_digits(at), (at, 0), (0, 9 if i else -18), **names)
     top.set_xlim(0, 1)
@@ -139,7 +141,7 @@ def _blind_to_sure(ax: Axes) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_visible(False)
     ax.spines["left"].set_visible(False)
-    ax.set_xlabel("perplexity")
+    ax.set_xlabel("perplexity (log)")
 
 
 def three_digits(p: draw.Scalar) -> str:
@@ -159,7 +161,7 @@ def perplexity_by_bits(
     fig, ax = draw.figure(3.4)
     every = sorted({draw.number(b) for bits, _ in curves.values() for b in bits})
     for (label, (bits, values)), style in zip(curves.items(), draw.STYLES, strict=False):
-        x, values = [every.index(draw.number(b)) for b in bits], draw.array(values)
+        x, values = draw.array(bits), draw.array(values)
         draw.curve(ax, x, values, style, label)
         side = -1 if x[-1] < x[0] else 1
         ax.annotate(
@@ -181,9 +183,9 @@ def perplexity_by_bits(
         )
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter(draw.PLAIN)
-    draw.own_ticks(ax.xaxis, range(len(every)), [draw.short(b) for b in every])
+    draw.own_ticks(ax.xaxis, every, [draw.short(b) for b in every])
     ax.set_xlabel("bits")
-    ax.set_ylabel("perplexity")
+    ax.set_ylabel("perplexity (log)")
     ax.margins(0.13, 0.12)
     ax.legend(frameon=False)
     return fig

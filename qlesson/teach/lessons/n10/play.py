@@ -39,7 +39,7 @@ def _the_model_writes(bits: int, scales: str, mode: str, inputs: str) -> Shown:
         f"perplexity {fewer} in place of {float32}.",
         *textwrap.wrap(f"It writes: {' '.join(small.text.split())}", 79),
     ]
-    label = f"{bits} bits" + (f", inputs {inputs}" if INPUTS[inputs] else "")
+    label = f"{bits} bits, {scales}, {mode}" + (f", inputs {inputs}" if INPUTS[inputs] else "")
     both = {FLOAT: original, label: small}
     texts = {label: it.text for label, it in both.items()}
     perplexities = {label: it.perplexity for label, it in both.items()}

@@ -67,8 +67,8 @@ def column_errors(sizes: draw.Values, errors: Mapping[str, draw.Values]) -> Figu
     ax.set_yscale("log")
     ax.xaxis.set_major_formatter(draw.PLAIN)
     ax.yaxis.set_major_formatter(draw.PLAIN)
-    ax.set_xlabel("mean |input| of the column")
-    ax.set_ylabel("weight error (rms)")
+    ax.set_xlabel("mean |input| of the column (log)")
+    ax.set_ylabel("weight error, rms (log)")
     draw.legend_above(fig, ax.get_legend_handles_labels()[0])
     return fig
 

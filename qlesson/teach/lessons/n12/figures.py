@@ -73,14 +73,17 @@ def pulls(
     chosen: int,
     inside: draw.Scalar,
     clipped: draw.Scalar,
+    title: str = "",
 ) -> Figure:
     """Mean squared error by the step, and who pulls the chosen one where   (notebook 12, Play).
+
+    The error is drawn near its least, or up to the chosen step, where it is to be compared.
 
     steps, losses    the curve
     chosen           the number of the chosen step in them
     inside, clipped  the gradient of that step, from values in the range and from clipped ones
     """
-    fig, (left, right) = draw.figure(2.9, cols=2)
+    fig, (left, right) = draw.figure(3.0, cols=2)
     steps, losses = draw.array(steps), draw.array(losses)
     here, height = steps[chosen], losses[chosen]
     slope = draw.number(inside) + draw.number(clipped)
@@ -88,11 +91,14 @@ def pulls(
     reach = np.array([-0.15, 0.15])
     ends = here + reach, height + reach * slope
     left.plot(*ends, color=draw.CODE, lw=2.4, ls="--", label="gradient of the step")
+    best = int(losses.argmin())
+    left.plot(steps[best], losses[best], "*", color=draw.REAL, ms=13, label="least error")
     left.plot(here, height, "o", color=draw.CODE, ms=8, label="chosen")
     left.set_xlabel("step s")
     left.set_xlim(0, 1.03 * steps[-1])
-    left.set_ylim(0, 1.5 * losses.max())
-    left.legend(frameon=False, loc="upper center", fontsize=draw.SMALL)
+    left.set_ylim(0.8 * losses[best], max(2 * losses[best], 1.1 * height))
+    draw.title(left, title)
+    draw.legend_above(fig, left.get_legend_handles_labels()[0])
     # Descent goes against the gradient.
     sizes = [-draw.number(inside), -draw.number(clipped), -slope]
     colors = [draw.ERROR, draw.CLIPPED, draw.TOTAL]

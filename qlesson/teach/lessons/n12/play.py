@@ -55,4 +55,5 @@ def _step(bits: int, s: float) -> Shown:
         f"{bits} bits, step {_STEPS[chosen]:.2f}: MSE {loss:.4f}. The step {way}.",
         f"Pulls: inside {-inside:+.4f}, clipped {0.0 - clipped:+.4f}.",
     ]
-    return sentences, partial(figures.pulls, _STEPS, losses, chosen, inside, clipped)
+    title = f"{bits} bits, step {_STEPS[chosen]:.2f}"
+    return sentences, partial(figures.pulls, _STEPS, losses, chosen, inside, clipped, title)

@@ -71,14 +71,17 @@ def pieces(sizes: Sequence[int], ms: Sequence[float], floor: float) -> Figure:
     powers = np.log2(sizes).round().astype(int)
     draw.own_ticks(ax.xaxis, sizes, [f"$2^{{{p}}}$" for p in powers])
     ax.set_ylim(0, 1.1 * max(ms))
-    ax.set_xlabel("values in a piece")
+    ax.set_xlabel("values in a piece (log)")
     ax.set_ylabel("milliseconds")
     fig.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=10)
     return fig
 
 
 def roofline(
-    points: Mapping[str, tuple[float, float]], gb_per_s: float, arithmetic: float | None = None
+    points: Mapping[str, tuple[float, float]],
+    gb_per_s: float,
+    arithmetic: float | None = None,
+    title: str = "",
 ) -> Figure:
     """Values per second against bytes per value, under the roof of memory   (notebook 13).
 
@@ -101,8 +104,9 @@ def roofline(
         ax.set_ylim(0.05, 2000)
     draw.own_ticks(ax.xaxis, [2, 5, 10, 20, 40, 80], list(map(str, [2, 5, 10, 20, 40, 80])))
     draw.own_ticks(ax.yaxis, *_round_ticks(*ax.get_ylim()))
-    ax.set_xlabel("bytes moved for each value")
-    ax.set_ylabel("billion values per second")
+    ax.set_xlabel("bytes moved for each value (log)")
+    ax.set_ylabel("billion values per second (log)")
+    draw.title(ax, title)
     fig.legend(loc="outside right upper", frameon=False, fontsize=10)
     return fig
 

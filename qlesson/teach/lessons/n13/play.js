@@ -26,8 +26,8 @@ qlesson.play('13', ({work, dtype, bandwidth, arithmetic}) => {
       c.rect(X(ways[1].moved) - 5.5, Y(ways[1].speed) - 5.5, 11, 11, CODE);
       c.below(bottom, left, right, [2, 5, 10, 20, 40, 80].map(b => [X(b), `${b}`]));
       c.beside(left, top, bottom, [.1, 1, 10, 100, 1000].map(v => [Y(v), `${v}`]));
-      c.text((left + right) / 2, 318, 'bytes moved for each value');
-      c.text(38, (top + bottom) / 2, 'billion values per second', {turn: -90});
+      c.text((left + right) / 2, 318, 'bytes moved for each value (log)');
+      c.text(38, (top + bottom) / 2, 'billion values per second (log)', {turn: -90});
       c.line(485, 19, 513, 19, GRID, 2.2, '8 3.5'); c.text(524, 24, 'roof: bandwidth / bytes', {anchor: 'start'});
       c.line(485, 40, 513, 40, INK, 1.7, '1.7 2.8'); c.text(524, 45, 'roof: arithmetic', {anchor: 'start'});
       c.dot(499, 61, 5.5, REAL); c.text(524, 66, 'one by one', {anchor: 'start'});

@@ -59,4 +59,5 @@ def _roofs(work: str, dtype: str, bandwidth: int, arithmetic: int) -> Shown:
             f"{way.capitalize()}, {moved} bytes a value: memory {rate}; the limit is {limit}."
         )
     sentences.append(f"100 million values take {' and '.join(ms)}.")
-    return sentences, partial(figures.roofline, points, bandwidth, arithmetic)
+    title = f"{work}, {dtype}"
+    return sentences, partial(figures.roofline, points, bandwidth, arithmetic, title)

@@ -17,6 +17,7 @@ def tokens_per_second(
     gflop_per_s: float,
     points: Mapping[str, Sequence[tuple[float, float]]],
     limits: tuple[float, float],
+    title: str = "",
 ) -> Figure:
     """Tokens per second against tokens at once, below two roofs   (notebook 14).
 
@@ -43,7 +44,8 @@ def tokens_per_second(
     draw.own_ticks(ax.xaxis, BATCHES, list(map(str, BATCHES)))
     powers = [10**e for e in range(9) if limits[0] <= 10**e <= limits[1]]
     draw.own_ticks(ax.yaxis, powers, [f"{p:,d}" for p in powers])
-    ax.set_xlabel("tokens at once")
-    ax.set_ylabel("tokens per second")
+    ax.set_xlabel("tokens at once (log)")
+    ax.set_ylabel("tokens per second (log)")
+    draw.title(ax, title)
     fig.legend(loc="outside right upper", frameon=False, fontsize=10)
     return fig

@@ -50,7 +50,7 @@ def _roofs(weights: str, tokens: int, machine: str) -> Shown:
     ]
     points = {weights: [(tokens, min(memory, arithmetic))]}
     limits = (0.3, 100_000)
-    rest = {weights: bits}, gb_per_s, gflop_per_s, points, limits
+    rest = {weights: bits}, gb_per_s, gflop_per_s, points, limits, f"{machine}, {weights}"
     return sentences, partial(figures.tokens_per_second, WEIGHTS, *rest)
 
 

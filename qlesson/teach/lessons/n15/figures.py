@@ -28,7 +28,7 @@ def where_zero_comes_back(panels: Mapping[str, draw.Values]) -> Figure:
         ax.set_ylim(0, 1.1 * counts.max())
         ax.yaxis.set_major_locator(draw.whole(5))
         draw.title(ax, title)
-    np.ravel(axes)[0].set_ylabel("blocks")
+        ax.set_ylabel("blocks")
     fig.supxlabel("what 0.0 comes back as, in steps  (dashed: 0.0)", fontsize=10)
     return fig
 
@@ -58,7 +58,7 @@ def price_by_part(types: Mapping[str, tuple[int, Mapping[str, int]]]) -> Figure:
     return fig
 
 
-def there_and_back_in_a_block(r: draw.Values, r_hat: draw.Values) -> Figure:
+def there_and_back_in_a_block(r: draw.Values, r_hat: draw.Values, title: str = "") -> Figure:
     """The weights of a block, what comes back, and the errors   (notebook 15, Play)."""
     r, r_hat = draw.array(r), draw.array(r_hat)
     x = np.arange(len(r))
@@ -73,7 +73,8 @@ def there_and_back_in_a_block(r: draw.Values, r_hat: draw.Values) -> Figure:
     most = 1.2 * abs(r_hat - r).max() or 1.0
     below.set_ylim(-most, most)
     top.set_ylabel("value")
-    below.set_ylabel("error")
+    below.set_ylabel("error\nr_hat − r")
+    draw.title(top, title)
     below.set_xlabel("place in the block")
     below.set_xlim(-0.7, len(r) - 0.3)
     for ax in (top, below):

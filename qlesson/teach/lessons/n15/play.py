@@ -72,4 +72,4 @@ def _block(format: str, block: str) -> Shown:
         f"The error is {off.median().item():.3g} in the middle of all, and at most "
         f"{off.max().item():.3g}, at place {off.argmax().item()}.",
     ]
-    return sentences, partial(figures.there_and_back_in_a_block, r, r_hat)
+    return sentences, partial(figures.there_and_back_in_a_block, r, r_hat, f"{format}: {block}")

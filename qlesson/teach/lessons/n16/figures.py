@@ -27,7 +27,7 @@ def judged(
     left.set_ylim(-0.005, 30)
     draw.own_ticks(left.yaxis, (0, 0.01, 0.1, 1, 10), ("0", "0.01", "0.1", "1", "10"))
     draw.own_ticks(left.xaxis, np.arange(len(losses)), list(losses))
-    draw.title(left, "nats per token above the file")
+    draw.title(left, "nats per token above the file (log above 0.01)")
     found, low, high = (draw.array(list(x)) for x in zip(*shares.values(), strict=True))
     right.errorbar(
         np.arange(len(shares)), found, yerr=np.stack([found - low, high - found]), **look
@@ -41,7 +41,7 @@ def judged(
     return fig
 
 
-def first_tokens(shares: Mapping[str, float]) -> Figure:
+def first_tokens(shares: Mapping[str, float], title: str = "") -> Figure:
     """How likely each of some tokens is to begin the answer   (notebook 16, Play).
 
     shares  {token: probability}
@@ -49,6 +49,7 @@ def first_tokens(shares: Mapping[str, float]) -> Figure:
     fig, ax = draw.figure(0.9 + 0.4 * len(shares))
     at = -np.arange(len(shares), dtype=float)
     ax.barh(at, draw.array(list(shares.values())), 0.6, color=draw.SIZE, edgecolor=draw.INK, lw=0.6)
+    draw.title(ax, title)
     ax.set_yticks([])
     for y, (token, share) in zip(at, shares.items(), strict=True):
         ax.text(share + 0.012, y, f"{token}  {draw.number(share):.3f}", va="center")

@@ -38,4 +38,4 @@ def _answered(bits: str, prompt: str) -> Shown:
     told = textwrap.wrap(f"{model}: {answer}", 79, max_lines=4, placeholder=" ...")
     first = ", ".join(f"{token} {share:.3f}" for token, share in shares.items())
     sentences = [prompt, *told, f"Likeliest to begin the answer: {first}."]
-    return sentences, partial(figures.first_tokens, shares)
+    return sentences, partial(figures.first_tokens, shares, f"{model}: {prompt}")

@@ -15,19 +15,21 @@ def by_block(panels: Mapping[str, Mapping[str, draw.Values]]) -> Figure:
     """
     fig, axes = draw.figure(3.3, cols=len(panels), sharey=True)
     for ax, (title, found) in zip(np.ravel(axes), panels.items(), strict=True):
-        for (label, values), (color, marker, line) in zip(found.items(), draw.STYLES, strict=False):
-            look = dict(color=color, marker=marker, ls=line, ms=3.5, lw=1.2)
+        for i, (label, values) in enumerate(found.items()):
+            color, marker, line = draw.STYLES[i]
+            # Hollow, and smaller than those before, so that none hides another.
+            look = dict(color=color, marker=marker, mfc="none", ls=line, ms=6.5 - i, lw=1.2)
             ax.plot(np.arange(len(draw.array(values))), draw.array(values), label=label, **look)
         ax.set_yscale("log")
         draw.own_ticks(ax.yaxis, (3, 5, 10, 20), ("3", "5", "10", "20"))
         draw.title(ax, title)
     fig.supxlabel("block", fontsize=10)
-    fig.supylabel("largest / rms", fontsize=10)
+    fig.supylabel("largest / rms (log)", fontsize=10)
     draw.legend_above(fig, np.ravel(axes)[0].get_legend_handles_labels()[0])
     return fig
 
 
-def input_bits(found: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
+def input_bits(found: Mapping[str, Mapping[str, tuple[float, float]]], title: str = "") -> Figure:
     """What fewer bits for the inputs cost, by what is done about it   (notebook 17).
 
     found  {way: {bits: (difference in nats per token, its standard error)}}, all bits in the first
@@ -45,12 +47,13 @@ def input_bits(found: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure
     draw.own_ticks(ax.yaxis, (0.01, 0.1, 1), ("0.01", "0.1", "1"))
     draw.own_ticks(ax.xaxis, np.arange(len(bits)), bits)
     ax.set_xlabel("bits of the inputs; bars: two standard errors to each side")
-    ax.set_ylabel("nats per token\nabove the file")
+    ax.set_ylabel("nats per token\nabove the file (log)")
+    draw.title(ax, title)
     draw.legend_above(fig, ax.get_legend_handles_labels()[0])
     return fig
 
 
-def one_token(x: draw.Values, x_hat: draw.Values) -> Figure:
+def one_token(x: draw.Values, x_hat: draw.Values, title: str = "") -> Figure:
     """The inputs of a layer for one token, and what they come back as   (notebook 17, Play).
 
     x, x_hat  one value for each input channel
@@ -62,5 +65,6 @@ def one_token(x: draw.Values, x_hat: draw.Values) -> Figure:
     ax.plot(channels, draw.array(x_hat), label="comes back as", **look)
     ax.set_xlabel("input channel")
     ax.set_ylabel("value")
+    draw.title(ax, title)
     draw.legend_above(fig, ax.get_legend_handles_labels()[0])
     return fig

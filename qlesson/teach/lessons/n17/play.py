@@ -45,4 +45,5 @@ def _token(layer: str, bits: int, rotated: bool) -> Shown:
         "inputs become 0.",
         f"Signal to noise: {ql.sqnr(x, x_hat).item():.1f} dB.",
     ]
-    return sentences, partial(figures.one_token, x[0], x_hat[0])
+    title = f"inputs of {layer}: {bits} bits, {'rotated' if rotated else 'not rotated'}"
+    return sentences, partial(figures.one_token, x[0], x_hat[0], title)
