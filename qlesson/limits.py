@@ -35,7 +35,7 @@ def of_least_error(
     rows = max(1, at_once // values.shape[1])
     parts = zip(*(x.split(rows) for x in (values, weights, r_min, r_max)), strict=True)
     limits = max(1, at_once // values[:rows].numel())
-    return torch.cat([_of_least_error(*part, scheme, limits) for part in parts])
+    return torch.cat([_of_least_error(v, w, lo, hi, scheme, limits) for v, w, lo, hi in parts])
 
 
 def _of_least_error(
