@@ -15,7 +15,7 @@ A sum whose every partial sum is exact (of integers, of halves) is left alone, a
 import os
 import random
 import zlib
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -81,18 +81,19 @@ def _changed(x, packet, seed):
 
 
 def _factors(x, seed):
-    """1 + u * 64 eps for each value of x: a part of those drawn once, since most of the time would
-    go into drawing, or their own where x has more."""
-    if x.numel() > DRAWN // 2:
-        return _drawn(x.dtype, x.numel(), seed).view(x.shape)
-    first = random.Random(seed).randrange(DRAWN - x.numel())
-    return _drawn(x.dtype, DRAWN, 0)[first : first + x.numel()].view(x.shape)
+    """1 + u * 64 eps for each value of x: of those drawn once, since drawing would take most of the
+    time, so many from a place that the seed says, over and over where x has more."""
+    drawn, n = _drawn(x.dtype), x.numel()
+    if n >= DRAWN:
+        drawn = drawn.repeat(n // DRAWN + 2)
+    first = random.Random(seed).randrange(min(DRAWN, len(drawn) - n))
+    return drawn[first : first + n].view(x.shape)
 
 
-@lru_cache(maxsize=2)
-def _drawn(dtype, count, seed):
-    generator = torch.Generator().manual_seed(seed)
-    u = torch.rand(count, generator=generator, dtype=dtype, device="cpu") * 2 - 1
+@cache
+def _drawn(dtype):
+    generator = torch.Generator().manual_seed(0)
+    u = torch.rand(DRAWN, generator=generator, dtype=dtype, device="cpu") * 2 - 1
     return 1 + u * (ULPS * torch.finfo(dtype).eps)
 
 
