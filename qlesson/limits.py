@@ -41,7 +41,7 @@ def of_least_error(
 def _of_least_error(
     values: Tensor, weights: Tensor, r_min: Tensor, r_max: Tensor, scheme: Scheme, at_once: int
 ) -> Tensor:
-    """The same for some rows; so many limits are tried at a time, before which none were better."""
+    """The same for rows that a cache holds; so many limits are tried at once."""
     start = best = top = torch.maximum(-r_min, r_max)
     power = torch.frexp(top.double()).exponent.long().clamp(-1000, 1000)
     small = two_to(-power)  # about 1 / max|r|: no square overflows

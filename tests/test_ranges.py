@@ -270,6 +270,31 @@ def test_the_search_is_as_good_as_brute_force(name, bits, mapping):
 
 
 @pytest.mark.parametrize("mapping", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("shape", [(300, 700), (40, 90), (1, 200_000), (1, 1)])
+def test_limits_tried_together_are_those_tried_one_after_the_other(shape, mapping):
+    """Rows and limits come in parts, and of equal errors the first limit stays."""
+    r = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    scheme = ql.Scheme(3, mapping, ql.PerAxis(0), scale_dtype=torch.float16)
+    r_min, r_max = min_max(r, scheme)
+    start = best = top = torch.maximum(-r_min, r_max)
+    least = torch.full_like(top, math.inf, dtype=torch.float64)
+    coarse, fine = [-k / 8 for k in range(1, 73)], [k / 256 for k in range(-64, 65)]
+    for powers in ([None], coarse, fine):
+        for power in powers:
+            limit = top if power is None else torch.minimum(_short(start * 2.0**power), top)
+            ends = r_min.clamp(-limit, limit), r_max.clamp(-limit, limit)
+            r_hat = ql.quantize(r, scheme, qparams_from_range(*ends, scheme)).dequantize()
+            here = (r_hat - r).double().square().sum(1, keepdim=True)
+            best = torch.where(here < least, limit, best)
+            least = torch.minimum(here, least)
+        start = best
+    low, high = mse_search(r, scheme)
+    assert torch.equal(low, r_min.clamp(-best, best)) and torch.equal(
+        high, r_max.clamp(-best, best)
+    )
+
+
+@pytest.mark.parametrize("mapping", ["symmetric", "asymmetric"])
 def test_the_search_reaches_far_down(mapping):
     """One value of 450, given up for very many of size 1: the best limit lies near 1."""
     r = torch.tensor([1.0, -1.0]).repeat(150_000)
