@@ -272,9 +272,9 @@ def test_the_search_is_as_good_as_brute_force(name, bits, mapping):
 @pytest.mark.parametrize("mapping", ["symmetric", "asymmetric"])
 @pytest.mark.parametrize("shape", [(300, 700), (40, 90), (1, 200_000), (1, 1)])
 def test_limits_tried_together_are_those_tried_one_after_the_other(shape, mapping):
-    """Rows and limits come in parts, and of equal errors the first limit stays."""
+    """Rows and limits come in parts, and where limits share a scale the first stays."""
     r = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    scheme = ql.Scheme(3, mapping, ql.PerAxis(0), scale_dtype=torch.float16)
+    scheme = ql.Scheme(3, mapping, ql.PerAxis(0), scale_dtype=torch.bfloat16)
     r_min, r_max = min_max(r, scheme)
     start = best = top = torch.maximum(-r_min, r_max)
     least = torch.full_like(top, math.inf, dtype=torch.float64)
