@@ -457,11 +457,14 @@ def test_what_notebook_14_says_of_times_is_stored():
 
 def test_what_stands_below_the_pictures_of_13_and_14_is_stored():
     ms = bench.ms_of(CPU["rows"], **CELL)
-    floor, code = ms.pop(bench.FLOOR), (ROOT / "notebooks/13_fast_kernels.ipynb").read_text()
+    floor, code = (
+        ms.pop(bench.FLOOR),
+        (ROOT / "notebooks/13_fast_kernels.ipynb").read_text(encoding="utf-8"),
+    )
     assert "Loops that fill given memory are near the floor, the formula is far." in code
     into_given = {name: ms.pop(name) for name in ("compiled", "torch.compile", "onnxruntime")}
     assert max(into_given.values()) < 1.3 * floor and min(ms.values()) > 3 * floor
-    code = (ROOT / "notebooks/14_writing_fast.ipynb").read_text()
+    code = (ROOT / "notebooks/14_writing_fast.ipynb").read_text(encoding="utf-8")
     assert "At one token 4-bit codes are above 8-bit ones; from 64 on they meet." in code
     more = {}
     for tokens in (1, 8, 64, 256):

@@ -8,12 +8,13 @@ import torch
 import qlesson as ql
 from qlesson.blocks import Blocks
 
+THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 BITS = range(2, 9)
 each_bits = pytest.mark.parametrize("bits", BITS, ids="codes_of_{}".format)
 # Of inputs in half, each of which compiles two files more. What unpacks codes knows no dtype, and
 # all bits go through it with floats: these are one, two and three fields of a byte, the largest
 # codes whose sums are one, and the largest of all.
-HALF_BITS = BITS if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else (3, 4, 7, 8)
+HALF_BITS = BITS if THOROUGH else (3, 4, 7, 8)
 each_half_bits = pytest.mark.parametrize("bits", HALF_BITS, ids="codes_of_{}".format)
 EPS = torch.finfo(torch.float32).eps
 ROWS = 37  # more than a thread's share, and no whole tile

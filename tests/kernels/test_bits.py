@@ -5,18 +5,17 @@ HYPOTHESIS_PROFILE=thorough compiles every scheme for every dtype, which takes s
 
 import functools
 import itertools
-import os
 import warnings
 
 import pytest
 import torch
+from products import THOROUGH
 from torch._subclasses import FakeTensorMode
 
 import qlesson as ql
 from qlesson import kernels
 from qlesson.kernels import compilers
 
-THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 HALVES = (torch.bfloat16, torch.float16)
 DTYPES = (torch.float32, *HALVES)
 CUDA = pytest.param(
