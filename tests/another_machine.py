@@ -82,7 +82,7 @@ def _changed(x, packet, seed):
 
 def _factors(x, seed):
     """1 + u * 64 eps for each value of x. They are drawn once, since that takes most of the time, and
-    the seed says where to begin; an x of more values takes them again and again."""
+    the seed says where to begin. An x of more values takes them again and again."""
     drawn, n = _drawn(x.dtype), x.numel()
     if n >= DRAWN:
         drawn = drawn.repeat(n // DRAWN + 2)
