@@ -81,8 +81,8 @@ def _changed(x, packet, seed):
 
 
 def _factors(x, seed):
-    """1 + u * 64 eps for each value of x. They are drawn once, since that takes most of the time, and
-    the seed says where to begin. An x of more values takes them again and again."""
+    """1 + u * 64 eps for each value of x. They are drawn once, since that takes most of the time;
+    the seed says where to begin, and an x of more values takes them again and again."""
     drawn, n = _drawn(x.dtype), x.numel()
     if n >= DRAWN:
         drawn = drawn.repeat(n // DRAWN + 2)
