@@ -5,6 +5,7 @@ rows of values that they have checked, a row for each block.
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from qlesson import checks
 from qlesson.affine import computing, dequantize_affine, quantize_affine, two_to
 from qlesson.granularity import Granularity
+from qlesson.kernels.search import Errors, errors_of
 from qlesson.scheme import Scheme, qparams_of
 
 SMALLEST = -900  # the exponent of a histogram that has seen nothing but zeros
@@ -31,15 +33,38 @@ def of_least_error(
     a coarse pass goes from max|r| down to max|r| / 512 at ratios of 2^(1/8), and a fine one at
     2^(1/256) through the neighbourhood of the best. A range too wide for the dtype loses to all.
     """
+    errors = errors_of(scheme, values)  # the loop; it needs no room for what it computes
     at_once = AT_ONCE_CUDA if values.is_cuda else AT_ONCE
     rows = max(1, at_once // values.shape[1])
     parts = zip(*(x.split(rows) for x in (values, weights, r_min, r_max)), strict=True)
-    limits = max(1, at_once // values[:rows].numel())
-    return torch.cat([_of_least_error(v, w, lo, hi, scheme, limits) for v, w, lo, hi in parts])
+    limits = 256 if errors else max(1, at_once // values[:rows].numel())
+    errors = errors or partial(_squared_errors, scheme)
+    found = [_of_least_error(v, w, lo, hi, scheme, errors, limits) for v, w, lo, hi in parts]
+    return torch.cat(found)
+
+
+def _squared_errors(
+    scheme: Scheme,
+    values: Tensor,
+    weights: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    small: Tensor,
+) -> Tensor:
+    """`search.squared_errors`, one operation at a time."""
+    q = _codes(values, scale, zero_point, scheme)
+    off = (dequantize_affine(q, scale, zero_point) - values).double()
+    return (weights * off.mul_(small).square_()).sum(-1, keepdim=True)
 
 
 def _of_least_error(
-    values: Tensor, weights: Tensor, r_min: Tensor, r_max: Tensor, scheme: Scheme, at_once: int
+    values: Tensor,
+    weights: Tensor,
+    r_min: Tensor,
+    r_max: Tensor,
+    scheme: Scheme,
+    errors: Errors,
+    at_once: int,
 ) -> Tensor:
     """The same for rows that a cache holds; so many limits are tried at once."""
     start = best = top = torch.maximum(-r_min, r_max)
@@ -49,9 +74,7 @@ def _of_least_error(
     def error(limit: Tensor) -> Tensor:
         """Of limits [some, blocks, 1], in their shape."""
         scale, zero_point = qparams_of(*within(r_min, r_max, limit), scheme)
-        q = _codes(values, scale, zero_point, scheme)
-        off = (dequantize_affine(q, scale, zero_point) - values).double()
-        total = (weights * off.mul_(small).square_()).sum(-1, keepdim=True)
+        total = errors(values, weights, scale, zero_point, small)
         return torch.where(_too_wide(scale, scheme), torch.inf, total)
 
     (least,) = error(best[None])

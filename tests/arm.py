@@ -41,10 +41,12 @@ int main(int, char** argv) {
   get(r, M * N); get(s, scales); get(z, scales);
   quantize(r, s, z, q, m, n, c, FLOAT32, INT8, -128 + symmetric, 127);
   put(q, M * N);
+#if INSIDE
   dequantize(q, s, z, r_hat, m, n, c, FLOAT32, INT8);
   put(r_hat, M * N);
   min_max(r, r_min, r_max, m, n, c);
   put(r_min, scales); put(r_max, scales);
+#endif
   choose_and_quantize(r, s, z, q, m, n, c, FLOAT32, -128 + symmetric, 127, symmetric);
   put(s, scales); put(z, scales); put(q, M * N);
 }
@@ -82,8 +84,10 @@ def check(made, dtype, layout, rounding, mapping, planted):
             nothing = torch.tensor([float("nan"), -float("nan"), float("inf"), -float("inf")])
             r.view(-1)[3:99:7] = nothing.repeat(4)[:14].to(dtype)
         x = ql.quantize(r, scheme, given, check=False)
-        ends = granularity.reduce(torch.amin, r), granularity.reduce(torch.amax, r)
-        expected = [x.q, x.dequantize(dtype), ends[0].float(), ends[1].float()]
+        expected = [x.q]
+        if rounding == "inside":  # the library of the other has no more than codes
+            ends = granularity.reduce(torch.amin, r), granularity.reduce(torch.amax, r)
+            expected += [x.dequantize(dtype), ends[0].float(), ends[1].float()]
         if not planted:
             chosen = ql.quantize(r, scheme)
             expected += [chosen.scale, chosen.zero_point, chosen.q]

@@ -27,8 +27,8 @@ from qlesson.files import checkpoint
 PACKAGE = Path(ql.__file__).parent
 OUTSIDE = (
     "teach", "authoring", "course", "checks", "limits", "kernels.compilers", "kernels.cpp",
-    "kernels.loops", "kernels.packed", "kernels.pieces", "kernels.product", "nn.product",
-    "bench.measure", "bench.peers", "files.checkpoint.format", "files.new",
+    "kernels.loops", "kernels.packed", "kernels.pieces", "kernels.product", "kernels.search",
+    "nn.product", "bench.measure", "bench.peers", "files.checkpoint.format", "files.new",
     "files.written", "models.tinygpt.train",
     *(f"files.formats.{name}" for name in (
         "bitsandbytes", "compressed_tensors", "floats", "ggml", "gptq", "opened", "parts",

@@ -242,9 +242,7 @@ inline void look_at_strip(const R* r, int64_t n, int64_t c, int64_t width, Found
           e.nearest = std::min(e.nearest, key);
           e.least = std::max(e.least, static_cast<Bare<R>>(key));
         }
-        found.most[j + l] = e.most;
-        found.nearest[j + l] = e.nearest;
-        found.least[j + l] = e.least;
+        found.most[j + l] = e.most, found.nearest[j + l] = e.nearest, found.least[j + l] = e.least;
       }
     });
   });
@@ -380,6 +378,7 @@ extern "C" void quantize(const R* r, const void* s, const void* z, Q* q, int64_t
   c == 1 ? rows(f, r, given, q, m, n) : columns(f, r, given, q, m, n, c);
 }
 
+#if INSIDE  // where it makes no difference, this library has it and the other need not
 extern "C" void dequantize(const Q* q, const void* s, const void* z, R* r_hat, int64_t m, int64_t n, int64_t c,
                            int s_type, int z_type) {
   const Given given{s, s_type, z, z_type};
@@ -389,6 +388,7 @@ extern "C" void dequantize(const Q* q, const void* s, const void* z, R* r_hat, i
 extern "C" void min_max(const R* r, float* r_min, float* r_max, int64_t m, int64_t n, int64_t c) {
   c == 1 ? min_max_rows(r, r_min, r_max, m, n) : min_max_columns(r, r_min, r_max, m, n, c);
 }
+#endif
 
 // Gives the largest scale.
 extern "C" float choose_and_quantize(const R* r, void* s, Q* z, Q* q, int64_t m, int64_t n, int64_t c, int s_type,

@@ -60,12 +60,17 @@ def broken() -> bool:
     return bool(_state["broken"])
 
 
-def _compiles(formula: Formula, constants: Constants, *tensors: Tensor) -> bool:
-    """Whether these tensors go through the compiled formula."""
-    x = tensors[0]
+def _compiles(
+    formula: Formula, constants: Constants, *tensors: Tensor, pays_off: dict[str, int] | None = None
+) -> bool:
+    """Whether these tensors go through the compiled formula.
+
+    pays_off  after how many values compiling does, of each type of device that has it
+    """
+    x, pays_off = tensors[0], pays_off or PAYS_OFF
     if _state["mode"] == "eager" or _state["broken"] or torch.compiler.is_compiling():
         return False
-    if x.device.type not in PAYS_OFF or any(t.dtype == torch.float64 for t in tensors):
+    if x.device.type not in pays_off or any(t.dtype == torch.float64 for t in tensors):
         return False
     if is_followed() or not all(map(lies_in_memory, (*tensors, x.new_empty(1)))):
         return False
@@ -73,7 +78,7 @@ def _compiles(formula: Formula, constants: Constants, *tensors: Tensor) -> bool:
         return x.numel() >= 2 * ROW
     key = (formula, constants, x.device.type, x.dtype)
     _seen[key] += x.numel()
-    return _seen[key] > PAYS_OFF[x.device.type]
+    return _seen[key] > pays_off[x.device.type]
 
 
 class or_eagerly:

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 import qlesson as ql
+from qlesson import methods
 from qlesson.evaluate import compare, window_losses
 from qlesson.models import tinygpt
 from qlesson.models.tinygpt import model as tiny
 from qlesson.models.tinygpt import train
 from qlesson.models.tinygpt.text import MEASURED
+from qlesson.nn import QuantizedLinear, quantize_model
 
 ROWS = ql.PerAxis(0)
 PROMPT = 'The "for" statement'
@@ -43,6 +45,43 @@ def perplexity_at(model):
 
     found = {}
     return lambda *key: found[key] if key in found else found.setdefault(key, measure(*key))
+
+
+@pytest.mark.parametrize("scale_dtype", [None, torch.float16])
+@pytest.mark.parametrize("method", [None, methods.rotate, methods.awq])
+def test_in_float64_weight_only_layers_hold_their_values(method, scale_dtype):
+    """As the layers themselves in float64: with groups, a factor, and a layer used twice."""
+    model = tinygpt.GPT(SMALL)
+    model.blocks[1].mlp.up = model.blocks[0].mlp.up
+    ids = torch.arange(60).view(4, 15)
+    scheme = ql.Scheme(3, granularity=ql.PerGroup(8), scale_dtype=scale_dtype)
+    how = {} if method is None else {"method": method, "inputs": [ids]}
+    small, _ = quantize_model(model, {"blocks.*": scheme}, **how)
+    exact = tinygpt.in_float64(small)
+    kinds = {type(m) for m in exact.blocks.modules()}
+    assert torch.nn.Linear in kinds and QuantizedLinear not in kinds
+    assert exact.blocks[1].mlp.up is exact.blocks[0].mlp.up
+    assert type(small.blocks[0].mlp.up) is QuantizedLinear
+    with torch.no_grad():
+        torch.testing.assert_close(
+            exact(ids), copy.deepcopy(small).double().eval()(ids), rtol=1e-12, atol=1e-13
+        )
+
+
+def test_in_float64_other_layers_stay(model):
+    """Those that quantize inputs, and those with a hook; a layer alone is a model too."""
+    scheme, eight = ql.Scheme(4, granularity=ROWS), ql.Scheme(8)
+    inputs_too, _ = quantize_model(model, {"blocks.*": scheme}, activations=eight)
+    assert type(tinygpt.in_float64(inputs_too).blocks[0].mlp.up) is QuantizedLinear
+    small, _ = quantize_model(model, {"blocks.*": scheme})
+    called, layer = [], small.blocks[0].mlp.up
+    layer.register_forward_hook(lambda *of: called.append(of))
+    exact = tinygpt.in_float64(small)
+    exact(torch.arange(5)[None])
+    assert type(exact.blocks[0].mlp.up) is QuantizedLinear and len(called) == 1
+    alone = tinygpt.in_float64(small.blocks[0].mlp.down)
+    assert torch.equal(alone.weight, copy.deepcopy(small.blocks[0].mlp.down).double().weight)
+    assert alone.weight.dtype == torch.float64 and alone.bias.dtype == torch.float64
 
 
 # The files

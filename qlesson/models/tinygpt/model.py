@@ -10,6 +10,7 @@ import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from qlesson.device import best_device
 from qlesson.models.cache import KVCache, NewCache, empty_of, read_before
 from qlesson.models.draw import drawn
 from qlesson.models.tinygpt.text import FOLDER, VOCABULARY, decode, encode
-from qlesson.nn.layers import QuantizedEmbedding
+from qlesson.nn.layers import QuantizedEmbedding, QuantizedLinear
 from qlesson.nn.swap import Model
 
 
@@ -193,10 +194,28 @@ def in_float64(model: Model) -> Model:
     The order of a sum is the processor's own, so float32 results differ in their last bits. A
     rounding behind them (the codes of an input, the choice of a character) makes more of that, and
     the layers after it more still: in float32 perplexities with 4-bit inputs differ in the third
-    digit. In float64 the difference starts nine digits later. The values of the weights stay.
+    digit. In float64 the difference starts nine digits later. The values of the weights stay: a
+    weight-only layer becomes a linear one that holds W_hat, for the untouched input.
     """
     checks.model("model", model)
-    return copy.deepcopy(model).double().eval()
+    layers = [m for m in model.modules() if type(m) is QuantizedLinear and m.activations is None]
+    plain: dict[int, Any] = {id(m): _dequantized(m) for m in layers if not _is_hooked(m)}
+    return copy.deepcopy(model, plain).double().eval()
+
+
+def _is_hooked(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)
+
+
+@torch.no_grad()
+def _dequantized(layer: QuantizedLinear) -> nn.Linear:
+    """The codes' values in float64, made once: an evaluation runs a layer hundreds of times."""
+    layer = copy.deepcopy(layer).double()
+    shape = {"in_features": layer.in_features, "out_features": layer.out_features}
+    new = nn.Linear(**shape, bias=False, device="meta")
+    new.weight = nn.Parameter(layer.weight, requires_grad=False)
+    new.bias = layer.bias  # type: ignore[assignment]  # nn.Linear has none, too
+    return new
 
 
 def _check_request(n: int, seed: int, temperature: float) -> None:
