@@ -112,6 +112,15 @@ inline void known(int64_t n, bool rare, const F& f) {
   else f(std::integral_constant<int64_t, 128>(), std::false_type());
 }
 
+// count rows of `width`, of n that lie in memory, with an s and a z for each.
+template <typename F, typename X, typename Y>
+ONCE void some_rows(const F& f, const X* x, Y* y, const Steps& steps, bool rare, int64_t count, int64_t n, int64_t width,
+                    int64_t ahead, bool far) {
+  known(width, rare, [=, &steps](auto width, auto rare) {
+    for (int64_t k = 0; k < count; k++) row(f, x + k * n, y + k * n, F::step(steps, k), rare, width, ahead, far);
+  });
+}
+
 inline int64_t rows_at_once(int64_t n, int64_t values) { return std::max<int64_t>(1, std::min(SCALES, values / n)); }
 
 template <typename F, typename X, typename Y>
@@ -129,12 +138,8 @@ inline void rows(const F& f, const X* x, const Given& given, Y* y, int64_t m, in
           read(given.s, given.s_type, i, count, steps.s);
           read(given.z, given.z_type, i, count, steps.z);
           const bool rare = f.prepare(steps, count, careful);
-          known(width, rare, [=, &steps](auto width, auto rare) {
-            for (int64_t k = 0; k < count; k++) {
-              const int64_t at = (i + k) * n + first;
-              row(f, x + at, y + at, F::step(steps, k), rare, width, AHEAD / sizeof(X), far);
-            }
-          });
+          const int64_t at = i * n + first;
+          some_rows(f, x + at, y + at, steps, rare, count, n, width, AHEAD / sizeof(X), far);
         });
       }
     end_far();
@@ -151,8 +156,8 @@ IN_PLACE void over_rows(int64_t n, const F& f) {
 
 // width columns of n rows, with an s and z for each column. Where one step is rare, all are prepared as such.
 template <typename F, typename X, typename Y>
-inline void strip(const F& f, const X* x, int64_t x_row, Y* y, int64_t y_row, const Steps& steps, bool rare,
-                  int64_t n, int64_t width, bool far) {
+ONCE void strip(const F& f, const X* x, int64_t x_row, Y* y, int64_t y_row, const Steps& steps, bool rare,
+                int64_t n, int64_t width, bool far) {
   over_rows(n, [=, &steps](int64_t k, auto H) {
     const X* from = x + k * x_row;
     Y* to = y + k * y_row;
@@ -228,7 +233,7 @@ struct EndsOfStrip {
 };
 
 template <typename Found>
-inline void look_at_strip(const R* r, int64_t n, int64_t c, int64_t width, Found& found) {
+ONCE void look_at_strip(const R* r, int64_t n, int64_t c, int64_t width, Found& found) {
   over_rows(n, [=, &found](int64_t k, auto H) {
     over(width, [=, &found](int64_t j, auto N) {
       const R* x = r + k * c + j;
@@ -338,12 +343,7 @@ inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int6
       const int64_t count = std::min(height, m - i);
       ends_of_rows(r + i * n, count, n, most, least, 2 * count * n);
       const bool rare = chosen(most, least, steps, s_out, z_out, i, count, choose, quantize);
-      known(n, rare, [=, &steps](auto n, auto rare) {
-        for (int64_t k = 0; k < count; k++) {
-          const int64_t at = (i + k) * n;
-          row(quantize, r + at, q + at, Quantize::step(steps, k), rare, n, count * n, far);
-        }
-      });
+      some_rows(quantize, r + i * n, q + i * n, steps, rare, count, n, n, count * n, far);
     }
     end_far();
   }

@@ -30,7 +30,7 @@ inline void typed(int type, const F& f) {
   if (type == INT16) f(int16_t());
 }
 
-inline void read(const void* x, int type, int64_t first, int64_t count, float* to) {
+ONCE inline void read(const void* x, int type, int64_t first, int64_t count, float* to) {
   typed(type, [=](auto like) {
     const auto* from = static_cast<const decltype(like)*>(x) + first;
 #pragma omp simd
@@ -39,7 +39,7 @@ inline void read(const void* x, int type, int64_t first, int64_t count, float* t
   });
 }
 
-inline void write(const float* from, void* x, int type, int64_t first, int64_t count) {
+ONCE inline void write(const float* from, void* x, int type, int64_t first, int64_t count) {
   typed(type, [=](auto like) {
     using T = decltype(like);
     auto* to = static_cast<T*>(x) + first;
@@ -89,7 +89,7 @@ struct Quantize {
   }
   // Whether a step is rare. Where products can take the place of the division, what is clipped is r, at
   // the values of the first and the last code; else r / s.
-  bool prepare(Steps& to, int64_t count, bool careful) const {
+  ONCE bool prepare(Steps& to, int64_t count, bool careful) const {
 #pragma omp simd
     for (int64_t k = 0; k < count; k++) {
       const float s = to.s[k], z = to.z[k];
@@ -149,7 +149,7 @@ struct Dequantize {
 struct Choose {
   float low, high; bool symmetric; int s_type;
   mutable std::atomic<int32_t> largest{0};  // the bits of the largest scale: infinite where r is not finite
-  void operator()(int64_t count, const float* r_min, const float* r_max, float* s, float* z) const {
+  ONCE void operator()(int64_t count, const float* r_min, const float* r_max, float* s, float* z) const {
 #pragma omp simd
     for (int64_t k = 0; k < count; k++) {
       const float larger = -r_min[k] > r_max[k] ? -r_min[k] : r_max[k];

@@ -12,6 +12,8 @@
 
 // What runs for some values: a compiler stops to put it in place where there is much of it.
 #define IN_PLACE inline __attribute__((always_inline))
+// What runs for thousands: put in each of its places, it would be compiled for each.
+#define ONCE __attribute__((noinline))
 
 struct bfloat16 { uint16_t bits; };
 struct float16 { uint16_t bits; };
