@@ -282,8 +282,8 @@ def fake_quantize(r: Tensor, scheme: Scheme = Scheme(), qparams: QParams | None 
 
     That of a given scale, if it requires one, is q - z - r / s where the code lies in the range,
     else q - z, summed over the values that share the scale: like the estimator of Esser et al.
-    2020, arXiv:1902.08153, equation 3. But a value within half a step of the last code counts as
-    rounded, as in torch's learnable fake quantize; by equation 3 it counts as clipped.
+    2020, arXiv:1902.08153, equation 3. But a value less than half a step beyond the last code
+    counts as rounded, as in torch's learnable fake quantize; by equation 3 it counts as clipped.
     """
     plain, given = _checked(r, scheme), qparams
     if given is None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from qlesson.granularity import Granularity
 
 # Values that eager takes at a time on a CPU. Measured on two cores, 2^25 float32 values with given
-# scale: 53, 30, 22 and 22 ms in pieces of 2^15 to 2^18, and 139 ms all in one piece: its
+# scale: 30, 17, 13 and 11 ms in pieces of 2^15 to 2^18, and 143 ms all in one piece: its
 # intermediates leave the cache, and each is written into fresh pages (bench/results/cpu.json).
 EAGER_PIECE = 2**17
 # On a GPU each operation is a launch: few large pieces.
