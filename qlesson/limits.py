@@ -18,6 +18,7 @@ from qlesson.scheme import Scheme, qparams_of
 
 SMALLEST = -900  # the exponent of a histogram that has seen nothing but zeros
 AT_ONCE, AT_ONCE_CUDA = 2**17, 2**24  # values times limits: what a cache holds, or pays a launch
+LIMITS_AT_ONCE = 2**20  # rows times limits, for the loop
 SMOOTHED = 1e-4  # of one count: what Q has where only P has values
 
 
@@ -33,11 +34,12 @@ def of_least_error(
     a coarse pass goes from max|r| down to max|r| / 512 at ratios of 2^(1/8), and a fine one at
     2^(1/256) through the neighbourhood of the best. A range too wide for the dtype loses to all.
     """
-    errors = errors_of(scheme, values)  # the loop; it needs no room for what it computes
+    errors = errors_of(scheme, values)  # the loop, which needs room for no value's error
     at_once = AT_ONCE_CUDA if values.is_cuda else AT_ONCE
     rows = max(1, at_once // values.shape[1])
     parts = zip(*(x.split(rows) for x in (values, weights, r_min, r_max)), strict=True)
-    limits = 256 if errors else max(1, at_once // values[:rows].numel())
+    each = values[:rows].numel() if errors is None else len(values[:rows])
+    limits = max(1, (at_once if errors is None else LIMITS_AT_ONCE) // each)
     errors = errors or partial(_squared_errors, scheme)
     found = [_of_least_error(v, w, lo, hi, scheme, errors, limits) for v, w, lo, hi in parts]
     return torch.cat(found)
@@ -170,6 +172,7 @@ def bin_width(exponent: Tensor, bins: int) -> Tensor:
 def count(values: Tensor, weights: Tensor, width: Tensor, bins: int) -> Tensor:
     """How much weight each bin holds, [blocks, bins], in float64."""
     index = torch.floor(values.double() / width).long() + bins // 2
+    index = index.clamp(0, bins - 1)  # the width of bins that are no power of two is rounded
     return weights.new_zeros(len(values), bins).scatter_add_(1, index, weights)
 
 

@@ -104,4 +104,9 @@ def naming(what: str, remedy: str = "") -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError) as error:
-        raise type(error)(f"{what}: {error} {remedy}".rstrip()) from error
+        text = f"{what}: {error} {remedy}".rstrip()
+        try:
+            named = type(error)(text)
+        except TypeError:  # one that is made of more than a sentence, as UnicodeDecodeError is
+            named = ValueError(text) if isinstance(error, ValueError) else TypeError(text)
+        raise named from error

@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 
 import torch
+
+sys.path.append(str(Path(__file__).with_name("kernels")))  # as pytest does
 from kernels.test_bits import values
 
 import qlesson as ql

@@ -271,7 +271,8 @@ def test_a_cache_takes_scales_that_can_be_joined():
     from qlesson.models import tinygpt
 
     groups = ql.PerGroup(16, -2), ql.PerAxis(2), ql.PerGroup(32, -1)
-    for bad in (ql.PerTensor(), ql.PerAxis(1), ql.PerGroup(48, 2), ql.PerGroup(64, -2)):
+    across = [ql.PerGroup(size, -2) for size in (11, 17, 33, 40, 47, 48, 64)]
+    for bad in (ql.PerTensor(), ql.PerAxis(1), *across):
         with pytest.raises(ValueError, match="keys has .*: use PER_TOKEN or PER_CHANNEL"):
             tinygpt.KVCache(keys=ql.Scheme(4, granularity=bad))
     for good in groups:

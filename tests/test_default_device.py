@@ -1,6 +1,8 @@
 """Results do not depend on torch's default device: what has a place says so."""
 
 import operator
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,8 @@ from torch import nn
 
 import qlesson as ql
 from qlesson import evaluate, methods
+from qlesson.files import formats
+from qlesson.files.formats import gguf
 from qlesson.models import tinygpt
 from qlesson.models.llama.model import turns
 from qlesson.nn import Rotation, load_state, quantize_model, state
@@ -36,7 +40,20 @@ def codes_by_method(sequential):
     return state(quantize_model(WORDS, GROUP, **how)[0])["1.weight"].q
 
 
+def all_kinds_of_gguf():
+    """Every kind that is written, and those of 5 bits among them."""
+    kinds = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.gguf")
+        with torch.device("cpu"):
+            gguf.write(path, {"w": W} | {k: gguf.quantize(W, k) for k in kinds}, {})
+        file = formats.open(path)
+        held = [file[name] for name in ("w", *kinds)]
+        return torch.stack([x if isinstance(x, torch.Tensor) else x.dequantize() for x in held])
+
+
 CASES = {
+    "gguf": all_kinds_of_gguf,
     "gptq": lambda: methods.gptq(W, X, GROUP).weight.q,
     "gptq by activation": lambda: methods.gptq(W, X, GROUP, order="activation").weight.q,
     "awq": lambda: methods.awq(W, X, GROUP).weight.q,

@@ -294,6 +294,16 @@ def test_limits_tried_together_are_those_tried_one_after_the_other(shape, mappin
     )
 
 
+@pytest.mark.parametrize("bins", [6, 12, 14, 18, 24])
+def test_the_value_nearest_to_the_end_of_a_histogram_is_counted(bins):
+    """The width of bins that are no power of two is rounded, and lies a little too low."""
+    r = torch.tensor([0.25, -0.5, 1 - 2**-53], dtype=torch.float64)
+    observer = PercentileObserver(bins=bins)
+    observer.observe(r)
+    assert observer.counts.sum() == 3 and observer.counts[0, -1] == 1
+    assert entropy(r, bins=bins)[1] <= 1
+
+
 @pytest.mark.parametrize("mapping", ["symmetric", "asymmetric"])
 def test_the_search_reaches_far_down(mapping):
     """One value of 450, given up for very many of size 1: the best limit lies near 1."""

@@ -133,6 +133,20 @@ def qparams_values(scale: Tensor, zero_point: Tensor, scheme: Any) -> None:
     )
 
 
+def scales_in(name: str, scale: Tensor, dtype: torch.dtype, scheme: Any) -> None:
+    """Scales that in the dtype of what is to hold them are steps still, of finite codes."""
+    if not readable(scale):
+        return
+    held = scale.to(dtype)
+    reached = (held if held.dtype == torch.float64 else held.float()) * scheme.reach
+    if not holds((torch.isfinite(reached) & (held > 0)).all()):
+        raise ValueError(
+            f"{name} has scales from {scale.min().item():g} to {scale.max().item():g}, and in "
+            f"{dtype_name(dtype)}, which is to hold them, they are no steps, or codes stand for "
+            "what is infinite: load them into a model of the dtype that they were saved in."
+        )
+
+
 def scales(name: str, scale: Any) -> Tensor:
     """Scales, a number or a tensor, that are steps: positive and finite."""
     real(name, scale)

@@ -75,7 +75,7 @@ def counted(x: QTensor | Blocks) -> Tensor:
     """
     checks.of_type("x", x, (QTensor, Blocks), "use ql.quantize(r)")
     low, high = _ends(x)
-    counts = torch.zeros(high - low + 1, dtype=torch.int64)
+    counts = torch.zeros(high - low + 1, dtype=torch.int64, device="cpu")
     for part in x.q.flatten().split(CHUNK):
         counts += torch.bincount(part.long() - low, minlength=len(counts))
     return counts

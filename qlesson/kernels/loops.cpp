@@ -29,7 +29,7 @@ inline int64_t max_threads() { return omp_get_max_threads(); }
 #else
 inline int64_t max_threads() { return 1; }
 #endif
-
+namespace {
 // --- loops over n values ---
 inline bool is_far(int64_t values) { return values * static_cast<int64_t>(sizeof(R) + sizeof(Q)) >= FAR; }
 
@@ -369,7 +369,7 @@ inline void choose_columns(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, i
     }
   });
 }
-
+}  // namespace
 // --- what Python calls ---
 extern "C" void quantize(const R* r, const void* s, const void* z, Q* q, int64_t m, int64_t n, int64_t c,
                          int s_type, int z_type, float low, float high) {

@@ -8,6 +8,8 @@
 
 #include "loops_numbers.h"
 
+namespace {
+
 // Of floats' bits as whole numbers the largest is the largest float, the largest unsigned is the
 // float farthest below 0, and the smallest is the float nearest to 0 where all have one sign. A NaN is
 // beyond infinity on the side of its sign, so no end forgets it.
@@ -186,3 +188,5 @@ inline void ends_of_rows(const R* r, int64_t count, int64_t n, Key<R>* most, Bar
   else if (n == 128) all(std::integral_constant<int64_t, 128>());
   else all(n);
 }
+
+}  // namespace

@@ -10,6 +10,8 @@
 
 #include "loops_numbers.h"
 
+namespace {  // two libraries have other functions of one name
+
 using R = REAL;
 using Q = CODE;
 constexpr int64_t SCALES = 512;       // at most so many scales at a time
@@ -173,3 +175,5 @@ struct Choose {
     }
   }
 };
+
+}  // namespace

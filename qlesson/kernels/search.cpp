@@ -6,6 +6,8 @@
 
 #include "loops_formulas.h"
 
+namespace {
+
 constexpr int64_t PART = 2048;    // values that stay in the nearest cache with their weights
 constexpr int64_t TOGETHER = 16;  // of the scales of a row, which meet a part one after the other
 constexpr int64_t THREAD = 1 << 16;  // values times scales, for which another thread pays
@@ -23,6 +25,8 @@ inline double error(const float* r, const double* weight, int64_t n, float s, fl
   }
   return total;
 }
+
+}  // namespace
 
 // Adds to errors [scales, m] those of r [m, n], with s and z [scales, m] and small [m].
 extern "C" void add_errors(const float* r, const double* weight, const float* s, const float* z, const double* small,

@@ -174,7 +174,8 @@ def _check_scheme(name: str, scheme: Scheme) -> None:
     """Blocks are joined in time, so each needs scales of its own."""
     checks.scheme(name, scheme)
     one, three = (scheme.granularity.scale_shape((2, 2, n * BLOCK, BLOCK)) for n in (1, 3))
-    if three[2:3] != tuple(3 * n for n in one[2:3]) or not one:
+    joined = bool(one) and three[2:3] == tuple(3 * n for n in one[2:3])
+    if not joined or BLOCK % scheme.granularity.block_shape((2, 2, 3 * BLOCK, BLOCK))[2]:
         raise ValueError(
             f"{name} has {scheme.granularity}, whose scales reach over more than {BLOCK} "
             "characters: use PER_TOKEN or PER_CHANNEL."

@@ -191,6 +191,8 @@ class _Factored(_Layer):
         if name == "input_factor":
             given = factor_as_saved(x) if self.rotation is not None else x
             checked_factor(given, self.codes.shape[1], x.device)
+            if self.rotation is None:
+                checked_factor(x.to(dtype), self.codes.shape[1], x.device)
 
 
 def _draw_again(layer: _Factored, _keys: Any) -> None:

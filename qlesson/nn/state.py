@@ -107,10 +107,13 @@ def load_state(model: Model, tensors: Saved, activations: Scheme | None = None) 
             qparams = _static_qparams(name, tensors, activations)
             with naming_layer(name):
                 _refuse(layer)
+                weight, bias = _read(layer)
                 given = tensors.get(_join(name, "input_factor"))
                 factor = None if given is None else factor_as_saved(given)
+                if isinstance(factor, Tensor):
+                    factor = factor.to(weight.device)
                 settings = activations, qparams, factor
-                made[layer] = _swapped(model, name, layer, codes, _read(layer)[1], *settings)
+                made[layer] = _swapped(model, name, layer, codes, bias, *settings)
     qmodel = _with_layers(model, made)
     qmodel.load_state_dict(_in_float(tensors, qmodel), strict=False)
     return qmodel

@@ -71,6 +71,7 @@ class _KeepsScale(nn.Module):
         if name.endswith("scale"):
             checks.scales(full_name, x)
             checks.stored_as(x, self._scheme_of(name))
+            checks.scales_in(full_name, x, dtype, self._scheme_of(name))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         exact = ("scale", "minimum", "factor", "book")

@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -59,6 +60,15 @@ def test_every_loop_that_may_be_vectors_is(level, real):
         least = 8 if "k < N;" in line else 1
         around = sum(found[file, n] for n in (number - 1, number, number + 1))
         assert around >= least, line
+
+
+def test_the_program_for_arm_is_there():
+    """Its cross compiler is not; without it the program says which command is missing."""
+    asked = [sys.executable, str(Path(__file__).parents[1] / "arm.py")]
+    made = subprocess.run(
+        asked, capture_output=True, text=True, env=os.environ | {"CXX": "no-such"}
+    )
+    assert made.stderr.splitlines()[-1].endswith("No such file or directory: 'no-such'")
 
 
 # --- compiled once ---

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import qlesson as ql
-from qlesson import kernels, limits, observers, ranges
+from qlesson import limits, observers, ranges
 from qlesson.kernels import modes, search
 
 MAPPINGS = (
@@ -96,20 +96,37 @@ def test_auto_compiles_when_enough_values_were_searched(monkeypatch):
         assert search.errors_of(scheme, r[:3]) is None
 
 
-def test_without_a_compiler_one_warning_and_the_same_limits(monkeypatch):
-    def none(*source, **macros):
-        raise RuntimeError("no C++ compiler")
+@pytest.mark.parametrize("error", [RuntimeError("no C++ compiler"), PermissionError("a folder")])
+def test_where_it_cannot_be_compiled_the_limits_are_the_same(error, monkeypatch):
+    """And all other loops go on."""
+
+    def fails(*source, **macros):
+        raise error
 
     r, scheme = drawn(60, 200), ql.Scheme(4, granularity=ql.PerAxis(0))
     expected = ranges.mse_search(r, scheme)
-    monkeypatch.setattr(search, "library", none)
-    with ql.use_kernels("compiled"), pytest.warns(RuntimeWarning) as record:
-        monkeypatch.setattr(kernels, "_compiled", none)  # of the smallest and the largest value
+    monkeypatch.setattr(search, "library", fails)
+    search._loop.cache_clear()
+    with ql.use_kernels("compiled"):
         found = ranges.mse_search(r, scheme)
-    assert len(record) == 1 and record[0].filename == __file__
-    assert "(no C++ compiler)" in str(record[0].message)
+        assert search.errors_of(scheme, r) is None
+    search._loop.cache_clear()
     assert all(map(torch.equal, found, expected))
-    modes._state["broken"] = False
+
+
+def test_short_rows_take_no_more_room_than_long_ones(monkeypatch):
+    """At most so many limits of so many rows are tried at once."""
+    sizes, tried = [], limits._of_least_error
+
+    def seen(values, weights, r_min, r_max, scheme, errors, at_once):
+        sizes.append(at_once * len(values))
+        return tried(values, weights, r_min, r_max, scheme, errors, at_once)
+
+    monkeypatch.setattr(limits, "_of_least_error", seen)
+    with ql.use_kernels("compiled"):
+        for n in (1, 2, 32, 3000):
+            ranges.mse_search(drawn(6000 // n, n), ql.Scheme(4, granularity=ql.PerAxis(0)))
+    assert max(sizes) <= 2**20 and min(sizes) > 2**8
 
 
 def test_its_threads_share_rows_and_limits():

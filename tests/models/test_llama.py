@@ -367,6 +367,17 @@ def test_requantized_weights_are_the_codes_of_w_hat(small):
     assert compare(model.double(), again.double(), [windows]).kl > 1e-4
 
 
+def test_a_requantized_copy_shares_nothing_with_the_model(small):
+    """Layers that keep their codes, but get inputs of codes, have them for themselves."""
+    eight = ql.Scheme(8, granularity=ql.PerAxis(0))
+    model = llama.requantized(small[0].float(), ql.Scheme(8, granularity=ql.PerGroup(32)))
+    scheme = {"blocks.0.*": ql.Scheme(4, granularity=ql.PerGroup(32))}
+    again = llama.requantized(model, scheme, activations=eight)
+    held = {x.data_ptr() for x in (*model.buffers(), *model.parameters())}
+    assert not [n for n, x in again.named_buffers() if x.numel() and x.data_ptr() in held]
+    assert again.head.codes is again.embedding.codes
+
+
 def test_only_codes_are_requantized(tiny):
     with pytest.raises(ValueError, match="use quantize_model"):
         llama.requantized(llama.load(tiny, "float")[0], ql.Scheme(4))

@@ -79,6 +79,8 @@ def test_in_float64_other_layers_stay(model):
     exact = tinygpt.in_float64(small)
     exact(torch.arange(5)[None])
     assert type(exact.blocks[0].mlp.up) is QuantizedLinear and len(called) == 1
+    small.blocks[1].mlp.up.forward = lambda x: 0 * x.repeat_interleave(4, -1)
+    assert type(tinygpt.in_float64(small).blocks[1].mlp.up) is QuantizedLinear
     alone = tinygpt.in_float64(small.blocks[0].mlp.down)
     assert torch.equal(alone.weight, copy.deepcopy(small.blocks[0].mlp.down).double().weight)
     assert alone.weight.dtype == torch.float64 and alone.bias.dtype == torch.float64

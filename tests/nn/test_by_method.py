@@ -504,6 +504,47 @@ def test_layers_behind_one_norm_are_folded_together(norm, dtype):
         fold(qmodel, "norm", "q", [x])
 
 
+@pytest.mark.parametrize("masked", [-1e4, -1e9, torch.finfo(torch.float64).min, -torch.inf])
+def test_a_fold_is_checked_where_some_outputs_are_masked(masked):
+    """A large number beside the others hides no change of theirs."""
+
+    class Masked(Norms):
+        def forward(self, x):
+            y = super().forward(x)["y"]
+            return torch.cat([y, torch.full_like(y[:, :1], masked)], 1)
+
+    torch.manual_seed(0)
+    x = drawn(7, 8).double()
+    for residual in (False, True):
+        model = Masked(nn.LayerNorm(8), residual).double()
+        qmodel, _ = quantize_model(model, {"[qk]": EIGHT}, method=halved)
+        if not residual:
+            assert fold(qmodel, "norm", ["q", "k"], [x]).q.factor is None
+            continue
+        with pytest.raises(ValueError, match="before must give its output to these layers alone"):
+            fold(qmodel, "norm", ["q", "k"], [x])
+
+
+def test_a_fold_that_the_dtype_cannot_hold_is_refused():
+    def by_1000(weight, inputs, scheme):
+        factor = torch.full((weight.shape[1],), 1000.0)
+        return methods.Result(ql.quantize(weight / factor, scheme), factor)
+
+    model = Norms(nn.LayerNorm(8)).half().eval()
+    nn.init.constant_(model.norm.weight, 100)
+    qmodel, _ = quantize_model(model, {"[qk]": EIGHT}, method=by_1000)
+    with pytest.raises(ValueError, match="'norm' cannot hold .* in torch.float16: fold it"):
+        fold(qmodel, "norm", ["q", "k"], [drawn(7, 8).half()])
+
+
+def test_a_module_of_two_names_is_found_by_either():
+    torch.manual_seed(0)
+    model, x = Norms(nn.LayerNorm(8)).eval(), drawn(7, 8)
+    model.twice = model.norm
+    qmodel, _ = quantize_model(model, {"[qk]": EIGHT}, method=halved)
+    assert fold(qmodel, "twice", ["q", "k"], [x]).q.factor is None
+
+
 def test_a_fold_is_checked_by_the_batches_as_they_were():
     class Squares(Norms):
         def forward(self, x):

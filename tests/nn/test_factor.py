@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import qlesson as ql
+from qlesson import methods
 from qlesson.files import checkpoint
 from qlesson.files.packing import PackedTensor
 from qlesson.methods.rotation import random_rotation
@@ -225,6 +226,15 @@ def test_one_graph_for_compile_and_export(factor, how):
     assert torch.equal(exported(2 * x), new(2 * x))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_state_on_the_cpu_fills_a_model_on_a_gpu():
+    model, x = nn.Sequential(nn.Linear(64, 20)), drawn(100, 64)
+    scheme = ql.Scheme(4, granularity=ql.PerGroup(32))
+    small, _ = quantize_model(model, scheme, method=methods.awq, inputs=[x])
+    there = load_state(model.cuda(), state(small))
+    torch.testing.assert_close(there(x.cuda()).cpu(), small(x), rtol=1e-4, atol=1e-4)
+
+
 def test_a_state_dict_brings_no_bad_factor():
     turned, scaled = layer(FACTORS["rotation"]), layer(DIAGONAL)
     for new, bad, why in (
@@ -235,6 +245,7 @@ def test_a_state_dict_brings_no_bad_factor():
         (turned, torch.tensor([24, 4, -1]), "seed"),
         (scaled, torch.tensor([24, 8, 3]), "factor must be torch.float32"),
         (scaled, DIAGONAL * torch.inf, "factor holds"),
+        (scaled, DIAGONAL.double() * 1e300, "factor holds"),
         (scaled, torch.ones(3), "one number for each of the 24"),
     ):
         before = new.input_factor.clone()

@@ -509,6 +509,21 @@ def test_an_integer_layer_takes_no_factor_that_is_none(name, value):
         new.load_state_dict(held | {name: torch.full_like(held[name], value)})
 
 
+@pytest.mark.parametrize("value", [1e-300, 1e300, 3e38, 1e-46])
+def test_a_state_dict_brings_no_scale_that_the_layer_cannot_hold(value):
+    """In the dtype of the layer it would be 0 or infinite, or its codes would be."""
+    for layer, name in (
+        (quantized(linear(), BY_ROW), "codes.scale"),
+        (integer_only()[2], "output_scale"),
+    ):
+        held = layer.state_dict()
+        before = held[name].clone()
+        with pytest.raises(RuntimeError, match="which is to hold them, they are no steps"):
+            layer.load_state_dict(held | {name: torch.full_like(before.double(), value)})
+        assert torch.equal(layer.state_dict()[name], before)
+        layer.load_state_dict(held | {name: before.double()})
+
+
 @pytest.mark.parametrize("scheme", [ql.Scheme(16), BY_ROW])
 def test_a_layer_can_be_asked_for_all_it_has(scheme):
     layer = quantized(linear(), scheme)

@@ -156,7 +156,7 @@ def _dequantized(file: File, name: str, device: torch.device) -> Conversion:
     """A tensor that becomes floats again."""
     shape = tuple(file.quantized[name]["shape"])
     scale = DTYPES[file.entries[f"{name}.scale"].dtype]
-    dtype = file.quantized[name]["dtype"] or STORED[computing(scale)]
+    dtype = file.quantized[name].get("dtype") or STORED[computing(scale)]
     entry = Entry(dtype, shape, math.prod(shape) * DTYPES[dtype].itemsize)
     before = sum(file.entries[part].nbytes for part in file.part_names(name))
 

@@ -30,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from qlesson import checks
+from qlesson.checks import FLOATS
 from qlesson.files import new, written
 from qlesson.files.packing import Packed, PackedBlocks, PackedTensor, in_a_row
 from qlesson.granularity import PerAxis, PerGroup, PerTensor, Shape
@@ -51,6 +52,7 @@ NAMES = {
 }  # fmt: skip
 STORED = NAMES | {torch.float4_e2m1fn_x2: "F4"}  # which torch can hold, and not even copy
 DTYPES = {name: dtype for dtype, name in STORED.items()}
+OF_FLOATS = [NAMES[dtype] for dtype in FLOATS]
 GRANULARITIES = {kind.__name__: kind for kind in (PerTensor, PerAxis, PerGroup)}
 
 Description = dict[str, Any]  # of a quantized tensor, as the header has it
@@ -148,6 +150,8 @@ class File:
         try:
             right = all(part in self.entries for part in self.part_names(name))
             right = right and isinstance(description["shape"], list) and "order" in description
+            right = right and all(type(n) is int and n >= 0 for n in description["shape"])
+            right = right and description.get("dtype") in (None, *OF_FLOATS)
             if "blocks" in description:
                 right = right and {"bits", "group_size", "signed"} <= set(description["blocks"])
             else:

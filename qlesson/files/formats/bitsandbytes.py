@@ -85,4 +85,4 @@ def _steps(parts: Parts, absmax: Part, state: dict[str, Any], blocks: int) -> Te
         raise absmax.wrong(f"is quantized, and its offset is {checks.shown(offset)}")
     values = book.read("F32", (256,))[absmax.read("U8", (blocks,)).int()]
     of_many = nested.read("F32", (-(-blocks // size),)).repeat_interleave(size)[:blocks]
-    return values * of_many + torch.tensor(offset, dtype=torch.float32)
+    return values * of_many + torch.tensor(offset, dtype=torch.float32, device=values.device)

@@ -86,7 +86,7 @@ def _fp8(parts: Parts, config: Config) -> Found:
         said = [*block[1:], *(x.get("group_size") for x in weights(config))]
         usual = BLOCK if s.ndim == 2 and len(s) < rows else 0
         size = size_of_groups(scale, width, steps.shape[1], said, usual)
-        book = torch.arange(256, dtype=torch.uint8).view(dtype).float()
+        book = torch.arange(256, dtype=torch.uint8, device="cpu").view(dtype).float()
         scale_bits = 8 * scale.entry.nbytes / steps.numel()
         return _book(q, steps.contiguous(), 8, size, book, scale_bits)
 
@@ -159,5 +159,6 @@ def _signed(magnitudes: Tensor) -> Tensor:
 
 def _e2m3() -> Tensor:
     """The magnitudes of a 6-bit float with 2 exponent bits e and 3 mantissa bits m."""
-    e, m = torch.arange(32) // 8, torch.arange(32, dtype=torch.float32) % 8
+    places = torch.arange(32, device="cpu")
+    e, m = places // 8, (places % 8).float()
     return torch.where(e > 0, 2.0 ** (e - 1) * (1 + m / 8), m / 8)

@@ -57,7 +57,7 @@ class Type(NamedTuple):
 
 def fields(data: Tensor, bits: int) -> Tensor:
     """[..., n] bytes as [..., n * 8 / bits] codes: the lowest bits of all bytes, then the next."""
-    shifts = torch.arange(0, 8, bits, dtype=torch.uint8).unsqueeze(-1)
+    shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=data.device).unsqueeze(-1)
     return ((data.unsqueeze(-2) >> shifts) & (2**bits - 1)).flatten(-2)
 
 
@@ -116,7 +116,7 @@ def mxfp4(b: Tensor) -> Blocks:
 
 def _with_fifth(q: Tensor, top: Tensor) -> Tensor:
     """Codes of 5 bits: bit j of the four bytes `top` is the highest of code j."""
-    bits = (top.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8)) & 1
+    bits = (top.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8, device=top.device)) & 1
     return fields(q, 4) | bits.flatten(-2) << 4
 
 

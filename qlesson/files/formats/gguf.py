@@ -64,7 +64,7 @@ class GGUF(Opened):
                 f"{checks.shown(name)} in {self.path} is of ggml's type {kind}, which qlesson does "
                 "not read: convert the file to another type with llama.cpp."
             )
-        data = torch.empty(nbytes, dtype=torch.uint8)
+        data = torch.empty(nbytes, dtype=torch.uint8, device="cpu")
         with open(self.path, "rb") as file:  # each time, since threads would share one's place
             written.refuse_changed(file, self.path, self._stamp)
             file.seek(begin)

@@ -165,7 +165,8 @@ class LlamaFolder(Opened):
                 f"{self._names[name]} has {x.shape[0]} rows, and {heads} heads cannot share them: "
                 "its config.json is of another model."
             )
-        return _in_order(x, torch.arange(x.shape[0]).view(heads, 2, -1).mT.flatten())
+        places = torch.arange(x.shape[0], device="cpu")
+        return _in_order(x, places.view(heads, 2, -1).mT.flatten())
 
     def _is_no_part(self, name: str, tied: bool) -> bool:
         """What files hold besides: turns, a tied head, steps for inputs, and biases of 0."""
@@ -266,7 +267,7 @@ def _slower(config: Mapping[str, Any], keys: Mapping[str, Any]) -> Tensor | None
     if not hows:
         return None
     how, width = hows[0], keys["llama.rope.dimension_count"]
-    places = torch.arange(0, width, 2, dtype=torch.float64)
+    places = torch.arange(0, width, 2, dtype=torch.float64, device="cpu")
     if "low_freq_factor" not in how:
         return torch.full_like(places, how["factor"]).float()
     speeds = keys["llama.rope.freq_base"] ** (-places / width)

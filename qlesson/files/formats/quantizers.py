@@ -84,9 +84,9 @@ def type_of(name: str, x: object) -> int:
         return DTYPES[x.dtype]
     if type(x) is Blocks and x.scale.dtype == torch.float16 and x.group_size == 32:
         signed, plain = x.q.dtype.is_signed, x.minimum is None
-        name = f"Q{x.bits}_{0 if plain else 1}"
-        if signed == plain and name in WRITTEN and x.shape[-1] % 32 == 0:
-            return NUMBERS[name]
+        kind = f"Q{x.bits}_{0 if plain else 1}"
+        if signed == plain and kind in WRITTEN and x.shape[-1] % 32 == 0:
+            return NUMBERS[kind]
     raise TypeError(
         f"tensors[{name!r}] is {checks.shown(x) if isinstance(x, Tensor) else type(x).__name__}, "
         "which GGUF files are not written with: use gguf.quantize(r, type), or a float tensor."

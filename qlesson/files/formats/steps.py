@@ -53,7 +53,7 @@ class PerIndex(Granularity):
 
 def by_index(index: Tensor, groups: int, group_size: int, part: Part) -> Granularity:
     """Of the list of groups that a file has: PerGroup where it lists neighbours."""
-    places = torch.arange(len(index))
+    places = torch.arange(len(index), device=index.device)
     if torch.equal(index.long(), places // group_size):
         return grouped(groups, group_size)
     if int(index.min()) < 0 or int(index.max()) != groups - 1:

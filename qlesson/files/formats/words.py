@@ -34,7 +34,7 @@ def unpack_dense(words: Tensor, bits: int, count: int) -> Tensor:
 
 def unpack_padded(words: Tensor, bits: int, count: int) -> Tensor:
     """The same, of words that hold whole codes."""
-    shifts = torch.arange(32 // bits, dtype=torch.int32) * bits
+    shifts = torch.arange(32 // bits, dtype=torch.int32, device=words.device) * bits
     codes = (words.unsqueeze(-1) >> shifts) & (2**bits - 1)
     return codes.to(torch.uint8).flatten(1)[:, :count]
 

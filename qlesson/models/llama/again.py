@@ -56,6 +56,7 @@ def requantized(
         inputs = None if name == HEAD else activations
         if isinstance(layer, QuantizedLinear) and (inputs or layer.activations):
             with naming_layer(name):
-                held = new.get(id(codes), codes)
-                new[id(layer)] = QuantizedLinear(held, layer.bias, inputs, None, layer.factor)
+                held = new.setdefault(id(codes), copy.deepcopy(codes))
+                bias = copy.deepcopy(layer.bias)
+                new[id(layer)] = QuantizedLinear(held, bias, inputs, None, layer.factor)
     return copy.deepcopy(model, new)

@@ -23,7 +23,7 @@ from qlesson.models.cache import KVCache, NewCache, empty_of, read_before
 from qlesson.models.draw import drawn
 from qlesson.models.tinygpt.text import FOLDER, VOCABULARY, decode, encode
 from qlesson.nn.layers import QuantizedEmbedding, QuantizedLinear
-from qlesson.nn.swap import Model
+from qlesson.nn.swap import COMPUTE, Model
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,9 @@ def in_float64(model: Model) -> Model:
 
 
 def _is_hooked(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks)
+    """Whether it computes more than its class does."""
+    own = not vars(layer).keys().isdisjoint(COMPUTE)
+    return bool(own or layer._forward_hooks or layer._forward_pre_hooks)
 
 
 @torch.no_grad()

@@ -131,7 +131,10 @@ def noted(path, quantized, crc32=None):
 
 
 def test_good_notes_are_read(tmp_path):
-    assert formats.open(noted(tmp_path / "x.safetensors", {"w": GOOD}))["w"].shape == (2, 4)
+    path = noted(tmp_path / "x.safetensors", {"w": GOOD})
+    assert formats.open(path)["w"].shape == (2, 4)
+    checkpoint.dequantize_file(path, tmp_path / "y.safetensors")  # it names no dtype
+    assert formats.open(tmp_path / "y.safetensors")["w"].dtype == torch.float32
 
 
 @pytest.mark.parametrize("quantized", [
@@ -141,6 +144,8 @@ def test_good_notes_are_read(tmp_path):
     {"w": GOOD | {"blocks": BLOCKS | {"minimum": True}}},
     {"w": GOOD | {"scheme": GOOD["scheme"] | {"mapping": "asymmetric"}}},
     {"w": GOOD | {"scheme": GOOD["scheme"] | {"granularity": {"kind": "x"}}}},
+    {"w": GOOD | {"dtype": "XX"}}, {"w": GOOD | {"dtype": "I8"}}, {"w": GOOD | {"dtype": []}},
+    {"w": GOOD | {"shape": ["a", 2]}}, {"w": GOOD | {"shape": [2, -4]}},
 ])  # fmt: skip
 def test_notes_that_lie_are_refused_and_not_run(quantized, tmp_path):
     path = noted(tmp_path / "x.safetensors", quantized)

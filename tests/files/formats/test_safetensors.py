@@ -29,6 +29,23 @@ def scales(*shape, dtype=torch.float16):
     return made.to(dtype)
 
 
+class Elsewhere(dict):
+    """A file whose tensors are read while torch's default device is another."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __getitem__(self, name):
+        with torch.device("meta"):
+            return self.file[name]
+
+    def __iter__(self):
+        return iter(self.file)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
 @pytest.fixture
 def opened(tmp_path):
     """A folder with these tensors and this configuration, opened."""
@@ -39,7 +56,7 @@ def opened(tmp_path):
         if config is not None:
             text = json.dumps({"quantization_config": config})
             (tmp_path / "config.json").write_text(text)
-        return formats.open(tmp_path)
+        return Elsewhere(formats.open(tmp_path))
 
     return make
 
