@@ -1,5 +1,5 @@
-"""What a search for a range compares, as one loop (search.cpp): a value takes half a nanosecond for
-each limit, where eager operations take ten to sixteen."""
+"""What a search for a range compares, as one loop (search.cpp): a value takes .4 to .9 nanoseconds
+for each limit, where eager operations take ten to sixteen (an Intel Xeon, one thread)."""
 
 import ctypes
 from collections.abc import Callable

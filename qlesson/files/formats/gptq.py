@@ -23,7 +23,6 @@ gemm.py of AutoAWQ, export_to_autoround/ of AutoRound.
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from qlesson import checks
@@ -160,9 +159,7 @@ def _awq(parts: Parts, config: Config) -> Found:
         if "qzeros" in parts:
             z = _in_order(parts["qzeros"].read("I32", (groups, outputs // 8)))
         else:
-            z = torch.full(
-                (groups, outputs), 8, dtype=torch.uint8, device="cpu"
-            )  # "zero_point": false
+            z = q.new_full((groups, outputs), 8)  # "zero_point": false
         size = size_of_groups(scales, inputs, groups, [config.get("group_size")])
         scale = scales.read(FLOATS)
         return coded(q.T.contiguous(), scale.T, z.T, 4, grouped(groups, size), scales)

@@ -59,11 +59,8 @@ def plain(parts: Parts, said: dict[str, Any]) -> Found:
         q = codes.read(tuple(EIGHT_BITS)).view(torch.uint8)
         steps = rows_of_steps(scale.read(FLOATS), (rows, width), scale, block)
         size = size_of_groups(scale, width, steps.shape[1], block[1:])
-        book = (
-            torch.arange(256, dtype=torch.uint8, device="cpu")
-            .view(EIGHT_BITS[codes.entry.dtype])
-            .float()
-        )
+        every = torch.arange(256, dtype=torch.uint8, device=q.device)
+        book = every.view(EIGHT_BITS[codes.entry.dtype]).float()
         scale_bits = 8 * scale.entry.nbytes / steps.numel()
         return BookBlocks(q, steps.contiguous(), None, 8, size, book, scale_bits)
 

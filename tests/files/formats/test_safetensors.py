@@ -341,6 +341,15 @@ def test_awq(opened):
     assert x["l.weight"].scheme.scale_dtype == torch.float16
 
 
+def test_awq_without_zero_points_has_8_for_all(opened):
+    """As its authors write a symmetric layer: "zero_point": false, and no qzeros."""
+    tensors, _ = awq(64, 48, 32)
+    del tensors["l.qzeros"]
+    x = opened(tensors, {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"})
+    scale = tensors["l.scales"].float().repeat_interleave(32, 0)
+    assert torch.equal(x["l.weight"].dequantize(), (scale * (drawn(0, 16, 64, 48) - 8)).T)
+
+
 def test_awq_as_compressed_tensors_converts_it(opened):
     converters = peers.compressed_tensors(".entrypoints.convert.converters.autoawq")
     converter = converters.AutoAWQConverter(group_size=32)
