@@ -113,9 +113,10 @@ def refuse_too_wide(
 ) -> None:
     """Raises ValueError where the values of some codes, or more that is stored, are infinite."""
     if not checks.all_finite(_at_least_float32(scale.amax()) * scheme.reach, *more):
+        remedy = f"Scale r down{checks.or_wider(scheme, r_min)}."
         raise ValueError(
             f"r reaches from {r_min.min().item():g} to {r_max.max().item():g}: that range is too "
-            f"wide for {checks.dtype_name(scale.dtype)}. Scale r down, or {_wider(scheme)}."
+            f"wide for {checks.dtype_name(scale.dtype)}. {remedy}"
         )
 
 
@@ -357,11 +358,6 @@ def _checked_qparams(
     """Given qparams, in the dtypes they are stored in."""
     dtype = computing(r.dtype)
     return QParams(*checks.qparams(qparams, scheme, r.shape, dtype, r.device, check))
-
-
-def _wider(scheme: Scheme) -> str:
-    half = scheme.scale_dtype in (torch.float16, torch.bfloat16)
-    return "use scale_dtype=torch.float32" if half else "pass it as float64"
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

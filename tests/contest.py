@@ -57,10 +57,11 @@ def rows(bits, met, floor, prices):
 
 
 def price(small):
-    """Bits per weight of the quantized layers, packed, with their scales and zero points."""
-    codes = [m.codes for m in small.modules() if hasattr(m, "codes")]
-    held = [x.held for x in codes]
-    return sum(8 * x.packed_nbytes for x in held) / sum(x.q.numel() for x in held)
+    """Bits per weight of the quantized layers: packed codes, scales, zero points, and factors."""
+    layers = [m for m in small.modules() if hasattr(m, "codes")]
+    nbytes = sum(m.codes.held.packed_nbytes for m in layers)
+    nbytes += sum(m.input_factor.nbytes for m in layers if m.input_factor is not None)
+    return 8 * nbytes / sum(m.codes.held.q.numel() for m in layers)
 
 
 def written(lines):

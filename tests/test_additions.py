@@ -57,6 +57,10 @@ class Columns(ql.PerAxis):
         return ql.PerAxis(1).reduce(function, r)
 
 
+class Groups(ql.PerGroup):
+    """Cut as those of the package: a short last group is filled up, and so is a copy."""
+
+
 OWN = pytest.mark.parametrize("granularity", [Tiles(), Columns(0)])
 
 
@@ -79,6 +83,19 @@ def test_a_granularity_gives_the_same_values_in_every_mode(granularity, shape):
     qparams = map(granularity.align, ql.choose_qparams(r, scheme))
     wanted = ql.quantize_affine(granularity.split(r), *qparams, -8, 7)
     assert torch.equal(granularity.join(wanted, shape), found[0][0])
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (700, 411)])
+def test_a_granularity_may_copy_where_it_cuts(shape):
+    r, found = drawn(*shape), []
+    for granularity in (Groups(2), ql.PerGroup(2)):
+        scheme = ql.Scheme(4, granularity=granularity)
+        x = ql.quantize(r, scheme)
+        layer = QuantizedLinear(x)
+        found.append((x.q, x.scale, x.dequantize(), ql.fake_quantize(r, scheme), layer(r)))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    flipped = ql.quantize(r.t(), ql.Scheme(4, granularity=Groups(2, 0)))
+    assert torch.equal(flipped.q.t(), found[0][0])
 
 
 def test_a_granularity_in_the_searches_and_the_observers():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 import warnings
 
 import numpy as np
@@ -459,6 +460,27 @@ def test_a_range_too_wide_for_the_dtype_is_refused(r, scheme):
 
 
 @pytest.mark.parametrize(
+    "most, dtype, scale_dtype, remedy",
+    [
+        (3e38, torch.float32, None, ", or pass it as float64."),
+        (3e38, torch.float32, torch.float32, ", or use scale_dtype=None and pass it as float64."),
+        (3e6, torch.float32, torch.float16, ", or use scale_dtype=torch.float32."),
+        (1e300, torch.float64, torch.float16, ", or use scale_dtype=None."),
+        (1e300, torch.float64, torch.float32, ", or use scale_dtype=None."),
+        (1.7e308, torch.float64, None, "Scale r down."),
+    ],
+)
+def test_a_range_too_wide_has_a_remedy_that_is_one(most, dtype, scale_dtype, remedy):
+    r = torch.tensor([-most, most], dtype=dtype)
+    with pytest.raises(ValueError, match=f"{re.escape(remedy)}$"):
+        ql.quantize(r, ql.Scheme(4, scale_dtype=scale_dtype))
+    if "float32." in remedy:
+        assert ql.quantize(r, ql.Scheme(4, scale_dtype=torch.float32)).scale.isfinite()
+    if "scale_dtype=None" in remedy:
+        assert ql.quantize(r.double(), ql.Scheme(4)).scale.isfinite()
+
+
+@pytest.mark.parametrize(
     "r, zero_point, r_hat, words",
     [
         ([2.0, 2.5, 3.0], -128, [1.0] * 3, ("from 2 to 3", "-638", "-128", "values above 1 ")),
@@ -691,7 +713,7 @@ REFUSED = {
     "scale NaN": (given_qparams(NAN), ValueError, "scale must be positive and finite"),
     "scale inf": (given_qparams(torch.tensor(INF)), ValueError, "scale must be positive"),
     "scale below float32": (given_qparams(1e-60), ValueError, "scale must be positive"),
-    "scale too large": (given_qparams(2e38), ValueError, "scale * 255 is infinite", "use float64"),
+    "scale too large": (given_qparams(2e38), ValueError, "scale * 255 is infinite", "pass it as float64"),
     "scale too large in a scheme of 4 bits": (
         given_qparams(torch.tensor(5e37), 0, scheme=ql.Scheme(4, "symmetric")),
         ValueError,

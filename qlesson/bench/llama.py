@@ -28,7 +28,6 @@ import torch
 import qlesson as ql
 from qlesson import checks
 from qlesson.bench.measure import Call, measure
-from qlesson.bench.product import READ_ONCE
 from qlesson.bench.report import absences, as_json, machine, not_compiled, version
 from qlesson.models import llama
 
@@ -77,8 +76,6 @@ def run_llama(path: Path, progress: Call = lambda: None) -> list[dict[str, Any]]
         calls = {name: _ours(model, ids, written) for name, model in models.items()}
         if peer is not None:
             calls["llama.cpp"] = partial(peer, ids, written)
-        if work == "writing":
-            calls[READ_ONCE] = _read_once(held["qlesson"])
         tokens = max(prompt, written)
         for name, ms in measure(calls, rounds=ROUNDS).items():
             times = dict(zip(("ms", "low", "high"), (t / tokens for t in ms), strict=True))
@@ -94,12 +91,6 @@ def _ours(model: llama.Llama, ids: list[int], n: int) -> Call:
             list(model.generate(ids, n))
 
     return run
-
-
-def _read_once(nbytes: int) -> Call:
-    """As many bytes, once for each token that is written."""
-    ones = torch.ones(nbytes // 4)  # zeros would take no memory
-    return lambda: [ones.sum() for _ in range(WRITTEN)]
 
 
 def _nbytes(model: torch.nn.Module) -> int:

@@ -8,6 +8,7 @@ has one table of bad values for all of the package.
 
 from qlesson.checks.coded import IDS, code_values, codes, ids, integers
 from qlesson.checks.steps import (
+    or_wider,
     qparams,
     qparams_values,
     scales,
@@ -124,6 +125,7 @@ __all__ = [
     "on_a_device",
     "one_of",
     "one_of_floats",
+    "or_wider",
     "out",
     "path",
     "patterns",

@@ -1,5 +1,6 @@
 """Scales and zero points."""
 
+import math
 from numbers import Real
 from typing import Any
 
@@ -55,9 +56,11 @@ def qparams(
         number = _number("scale", scale)
         scale = torch.tensor(number, dtype=kept or dtype, device=device)
         if kept and scale.item() != number and number == number:
+            remedy = f"pass torch.tensor({number:g}, dtype={kept})"
+            if not 0 < abs(scale.item()) < math.inf:
+                remedy = "use scale_dtype=None"
             raise TypeError(
-                f"scale={number:g} is no number of {kept}, the scheme's scale_dtype: pass "
-                f"torch.tensor({number:g}, dtype={kept})."
+                f"scale={number:g} is no number of {kept}, the scheme's scale_dtype: {remedy}."
             )
     if not isinstance(zero_point, Tensor):
         zero_point = torch.tensor(
@@ -129,8 +132,18 @@ def qparams_values(scale: Tensor, zero_point: Tensor, scheme: Any) -> None:
     zero_points("zero_point", zero_point, scheme)
     raise ValueError(
         f"scale is so large that scale * {scheme.reach} is infinite in "
-        f"{dtype_name(reached.dtype)}: scale r down, or use float64."
+        f"{dtype_name(reached.dtype)}: scale r down{or_wider(scheme, scale)}."
     )
+
+
+def or_wider(scheme: Any, computed: Tensor) -> str:
+    """What else helps where a range is too wide for the dtype of its scales."""
+    stored, in_double = scheme.scale_dtype, computed.dtype is torch.float64
+    if stored in (torch.float16, torch.bfloat16) and not in_double:
+        return ", or use scale_dtype=torch.float32"
+    if stored in (None, torch.float64):
+        return "" if in_double else ", or pass it as float64"
+    return ", or use scale_dtype=None" + ("" if in_double else " and pass it as float64")
 
 
 def scales_in(name: str, scale: Tensor, dtype: torch.dtype, scheme: Any) -> None:
@@ -147,15 +160,16 @@ def scales_in(name: str, scale: Tensor, dtype: torch.dtype, scheme: Any) -> None
         )
 
 
-def scales(name: str, scale: Any) -> Tensor:
-    """Scales, a number or a tensor, that are steps: positive and finite."""
+def scales(name: str, scale: Any, device: torch.device | None = None) -> Tensor:
+    """Scales, a number, which becomes a tensor on the device, or a tensor, that are steps: positive
+    and finite."""
     real(name, scale)
     if isinstance(scale, Tensor):
         strided(name, scale)
         on_a_device(name, scale)
     else:
         number = _number(name, scale) if isinstance(scale, Real) else scale
-        scale = torch.as_tensor(number, dtype=torch.float64)
+        scale = torch.as_tensor(number, dtype=torch.float64, device=device)
     if readable(scale) and not holds((torch.isfinite(scale) & (scale > 0)).all()):
         raise ValueError(f"{name} must be positive and finite: pass the step in units of r.")
     return scale

@@ -90,7 +90,10 @@ def _eager(
 ) -> None:
     """A piece of few values, one operation at a time."""
     scale, zero_point = granularity.align(scale), granularity.align(zero_point)
-    formula(granularity.split(x), scale, zero_point, granularity.split(out), *constants)
+    blocks = granularity.split(out)
+    formula(granularity.split(x), scale, zero_point, blocks, *constants)
+    if not granularity.is_known:  # the reader's own may fill up a short group, which copies
+        out.copy_(granularity.join(blocks, out.shape))
 
 
 def _traced(

@@ -125,6 +125,9 @@ def prepared(w: Packed) -> Prepared | None:
     tensors = (w.packed, w.scale) if w.offset is None else (w.packed, w.scale, w.offset)
     if w.packed.device.type != "cpu" or w.scale.dtype not in SCALES:
         return None
+    offsets = None, torch.int8, torch.uint8, w.scale.dtype
+    if w.packed.dtype is not torch.uint8 or getattr(w.offset, "dtype", None) not in offsets:
+        return None
     return Prepared(w) if all(map(lies_in_memory, tensors)) else None
 
 
@@ -133,7 +136,7 @@ def runs(x: Tensor, nbytes: int) -> bool:
     mode = modes._state["mode"]
     if mode == "eager" or modes._state["broken"] or x.dtype is torch.float64:
         return False
-    if torch.compiler.is_compiling() or is_followed() or not lies_in_memory(x):
+    if torch.compiler.is_compiling() or is_followed() or not (x.is_cpu and lies_in_memory(x)):
         return False
     if mode == "auto" and _read["bytes"] <= PAYS_OFF:
         _read["bytes"] += nbytes

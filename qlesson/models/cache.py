@@ -177,6 +177,6 @@ def _check_scheme(name: str, scheme: Scheme) -> None:
     joined = bool(one) and three[2:3] == tuple(3 * n for n in one[2:3])
     if not joined or BLOCK % scheme.granularity.block_shape((2, 2, 3 * BLOCK, BLOCK))[2]:
         raise ValueError(
-            f"{name} has {scheme.granularity}, whose scales reach over more than {BLOCK} "
-            "characters: use PER_TOKEN or PER_CHANNEL."
+            f"{name} has {scheme.granularity}, whose blocks do not lie within {BLOCK} characters, "
+            "or do not divide them: use PER_TOKEN or PER_CHANNEL."
         )

@@ -198,5 +198,7 @@ class _Factored(_Layer):
 def _draw_again(layer: _Factored, _keys: Any) -> None:
     """After load_state_dict, which may bring another seed. At module level, to be pickled."""
     assert layer.input_factor is not None
+    if layer.input_factor.is_meta:  # it holds no numbers, and torch warns of that
+        return
     layer.rotation = Rotation(*layer.input_factor.tolist())
     layer.signs = layer.rotation.signs(layer.input_factor.device)

@@ -186,9 +186,9 @@ def integer_bias(bias: Tensor, x_scale: Tensor, w_scale: Tensor) -> Tensor:
     bias = checks.numbers("bias", bias)
     checks.known("bias", bias)
     checks.finite("bias", bias)
-    x_scale = checks.scales("x_scale", x_scale)
+    x_scale = checks.scales("x_scale", x_scale, bias.device)
     _check_one("x_scale", x_scale)
-    w_scale = checks.scales("w_scale", w_scale).flatten()
+    w_scale = checks.scales("w_scale", w_scale, bias.device).flatten()
     for name, scale in (("x_scale", x_scale), ("w_scale", w_scale)):
         checks.broadcasts(name, scale.squeeze(), "bias", bias)
         checks.known(name, scale)

@@ -173,6 +173,7 @@ class QuantizedLinear(_Factored):
             )
         checks.matrix("x", x.q, "[tokens, inputs]")
         checks.last_axis("x", x.q, self.in_features)
+        checks.same_device("x", x.q, "the layer", self.codes.packed)
 
 
 def _check_matrix(weight: QuantizedWeight) -> None:

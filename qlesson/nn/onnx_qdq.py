@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from qlesson import checks
+from qlesson.files import new
 from qlesson.nn.integer_linear import IntegerLinear
 
 # Operator, inputs, output, settings
@@ -31,7 +32,6 @@ def to_onnx_qdq(layer: IntegerLinear, path: str | Path) -> None:
     checks.of_type("layer", layer, IntegerLinear, "make one of a static layer")
     path = checks.new_file("path", path)
     try:
-        import onnx
         from onnx import TensorProto, helper, numpy_helper
     except ImportError:
         raise ImportError("to_onnx_qdq needs the package onnx: pip install onnx.") from None
@@ -50,7 +50,9 @@ def to_onnx_qdq(layer: IntegerLinear, path: str | Path) -> None:
         ],
     )
     opsets = [helper.make_opsetid("", 21)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), str(path))
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    with new.file(path) as temporary:  # by its bytes: onnx.save asks the name for the format
+        temporary.write_bytes(model.SerializeToString())
 
 
 def _check_same_codes(layer: IntegerLinear) -> None:

@@ -74,13 +74,15 @@ class _KeepsScale(nn.Module):
             checks.scales_in(full_name, x, dtype, self._scheme_of(name))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        exact = ("scale", "minimum", "factor", "book")
-        kept = {n: x for n, x in self._buffers.items() if x is not None and n.endswith(exact)}
+        exact, held = ("scale", "minimum", "factor", "book"), self._buffers
+        kept = {n: x for n, x in held.items() if x is not None and n.endswith(exact)}
+        # model.type(dtype) casts whole numbers too: codes, zero points, shifts.
+        kept |= {n: x for n, x in held.items() if x is not None and not x.is_floating_point()}
         super()._apply(fn, recurse)
-        for name, held in kept.items():
+        for name, x in kept.items():
             moved = self.get_buffer(name)
-            if moved.dtype != held.dtype:
-                self._buffers[name] = held.to(moved.device)
+            if moved.dtype != x.dtype:
+                self._buffers[name] = x.to(moved.device)
         return self
 
 

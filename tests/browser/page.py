@@ -1,5 +1,6 @@
 """The Chromium, JupyterLab's page in it, and what the tests of this folder ask of it."""
 
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -85,10 +86,13 @@ def wait_for_notebook(page, name):
     )
 
 
-def screenshot(page, name, cell=None):
-    """Of the page as it stands, or with that code cell in its middle; in build/screenshots."""
+def screenshot(page, name, cell=None, **how):
+    """Of the page as it stands, or with that code cell in its middle; in build/screenshots, where
+    QLESSON_SCREENSHOTS asks for it."""
+    if not os.environ.get("QLESSON_SCREENSHOTS"):
+        return
     if cell is not None:
         page.evaluate(TO_THE_MIDDLE, cell)
     folder = ROOT / "build" / "screenshots"
     folder.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=folder / f"{name}.png")
+    page.screenshot(path=folder / f"{name}.png", **how)

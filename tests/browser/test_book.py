@@ -2,7 +2,8 @@
 
 The scripts that compute in the page are compared with the package: live figures on every setting,
 or on ten thousand, exercises on every wrong answer and on many drawn ones. Screenshots land in
-build/screenshots, and the median time from a key to the picture in build/book_key_to_picture.txt.
+build/screenshots where QLESSON_SCREENSHOTS asks for them, and the median time from a key to the
+picture in build/book_key_to_picture.txt.
 """
 
 import ast
@@ -90,13 +91,16 @@ def bytes_on_their_way(addresses):
 
 
 def test_every_page_asks_no_other_server_and_scrolls_no_phone_sideways(page, book):
+    """And every picture has its alt text: each page is opened once."""
     chapters = {path.stem for path in NOTEBOOKS}
+    without = "all => all.filter(e => !e.alt).map(e => e.src)"
     for path in everything(book):
         page.set_viewport_size(PHONE)
         open_(page, path.as_uri())
         page.wait_for_load_state("load")
         assert all(re.match("file:|data:", address) for address in page.asked), path
         assert page.complaints == [], path
+        assert page.locator("article img").evaluate_all(without) == [], path
         for size in (PHONE, *NARROW):
             page.set_viewport_size(size)
             assert wide(page) <= 0, (path, size)
@@ -142,9 +146,7 @@ def test_a_chapter_in_print(page, book, number):
     assert page.locator(".bd-article pre").evaluate_all(cut) == 0
     pages = len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4")))
     assert 3 < pages < 40
-    page.screenshot(
-        path=ROOT / "build" / "screenshots" / f"book-{number}-print.png", full_page=True
-    )
+    screenshot(page, f"book-{number}-print", full_page=True)
     page.emulate_media(media="screen")
 
 
@@ -156,13 +158,6 @@ def test_axe_has_nothing_to_object_to(desk, book, number, theme):
     desk.locator(".play.live").wait_for()
     desk.locator("details").evaluate_all("all => all.map(e => e.open = true)")
     assert violations(desk, {"include": [["article.bd-article"]]}) == []
-
-
-def test_every_picture_of_every_page_has_alt_text(desk, book):
-    for path in everything(book):
-        open_(desk, path.as_uri())
-        without = "all => all.filter(e => !e.alt).map(e => e.src)"
-        assert desk.locator("article img").evaluate_all(without) == [], path
 
 
 def test_a_bet_tells_nothing_before_it_is_opened(desk, book):

@@ -1,6 +1,6 @@
 """The slides in a Chromium without a network: nothing overflows, nothing is lost, keys move on.
 
-Screenshots of every slide land in build/screenshots/slides.
+With QLESSON_SCREENSHOTS=1 each slide is kept in build/screenshots.
 """
 
 import base64
@@ -13,7 +13,7 @@ from PIL import Image
 
 from qlesson.authoring import slides
 
-from .page import NOTEBOOKS, PATIENCE, ROOT
+from .page import NOTEBOOKS, PATIENCE, ROOT, screenshot
 
 ROOM = {"width": 1280, "height": 720}
 NAMES = "teaching.md", "teaching_minutes.md"
@@ -81,14 +81,13 @@ def here(page):
     return page.locator("section.now > small").last.inner_text()
 
 
-def problems(page, path, text, screenshots=None):
-    """What is wrong with a deck; `screenshots` is where each slide is to be kept."""
+def problems(page, path, text):
+    """What is wrong with a deck."""
     found = []
     for number in range(1, show(page, path, text) + 1):
         bad = page.locator("section.now").evaluate(BAD)
         found += [f"slide {number}: {what}" for what in bad]
-        if screenshots:
-            page.screenshot(path=screenshots / f"{path.stem}-{number:02d}.png")
+        screenshot(page, f"slides-{path.stem}-{number:02d}")
         page.keyboard.press("ArrowRight")
     before = page.evaluate(SAID, [text, "main > :not(.answer), .answer > *"])
     if before != page.evaluate(SAID, ["", "section > *"]):
@@ -100,9 +99,7 @@ def problems(page, path, text, screenshots=None):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_every_slide_fits_and_fetches_nothing(page, path, tmp_path):
     text = slides.deck(nbformat.read(path, as_version=4), *TEACHING)
-    screenshots = ROOT / "build" / "screenshots" / "slides"
-    screenshots.mkdir(parents=True, exist_ok=True)
-    assert problems(page, tmp_path / f"{path.stem}.html", text, screenshots) == []
+    assert problems(page, tmp_path / f"{path.stem}.html", text) == []
     assert page.locator("section").count() >= 10
     assert "You will be able to" in page.locator("section").first.text_content()
 

@@ -1,7 +1,7 @@
 """Every notebook in a real JupyterLab, in a real browser, as a reader has it.
 
 One page, for speed: the app is driven by its own commands, and what is asserted is what the page
-shows. Screenshots land in build/screenshots.
+shows. Screenshots land in build/screenshots where QLESSON_SCREENSHOTS asks for them.
 """
 
 import re
@@ -25,7 +25,7 @@ from .page import (
 # They compute the longest. Here the kernel answers each of their cells with what is stored below
 # it, and `pytest notebooks` proves that this is what the cell gives; their live figures run in
 # test_play.py. All that JupyterLab does with a cell that is run, it does here too.
-PLAYED_BACK = ("06", "07", "08", "09", "10", "11", "12", "15", "16", "17")
+PLAYED_BACK = ("06", "07", "08", "09", "10", "11", "12", "13", "14", "15", "16", "17")
 PLAY_BACK = """
 import json, sys
 from IPython.display import publish_display_data

@@ -96,7 +96,7 @@ def test_what_is_chosen_by_them_has_the_bits_of_the_eager_path(shape, granularit
     both_signs, small, subnormal = (-2, 1), (0, 1e-9), (0, 1e-39)
     kinds = [(dtype, (0, -1)) for dtype in DTYPES]
     kinds += [(torch.float32, kind) for kind in (both_signs, small, subnormal)]
-    for bits, scale_dtype, kind in itertools.product((8, 3), (None, torch.float16), kinds):
+    for (bits, scale_dtype), kind in itertools.product(((8, None), (3, torch.float16)), kinds):
         scheme = ql.Scheme(bits, mapping, granularity, scale_dtype=scale_dtype)
         dtype, (more, times) = kind
         r = (drawn(shape, dtype) + more) * times
@@ -105,7 +105,7 @@ def test_what_is_chosen_by_them_has_the_bits_of_the_eager_path(shape, granularit
         if more and not scale_dtype:
             x, y = (in_mode(mode, ql.quantize, r, scheme) for mode in ("eager", "compiled"))
             assert_same((y.q, y.scale, y.zero_point), (x.q, *expected))
-    assert calls.count("choose") >= 24
+    assert calls.count("choose") >= 12
 
 
 @pytest.mark.parametrize("mapping", ["asymmetric", "symmetric"])

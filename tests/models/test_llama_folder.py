@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import peers
 import pytest
@@ -9,7 +10,8 @@ import torch
 from published import HEADS, KV_HEADS, LAYERS, PLAIN, as_published, published
 from safetensors.torch import load_file, save_file
 
-from qlesson.files import formats
+import qlesson as ql
+from qlesson.files import checkpoint, formats
 from qlesson.files.formats.from_llama import to_gguf
 from qlesson.models import llama
 from qlesson.models.llama.tokens import of_json
@@ -211,6 +213,23 @@ def test_the_codes_are_those_of_the_folder_with_rows_in_another_order(tmp_path):
                 assert torch.equal(mine[at : at + len(x.q)], its[list(rows)]), part
             at += len(x.q)
     assert qkv.scheme == x.scheme
+
+
+@pytest.mark.parametrize("granularity", [ql.PerTensor(), ql.PerAxis(0), ql.PerAxis(1),
+                                         ql.PerGroup(8), ql.PerGroup(4, 0)], ids=str)  # fmt: skip
+def test_a_folder_in_the_packages_own_codes(tmp_path, granularity):
+    """Rows in another order keep the scales of their columns; groups of rows come as W_hat."""
+    folder = published(tmp_path / "tiny")
+    own = shutil.copytree(folder, tmp_path / "own", ignore=shutil.ignore_patterns(FILE))
+    scheme = ql.Scheme(8, granularity=granularity)
+    checkpoint.quantize_file(folder / FILE, own / FILE, scheme, skip=["*norm*", "*embed*"])
+    with formats.open(own) as file:
+        held = {name: file[name] for name in file}
+    values = {n: x if isinstance(x, torch.Tensor) else x.dequantize() for n, x in held.items()}
+    assert any(not isinstance(x, torch.Tensor) for x in held.values())
+    model, _ = llama.load(own)
+    wanted = as_published(doubles(values), IDS)
+    torch.testing.assert_close(logits(model.double()), wanted, rtol=1e-9, atol=1e-9)
 
 
 # --- what is refused ---

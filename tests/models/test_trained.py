@@ -1,9 +1,7 @@
 """The course's language model trained through its rounding: what is shipped, and how it is made."""
 
 import re
-from pathlib import Path
 
-import contest
 import pytest
 import torch
 
@@ -12,7 +10,7 @@ from qlesson.files import checkpoint
 from qlesson.models import tinygpt
 from qlesson.models.tinygpt import codes as shipped
 from qlesson.models.tinygpt import train_quantized as training
-from qlesson.nn import QuantizedLinear, quantize_model
+from qlesson.nn import QuantizedLinear
 from qlesson.ranges import mse_search
 
 CARD = (shipped.FOLDER / "trained.md").read_text(encoding="utf-8")
@@ -81,25 +79,6 @@ def test_the_card_states_how_they_were_made():
     assert f"{training.STEPS} steps of Adam, {training.BATCH} windows" in CARD
     assert f"rate {training.PEAK_RATE:g}" in CARD
     assert f"{len(tinygpt.calibration_text()):,} characters" in CARD
-
-
-@pytest.mark.slow
-def test_rotated_gptq_in_turn_is_no_better_than_training(gpt):
-    """Notebook 12 says its perplexity at 3 bits, beside the best of 11 on the same text."""
-    (path,) = (Path(__file__).parents[2] / "notebooks").glob("12_*.ipynb")
-    said = r"In turn, rotated GPTQ has a perplexity of (\S+) there"
-    (stated,) = re.findall(said, path.read_text(encoding="utf-8"))
-    inputs = list(tinygpt.encode(tinygpt.calibration_text())[: 67 * 256].view(-1, 256).split(8))
-    small, _ = quantize_model(
-        gpt,
-        {"blocks.*": ql.Scheme(3, granularity=ql.PerAxis(0))},
-        method=contest.cells()["rotated_gptq"],
-        inputs=inputs,
-        find_range=mse_search,
-        sequential=True,
-    )
-    found = tinygpt.perplexity(small)
-    assert found == pytest.approx(float(stated), abs=0.02) and found > rows()[3, "learned"][2]
 
 
 @pytest.mark.parametrize("given", [(4,), (2.5,), (2, "lsq"), (2, None)])

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -214,6 +215,20 @@ def test_moves_leave_the_factor_as_it_is(factor, how):
     half = new.half()(x.half())
     assert half.dtype == torch.float16
     torch.testing.assert_close(half.float(), wanted, rtol=0.1, atol=0.1)
+
+
+@each_factor
+@each_kind
+def test_a_layer_on_meta_takes_what_is_assigned(factor, how):
+    new = layer(factor, *how)
+    empty = copy.deepcopy(new).to("meta")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, that nothing was copied
+        empty.load_state_dict(new.state_dict())
+    assert empty.input_factor.is_meta
+    fresh = layer(factor, *how).to("meta")
+    fresh.load_state_dict(new.state_dict(), assign=True)
+    assert torch.equal(fresh.input_factor, new.input_factor)
 
 
 @each_factor

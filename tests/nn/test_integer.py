@@ -219,6 +219,8 @@ def test_an_integer_bias_is_off_by_half_a_unit_at_most():
     bias, s_x = torch.randn(1000, generator=g), torch.tensor(0.02)
     s_w = 0.001 + 0.01 * torch.rand(1000, 1, generator=g)
     q = integer_bias(bias, s_x, s_w)
+    with torch.device("meta"):  # a number lies where the bias does
+        assert torch.equal(integer_bias(bias, 0.25, 0.5), torch.round(8 * bias.double()).int())
     unit = s_x.double() * s_w.double().flatten()
     off = (q * unit - bias.double()).abs() / unit
     assert q.dtype == torch.int32 and 0.45 < off.max() <= 0.5

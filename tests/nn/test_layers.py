@@ -30,6 +30,7 @@ from qlesson.nn import (
     QuantizedConv,
     QuantizedEmbedding,
     QuantizedLinear,
+    Rotation,
     calibrate,
     load_state,
     quantize_model,
@@ -317,6 +318,41 @@ def test_scales_keep_their_bits_when_the_model_is_cast():
     assert new.double().weight.dtype == torch.float64
 
 
+@pytest.mark.parametrize("kernels", ["eager", "compiled"])
+@pytest.mark.parametrize("kind", ["grouped", "rotated", "static", "whole"])
+def test_codes_stay_whole_when_all_is_cast(kind, kernels):
+    """model.type(dtype) casts every buffer, and not floats alone."""
+    four = ql.Scheme(4, granularity=ql.PerGroup(32))
+    w, (x, static, integers) = ql.quantize(drawn(9, 64), four), integer_only()
+    layer = {
+        "grouped": QuantizedLinear(w),
+        "rotated": QuantizedLinear(w, factor=Rotation(64, 8)),
+        "static": static,
+        "whole": integers,
+    }[kind]
+    if kind == "whole":
+        x = static.quantize_input(x).q
+    held = {n: b.clone() for n, b in layer.named_buffers() if not b.is_floating_point()}
+    assert held
+    wanted = layer(x)
+    layer.type(torch.bfloat16)
+    for name, codes in held.items():
+        assert layer.get_buffer(name).dtype == codes.dtype
+        assert torch.equal(layer.get_buffer(name), codes)
+    with ql.use_kernels(kernels):
+        y = layer(x if kind == "whole" else x.bfloat16())
+    torch.testing.assert_close(y.float(), wanted.float(), rtol=0.05, atol=0.2)
+
+
+def test_codes_of_inputs_from_elsewhere_are_refused():
+    layer = QuantizedLinear(ql.quantize(drawn(6, 8), BY_ROW), None, ql.Scheme(8))
+    x = layer.quantize_input(drawn(3, 8))
+    there = ql.QTensor._trusted(*(t.to("meta") for t in (x.q, x.scale, x.zero_point)), x.scheme)
+    for ask in (layer.product, lambda x: list(layer.accumulators(x))):
+        with pytest.raises(ValueError, match="x is on meta and the layer on cpu: move one"):
+            ask(there)
+
+
 # --- embedding and convolution --------------------------------------------------------------------
 
 
@@ -540,6 +576,25 @@ def test_the_export_refuses_what_onnx_would_clip_elsewhere(tmp_path):
         static = quantized(linear(), BY_ROW, activations, ql.QParams(0.1, 0))
         with pytest.raises(ValueError, match="ONNX clips at the ends of its 8-bit types"):
             to_onnx_qdq(IntegerLinear(static, output, ql.QParams(0.1, 0)), tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize("name", ["layer.json", "layer.txt", "layer"])
+def test_the_export_is_onnx_under_any_name_and_whole_or_not_there(name, tmp_path, monkeypatch):
+    new = integer_only()[2]
+    to_onnx_qdq(new, tmp_path / "layer.onnx")
+    to_onnx_qdq(new, tmp_path / name)
+    good = (tmp_path / "layer.onnx").read_bytes()
+    assert (tmp_path / name).read_bytes() == good
+
+    def half(path, data):
+        path.open("wb").write(data[:10])
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(type(tmp_path), "write_bytes", half)
+    with pytest.raises(OSError, match="the disk is full"):
+        to_onnx_qdq(new, tmp_path / name)
+    monkeypatch.undo()
+    assert (tmp_path / name).read_bytes() == good and len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_export_says_what_it_needs(tmp_path, monkeypatch):

@@ -277,6 +277,16 @@ def test_batches_that_hold_none_are_refused():
             calibrate(Named(), nothing, ql.Scheme())
 
 
+def test_one_batch_is_no_list_of_them():
+    """Its rows, or its names, would be taken for batches."""
+    x = inputs(2, 4)
+    for one in (x, {"x": x}, UserDict(x=x), "x", 3):
+        with pytest.raises(TypeError, match=r"batches must be a list .* pass \[batch\]"):
+            calibrate(Named(), one, ql.Scheme())
+        with pytest.raises(TypeError, match=r"batches must be a list .* pass \[batch\]"):
+            recorded(Named(), one)
+
+
 def test_no_hook_is_left_after_an_error():
     model = Named()
     for batch, take in (

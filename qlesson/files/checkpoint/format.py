@@ -86,7 +86,7 @@ class File:
             length = int.from_bytes(file.read(8), "little")
             text = file.read(length)
         header = self._header(text)
-        self.others: dict[str, str] = header.pop("__metadata__", {})
+        self.others: dict[str, str] = header.pop("__metadata__", None) or {}
         self.is_ours = KEY in self.others
         self.entries: dict[str, Entry] = {}
         self._begins: dict[str, int] = {}

@@ -191,10 +191,15 @@ class LlamaFolder(Opened):
 
 
 def _in_order(x: Value, order: Tensor) -> Value:
-    """The rows in another order, and their scales with them."""
+    """The rows in another order, and their scales with them; W_hat of groups across rows, whose
+    codes belong to where they are."""
     if isinstance(x, Tensor):
         return x[order]
-    by_rows = {n: t[order] for n, t in vars(x).items() if isinstance(t, Tensor) and t.ndim > 1}
+    steps = x.scale.shape
+    if len(steps) > 1 and steps[0] not in (1, len(order)):
+        return x.dequantize()[order]
+    held = {n: t for n, t in vars(x).items() if isinstance(t, Tensor) and t.ndim > 1}
+    by_rows = {n: t[order] for n, t in held.items() if len(t) == len(order)}
     if isinstance(x, Blocks):
         return x._trusted(**vars(x) | by_rows)
     return QTensor._trusted(**vars(x) | by_rows)

@@ -351,9 +351,14 @@ def _form(x: Weight) -> Any:
     """What weights have in common whose rows can be joined; all else is joined with nothing."""
     if type(x) is Blocks:
         return x.bits, x.group_size, x.q.dtype, x.scale.dtype, x.minimum is None
-    if isinstance(x, QTensor) and type(x.scheme.granularity) in (PerAxis, PerGroup):
+    if isinstance(x, QTensor) and _goes_by_rows(x.scheme.granularity):
         return x.scheme
     return id(x)
+
+
+def _goes_by_rows(granularity: Any) -> bool:
+    grouped = type(granularity) is PerGroup and granularity.axis in (1, -1)
+    return grouped or granularity in (PerAxis(0), PerAxis(-2))
 
 
 def _joined(weights: Sequence[Any]) -> Any:

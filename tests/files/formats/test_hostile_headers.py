@@ -6,8 +6,9 @@ import struct
 import built
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+import qlesson as ql
 from qlesson.files import checkpoint, formats, inspect
 from qlesson.files.checkpoint import format as checkpoint_format
 from qlesson.files.formats import gguf
@@ -57,6 +58,14 @@ def test_a_header_that_lies_is_refused(name, tmp_path):
     data, words = LIES[name]
     (tmp_path / "x.safetensors").write_bytes(data)
     assert words in refusal(tmp_path / "x.safetensors")
+
+
+def test_metadata_of_nothing_are_none(tmp_path):
+    """So safetensors reads them."""
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(header({"__metadata__": None, "a": one()}, bytes(4)))
+    assert load_file(path)["a"].item() == formats.open(path)["a"].item() == 0
+    checkpoint.quantize_file(path, tmp_path / "y.safetensors", ql.Scheme())
 
 
 def test_what_nobody_can_read_is_no_description_of_torchao(tmp_path):

@@ -148,9 +148,9 @@ class AfterColumn:
         "e is the error divided by a number from the diagonal of U.",
         "e = (w[j] - w_hat) / u[j, j], and the later columns move by -e * u[j, j + 1 :].",
     )
-    why = """The move is -e * U[j, j+1:] with e = (w_j - w_hat_j) / U[j, j]. For inputs that go
-        together the entries of U beyond the diagonal are negative, so the minus turns an error
-        into an opposite one."""
+    why = """The move is -e * U[j, j+1:] with e = (w_j - w_hat_j) / U[j, j]. Where two inputs go
+        together U's entry beyond the diagonal is negative, so the minus turns an error into an
+        opposite one."""
     stub = """
         def after_column(w, w_hat, j, u):
             e = w[j] - w_hat

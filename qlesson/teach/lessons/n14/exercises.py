@@ -145,7 +145,7 @@ class PassTooMany:
     """
 
     hints = (
-        "What does each of them leave in memory after a token, beside its outputs?",
+        "What does each of them write into memory while it makes one token, beside its outputs?",
         "Reading is not writing: C reads 4 bytes a weight, and writes nothing but outputs.",
     )
     why = """B writes the codes as int8, twice as large as packed, and reads them again. D writes a
