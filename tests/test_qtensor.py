@@ -713,7 +713,12 @@ REFUSED = {
     "scale NaN": (given_qparams(NAN), ValueError, "scale must be positive and finite"),
     "scale inf": (given_qparams(torch.tensor(INF)), ValueError, "scale must be positive"),
     "scale below float32": (given_qparams(1e-60), ValueError, "scale must be positive"),
-    "scale too large": (given_qparams(2e38), ValueError, "scale * 255 is infinite", "pass it as float64"),
+    "scale too large": (
+        given_qparams(2e38),
+        ValueError,
+        "scale * 255 is infinite",
+        "pass it as float64",
+    ),
     "scale too large in a scheme of 4 bits": (
         given_qparams(torch.tensor(5e37), 0, scheme=ql.Scheme(4, "symmetric")),
         ValueError,
@@ -1278,8 +1283,7 @@ ALL_LEARNED = [ql.Scheme(3, "symmetric"), ql.Scheme(3, granularity=ql.PerGroup(5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ALL_LEARNED, ids=str)
-@pytest.mark.parametrize("own_range", [True, False])
+@pytest.mark.parametrize("own_range, scheme", zip((True, False), ALL_LEARNED, strict=True))
 def test_fake_quantize_is_compiled_without_a_break(own_range, scheme):
     r = torch.randn(6, 7, generator=torch.Generator().manual_seed(0))
     s, z = ql.choose_qparams(r, scheme)

@@ -518,11 +518,11 @@ def test_what_notebooks_13_and_14_say_of_another_processor_is_stored():
     for granularity in bench.GRANULARITIES:
         wanted = CELL | {"granularity": granularity}
         assert bench.share(XEON["rows"], bench.FLOOR, "compiled", **wanted) > 0.9, granularity
-    assert "the pass itself takes half as long again as its bytes would" in text
+    assert "the pass itself takes 1.6 times as long as its bytes would" in text
     (read,), wanted = XEON["bandwidth"], CELL | {"granularity": "group 32"}
     per_ms = read["moved"] / read["ms"]
     t = bench.ms_of(XEON["rows"], **wanted)[bench.FLOOR]
-    assert 1.35 < t / (5 * 2**25 / per_ms) < 1.65
+    assert 1.55 < t / (5 * 2**25 / per_ms) < 1.65
     text = text_of("14_writing_fast.ipynb")
     assert "float32 itself takes one and a half times as long on the EPYC" in text
     assert "Ours are, of float32 inputs too, and those lose nothing" in text

@@ -263,8 +263,9 @@ def test_half_scales_in_tritons_interpreter(mapping, interpreted):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("bits", [8, 16, 3])
+@pytest.mark.parametrize(
+    "dtype, bits", [*((dtype, 8) for dtype in DTYPES), (torch.float32, 16), (torch.bfloat16, 3)]
+)
 def test_the_kernels_for_a_gpu_agree_in_tritons_interpreter(bits, dtype, interpreted):
     nothing = torch.tensor([float("nan"), float("inf"), -float("inf")]).to(dtype)
     layouts = [((7, 1111), ql.PerTensor())]

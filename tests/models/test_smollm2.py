@@ -216,7 +216,7 @@ def test_greedy_answers_are_those_of_llama_cpp(smollm2, server):
     model, tokenizer = smollm2
     away: dict[str, list] = {"theirs": [], "eight": []}
     steps = parted = 0
-    for prompt in PROMPTS:
+    for prompt in PROMPTS[::2]:
         ids = tokenizer.chat(prompt)
         written, likeliest = of_llama_cpp(server, ids)
         ours = log_p(model, ids, written)
