@@ -272,6 +272,8 @@ def test_the_pairs_of_11():
     assert pair(("GPTQ in turn", "searched"), ("GPTQ", "searched")) < -2
     assert pair(("rotated GPTQ", "searched"), ("GPTQ in turn", "searched")) < -2
     assert abs(pair(("rotated in turn", "searched"), ("rotated GPTQ", "searched"))) < 2
+    assert "partly by luck: in turn it cannot be told apart from either" in ELEVEN.words
+    assert abs(pair(("rotated in turn", "searched"), ("GPTQ in turn", "searched"))) < 2
 
 
 def test_what_the_clip_of_q_and_k_brings_in_11():
@@ -282,11 +284,6 @@ def test_what_the_clip_of_q_and_k_brings_in_11():
     assert verdicts == ["cannot be told apart", *3 * ["worse"]] and three[0] < 0.005
     factors = ELEVEN.said(r"AWQ's factors bring ([\d.]+) ± ([\d.]+) of that, its clip the rest")
     assert factors == ELEVEN.line("3 bits, its clip alone - AWQ:")
-
-
-def test_the_winner_of_11_is_not_alone():
-    assert "the best of sixteen, by one rotation, so partly by luck" in ELEVEN.words
-    assert abs(pair(("rotated in turn", "searched"), ("GPTQ in turn", "searched"))) < 2
 
 
 def test_what_the_range_brings_in_11():
