@@ -39,7 +39,8 @@ def record(
     The model runs in the mode it is in, with copies of the batch and of the buffers that a run
     could change: what it changes is forgotten. Codes and scales are none of them. What
     torch.compile has made of it does not run, since no layer is heard there. Raises ValueError,
-    with the layer's name, where an input holds NaN or infinity, and where no batch comes.
+    with the layer's name, where an input holds NaN or infinity, and where no batch comes, and
+    TypeError for one batch in the place of a list.
     """
     checks.running_model("model", model)
     _are_batches("batches", batches)

@@ -74,10 +74,10 @@ class _KeepsScale(nn.Module):
             checks.scales_in(full_name, x, dtype, self._scheme_of(name))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        exact, held = ("scale", "minimum", "factor", "book"), self._buffers
-        kept = {n: x for n, x in held.items() if x is not None and n.endswith(exact)}
+        exact, held = ("scale", "minimum", "factor", "book"), self._buffers.items()
+        kept = {n: x for n, x in held if x is not None}
         # model.type(dtype) casts whole numbers too: codes, zero points, shifts.
-        kept |= {n: x for n, x in held.items() if x is not None and not x.is_floating_point()}
+        kept = {n: x for n, x in kept.items() if n.endswith(exact) or not x.is_floating_point()}
         super()._apply(fn, recurse)
         for name, x in kept.items():
             moved = self.get_buffer(name)

@@ -385,6 +385,7 @@ def test_the_time_from_a_key_to_the_picture(desk, book):
         times = desk.evaluate("() => window.times")
         lines.append(f"{number}  median {statistics.median(times):4.0f} ms, most {max(times):4.0f}")
     report = ROOT / "build" / "book_key_to_picture.txt"
+    report.parent.mkdir(exist_ok=True)
     report.write_text("\n".join(lines) + "\n")
     print(report.read_text())
 

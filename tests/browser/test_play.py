@@ -161,6 +161,7 @@ def test_the_time_from_a_key_to_the_picture(running):
         lines.append(f"{notebook}  median {statistics.median(times):4.0f} ms of {len(times)}")
     lines.append(f"all  median {statistics.median(everything):4.0f} ms of {len(everything)}")
     report = ROOT / "build" / "key_to_picture.txt"
+    report.parent.mkdir(exist_ok=True)
     report.write_text("\n".join(lines) + "\n")
     print(report.read_text())
 
