@@ -567,7 +567,7 @@ def test_the_first_batch_is_not_known_by_its_value():
         ("2.1", lambda r, a, b: qparams(r, a, b, torch.trunc), "fraction is cut off"),
         ("2.3", lambda r, s, a, b: max(a, min(b, math.trunc(a - r / s))), "fraction is cut off"),
         ("3.1", lambda r, bits: torch.trunc(r / scales(r, bits)).char(), "fraction is dropped"),
-        ("4.2", lambda q, s, z: s * (q - z.long()), "A single z, without an axis"),
+        ("4.2", lambda q, s, z: s * (q - z.long()), "A single z of whole numbers"),
         ("8.1", lambda d: take_from_large(d, 8), "take 16 from the nibbles 8 to 15, not 8"),
         ("8.1", lambda d: take_from_large(d & 0x77, 16), "(the mask is 15)"),
         (
