@@ -439,9 +439,9 @@ def test_what_notebook_14_says_of_times_is_stored():
     assert "is slower than float32 all the same" in text
     one = four[1]
     assert one["qlesson, eager"] > one["float32"]
-    assert "by its bytes `first_try` would take a quarter of that time" in text
+    assert "by its bytes `first_try` would take a fifth of that time" in text
     by_bytes = 17.1 * 16384 * 4096 / read["moved"] * eight[1][bench.READ_ONCE]
-    assert 0.2 < by_bytes / one["qlesson, eager"] < 0.3
+    assert 0.18 < by_bytes / one["qlesson, eager"] < 0.23
     assert "All that read 4-bit codes once are faster than the float weights" in text
     whole = ("float32", "bfloat16", "qlesson, eager")
     assert max(t for name, t in one.items() if name not in whole) < one["bfloat16"]
@@ -482,7 +482,7 @@ def test_what_notebook_14_says_of_times_is_stored():
     assert 2 * 16384 * 4096 / gb_per_s / without["bfloat16"] > 0.9
     assert 2.7 < without["bfloat16"] / without["qlesson"] < 3.4
     assert 3.7 < one["bfloat16"] / one["qlesson"] < 4.3
-    assert "come near, whose turn is at twenty tokens: eight take 7 % longer than one" in text
+    assert "turn at twenty tokens and come near: eight take 7 % longer than one" in text
     assert four[8]["bfloat16"] / one["bfloat16"] == pytest.approx(1.07, abs=0.02)
     per_token = four[256]["bfloat16"] / 256  # of arithmetic
     assert 17 < 2 * 16384 * 4096 / gb_per_s_there / per_token < 23
@@ -518,7 +518,7 @@ def test_what_notebooks_13_and_14_say_of_another_processor_is_stored():
     for granularity in bench.GRANULARITIES:
         wanted = CELL | {"granularity": granularity}
         assert bench.share(XEON["rows"], bench.FLOOR, "compiled", **wanted) > 0.9, granularity
-    assert "the pass itself takes 1.6 times as long as its bytes would" in text
+    assert "the pass itself takes 1.6 times as long as 5 bytes a value would" in text
     (read,), wanted = XEON["bandwidth"], CELL | {"granularity": "group 32"}
     per_ms = read["moved"] / read["ms"]
     t = bench.ms_of(XEON["rows"], **wanted)[bench.FLOOR]

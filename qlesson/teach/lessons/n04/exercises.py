@@ -130,7 +130,7 @@ class Subtraction:
             yield q, tensor(rng.uniform(0.1, 5)), tensor(rng.randint(-128, 127), dtype=torch.int8)
 
     @wrong("The difference is int8 and has wrapped around: convert q before you subtract. (A "
-           "single z of whole numbers, without an axis, does not change its type.)")  # fmt: skip
+           "single z of whole numbers, without an axis, does not change q's type.)")  # fmt: skip
     def converted_too_late(q, s, z):
         return s * (q - z).float()
 
