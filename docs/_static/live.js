@@ -9,7 +9,8 @@ const waiting = {}, loaded = {};
 // A script by its path beside this one; file:// allows no other way to fetch.
 const load = path => loaded[path] ??= new Promise((resolve, reject) => {
   const script = document.createElement('script');
-  Object.assign(script, {src: new URL(path, here), onload: resolve, onerror: reject});
+  const failed = e => { delete loaded[path]; reject(e); };  // who tries again loads it again
+  Object.assign(script, {src: new URL(path, here), onload: resolve, onerror: failed});
   document.head.append(script);
 });
 qlesson.play = (number, look) => { waiting[number] = look; };

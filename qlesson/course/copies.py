@@ -31,7 +31,8 @@ def copy(course: Path, mine: Path, fresh: bool = False, names: Sequence[str] = (
     """Bring the folder `mine` up to date with `course`; return the lines worth saying.
 
     `names` are numbers of notebooks, the only ones that `fresh` restores.
-    Raises OSError where that cannot be, for want of room, say; the folder is then as it was.
+    Raises OSError where that cannot be, for want of room, say. The folder is then as it was; where
+    another program holds a file, some copies may be new, and work lies where it was or in old_.
     """
     (mine / ".as_copied").mkdir(parents=True, exist_ok=True)
     sources, worked_in, said = wanted(course, mine, fresh, tuple(map(beginning, names)) or "")
@@ -72,7 +73,10 @@ def wanted(
         copied, was = mine / source.name, mine / ".as_copied" / source.name
         if copied.exists():
             changed = not was.exists() or was.read_bytes() != source.read_bytes()
-            work = content(copied) != content(was if was.exists() else source)
+            work = content(copied) not in (
+                content(was if was.exists() else source),
+                content(source),
+            )
             restore = source.name.startswith(names) and (fresh or not work)
             if not changed and not (restore and copied.read_bytes() != source.read_bytes()):
                 continue
@@ -105,9 +109,14 @@ def place(sources: list[Path], mine: Path, worked_in: list[Path], old: Path) -> 
         for work in worked_in:
             old.mkdir(exist_ok=True)
             work.rename(old / work.name)
-        for source in sources:
-            (beside / "was" / source.name).replace(mine / ".as_copied" / source.name)
+        for source in sources:  # a copy first: one that is as the course has it is nobody's work
             (beside / "copied" / source.name).replace(mine / source.name)
+            (beside / "was" / source.name).replace(mine / ".as_copied" / source.name)
+    except OSError:  # another program may hold a file: what was put aside goes back
+        for work in worked_in:
+            if (old / work.name).exists() and not work.exists():
+                (old / work.name).rename(work)
+        raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -127,8 +136,8 @@ def bring(course: Path, mine: Path, fresh: bool, names: Sequence[str]) -> int:
             print(line)
     except OSError as error:
         print(
-            f"The notebooks could not be copied to {mine}, which is as it was: {error}. Make room, "
-            "or let yourself write there, and try again."
+            f"The notebooks could not all be copied to {mine}, where your work is kept: {error}. "
+            "Make room, let yourself write there, or close what holds a file, and try again."
         )
         return 1
     return 0

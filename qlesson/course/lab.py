@@ -38,10 +38,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not find_spec("jupyterlab"):
         print('JupyterLab is not installed: pip install "qlesson[lab]", then run qlesson lab again')
         return 1
+    if said := misplaced(arguments, options, for_jupyterlab):
+        print(said)
+        return 1
     fresh = options.fresh is not None
     if copies.bring(notebooks(), options.folder, fresh, [options.fresh] if options.fresh else []):
         return 1
     return opened(options.folder, for_jupyterlab)
+
+
+def misplaced(
+    arguments: Sequence[str], options: argparse.Namespace, others: Sequence[str]
+) -> str | None:
+    """What to say where the folder is the value of an option before it, and nobody's folder."""
+    words = [word for word in arguments if word == str(options.folder)]
+    before = arguments[arguments.index(words[0]) - 1 :] if words else []
+    if before and arguments[0] != words[0]:
+        if before[0] in others and before[0].startswith("-") and "=" not in before[0]:
+            return f"Write {before[0]}={words[0]}, or name the folder first: nothing was copied."
+        if before[0] == options.fresh:
+            return (
+                "--fresh takes one number, so nothing was restored: call it once for each, or name "
+                "the folder before it."
+            )
+    return None
 
 
 def opened(folder: Path, more: Sequence[str]) -> int:

@@ -19,7 +19,11 @@ def randn(*shape: int, generator: torch.Generator) -> Tensor:
     u and v, and then the two results, lie 8 places apart in each 16 values. Fewer than 16 values
     torch computes in float64 itself; where 16 do not divide them, the last 16 are drawn anew.
     """
-    how: dict[str, Any] = {"generator": generator, "dtype": torch.float32}
+    how: dict[str, Any] = {
+        "generator": generator,
+        "dtype": torch.float32,
+        "device": generator.device,
+    }
     n = math.prod(shape)
     if n < 16:
         return torch.randn(shape, **how)

@@ -45,6 +45,7 @@ import contextlib
 import inspect
 import json
 import math
+import os
 import re
 import sys
 import textwrap
@@ -370,7 +371,9 @@ def _states() -> dict[str, str]:
     except (OSError, ValueError, TypeError):
         noted = {}
     stored = {id: state for id, state in noted.items() if state in ("passed", "shown")}
-    return {id: state for id, state in (stored | _states_here).items() if id in exercises()}
+    passed = {id: state for id, state in stored.items() if state == "passed"}  # by any notebook
+    found = stored | _states_here | passed
+    return {id: state for id, state in found.items() if id in exercises()}
 
 
 def _remember(id: str, state: str) -> None:
@@ -379,4 +382,6 @@ def _remember(id: str, state: str) -> None:
         _states_here[id] = state
     with contextlib.suppress(OSError):
         if any(Path().glob("*.ipynb")):
-            Path(PROGRESS_FILE).write_text(json.dumps(_states()) + "\n", encoding="utf-8")
+            whole = Path(f"{PROGRESS_FILE}.{os.getpid()}")  # another notebook never reads a half
+            whole.write_text(json.dumps(_states()) + "\n", encoding="utf-8")
+            whole.replace(PROGRESS_FILE)

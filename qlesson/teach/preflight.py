@@ -101,8 +101,11 @@ def _free_gigabytes() -> float | None:
         with (
             open("/sys/fs/cgroup/memory.max", encoding="utf-8") as limit,
             open("/sys/fs/cgroup/memory.current", encoding="utf-8") as used,
+            open("/sys/fs/cgroup/memory.stat", encoding="utf-8") as parts,
         ):
-            free.append((int(limit.read()) - int(used.read())) / 1e9)
+            # Files that were read are counted as used, and given up where memory is asked for.
+            cached = sum(int(x.split()[1]) for x in parts if x.startswith("inactive_file "))
+            free.append((int(limit.read()) - int(used.read()) + cached) / 1e9)
     except (OSError, ValueError):
         pass  # not Linux, or no limit: what was found so far stands
     return min(free, default=None)

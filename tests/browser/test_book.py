@@ -390,6 +390,22 @@ def test_the_time_from_a_key_to_the_picture(desk, book):
     print(report.read_text())
 
 
+def test_after_a_second_without_a_network_a_figure_answers(desk, book):
+    lost = "**/play/01/play.js"
+    desk.route(lost, lambda route: route.abort())
+    figure = live(desk, book, "01")
+    before, handle = said(figure), figure.locator("input[type=range]").first
+    handle.focus()
+    with desk.expect_event("requestfailed"):
+        handle.press("ArrowRight")
+    desk.unroute(lost)
+    handle.press("ArrowRight")
+    desk.wait_for_function(
+        "([node, before]) => node.innerText != before && !node.innerText.includes('again')",
+        arg=[figure.locator(".said").element_handle(), "\n".join(before)],
+    )
+
+
 def test_where_scripts_are_off_the_stored_pictures_stand(browser, book):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()

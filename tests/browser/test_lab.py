@@ -188,6 +188,28 @@ def run(lab, name, answers):
     screenshot(lab, f"{name}-answer", answers[0])
 
 
+FOLD = """() => {
+  const all = jupyterapp.shell.currentWidget.content.widgets
+  const cell = all.find((w, i) => w.model.type == 'code' && w.model.outputs.length &&
+    !w.outputHidden && w.node.checkVisibility() && all[i + 1].node.checkVisibility() &&
+    !all[i + 1].model.sharedModel.getSource().startsWith('#'))
+  cell.outputHidden = true
+}"""
+
+
+def test_an_output_that_a_reader_folds_hides_no_other_cell(lab):
+    """Only what lies below a bet waits for its answer."""
+    open_(lab, "02_scale_and_zero_point.ipynb")
+    seen = [c["seen"] for c in lab.evaluate(ALL_CELLS)]
+    folded = sum(c["folded"] for c in lab.evaluate(ALL_CELLS))
+    lab.evaluate(FOLD)
+    lab.wait_for_function(
+        "n => document.querySelectorAll('.jp-OutputPlaceholder').length > n", arg=folded
+    )
+    assert [c["seen"] for c in lab.evaluate(ALL_CELLS)] == seen and False in seen
+    lab.evaluate(SAVE_AND_CLOSE)
+
+
 def test_a_link_into_the_page_lands_at_its_first_click(lab):
     """All that stands above the heading has its height, though nobody has seen it yet."""
     open_(lab, "00_start_here.ipynb")

@@ -184,11 +184,39 @@ def test_where_there_is_no_room_the_folder_stays_as_it_was(fits, course, tmp_pat
     assert (mine / "03_c.ipynb").read_text() == notebook("c")
 
 
+@pytest.mark.parametrize("fits", range(4))
+def test_a_file_that_another_program_holds_loses_no_work(fits, course, tmp_path, monkeypatch):
+    """And what was copied half is copied whole the next time, by itself."""
+    mine, done, replace = tmp_path / "my_notebooks", [], Path.replace
+    copies.copy(course, mine)
+    (mine / "01_a.ipynb").write_text(notebook("my answer"))
+    for name in ("01_a", "02_b"):
+        (course / f"{name}.ipynb").write_text(notebook(f"new {name}"))
+
+    def held(self, target):
+        done.append(target)
+        if len(done) > fits:
+            raise PermissionError(13, "another program holds it", str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", held)
+    with pytest.raises(PermissionError):
+        copies.copy(course, mine, fresh=True)
+    monkeypatch.undo()
+    everywhere = [p.read_text() for p in mine.rglob("01_a.ipynb")]
+    assert notebook("my answer") in everywhere
+    copies.copy(course, mine)
+    assert (mine / "02_b.ipynb").read_text() == notebook("new 02_b")
+    copies.copy(course, mine, fresh=True)
+    assert (mine / "01_a.ipynb").read_text() == notebook("new 01_a")
+    assert notebook("my answer") in [p.read_text() for p in mine.rglob("01_a.ipynb")]
+
+
 def test_copies_that_cannot_be_made_are_told_of_in_a_sentence(course, tmp_path):
     (tmp_path / "my_notebooks").write_text("a file in the place of the folder")
     made = run("-I", copies.__file__, cwd=tmp_path)
     assert made.returncode == 1 and made.stderr == ""
-    assert made.stdout.startswith("The notebooks could not be copied to my_notebooks, which is as")
+    assert made.stdout.startswith("The notebooks could not all be copied to my_notebooks, where")
     assert (tmp_path / "my_notebooks").read_text() == "a file in the place of the folder"
 
 

@@ -60,6 +60,19 @@ def test_a_folder_in_the_place_of_a_number_gets_a_sentence(started, tmp_path, ca
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--port", "9000"], "Write --port=9000, or name the folder first"),
+        (["--fresh", "05", "06"], "--fresh takes one number, so nothing was restored"),
+    ],
+)
+def test_the_value_of_an_option_is_no_folder(words, said, started, capsys):
+    assert lab.main(words) == 1 and not started
+    assert said in capsys.readouterr().out
+    assert not Path(words[-1]).exists()
+
+
 def test_a_missing_jupyterlab_is_named_with_its_remedy(started, monkeypatch, capsys):
     monkeypatch.setattr(lab, "find_spec", lambda name: None)
     assert lab.main([]) == 1 and not started
@@ -75,7 +88,9 @@ def test_a_folder_that_cannot_be_written_gets_a_sentence(started, monkeypatch, c
     monkeypatch.setattr(copies.Path, "mkdir", locked)
     assert lab.main(["locked"]) == 1 and not started
     said = capsys.readouterr().out
-    assert said.startswith("The notebooks could not be copied to locked, which is as it was:")
+    assert said.startswith(
+        "The notebooks could not all be copied to locked, where your work is kept:"
+    )
     assert "Permission denied" in said and said.count("\n") == 1
 
 

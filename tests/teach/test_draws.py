@@ -42,3 +42,10 @@ def test_torchs_default_dtype_changes_no_bit(shape):
     finally:
         torch.set_default_dtype(torch.float32)
     assert found.dtype == wanted.dtype == torch.float32 and torch.equal(found, wanted)
+
+
+def test_they_lie_where_their_generator_does():
+    wanted = randn(37, generator=torch.Generator().manual_seed(3))
+    with torch.device("meta"):
+        found = randn(37, generator=torch.Generator("cpu").manual_seed(3))
+    assert torch.equal(found, wanted)

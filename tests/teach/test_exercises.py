@@ -457,6 +457,27 @@ def test_catch_up_is_no_pass(kernel, capsys):
     assert "1.1 passed   1.2 passed   1.3 shown" in capsys.readouterr().out
 
 
+def test_a_pass_in_one_notebook_is_not_taken_back_by_another(kernel, capsys, monkeypatch):
+    """Whose session knows the exercise as shown."""
+    Path("mine.ipynb").touch()
+    catch_up(1)
+    another, here = {}, package._states_here
+    monkeypatch.setattr(package, "_states_here", another)
+    check("1.2", [17, 6, 127])
+    monkeypatch.setattr(package, "_states_here", here)
+    check("3.2", 8)
+    noted = json.loads(Path(package.PROGRESS_FILE).read_text())
+    assert noted["1.2"] == noted["3.2"] == "passed" and noted["1.1"] == "shown"
+    assert [p.name for p in Path().iterdir()].count(package.PROGRESS_FILE) == 1
+    assert len(list(Path().glob(f"{package.PROGRESS_FILE}*"))) == 1
+
+
+def test_a_right_answer_is_right_on_any_default_device():
+    with torch.device("meta"):
+        for ex in CODE:
+            assert verdict.judge(ex, ex.right, 0).state == "passed", ex.id
+
+
 def test_catch_up_leaves_what_is_written(kernel, capsys):
     stubs = {ex.id: ex.stub for ex in ALL}
     exec(stubs["1.1"] + "\n" + stubs["2.3"] + "\nmy_codes = [..., ..., ...]", kernel)

@@ -51,3 +51,10 @@ def test_the_best_code_is_named(said):
     for together, second, best in ((9, 4, "0 and 1"), (9, 3, "1 and 0"), (-9, 6, "0 and 0")):
         text, _ = said("11", together=together / 10, second=second / 10)
         assert f"The best of all codes: {best}," in text
+
+
+def test_a_value_between_the_notches_is_its_own(capsys):
+    from qlesson.teach import play
+
+    play("11", second=0.25, together=0.05)
+    assert "Weights 0.4 and 0.25, inputs together 0.05." in capsys.readouterr().out

@@ -42,3 +42,10 @@ def test_gradients_are_found_where_the_reader_has_switched_them_off(said):
     with torch.no_grad():
         assert said("12", bits=3, s=0.6)[0] == wanted
         plt.close(figures.straight_through(ql.Scheme(3, "symmetric"), 1.0, 0, -5, 5))
+
+
+def test_a_value_between_the_notches_is_its_own(capsys):
+    from qlesson.teach import play
+
+    play("12", s=0.113)
+    assert "3 bits, step 0.113: MSE" in capsys.readouterr().out

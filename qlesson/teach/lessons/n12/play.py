@@ -49,11 +49,14 @@ def _step(bits: int, s: float) -> Shown:
     chosen = min(range(len(_STEPS)), key=lambda i: abs(_STEPS[i] - s))
     every = [_pulls(bits, step) for step in _STEPS]
     losses = [loss for loss, _, _ in every]
+    step = f"{_STEPS[chosen]:.2f}"
     loss, inside, clipped = every[chosen]
+    if abs(_STEPS[chosen] - s) > 1e-9:  # typed: the picture marks the nearest that it has
+        step, (loss, inside, clipped) = f"{s:g}", _pulls(bits, s)
     way = "falls" if inside + clipped > 0 else "grows"
     sentences = [
-        f"{bits} bits, step {_STEPS[chosen]:.2f}: MSE {loss:.4f}. The step {way}.",
+        f"{bits} bits, step {step}: MSE {loss:.4f}. The step {way}.",
         f"Pulls: inside {-inside:+.4f}, clipped {0.0 - clipped:+.4f}.",
     ]
-    title = f"{bits} bits, step {_STEPS[chosen]:.2f}"
+    title = f"{bits} bits, step {step}"
     return sentences, partial(figures.pulls, _STEPS, losses, chosen, inside, clipped, title)
