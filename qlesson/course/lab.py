@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="NN",
         help="restore them, or the one named, as in 05; what you wrote moves to a dated folder",
     )
+    arguments = sys.argv[1:] if arguments is None else arguments
     options, for_jupyterlab = parser.parse_known_args(arguments)
     if not find_spec("jupyterlab"):
         print('JupyterLab is not installed: pip install "qlesson[lab]", then run qlesson lab again')
