@@ -14,6 +14,8 @@ from qlesson.course import copies, notebooks
 
 SETTINGS = Path(__file__).with_name("settings")
 FIRST = "00_start_here.ipynb"
+# Options of JupyterLab that take no value, so that a folder may follow.
+FLAGS = {"--no-browser", "--allow-root", "--debug", "--core-mode", "--expose-app-in-browser", "-y"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +57,8 @@ def misplaced(
     words = [word for word in arguments if word == str(options.folder)]
     before = arguments[arguments.index(words[0]) - 1 :] if words else []
     if before and arguments[0] != words[0]:
-        if before[0] in others and before[0].startswith("-") and "=" not in before[0]:
+        takes_one = before[0].startswith("-") and "=" not in before[0] and before[0] not in FLAGS
+        if before[0] in others and takes_one and not options.folder.is_dir():
             return f"Write {before[0]}={words[0]}, or name the folder first: nothing was copied."
         if before[0] == options.fresh:
             return (

@@ -73,6 +73,13 @@ def test_the_value_of_an_option_is_no_folder(words, said, started, capsys):
     assert not Path(words[-1]).exists()
 
 
+def test_a_folder_may_follow_an_option(started, tmp_path, monkeypatch):
+    """One that takes no value, or has it; and where the folder is there, any."""
+    for words in (["--no-browser", "mine"], ["--port=9000", "mine"], ["--port", "mine"]):
+        monkeypatch.chdir(tmp_path)
+        assert lab.main(words) == 0 and started[-1][0] == tmp_path / "mine"
+
+
 def test_a_missing_jupyterlab_is_named_with_its_remedy(started, monkeypatch, capsys):
     monkeypatch.setattr(lab, "find_spec", lambda name: None)
     assert lab.main([]) == 1 and not started
