@@ -73,10 +73,8 @@ def wanted(
         copied, was = mine / source.name, mine / ".as_copied" / source.name
         if copied.exists():
             changed = not was.exists() or was.read_bytes() != source.read_bytes()
-            work = content(copied) not in (
-                content(was if was.exists() else source),
-                content(source),
-            )
+            nobodys = content(was if was.exists() else source), content(source)
+            work = content(copied) not in nobodys
             restore = source.name.startswith(names) and (fresh or not work)
             if not changed and not (restore and copied.read_bytes() != source.read_bytes()):
                 continue

@@ -54,17 +54,18 @@ def misplaced(
     arguments: Sequence[str], options: argparse.Namespace, others: Sequence[str]
 ) -> str | None:
     """What to say where the folder is the value of an option before it, and nobody's folder."""
-    words = [word for word in arguments if word == str(options.folder)]
-    before = arguments[arguments.index(words[0]) - 1 :] if words else []
-    if before and arguments[0] != words[0]:
-        takes_one = before[0].startswith("-") and "=" not in before[0] and before[0] not in FLAGS
-        if before[0] in others and takes_one and not options.folder.is_dir():
-            return f"Write {before[0]}={words[0]}, or name the folder first: nothing was copied."
-        if before[0] == options.fresh:
-            return (
-                "--fresh takes one number, so nothing was restored: call it once for each, or name "
-                "the folder before it."
-            )
+    folder = str(options.folder)
+    if folder not in arguments[1:] or arguments[0] == folder:
+        return None
+    before = arguments[arguments.index(folder) - 1]
+    takes_one = before.startswith("-") and "=" not in before and before not in FLAGS
+    if before in others and takes_one and not options.folder.is_dir():
+        return f"Write {before}={folder}, or name the folder first: nothing was copied."
+    if before == options.fresh:
+        return (
+            "--fresh takes one number, so nothing was restored: call it once for each, or name the "
+            "folder before it."
+        )
     return None
 
 

@@ -181,11 +181,8 @@ def key(number: str) -> str:
     """Changes when what a frame of this live figure shows may have changed."""
     scripts = ("play.py", "play.js", "exercises.py", "rules.js")
     others = {"authoring", "bench", "__pycache__", *scripts}
-    files = [
-        p
-        for p in PACKAGE.rglob("*")
-        if p.is_file() and not {*p.relative_to(PACKAGE).parts} & others
-    ]
+    inside = {p: set(p.relative_to(PACKAGE).parts) for p in PACKAGE.rglob("*") if p.is_file()}
+    files = [p for p, parts in inside.items() if not parts & others]
     files.append(lessons.files("play")[number])
     said = hashlib.sha256(f"{version('matplotlib')} {version('pillow')}".encode())
     for path in sorted(files):
