@@ -21,6 +21,7 @@ from qlesson.kernels import cpp, loops
 
 Formula = Callable[..., Any]  # one of loops.py, or a reader's own
 Constants = tuple[Any, ...]
+Memory = tuple[ctypes.c_int64, ctypes.c_int64]  # bytes: asked for ahead, and far
 Kinds = tuple[tuple[torch.dtype, int], ...]  # of each tensor its dtype and number of axes
 
 _filters = threading.RLock()  # of warnings
@@ -114,33 +115,34 @@ def by_hand(
         return None
     source = Path(__file__).with_name("loops.cpp")
     try:
-        named = {"REAL": TYPES[real], "CODE": TYPES[code], "AHEAD": ahead, "FAR": far}
+        named = {"REAL": TYPES[real], "CODE": TYPES[code]}
         library = cpp.library(source, **named, INSIDE=int("outside" not in constants))
     except (OSError, RuntimeError):
         return None  # torch.compile may know better, or says what is missing
-    return make(library, *constants)
+    memory = ctypes.c_int64(ahead), ctypes.c_int64(far)
+    return make(library, memory, *constants)
 
 
-def _quantize(library: ctypes.CDLL, low: int, high: int, rounding: str) -> Formula:
+def _quantize(library: ctypes.CDLL, memory: Memory, low: int, high: int, rounding: str) -> Formula:
     def quantize(r: Tensor, scale: Tensor, zero_point: Tensor, out: Tensor) -> tuple[()]:
         held = r, _typed(scale), _typed(zero_point), out
         codes = ctypes.c_float(low), ctypes.c_float(high)
-        library.quantize(*map(_address, held), *_sizes(r), *map(_type, held[1:3]), *codes)
+        library.quantize(*map(_address, held), *_sizes(r), *memory, *map(_type, held[1:3]), *codes)
         return ()
 
     return quantize
 
 
-def _dequantize(library: ctypes.CDLL) -> Formula:
+def _dequantize(library: ctypes.CDLL, memory: Memory) -> Formula:
     def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor, out: Tensor) -> tuple[()]:
         held = q, _typed(scale), _typed(zero_point), out
-        library.dequantize(*map(_address, held), *_sizes(q), *map(_type, held[1:3]))
+        library.dequantize(*map(_address, held), *_sizes(q), *memory, *map(_type, held[1:3]))
         return ()
 
     return dequantize
 
 
-def _min_max(library: ctypes.CDLL) -> Formula:
+def _min_max(library: ctypes.CDLL, memory: Memory) -> Formula:
     def min_max(r: Tensor) -> list[Tensor]:
         found = [r.new_empty(r[:, 0].shape, dtype=torch.float32) for _ in range(2)]
         library.min_max(*map(_address, [r, *found]), *_sizes(r))
@@ -151,6 +153,7 @@ def _min_max(library: ctypes.CDLL) -> Formula:
 
 def _choose_and_quantize(
     library: ctypes.CDLL,
+    memory: Memory,
     low: int,
     high: int,
     rounding: str,
@@ -169,7 +172,7 @@ def _choose_and_quantize(
     ) -> float:
         held = r, scale, zero_point, out
         ends = ctypes.c_float(low), ctypes.c_float(high)
-        sizes = *_sizes(r), _type(scale)
+        sizes = *_sizes(r), *memory, _type(scale)
         return library.choose_and_quantize(
             *map(_address, held), *sizes, *ends, mapping == "symmetric"
         )

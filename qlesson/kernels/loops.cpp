@@ -4,10 +4,8 @@
 //     r_hat = s * (q - z)
 //
 // Compiled for a type REAL of r, a type CODE of q, and a z that is added before rounding (INSIDE) or after.
-// Memory is asked for AHEAD bytes before they are needed, and what moves FAR bytes or more is written past
-// the caches. An inner loop has a known length and does nothing but arithmetic: so every compiler makes
-// vectors of it, on every processor. What lies in memory as [m, n, c] has an s and a z for each [m, c];
-// c = 1 are rows.
+// An inner loop has a known length and does nothing but arithmetic: so every compiler makes vectors of it,
+// on every processor. What lies in memory as [m, n, c] has an s and a z for each [m, c]; c = 1 are rows.
 
 #include <algorithm>
 #include <cstdint>
@@ -31,7 +29,7 @@ inline int64_t max_threads() { return 1; }
 #endif
 namespace {
 // --- loops over n values ---
-inline bool is_far(int64_t values) { return values * static_cast<int64_t>(sizeof(R) + sizeof(Q)) >= FAR; }
+inline bool is_far(int64_t values, Memory by) { return values * static_cast<int64_t>(sizeof(R) + sizeof(Q)) >= by.far; }
 
 // step(j, N) for blocks of N values from j on, where the compiler knows N.
 template <typename Step>
@@ -124,9 +122,9 @@ ONCE void some_rows(const F& f, const X* x, Y* y, const Steps& steps, bool rare,
 inline int64_t rows_at_once(int64_t n, int64_t values) { return std::max<int64_t>(1, std::min(SCALES, values / n)); }
 
 template <typename F, typename X, typename Y>
-inline void rows(const F& f, const X* x, const Given& given, Y* y, int64_t m, int64_t n) {
-  const int64_t height = rows_at_once(n, PIECE);
-  const bool far = is_far(m * n);
+inline void rows(const F& f, const X* x, const Given& given, Y* y, int64_t m, int64_t n, Memory memory) {
+  const int64_t height = rows_at_once(n, PIECE), ahead = memory.ahead / static_cast<int64_t>(sizeof(X));
+  const bool far = is_far(m * n, memory);
 #pragma omp parallel
   {
 #pragma omp for collapse(2)
@@ -139,7 +137,7 @@ inline void rows(const F& f, const X* x, const Given& given, Y* y, int64_t m, in
           read(given.z, given.z_type, i, count, steps.z);
           const bool rare = f.prepare(steps, count, careful);
           const int64_t at = i * n + first;
-          some_rows(f, x + at, y + at, steps, rare, count, n, width, AHEAD / sizeof(X), far);
+          some_rows(f, x + at, y + at, steps, rare, count, n, width, ahead, far);
         });
       }
     end_far();
@@ -180,9 +178,9 @@ ONCE void strip(const F& f, const X* x, int64_t x_row, Y* y, int64_t y_row, cons
 }
 
 template <typename F, typename X, typename Y>
-inline void columns(const F& f, const X* x, const Given& given, Y* y, int64_t m, int64_t n, int64_t c) {
+inline void columns(const F& f, const X* x, const Given& given, Y* y, int64_t m, int64_t n, int64_t c, Memory memory) {
   constexpr int64_t HEIGHT = 256;
-  const bool far = is_far(m * n * c);
+  const bool far = is_far(m * n * c, memory);
 #pragma omp parallel
   {
 #pragma omp for collapse(3)
@@ -330,9 +328,9 @@ inline bool chosen(const Key<R> (&most)[N], const Bare<R> (&least)[N], Steps& st
 // Some rows at a time: their ends, their scales, and their codes while r is in the cache. With the
 // codes memory is asked for the rows that come next, with the ends for some of those after them.
 inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int64_t n, const Choose& choose,
-                        const Quantize& quantize) {
+                        const Quantize& quantize, Memory memory) {
   const int64_t height = rows_at_once(n, TILE);
-  const bool far = is_far(m * n);
+  const bool far = is_far(m * n, memory);
 #pragma omp parallel
   {
 #pragma omp for
@@ -351,8 +349,8 @@ inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int6
 
 // Some columns at a time, read twice: their codes need the ends of all rows.
 inline void choose_columns(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int64_t n, int64_t c,
-                           const Choose& choose, const Quantize& quantize) {
-  const bool far = is_far(m * n * c);
+                           const Choose& choose, const Quantize& quantize, Memory memory) {
+  const bool far = is_far(m * n * c, memory);
   over_strips(r, m, n, c, [=, &choose, &quantize](int64_t i, int64_t first, int64_t width, const auto& e, bool tall) {
     Steps steps;
     const bool one = chosen(e.most, e.least, steps, s_out, z_out, i * c + first, width, choose, quantize);
@@ -372,17 +370,18 @@ inline void choose_columns(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, i
 }  // namespace
 // --- what Python calls ---
 extern "C" void quantize(const R* r, const void* s, const void* z, Q* q, int64_t m, int64_t n, int64_t c,
-                         int s_type, int z_type, float low, float high) {
+                         int64_t ahead, int64_t far, int s_type, int z_type, float low, float high) {
   const Given given{s, s_type, z, z_type};
   const Quantize f{low, high};
-  c == 1 ? rows(f, r, given, q, m, n) : columns(f, r, given, q, m, n, c);
+  c == 1 ? rows(f, r, given, q, m, n, {ahead, far}) : columns(f, r, given, q, m, n, c, {ahead, far});
 }
 
 #if INSIDE  // where it makes no difference, this library has it and the other need not
 extern "C" void dequantize(const Q* q, const void* s, const void* z, R* r_hat, int64_t m, int64_t n, int64_t c,
-                           int s_type, int z_type) {
+                           int64_t ahead, int64_t far, int s_type, int z_type) {
   const Given given{s, s_type, z, z_type};
-  c == 1 ? rows(Dequantize(), q, given, r_hat, m, n) : columns(Dequantize(), q, given, r_hat, m, n, c);
+  const Memory memory{ahead, far};
+  c == 1 ? rows(Dequantize(), q, given, r_hat, m, n, memory) : columns(Dequantize(), q, given, r_hat, m, n, c, memory);
 }
 
 extern "C" void min_max(const R* r, float* r_min, float* r_max, int64_t m, int64_t n, int64_t c) {
@@ -391,10 +390,11 @@ extern "C" void min_max(const R* r, float* r_min, float* r_max, int64_t m, int64
 #endif
 
 // Gives the largest scale.
-extern "C" float choose_and_quantize(const R* r, void* s, Q* z, Q* q, int64_t m, int64_t n, int64_t c, int s_type,
-                                     float low, float high, bool symmetric) {
+extern "C" float choose_and_quantize(const R* r, void* s, Q* z, Q* q, int64_t m, int64_t n, int64_t c, int64_t ahead,
+                                     int64_t far, int s_type, float low, float high, bool symmetric) {
   const Choose choose{low, high, symmetric, s_type};
-  c == 1 ? choose_rows(r, s, z, q, m, n, choose, {low, high})
-         : choose_columns(r, s, z, q, m, n, c, choose, {low, high});
+  const Memory memory{ahead, far};
+  c == 1 ? choose_rows(r, s, z, q, m, n, choose, {low, high}, memory)
+         : choose_columns(r, s, z, q, m, n, c, choose, {low, high}, memory);
   return same_bits<float>(choose.largest.load());
 }

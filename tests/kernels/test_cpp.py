@@ -30,8 +30,7 @@ def vectorized(level, real):
     """How often gcc says of each line, by (file, number), that it is a loop of vectors."""
     command = [flag for flag in cpp.command() if not (level and flag.startswith("-march"))]
     command += [f"-march={level}"] if level else []
-    command += ["-DCODE=int8_t", "-DINSIDE=1", "-DAHEAD=8192", "-DFAR=33554432"]
-    command += [f"-DREAL={real}", "-fopt-info-vec-optimized", "-S"]
+    command += ["-DCODE=int8_t", "-DINSIDE=1", f"-DREAL={real}", "-fopt-info-vec-optimized", "-S"]
     made = subprocess.run(
         [*command, str(LOOPS), "-o", os.devnull], capture_output=True, text=True, check=True
     )
