@@ -4,7 +4,7 @@ A plan is {name: Scheme}. `nn.quantize_model` makes one for layers, `files.check
 in a file, `models.tinygpt` for matrices.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ def make_plan(
     scheme: S | dict[str, S],
     skip: Patterns = (),
     modules: dict[str, list[str]] | None = None,
+    of: str = "what could be quantized",
 ) -> dict[str, S]:
     """{name: Scheme} of those to quantize, in the order of `names`.
 
@@ -29,6 +30,7 @@ def make_plan(
              means that name alone
     modules  {name: every name it has} of all modules of a model, where `names` are among them: a
              pattern then fits by any of these names, and what fits a module fits all inside it
+    of       what `names` are, in a sentence
 
     Raises ValueError for a pattern that fits nothing, and for one in `scheme` that decides nothing
     after a wider one, and would before it.
@@ -49,7 +51,7 @@ def make_plan(
 
     for pattern in (*skip, *wanted):
         if not any(fits(pattern, name) for name in names) and (names or pattern != "*"):
-            raise ValueError(f"{pattern!r} fits none of what could be quantized: {_some(names)}.")
+            raise ValueError(f"{pattern!r} fits none of {of}: {_some(names)}.")
     left = [name for name in names if not any(fits(pattern, name) for pattern in skip)]
     if not isinstance(scheme, dict):
         return dict.fromkeys(left, scheme)
@@ -63,6 +65,21 @@ def make_plan(
             its_names = {name for name in decides if fits(pattern, name)}
             _refuse_late(pattern, its_names, decides, wanted)
     return {name: wanted[pattern] for name, pattern in decides.items()}
+
+
+def refuse_two_schemes(plan: Mapping[str, S | None], weights: Mapping[str, int]) -> None:
+    """Raises ValueError where layers that share a weight are to have it in two schemes.
+
+    weights  {layer's name: what those of one weight have in common}
+    """
+    first: dict[int, str] = {}
+    for name, weight in weights.items():
+        other = first.setdefault(weight, name)
+        if plan.get(name) != plan.get(other):
+            raise ValueError(
+                f"{other!r} and {name!r} share one weight, and it cannot be in two schemes: give "
+                "both the same."
+            )
 
 
 def _refuse_late(

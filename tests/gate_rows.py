@@ -327,7 +327,8 @@ ROWS = {
     "report.no_bar": NOTHING,
     "plan.make_plan": row(
         names=anything(["0", "1"]), scheme=scheme(FOUR), skip=patterns("1"),
-        modules=anything(None)),
+        modules=anything(None), of=anything("tensors")),
+    "plan.refuse_two_schemes": "a step of quantize_model and its kin, which have made the plan",
     "nn.model.quantize_model": row(
         model=model(MODEL), scheme=scheme(ROWS_OF_8, says="'bits'"),
         skip=patterns("1"), activations=scheme(EIGHT),

@@ -27,9 +27,10 @@ from qlesson.files import checkpoint
 PACKAGE = Path(ql.__file__).parent
 OUTSIDE = (
     "teach", "authoring", "course", "checks", "limits", "kernels.compilers", "kernels.cpp",
-    "kernels.loops", "kernels.packed", "kernels.pieces", "kernels.product", "kernels.search",
-    "nn.product", "bench.measure", "bench.peers", "files.checkpoint.format", "files.new",
-    "files.written", "models.tinygpt.train",
+    "kernels.loops", "kernels.loops_triton", "kernels.packed", "kernels.pieces", "kernels.product",
+    "kernels.product_triton", "kernels.search", "nn.product", "bench.measure", "bench.peers",
+    "files.checkpoint.format", "files.new", "files.written", "models.tinygpt.train",
+    "models.tinygpt.train_quantized",
     *(f"files.formats.{name}" for name in (
         "bitsandbytes", "compressed_tensors", "floats", "ggml", "gptq", "opened", "parts",
         "safetensors", "steps", "torchao", "words")),
@@ -44,7 +45,8 @@ def public() -> dict:
     found = {}
     for about in pkgutil.walk_packages(ql.__path__, "qlesson."):
         short = about.name.removeprefix("qlesson.")
-        if short.startswith(OUTSIDE) or short.endswith("__main__"):
+        rooms = [f"{room}." for room in OUTSIDE]
+        if f"{short}.".startswith(tuple(rooms)) or short.endswith("__main__"):
             continue
         for name, x in vars(importlib.import_module(about.name)).items():
             wanted = short not in PARTLY or name in PARTLY[short]

@@ -120,7 +120,9 @@ def _words(x: QTensor | Blocks | Tensor) -> str:
         return checks.dtype_name(x.dtype)
     scale = f"scale {checks.dtype_name(x.scale.dtype)}"
     if isinstance(x, QTensor):
-        mapping = "asymmetric" if x.zero_point.any() else "symmetric"
+        middles = 0, 2 ** (x.scheme.bits - 1)  # of signed codes, and of unsigned ones
+        symmetric = any((x.zero_point == z).all() for z in middles)
+        mapping = "symmetric" if symmetric else "asymmetric"
         return f"{x.scheme.bits} bits, {mapping}, {_who(x.scheme.granularity)}, {scale}"
     if isinstance(x, BookBlocks):
         mapping = f"book of {len(x.book)}"
@@ -189,15 +191,23 @@ def _of_codes(counts: Tensor, low: int) -> tuple[list[str], list[int]]:
     """Labels and counts, several codes in a line where there are many."""
     each = -(-len(counts) // BINS)
     sums = [int(part.sum()) for part in counts.split(each)]
-    firsts = range(low, low + len(counts), each)
-    names = [str(a) if each == 1 else f"{a} to {a + each - 1}" for a in firsts]
+    end = low + len(counts)
+    parts = [(a, min(a + each, end) - 1) for a in range(low, end, each)]
+    names = [str(a) if a == b else f"{a} to {b}" for a, b in parts]
     return names, sums
 
 
 def _of_values(x: Tensor) -> tuple[list[str], list[int]]:
-    """Labels and counts of 16 bins of equal width, from the smallest to the largest number."""
+    """Labels and counts of 16 bins of equal width, from the smallest to the largest number, and
+    of what is infinite or NaN, where something is."""
     x = x.double().flatten()
-    x = x[x.isfinite()]
+    none = {"-inf": x == -torch.inf, "inf": x == torch.inf, "NaN": x.isnan()}
+    others = {name: int(mask.sum()) for name, mask in none.items() if mask.any()}
+    names, counts = _of_numbers(x[x.isfinite()])
+    return [*names, *others], [*counts, *others.values()]
+
+
+def _of_numbers(x: Tensor) -> tuple[list[str], list[int]]:
     if x.numel() == 0:
         return [], []
     low, high = x.min().item(), x.max().item()

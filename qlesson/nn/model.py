@@ -36,7 +36,7 @@ from qlesson.nn.swap import (
     swappable,
 )
 from qlesson.nn.weight import QuantizedWeight, _Layer
-from qlesson.plan import Patterns, make_plan
+from qlesson.plan import Patterns, make_plan, refuse_two_schemes
 from qlesson.qtensor import FindRange, QTensor, quantize_by
 from qlesson.report import Report, Row, Stayed, naming, no_bar
 from qlesson.scheme import Scheme
@@ -86,23 +86,25 @@ def quantize_model(
 
     Swapped are nn.Linear, nn.Embedding and nn.Conv1d to 3d (these weight-only), wherever the model
     refers to them, but no subclass that computes in a way of its own. A weight that layers share is
-    quantized once and stays shared; one that a parametrization computes is quantized as a copy of
-    the layer computes it, once, in the layer's own mode: call model.eval() first. What is swapped
-    for nothing, such as nn.LSTM, is listed in the report, and where nothing was swapped at all
-    there is a warning.
+    quantized once, in one scheme, and stays shared; one that a parametrization computes is
+    quantized as a copy of the layer computes it, once, in the layer's own mode: call model.eval()
+    first. What is swapped for nothing, such as nn.LSTM, is listed in the report, and where nothing
+    was swapped at all there is a warning.
     nn.MultiheadAttention reads the weight of its out_proj itself, which so becomes weight-only; its
     in_proj_weight is no layer and stays float.
 
     The original stays as it is. Memory: the new model beside it, without a second float copy of
     the swapped weights, and for one layer at a time about its size and 10 MB; with inputs a float64
     copy of the model, which runs on them, and 64 MB of recorded rows, or one block of the model.
-    Raises ValueError, with the layer's name, for one that cannot be swapped, and for a pattern
-    that fits nothing, or stands after a wider one that decides all it fits.
+    Raises ValueError, with the layer's name, for one that cannot be swapped, for a weight that is
+    to be in two schemes, and for a pattern that fits nothing, or stands after a wider one that
+    decides all it fits.
     """
     layers = swappable(model)
     _check_qparams(layers, activations, qparams)
     met = _inputs_of(model, method, inputs, sequential)
     plan = make_plan(layers, scheme, skip, names_of(model))
+    refuse_two_schemes(plan, {name: _key(layers[name]) for name in plan})
     remedies = {name: f"To leave this layer as it is: skip={name!r}." for name in plan}
     for name, remedy in remedies.items():
         with naming_layer(name, remedy):
@@ -130,7 +132,7 @@ def quantize_model(
     in_order = [rows[name] for name in plan]
     report = Report(in_order, _nbytes(model), _nbytes(qmodel), _stayed(model, qmodel, layers))
     if not rows:
-        _warn_of_nothing(report)
+        _warn_of_nothing(qmodel, report)
     return qmodel, report
 
 
@@ -259,17 +261,18 @@ def _why_it_stays(owner: nn.Module, chosen: bool) -> str:
     return f"a parameter of {kind}'s own, in no layer"
 
 
-def _warn_of_nothing(report: Report) -> None:
+def _warn_of_nothing(qmodel: nn.Module, report: Report) -> None:
     """A model without a layer to swap comes back as a plain copy, which must not go unnoticed."""
     left = [f"{x.name} ({x.reason})" for x in report.stayed]
     more = f", and {len(left) - 3} more" if len(left) > 3 else ""
-    why = (
-        f"what stays float: {', '.join(left[:3])}{more}"
-        if left
-        else "it has no weights to quantize"
-    )
+    if any(isinstance(module, QuantizedWeight) for module in qmodel.modules()):
+        why = "its layers hold codes already: quantize the float model"
+    elif left:
+        why = f"what stays float: {', '.join(left[:3])}{more}"
+    else:
+        why = "it has no weights to quantize"
     warnings.warn(
-        f"quantize_model swapped nothing, and gave back a copy of the float model; {why}. Swapped "
+        f"quantize_model swapped nothing, and gave back a copy of the model; {why}. Swapped "
         "are nn.Linear, nn.Embedding and nn.Conv1d to 3d.",
         stacklevel=checks.levels_to_caller(),
     )

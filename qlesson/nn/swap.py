@@ -73,6 +73,14 @@ def _refuse(layer: Swappable) -> None:
     weight = layer._parameters.get("weight")
     if weight is not None and nn.parameter.is_lazy(weight):
         raise ValueError("its weight does not exist yet: run the model once first.")
+    for name in {"weight", "bias"} - layer._parameters.keys():
+        parametrized = nn.utils.parametrize.is_parametrized(layer, name)  # to ask would compute it
+        if not parametrized and hasattr(layer, name):
+            raise ValueError(
+                f"a hook computes its {name} before each call, as prune, weight_norm and "
+                f"spectral_norm of torch.nn.utils do: call prune.remove(layer, {name!r}), "
+                "remove_weight_norm(layer) or remove_spectral_norm(layer) first."
+            )
     if _has_hooks(layer) or not vars(layer).keys().isdisjoint(COMPUTE):
         raise ValueError("it has hooks, which a new layer would lose: remove them first.")
     held = {**layer._parameters, **layer._buffers, **layer._modules}
@@ -86,12 +94,13 @@ def _refuse(layer: Swappable) -> None:
 
 
 def _has_hooks(layer: Swappable) -> bool:
-    """Of its calls, of its gradients, of what it saves and loads; but for the one by which torch's
-    weight_norm reads older files."""
+    """Of its calls, of its gradients, of what it saves and loads; but for those by which torch's
+    weight_norm reads older files, and that a removed spectral_norm leaves."""
+    harmless = "torch.nn.utils.parametrizations", "torch.nn.utils.spectral_norm"
     held = [
         x for name, hooks in vars(layer).items() if name.endswith("_hooks") for x in hooks.values()
     ]
-    return any(getattr(x, "__module__", "") != "torch.nn.utils.parametrizations" for x in held)
+    return any(getattr(x, "__module__", "") not in harmless for x in held)
 
 
 def _key(layer: Swappable) -> int:

@@ -322,14 +322,34 @@ def test_metadata_is_carried_over(source, tmp_path):
         assert metadata["made by"] == "a test" and metadata.keys() == {"format", "made by"} | notes
 
 
+GPTQ = {"l.qweight": (8, 32), "l.qzeros": (2, 4)}
+GPTQ = {name: torch.zeros(shape, dtype=torch.int32) for name, shape in GPTQ.items()}
+FP8 = {"l.weight": torch.ones(64, 64).to(torch.float8_e4m3fn)}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        GPTQ | {"l.scales": torch.ones(2, 32).half()},
+        FP8 | {"l.weight_scale_inv": torch.ones(1, 1)},
+    ],
+)
+def test_scales_of_others_codes_are_no_weights(parts, tmp_path):
+    """GPTQ, and DeepSeek's FP8; a plain float8 is carried over."""
+    save_file({**parts, "up.weight": torch.ones(64, 64)}, tmp_path / "s.safetensors")
+    with pytest.raises(
+        ValueError, match="is quantized already, l.weight as .*: quantize the file of"
+    ):
+        checkpoint.quantize_file(tmp_path / "s.safetensors", tmp_path / "q", FOUR)
+    assert not (tmp_path / "q").exists()
+
+
 def test_skip_leaves_tensors_as_they_are(source, tmp_path):
     rows = checkpoint.quantize_file(source, tmp_path / "q", FOUR, skip=["conv.*", "*.weight"])
     assert all(row.sqnr is None for row in rows)
     rows = checkpoint.quantize_file(source, tmp_path / "q", FOUR, skip=["conv.*"])
     assert [row.name for row in rows if row.sqnr is not None] == ["up.weight"]
-    with pytest.raises(
-        ValueError, match=r"'cnv.\*' fits none of what could be quantized: .*'conv.weight'"
-    ):
+    with pytest.raises(ValueError, match=r"'cnv.\*' fits none of the tensors: .*'conv.weight'"):
         checkpoint.quantize_file(source, tmp_path / "q2", FOUR, skip=["up.*", "cnv.*"])
     assert not (tmp_path / "q2").exists()
 

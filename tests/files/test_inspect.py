@@ -34,6 +34,9 @@ WORDS = [
     (ql.quantize(drawn(4, 32), ql.Scheme(3, granularity=ql.PerGroup(8), **HALF)),
      "3 bits, asymmetric, groups of 8, scale float16"),
     (ql.quantize(drawn(4, 32)), "8 bits, asymmetric, per tensor, scale float32"),
+    (ql.quantize(drawn(4, 32), ql.Scheme(4, granularity=ql.PerAxis(0), signed=False),
+                 (torch.ones(4, 1), torch.full((4, 1), 8, dtype=torch.uint8))),  # GPTQ's "sym"
+     "4 bits, symmetric, per row, scale float32"),
     (ql.quantize(drawn(4, 4), ql.Scheme(8, granularity=PerIndex((1, 0, 1, 0)))),
      "8 bits, asymmetric, 2 listed groups, scale float32"),
     (formats.gguf.quantize(drawn(4, 32), "Q8_0"),
@@ -147,6 +150,9 @@ def test_the_histogram(tmp_path):
     ]  # fmt: skip
     eight = inspect.histogram(path, "eight").splitlines()
     assert len(eight) == 34 and eight[1].startswith("-128 to -121   12.50 %")
+    checkpoint.save(tmp_path / "y", {"q": ql.quantize(r, ql.Scheme(8, "symmetric"))})
+    last = inspect.histogram(tmp_path / "y", "q").splitlines()[-2]
+    assert last.split()[:3] == ["121", "to", "127"]
     assert inspect.histogram(path, "flat").splitlines()[1].startswith("1  100.00 %")
     lines = inspect.histogram(path, "values").splitlines()
     assert len(lines) == 17 and all("6.25 %" in line for line in lines[1:])
@@ -157,7 +163,9 @@ def test_the_histogram(tmp_path):
 @pytest.mark.parametrize("values, lines", [
     ([0, 5e-324], ["0 to 4.941e-324  100.00 %"]), ([0, 1e-310], ["0 on   50.00 %"]),
     ([-1.7e308, 1.7e308, 1.7e308], ["-1.7e+308 on   33.33 %"]),
-    ([float("nan")], []), ([], []),
+    ([], []), ([float("nan")], ["NaN  100.00 %"]),
+    ([1, 1, -torch.inf, torch.inf, torch.inf, torch.nan, torch.nan, torch.nan],
+     ["1   25.00 %", "-inf   12.50 %", "inf   25.00 %", "NaN   37.50 %"]),
 ])  # fmt: skip
 def test_a_histogram_of_any_numbers(tmp_path, values, lines):
     x = torch.tensor(values, dtype=torch.float64)

@@ -221,6 +221,20 @@ def test_what_no_pattern_fits_keeps_its_codes(tiny):
     assert again.head.codes is again.embedding.codes and again.head.codes.q.shape[1] == 64
 
 
+def test_layers_that_share_codes_get_one_scheme(tiny):
+    model = tiny()
+    for scheme in ({"head": EIGHT}, {"embedding": EIGHT, "head": INPUTS}):
+        with pytest.raises(ValueError, match="'embedding' and 'head' share one weight"):
+            llama.requantized(model, scheme)
+    again = llama.requantized(model, {"embedding": EIGHT, "head": EIGHT})
+    assert again.head.codes is again.embedding.codes and again.head.codes.scheme == EIGHT
+
+
+def test_an_embedding_takes_codes_whose_rows_have_scales_of_their_own(tiny):
+    with pytest.raises(ValueError, match="Layer 'embedding': .*an embedding reads single ones"):
+        llama.requantized(tiny(), ql.Scheme(8, granularity=ql.PerGroup(32, 0)))
+
+
 @pytest.mark.parametrize(
     ("how", "why"),
     [

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 
 import qlesson as ql
 from qlesson.files import checkpoint
@@ -85,6 +86,40 @@ def test_a_weight_of_three_layers_comes_back_as_it_was_shared(skip, tmp_path):
         assert [type(m) for m in back.children()] == [type(m) for m in qmodel.children()]
         assert len(list(back.parameters())) == len(list(qmodel.parameters()))
         assert len(list(back.buffers())) == len(list(qmodel.buffers()))
+
+
+def test_a_shared_weight_has_one_scheme():
+    with pytest.raises(ValueError, match="'a' and 'c' share one weight.*give both the same"):
+        quantize_model(Three(), {"a": ROW, "b": ROW, "c": GROUP})
+    qmodel, _ = quantize_model(Three(), {"a": ROW, "c": ROW})
+    assert qmodel.a.codes is qmodel.c.codes and isinstance(qmodel.b, nn.Linear)
+
+
+COMPUTED = {
+    "prune": (prune.random_unstructured, prune.remove, ("weight",)),
+    "a pruned bias": (prune.random_unstructured, prune.remove, ("bias",)),
+    "weight_norm": (nn.utils.weight_norm, nn.utils.remove_weight_norm, ()),
+    "spectral_norm": (nn.utils.spectral_norm, nn.utils.remove_spectral_norm, ()),
+}
+
+
+@pytest.mark.parametrize("kind", COMPUTED)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+def test_what_a_hook_computes_is_refused_with_what_helps(kind):
+    make, undo, name = COMPUTED[kind]
+    how = {"amount": 0.5} if make is prune.random_unstructured else {}
+    layer = make(nn.Linear(8, 4), *name, **how)
+    with pytest.raises(ValueError, match="a hook computes its .*call prune.remove"):
+        quantize_model(layer, ROW)
+    undo(layer, *name)
+    qmodel, _ = quantize_model(layer, ROW)
+    assert torch.equal(qmodel.weight, ql.fake_quantize(layer.weight.detach(), ROW))
+
+
+def test_a_model_of_codes_is_told_so():
+    qmodel, _ = quantize_model(nn.Sequential(nn.Linear(8, 4)), ROW)
+    with pytest.warns(UserWarning, match="its layers hold codes already: quantize the float model"):
+        quantize_model(qmodel, ROW)
 
 
 def test_a_shared_float_weight_may_come_under_one_of_its_names():

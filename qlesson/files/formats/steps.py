@@ -52,9 +52,13 @@ class PerIndex(Granularity):
 
 
 def by_index(index: Tensor, groups: int, group_size: int, part: Part) -> Granularity:
-    """Of the list of groups that a file has: PerGroup where it lists neighbours."""
+    """Of the list of groups that a file has: PerGroup where it lists neighbours, or none.
+
+    None is listed by 0 alone in GPTQ's files, and by -1 alone in those of compressed-tensors.
+    """
     places = torch.arange(len(index), device=index.device)
-    if torch.equal(index.long(), places // group_size):
+    is_empty = any((index == x).all() for x in (0, -1))
+    if is_empty or torch.equal(index.long(), places // group_size):
         return grouped(groups, group_size)
     if int(index.min()) < 0 or int(index.max()) != groups - 1:
         raise part.wrong(f"lists groups up to {int(index.max())}, and there are {groups}")

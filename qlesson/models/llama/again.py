@@ -10,7 +10,7 @@ from qlesson.models.llama.model import Llama
 from qlesson.nn import QuantizedEmbedding, QuantizedLinear
 from qlesson.nn.swap import names_of, naming_layer
 from qlesson.nn.weight import QuantizedWeight
-from qlesson.plan import make_plan
+from qlesson.plan import make_plan, refuse_two_schemes
 from qlesson.qtensor import FindRange, quantize_by
 from qlesson.scheme import Scheme
 
@@ -31,7 +31,7 @@ def requantized(
     time is in float; weights that layers share stay shared.
 
     scheme       a Scheme for all, or {pattern: Scheme}, as `quantize_model` takes it: what no
-                 pattern fits keeps its codes
+                 pattern fits keeps its codes, so patterns fit all layers that share some, or none
     find_range   as in `ql.choose_qparams`
     activations  None: weight-only, whatever the model's layers were. A Scheme: the linear layers
                  quantize their inputs too, all but the head
@@ -47,12 +47,16 @@ def requantized(
     if not layers:
         raise ValueError("model holds no codes, but floats: use quantize_model(model, scheme).")
     plan = make_plan(layers, scheme, modules=names_of(model))
+    refuse_two_schemes(plan, {name: id(layer.codes) for name, layer in layers.items()})
     new: dict[int, Any] = {}
     for name, layer in layers.items():
         codes = layer.codes
         if name in plan and id(codes) not in new:
             nearest = quantize_by(find_range, codes.values(torch.float32), plan[name])
             new[id(codes)] = QuantizedWeight(nearest, codes.like.dtype)
+        if name in plan and isinstance(layer, QuantizedEmbedding):
+            with naming_layer(name):  # it refuses codes that it could not read
+                new[id(layer)] = QuantizedEmbedding(new[id(codes)], layer.padding_idx)
         inputs = None if name == HEAD else activations
         if isinstance(layer, QuantizedLinear) and (inputs or layer.activations):
             with naming_layer(name):

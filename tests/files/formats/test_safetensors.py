@@ -294,6 +294,15 @@ def test_gptq_with_act_order_and_with_neighbours_in_g_idx(opened):
     assert x.scheme.granularity == ql.PerGroup(32) and torch.equal(x.dequantize(), values)
 
 
+def test_an_index_that_lists_nothing_is_no_order(opened):
+    """exllamav2 reads 0 alone so, and compressed-tensors writes -1 before it has an order."""
+    tensors, values = gptq(4, 96, 32, 32)
+    x = opened(tensors | {"l.g_idx": torch.zeros(96, dtype=torch.int32)})["l.weight"]
+    assert x.scheme.granularity == ql.PerGroup(32) and torch.equal(x.dequantize(), values)
+    with pytest.raises(ValueError, match="lists groups up to 1, and there are 3"):
+        opened(tensors | {"l.g_idx": torch.arange(96).int() // 48})["l.weight"]
+
+
 def test_gptq_with_one_scale_for_a_row(opened):
     tensors, values = gptq(4, 96, 32, 96)
     x = opened(tensors, {"group_size": -1})["l.weight"]

@@ -41,6 +41,7 @@ class BothEquations:
         yield tensor([-1.0, 2.0]), -2, 1
         yield tensor([-0.5, 2.5]), -2, 1  # the zero point is a tie
         yield tensor([-1.5, 1.5]), -2, 1  # a tie whose even neighbour lies above it
+        yield tensor([-1.5, 0.5]), -1, 1  # a tie, and codes that begin at an odd one
         yield tensor([-1.625, 1.375]), -2, 1  # it lies above the half
         yield tensor([1.0, 4.0]), -2, 1
         yield tensor([-4.0, -1.0]), -2, 1
@@ -81,6 +82,11 @@ class BothEquations:
         low, high = r.amin(-1), r.amax(-1)
         s = (high - low) / (quant_max - quant_min)
         return s, torch.round(quant_min - low / s).clamp(quant_min, quant_max)
+
+    @wrong("You round before you add quant_min. Round the sum: a tie shows the difference.")
+    def rounded_before_the_sum(r, quant_min, quant_max):
+        s = (r.max() - r.min()) / (quant_max - quant_min)
+        return s, (quant_min - torch.round(r.min() / s)).clamp(quant_min, quant_max)
 
     @wrong("The sign of r_min / s is turned: solve equation (1) for z once more.")
     def sign_turned(r, quant_min, quant_max):
@@ -183,6 +189,7 @@ class BugReport:
             yield r_min, 1.0, -2, 1
         yield -184.0, 912.6 / 255, -128, 127
         yield -40.0, 10 / 255, -128, 127
+        yield -1.5, 1.0, -127, 127  # a tie, and codes that begin at an odd one
         for _ in range(20):
             low, high = rng.choice([(-128, 127), (0, 255), (-8, 7)])
             s, z = rng.uniform(0.1, 5), rng.randint(low - 200, high + 200)
@@ -218,6 +225,10 @@ class BugReport:
     @wrong("Your ends are right, and the zero point is no whole number any more. Keep round.")
     def not_rounded(r_min, s, quant_min, quant_max):
         return max(quant_min, min(quant_max, quant_min - r_min / s))
+
+    @wrong("You round before you add quant_min. Round the sum, as the old line does.")
+    def rounded_before_the_sum(r_min, s, quant_min, quant_max):
+        return max(quant_min, min(quant_max, quant_min - round(r_min / s)))
 
     @wrong("This is the same end for every range: exchange max and min.")
     def always_one_end(r_min, s, quant_min, quant_max):

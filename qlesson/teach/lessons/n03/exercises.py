@@ -48,7 +48,7 @@ class SymmetricCodes:
         yield tensor([[-7.0, -7.0]]), 4
         for r in ([-0.75, 0.25, 0.5], [0.0, -0.35, -0.15], [0.35, 0.15, 0.0], [0.37, 0.37]):
             yield tensor(r), 2  # not all zeros, though a sum, an end or the width is 0
-        for r in ([3e-6, 1.25e-6], [6e-7, 3.1e-7]):  # the scale is small, and not 0
+        for r in ([6e-7, 3.1e-7], [3e-30, 1.25e-30]):  # the scale is small, and not 0
             yield tensor(r), 3
         for shape in 4 * SHAPES:
             bits, s = rng.randint(2, 8), rng.uniform(0.1, 5)
@@ -162,7 +162,8 @@ class FourthSum:
     """
     This function should return `((qw - zw) * (qx - zx)).sum()`, computed from sums of codes, as
     in this notebook. It passed its test, in which the weights had `zw = 0`. Repair it. The
-    codes arrive as int64, so nothing overflows.
+    codes arrive as int64, so nothing overflows. (The check sees values alone, so that the
+    expression itself would pass; keep to the sums.)
     """
 
     hints = (

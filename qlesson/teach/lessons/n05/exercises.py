@@ -61,6 +61,7 @@ class TwoShares:
         yield tensor([3.0]), tensor([0.0]), 1.0
         yield tensor([0.5]), tensor([0.0]), 1.0  # half a step: rounding
         yield tensor([0.75]), tensor([0.0]), 1.0
+        yield tensor([0.505]), tensor([0.0]), 1.0  # nearly half a step: clipping
         yield tensor([-3.0]), tensor([0.0]), 1.0
         yield tensor([0.25, 3.0]), tensor([0.0, 1.0]), 1.0
         yield tensor([0.0, 3.0]), tensor([0.0, 0.0]), 4.0
@@ -105,6 +106,12 @@ class TwoShares:
         e = (r - r_hat).abs()
         rounding = torch.where(e > s / 2, 0, e**2).mean()
         return rounding.sqrt(), torch.where(e > s / 2, e**2, 0).mean().sqrt()
+
+    @wrong("The package leaves float32 some room, 0.51 steps. Here the bound is s / 2.")
+    def the_bound_of_the_package(r, r_hat, s):
+        e = (r - r_hat).abs()
+        rounding = torch.where(e > 0.51 * s, 0, e**2).mean()
+        return rounding, torch.where(e > 0.51 * s, e**2, 0).mean()
 
     @wrong("Your bound is a whole step. Rounding moves a value by half a step at most.")
     def whole_step(r, r_hat, s):
