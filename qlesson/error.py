@@ -78,8 +78,9 @@ class ErrorShares(NamedTuple):
 def error_shares(r: Tensor, r_hat: Tensor, scale: Tensor | float) -> ErrorShares:
     """The mean squared error, split into rounding and clipping   (notebook 05).
 
-    Rounding to the nearest code costs at most scale/2. An element further off than that was
-    clipped, and all of its error counts as clipping. `scale` broadcasts against r.
+    Rounding to the nearest code costs at most scale/2, and a little more where r_hat is itself
+    rounded to its dtype. An element further off was clipped, and all of its error counts as
+    clipping. `scale` broadcasts against r.
     """
     squared = _difference(r, r_hat).square()
     _number(squared.mean(), r, r_hat)
@@ -87,10 +88,18 @@ def error_shares(r: Tensor, r_hat: Tensor, scale: Tensor | float) -> ErrorShares
     step = torch.as_tensor(scale, dtype=torch.float64, device=r.device)
     checks.broadcasts("scale", step, "r", r)
     # float32 adds its own rounding: at 16 bits up to 0.8 % of a step, at 8 bits far less
-    clipped = squared.sqrt() > 0.51 * step
+    clipped = squared.sqrt() > 0.51 * step + _last_place(r_hat) / 2
     return ErrorShares(
         torch.where(clipped, 0, squared).mean(), torch.where(clipped, squared, 0).mean()
     )
+
+
+def _last_place(r_hat: Tensor) -> Tensor | int:
+    """How far apart the numbers of its dtype are where it lies; 0 for integers."""
+    if not r_hat.is_floating_point():
+        return 0
+    info = torch.finfo(r_hat.dtype)
+    return checks.plain(r_hat).double().abs().clamp(min=info.tiny) * info.eps
 
 
 def _difference(r: Tensor, r_hat: Tensor) -> Tensor:

@@ -221,7 +221,8 @@ def centres_of(counts: Tensor, width: Tensor, r_min: Tensor, r_max: Tensor) -> T
 
 def ranks(count: Tensor, percent: float) -> tuple[Tensor, Tensor]:
     """Which values, in ascending order from 0, are the two percentiles of `count` values."""
-    high = torch.ceil((count - 1) * percent / 100).long()
+    place = (count.double() - 1) * percent / 100
+    high = torch.ceil(place * (1 - 2**-50)).long()  # one that is whole, and was rounded up, is kept
     return count.long() - 1 - high, high
 
 

@@ -32,9 +32,12 @@ def moving_average(
 
     batches  tensors whose blocks have the same scale shape;  weight  in (0, 1]
     """
+    checks.batches("batches", batches)
     observer = MovingAverageObserver(scheme, weight)
     for batch in batches:
         observer.observe(batch)
+    if observer.shape is None:
+        raise ValueError("batches has none: pass one at least, and a new generator each time.")
     return observer.range()
 
 
@@ -115,11 +118,8 @@ class MovingAverageObserver(Observer):
         if before and not checks.all_finite(self.r_min, self.r_max):
             # The difference of two ends was too large: that of their halves is not.
             batch = limits.checked(batch, self.granularity, "batch")
-            halves = [x / 2 for x in kernels.min_max(batch, self.granularity)]
-            steps = [
-                2 * (old / 2 + self.weight * (new - old / 2))
-                for old, new in zip(before, halves, strict=True)
-            ]
+            found = kernels.min_max(batch, self.granularity)
+            steps = [2 * self._between(x / 2, y / 2) for x, y in zip(before, found, strict=True)]
             r_min, r_max = (
                 torch.where(torch.isfinite(x), x, step)
                 for x, step in zip((self.r_min, self.r_max), steps, strict=True)
@@ -128,10 +128,15 @@ class MovingAverageObserver(Observer):
 
     def _update(self, batch: Tensor, r_min: Tensor, r_max: Tensor) -> None:
         if self.shape is not None:
-            r_min = self.r_min + self.weight * (r_min - self.r_min)
-            r_max = self.r_max + self.weight * (r_max - self.r_max)
+            r_min, r_max = self._between(self.r_min, r_min), self._between(self.r_max, r_max)
             r_max = torch.maximum(r_min, r_max)  # each is rounded for itself
         self.r_min, self.r_max = r_min, r_max
+
+    def _between(self, old: Tensor, new: Tensor) -> Tensor:
+        """old + weight * (new - old), counted from the nearer end: a weight of 1 gives `new`."""
+        if self.weight < 0.5:
+            return old + self.weight * (new - old)
+        return new - (1 - self.weight) * (new - old)
 
 
 class HistogramObserver(Observer):

@@ -6,7 +6,7 @@ r -> range -> (scale, zero_point) -> q -> r_hat, for every granularity. The form
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -113,7 +113,9 @@ def refuse_too_wide(
 ) -> None:
     """Raises ValueError where the values of some codes, or more that is stored, are infinite."""
     if not checks.all_finite(_at_least_float32(scale.amax()) * scheme.reach, *more):
-        remedy = f"Scale r down{checks.or_wider(scheme, r_min)}."
+        single = replace(scheme, scale_dtype=torch.float32)
+        wide = qparams_of(r_min.float(), r_max.float(), single).scale * scheme.reach
+        remedy = f"Scale r down{checks.or_wider(scheme, r_min, checks.all_finite(wide))}."
         raise ValueError(
             f"r reaches from {r_min.min().item():g} to {r_max.max().item():g}: that range is too "
             f"wide for {checks.dtype_name(scale.dtype)}. {remedy}"

@@ -85,9 +85,16 @@ SHAPES = {
     "longer": (lambda x: torch.cat([x, x]) if x.ndim else torch.stack([x, x]), SOUND),
     "deeper": (lambda x: x[None], SOUND),
 }
+
+
+def torchs_codes(x):
+    return torch.quantize_per_tensor(x.detach().float(), 0.1, 0, torch.qint8)
+
+
 COMPLEX = {
     "complex": (lambda x: x.to(torch.complex64), REFUSED),
     "truth": (lambda x: x.bool(), REFUSED),
+    "torchs_codes": (torchs_codes, REFUSED),
 }
 NOT_FINITE = {
     "nan": (lambda x: first(x, NAN), REFUSED),
@@ -130,8 +137,7 @@ ZEROS = {
     "fraction": (lambda x: x * 0 + 3.7, REFUSED),
     "nan": (lambda x: x * NAN, REFUSED),
     "infinite": (lambda x: x * INF, REFUSED),
-    "complex": (lambda x: x.to(torch.complex64), REFUSED),
-    "truth": (lambda x: x.bool(), REFUSED),
+    **COMPLEX,
     "number_beyond": (lambda x: 200, REFUSED),
     "number_fraction": (lambda x: 3.7, REFUSED),
     "number_nan": (lambda x: NAN, REFUSED),

@@ -212,6 +212,18 @@ def test_shares_with_a_scale_per_row():
     assert rounding.item() == pytest.approx(0.2**2 / 4)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_rounding_of_r_hat_to_half_is_no_clipping(dtype):
+    r = torch.randn(1000, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for scheme in (ql.Scheme(8), ql.Scheme(8, "symmetric")):  # ranges from end to end
+        rounding, clipping = error_shares(
+            r, ql.fake_quantize(r, scheme), ql.choose_qparams(r, scheme).scale
+        )
+        assert clipping == 0 and rounding > 0
+    off = torch.tensor([1.0, 1.0]).to(dtype), torch.tensor([1.5, 1.0]).to(dtype)
+    assert error_shares(*off, 0.5).clipping == 0.125
+
+
 # --- the three errors by hand ---
 
 

@@ -465,6 +465,8 @@ def test_a_range_too_wide_for_the_dtype_is_refused(r, scheme):
         (3e38, torch.float32, None, ", or pass it as float64."),
         (3e38, torch.float32, torch.float32, ", or use scale_dtype=None and pass it as float64."),
         (3e6, torch.float32, torch.float16, ", or use scale_dtype=torch.float32."),
+        (3e38, torch.float32, torch.bfloat16, ", or use scale_dtype=None and pass it as float64."),
+        (3e38, torch.float32, torch.float16, ", or use scale_dtype=None and pass it as float64."),
         (1e300, torch.float64, torch.float16, ", or use scale_dtype=None."),
         (1e300, torch.float64, torch.float32, ", or use scale_dtype=None."),
         (1.7e308, torch.float64, None, "Scale r down."),

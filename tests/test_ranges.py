@@ -220,7 +220,10 @@ def test_percentiles_are_numpys_taken_outwards(problem, percent):
         assert low[block] == -np.percentile([-x for x in inside], percent, method="higher")
 
 
-@pytest.mark.parametrize("n, percent, rank", [(1001, 99.9, 999), (2001, 99.9, 1998), (101, 55, 55)])
+@pytest.mark.parametrize(
+    "n, percent, rank",
+    [(1001, 99.9, 999), (2001, 99.9, 1998), (101, 55, 55), (41_001, 99.9, 40_959)],
+)
 def test_a_rank_that_is_whole_is_not_rounded_up(n, percent, rank):
     """(n - 1) * 99.9 / 100 is whole here; (n - 1) * 0.999 in floats is a little more."""
     assert percentile(torch.arange(float(n)), percent=percent)[1] == rank
@@ -446,6 +449,10 @@ def test_the_moving_average_is_its_formula():
     batches = [torch.tensor(b) for b in ([-1.0, 4.0], [-3.0, 0.0], [0.0, 40.0])]
     assert moving_average(batches, weight=0.25) == (-1.125, 12.25)  # -1.5, 3; then -1.125, 12.25
     assert moving_average(batches, weight=1) == (0.0, 40.0)
+    narrow = [torch.tensor([-1e4, 1e4]), torch.tensor([-1e-4, 1e-4])]
+    assert moving_average(narrow, weight=1) == tuple(narrow[1])
+    apart = [torch.tensor([2e38, 3e38]), torch.tensor([-3e38, -2e38])]  # an infinite difference
+    assert moving_average(apart, weight=1) == tuple(apart[1])
     assert moving_average(batches[:1]) == (-1.0, 4.0)
     assert moving_average(iter(batches)) == observed(MovingAverageObserver(), *batches)
 
@@ -775,7 +782,12 @@ def test_batches_of_other_shapes():
     with pytest.raises(ValueError, match="axis=3 is out of range"):
         MinMaxObserver(ql.Scheme(granularity=ql.PerAxis(3))).observe(torch.ones(2, 2))
     with pytest.raises(ValueError, match="No batch was observed"):
+        MinMaxObserver().range()
+    with pytest.raises(ValueError, match="batches has none: .*a new generator each time"):
         moving_average([])
+    for bad in (torch.ones(3, 5), 5):
+        with pytest.raises(TypeError, match=r"list of batches, got .*: for one batch pass \[batch"):
+            moving_average(bad)
 
 
 def test_bad_settings():

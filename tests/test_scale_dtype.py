@@ -163,6 +163,9 @@ def test_given_qparams_have_the_dtype_of_the_scheme():
     assert ql.quantize(r, scheme, (0.125, 3)).scale.item() == 0.125
     with pytest.raises(TypeError, match=r"scale=0.1 is no number of torch.float16"):
         ql.quantize(r, scheme, (0.1, 3))
+    exact = r"scale=0.00392156862745098 .*pass torch.tensor\(0.00392156862745098, dtype="
+    with pytest.raises(TypeError, match=exact):  # not some of its digits
+        ql.quantize(r, scheme, (1 / 255, 3))
     for beyond in (1e6, 1e-9):  # that tensor would be refused in its turn
         with pytest.raises(TypeError, match="is no number of .*: use scale_dtype=None"):
             ql.quantize(r, scheme, (beyond, 0))

@@ -55,6 +55,7 @@ from qlesson.checks.tensors import (
 )
 from qlesson.checks.words import (
     Shape,
+    batches,
     bits,
     device,
     dictionary,
@@ -87,6 +88,7 @@ __all__ = [
     "all_finite",
     "ascending",
     "bare",
+    "batches",
     "bits",
     "broadcasts",
     "code_values",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qlesson.checks.tensors import no_symbol, on_a_device, readable, strided
+from qlesson.checks.tensors import no_symbol, not_torchs_codes, on_a_device, readable, strided
 from qlesson.checks.words import shown
 
 IDS = (torch.int64, torch.int32)  # what nn.Embedding takes
@@ -44,6 +44,7 @@ def code_values(name: str, q: Tensor, low: int, high: int, remedy: str) -> None:
 def integers(name: str, x: Any) -> None:
     """A whole number, or a tensor of an integer dtype."""
     if isinstance(x, Tensor):
+        not_torchs_codes(name, x)
         good = not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
     else:
         good = isinstance(x, Integral) and not isinstance(x, bool)

@@ -56,11 +56,11 @@ def qparams(
         number = _number("scale", scale)
         scale = torch.tensor(number, dtype=kept or dtype, device=device)
         if kept and scale.item() != number and number == number:
-            remedy = f"pass torch.tensor({number:g}, dtype={kept})"
+            remedy = f"pass torch.tensor({number!r}, dtype={kept})"
             if not 0 < abs(scale.item()) < math.inf:
                 remedy = "use scale_dtype=None"
             raise TypeError(
-                f"scale={number:g} is no number of {kept}, the scheme's scale_dtype: {remedy}."
+                f"scale={number!r} is no number of {kept}, the scheme's scale_dtype: {remedy}."
             )
     if not isinstance(zero_point, Tensor):
         zero_point = torch.tensor(
@@ -136,10 +136,10 @@ def qparams_values(scale: Tensor, zero_point: Tensor, scheme: Any) -> None:
     )
 
 
-def or_wider(scheme: Any, computed: Tensor) -> str:
+def or_wider(scheme: Any, computed: Tensor, fits_float32: bool = False) -> str:
     """What else helps where a range is too wide for the dtype of its scales."""
     stored, in_double = scheme.scale_dtype, computed.dtype is torch.float64
-    if stored in (torch.float16, torch.bfloat16) and not in_double:
+    if fits_float32:
         return ", or use scale_dtype=torch.float32"
     if stored in (None, torch.float64):
         return "" if in_double else ", or pass it as float64"

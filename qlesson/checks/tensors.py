@@ -16,6 +16,16 @@ def tensor(name: str, x: Any) -> None:
         no_symbol(name, x)
         remedy = f"call {name}.dequantize()" if is_quantized(x) else f"use torch.tensor({name})"
         raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}: {remedy}.")
+    not_torchs_codes(name, x)
+
+
+def not_torchs_codes(name: str, x: Tensor) -> None:
+    """What torch.quantize_per_tensor makes has no operation that a formula here is made of."""
+    if x.is_quantized:
+        raise TypeError(
+            f"{name} holds torch's own codes, {x.dtype}: use {name}.dequantize(), or "
+            f"{name}.int_repr() for the codes."
+        )
 
 
 def no_symbol(name: str, x: Any) -> None:
@@ -47,17 +57,17 @@ def real(name: str, x: Any) -> None:
     """Numbers on one line: no formula here means anything for a complex number or a truth value."""
     if isinstance(x, int | float) and not isinstance(x, bool):
         return
+    if isinstance(x, Tensor):
+        not_torchs_codes(name, x)
     try:
         dtype = x.dtype if isinstance(x, Tensor) else torch.as_tensor(x).dtype
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be made of numbers, got {type(x).__name__}.") from None
     if dtype.is_complex:
-        raise TypeError(
-            f"{name} must be real, got {dtype}: take {name}.real and {name}.imag, each by itself."
-        )
+        raise TypeError(f"{name} must be real, got {dtype}: take .real and .imag, each by itself.")
     if dtype == torch.bool:
         raise TypeError(
-            f"{name} must hold numbers, got truth values: use {name}.float(), if 0 and 1 are meant."
+            f"{name} must hold numbers, got truth values: use .float(), if 0 and 1 are meant."
         )
 
 

@@ -3,7 +3,7 @@
 import operator
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,14 @@ def shown(x: Any) -> str:
         return f"a tensor of {x.dtype} and shape {tuple(x.shape)}"
     text = " ".join(repr(x).split())
     return text if len(text) <= 120 else f"{text[:100]} ..."
+
+
+def batches(name: str, x: Any) -> None:
+    """Several; not one of them, whose rows, or names, would be taken for batches."""
+    if isinstance(x, torch.Tensor | str | Mapping) or not isinstance(x, Iterable):
+        raise TypeError(
+            f"{name} must be a list of batches, got {shown(x)}: for one batch pass [batch]."
+        )
 
 
 # --- numbers and words ---

@@ -43,7 +43,7 @@ def record(
     TypeError for one batch in the place of a list.
     """
     checks.running_model("model", model)
-    _are_batches("batches", batches)
+    checks.batches("batches", batches)
     if layers is None:
         layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
 
@@ -101,17 +101,9 @@ def copied_buffers(model: nn.Module) -> dict[str, Tensor]:
     return {n: x.clone() for n, x in model.named_buffers() if n.rpartition(".")[0] not in fixed}
 
 
-def _are_batches(name: str, x: Any) -> None:
-    """Not one of them: its rows, or its names, would be taken for batches."""
-    if isinstance(x, Tensor | str | Mapping) or not isinstance(x, Iterable):
-        raise TypeError(
-            f"{name} must be a list of batches, got {checks.shown(x)}: for one batch pass [batch]."
-        )
-
-
 def all_batches(name: str, batches: Any) -> list[Batch]:
     """Batches that are run more than once."""
-    _are_batches(name, batches)
+    checks.batches(name, batches)
     if not (held := list(batches)):
         raise ValueError(f"{name} must hold at least one batch, and is empty: pass [batch].")
     return held
