@@ -29,7 +29,8 @@ M, N = 48, 107  # blocks of 32 and of 8, and single values
 MAIN = """
 #include LOOPS
 #include <cstdio>
-constexpr int64_t M = 48, N = 107, AHEAD = 8192, FAR = 1 << 25;
+constexpr int64_t M = 48, N = 107;
+#define HOW 8192, 1 << 25, 2
 R r[M * N], r_hat[M * N];
 Q q[M * N], z[M * N];
 float s[M * N], r_min[M * N], r_max[M * N];
@@ -41,15 +42,15 @@ int main(int, char** argv) {
   const bool columns = argv[1][0] == 'c', symmetric = argv[2][0] == 's';
   const int64_t m = columns ? 1 : M, n = columns ? M : N, c = columns ? N : 1, scales = m * c;
   get(r, M * N); get(s, scales); get(z, scales);
-  quantize(r, s, z, q, m, n, c, AHEAD, FAR, FLOAT32, INT8, -128 + symmetric, 127);
+  quantize(r, s, z, q, m, n, c, HOW, FLOAT32, INT8, -128 + symmetric, 127);
   put(q, M * N);
 #if INSIDE
-  dequantize(q, s, z, r_hat, m, n, c, AHEAD, FAR, FLOAT32, INT8);
+  dequantize(q, s, z, r_hat, m, n, c, HOW, FLOAT32, INT8);
   put(r_hat, M * N);
-  min_max(r, r_min, r_max, m, n, c);
+  min_max(r, r_min, r_max, m, n, c, HOW);
   put(r_min, scales); put(r_max, scales);
 #endif
-  choose_and_quantize(r, s, z, q, m, n, c, AHEAD, FAR, FLOAT32, -128 + symmetric, 127, symmetric);
+  choose_and_quantize(r, s, z, q, m, n, c, HOW, FLOAT32, -128 + symmetric, 127, symmetric);
   put(s, scales); put(z, scales); put(q, M * N);
 }
 """

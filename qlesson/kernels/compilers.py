@@ -21,7 +21,7 @@ from qlesson.kernels import cpp, loops
 
 Formula = Callable[..., Any]  # one of loops.py, or a reader's own
 Constants = tuple[Any, ...]
-Memory = tuple[ctypes.c_int64, ctypes.c_int64]  # bytes: asked for ahead, and far
+How = tuple[int, int]  # bytes: asked for ahead, and far
 Kinds = tuple[tuple[torch.dtype, int], ...]  # of each tensor its dtype and number of axes
 
 _filters = threading.RLock()  # of warnings
@@ -119,33 +119,32 @@ def by_hand(
         library = cpp.library(source, **named, INSIDE=int("outside" not in constants))
     except (OSError, RuntimeError):
         return None  # torch.compile may know better, or says what is missing
-    memory = ctypes.c_int64(ahead), ctypes.c_int64(far)
-    return make(library, memory, *constants)
+    return make(library, (ahead, far), *constants)
 
 
-def _quantize(library: ctypes.CDLL, memory: Memory, low: int, high: int, rounding: str) -> Formula:
+def _quantize(library: ctypes.CDLL, how: How, low: int, high: int, rounding: str) -> Formula:
     def quantize(r: Tensor, scale: Tensor, zero_point: Tensor, out: Tensor) -> tuple[()]:
         held = r, _typed(scale), _typed(zero_point), out
         codes = ctypes.c_float(low), ctypes.c_float(high)
-        library.quantize(*map(_address, held), *_sizes(r), *memory, *map(_type, held[1:3]), *codes)
+        library.quantize(*map(_address, held), *_sizes(r, how), *map(_type, held[1:3]), *codes)
         return ()
 
     return quantize
 
 
-def _dequantize(library: ctypes.CDLL, memory: Memory) -> Formula:
+def _dequantize(library: ctypes.CDLL, how: How) -> Formula:
     def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor, out: Tensor) -> tuple[()]:
         held = q, _typed(scale), _typed(zero_point), out
-        library.dequantize(*map(_address, held), *_sizes(q), *memory, *map(_type, held[1:3]))
+        library.dequantize(*map(_address, held), *_sizes(q, how), *map(_type, held[1:3]))
         return ()
 
     return dequantize
 
 
-def _min_max(library: ctypes.CDLL, memory: Memory) -> Formula:
+def _min_max(library: ctypes.CDLL, how: How) -> Formula:
     def min_max(r: Tensor) -> list[Tensor]:
         found = [r.new_empty(r[:, 0].shape, dtype=torch.float32) for _ in range(2)]
-        library.min_max(*map(_address, [r, *found]), *_sizes(r))
+        library.min_max(*map(_address, [r, *found]), *_sizes(r, how))
         return [x.to(r.dtype) for x in found]
 
     return min_max
@@ -153,7 +152,7 @@ def _min_max(library: ctypes.CDLL, memory: Memory) -> Formula:
 
 def _choose_and_quantize(
     library: ctypes.CDLL,
-    memory: Memory,
+    how: How,
     low: int,
     high: int,
     rounding: str,
@@ -172,7 +171,7 @@ def _choose_and_quantize(
     ) -> float:
         held = r, scale, zero_point, out
         ends = ctypes.c_float(low), ctypes.c_float(high)
-        sizes = *_sizes(r), *memory, _type(scale)
+        sizes = *_sizes(r, how), _type(scale)
         return library.choose_and_quantize(
             *map(_address, held), *sizes, *ends, mapping == "symmetric"
         )
@@ -180,8 +179,9 @@ def _choose_and_quantize(
     return choose_and_quantize
 
 
-def _sizes(x: Tensor) -> list[ctypes.c_int64]:
-    return [ctypes.c_int64(n) for n in (*x.shape, 1)[:3]]
+def _sizes(x: Tensor, how: How) -> list[ctypes.c_int64]:
+    """And how to go through it: the compiler's OpenMP may be another than torch's."""
+    return [ctypes.c_int64(n) for n in (*(*x.shape, 1)[:3], *how, torch.get_num_threads())]
 
 
 def _address(x: Tensor) -> ctypes.c_void_p:

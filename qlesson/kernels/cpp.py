@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +22,7 @@ LEVELS = {"avx2": "-march=x86-64-v3", "default": "-march=x86-64"}
 
 @cache
 def library(source: Path, *flags: str, **macros: object) -> ctypes.CDLL:
-    """The functions of a C++ file, with OpenMP on torch's own threads.
+    """The functions of a C++ file, with OpenMP: compiled by g++ on torch's own threads.
 
     It is compiled again where the source, a header beside it, the compiler, its flags or the
     processor are others.
@@ -31,18 +30,35 @@ def library(source: Path, *flags: str, **macros: object) -> ctypes.CDLL:
     flags   of the compiler, beside FLAGS
     macros  names that the source leaves open, such as TYPE="float"
 
-    Raises RuntimeError or OSError where there is no compiler, it fails, or nothing can be kept.
+    Raises NoCompiler, a RuntimeError; RuntimeError where it fails; OSError where nothing can be
+    kept, or loaded from where it is.
     """
     compile_it = [*command(), *flags, *(f"-D{name}={value}" for name, value in macros.items())]
-    kept = _folder() / f"{source.stem}-{_fingerprint(source, compile_it)}.so"
-    if kept.exists():
-        with suppress(OSError):  # it is damaged: half a file, or none of ours
-            return ctypes.CDLL(str(kept))
-    with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-        made = Path(folder, "made.so")
-        _output(*compile_it, str(source), "-o", str(made))
-        made.replace(kept)  # at once: another process may look for it
+    folder, name = _folder(), f"{source.stem}-{_fingerprint(source, compile_it)}"
+    kept = next(filter(_is_whole, folder.glob(f"{name}-*.so")), None)
+    if kept is None:
+        with tempfile.TemporaryDirectory(dir=folder) as own:
+            made = Path(own, "made.so")
+            _output(*compile_it, str(source), "-o", str(made))
+            # At once, since another process may look for it.
+            kept = made.replace(folder / f"{name}-{_hash(made.read_bytes())}.so")
     return ctypes.CDLL(str(kept))
+
+
+class NoCompiler(RuntimeError):
+    """There is none, so that nothing can be compiled."""
+
+
+def _is_whole(kept: Path) -> bool:
+    """Whether a library has the bytes that its name says: to load half of one ends the process."""
+    try:
+        return kept.stem.endswith(_hash(kept.read_bytes()))
+    except OSError:
+        return False
+
+
+def _hash(*parts: bytes) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 def command() -> list[str]:
@@ -55,7 +71,7 @@ def _compiler() -> str:
     asked = os.environ.get("CXX")
     found = next(filter(None, map(shutil.which, [asked] if asked else [*names, "c++"])), None)
     if not found:
-        raise RuntimeError(f"no C++ compiler is named {asked}" if asked else "no C++ compiler")
+        raise NoCompiler(f"no C++ compiler is named {asked}" if asked else "no C++ compiler")
     return found
 
 
@@ -77,7 +93,8 @@ def _is_intels() -> bool:
 
 
 def _threads() -> list[str]:
-    """torch has loaded OpenMP, and what is loaded is taken; Apple's compiler must be told."""
+    """torch has loaded OpenMP, g++'s, and what is loaded is taken; Apple's compiler must be told.
+    clang++ elsewhere brings its own, so every loop is told how many threads to take."""
     if sys.platform == "darwin":
         return ["-Xclang", "-fopenmp", "-undefined", "dynamic_lookup"]
     return ["-fopenmp"]
@@ -89,7 +106,7 @@ def _fingerprint(source: Path, compile_it: list[str]) -> str:
     predefined = _output(*compile_it, "-dM", "-E", "-x", "c++", os.devnull)
     headers = [file.read_bytes() for file in sorted(source.parent.glob("*.h"))]
     parts = [source.read_bytes(), *headers, " ".join(compile_it).encode(), predefined]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    return _hash(*parts)
 
 
 def _folder() -> Path:
@@ -99,8 +116,8 @@ def _folder() -> Path:
     folder = Path(asked or Path(tempfile.gettempdir(), f"qlesson-{_user()}"))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-        raise RuntimeError(f"{folder} belongs to somebody else, so no library is loaded from it")
-    return folder
+        raise PermissionError(f"{folder} belongs to somebody else, so no library is loaded from it")
+    return folder.resolve()  # a library is not looked for by a bare name
 
 
 def _user() -> int | str:

@@ -21,15 +21,9 @@ constexpr int64_t HIGH = 4;               // rows of columns at a time
 constexpr int64_t TALL = 1 << 23;         // bytes of SCALES columns, from which on threads share them
 constexpr int64_t FEW = 1 << 19;          // the same where there are fewer strips than threads
 
-#if defined(_OPENMP)
-extern "C" int omp_get_max_threads();
-inline int64_t max_threads() { return omp_get_max_threads(); }
-#else
-inline int64_t max_threads() { return 1; }
-#endif
 namespace {
 // --- loops over n values ---
-inline bool is_far(int64_t values, Memory by) { return values * static_cast<int64_t>(sizeof(R) + sizeof(Q)) >= by.far; }
+inline bool is_far(int64_t values, How how) { return values * static_cast<int64_t>(sizeof(R) + sizeof(Q)) >= how.far; }
 
 // step(j, N) for blocks of N values from j on, where the compiler knows N.
 template <typename Step>
@@ -122,10 +116,10 @@ ONCE void some_rows(const F& f, const X* x, Y* y, const Steps& steps, bool rare,
 inline int64_t rows_at_once(int64_t n, int64_t values) { return std::max<int64_t>(1, std::min(SCALES, values / n)); }
 
 template <typename F, typename X, typename Y>
-inline void rows(const F& f, const X* x, const Given& given, Y* y, int64_t m, int64_t n, Memory memory) {
-  const int64_t height = rows_at_once(n, PIECE), ahead = memory.ahead / static_cast<int64_t>(sizeof(X));
-  const bool far = is_far(m * n, memory);
-#pragma omp parallel
+inline void rows(const F& f, const X* x, const Given& given, Y* y, int64_t m, int64_t n, How how) {
+  const int64_t height = rows_at_once(n, PIECE), ahead = how.ahead / static_cast<int64_t>(sizeof(X));
+  const bool far = is_far(m * n, how);
+#pragma omp parallel num_threads(how.threads)
   {
 #pragma omp for collapse(2)
     for (int64_t i = 0; i < m; i += height)
@@ -178,10 +172,10 @@ ONCE void strip(const F& f, const X* x, int64_t x_row, Y* y, int64_t y_row, cons
 }
 
 template <typename F, typename X, typename Y>
-inline void columns(const F& f, const X* x, const Given& given, Y* y, int64_t m, int64_t n, int64_t c, Memory memory) {
+inline void columns(const F& f, const X* x, const Given& given, Y* y, int64_t m, int64_t n, int64_t c, How how) {
   constexpr int64_t HEIGHT = 256;
-  const bool far = is_far(m * n * c, memory);
-#pragma omp parallel
+  const bool far = is_far(m * n * c, how);
+#pragma omp parallel num_threads(how.threads)
   {
 #pragma omp for collapse(3)
     for (int64_t i = 0; i < m; i++)
@@ -201,9 +195,9 @@ inline void columns(const F& f, const X* x, const Given& given, Y* y, int64_t m,
 }
 
 // --- the smallest and the largest value ---
-inline void min_max_rows(const R* r, float* r_min, float* r_max, int64_t m, int64_t n) {
+inline void min_max_rows(const R* r, float* r_min, float* r_max, int64_t m, int64_t n, int64_t threads) {
   known(n, false, [=](auto n, auto) {
-#pragma omp parallel for
+#pragma omp parallel for num_threads(threads)
     for (int64_t i = 0; i < m; i++) {
       const Ends<R> e = ends_of(r + i * n, n);
       as_floats<R>(e.most, e.nearest, e.least, r_min[i], r_max[i]);
@@ -253,9 +247,9 @@ ONCE void look_at_strip(const R* r, int64_t n, int64_t c, int64_t width, Found& 
 
 // Columns that have left the caches when their last row is read, or are too few for all threads: then threads share
 // rows, which are read in longer runs, and the second time the last ones come first, as the last cache holds them.
-inline bool is_tall(int64_t m, int64_t n, int64_t c) {
+inline bool is_tall(int64_t m, int64_t n, int64_t c, int64_t threads) {
   const int64_t strips = m * ((c + SCALES - 1) / SCALES), bytes = n * std::min(c, SCALES) * sizeof(R);
-  return bytes >= TALL || (strips < max_threads() && bytes >= FEW);
+  return bytes >= TALL || (strips < threads && bytes >= FEW);
 }
 
 // f(top, count) for some rows at a time
@@ -272,13 +266,13 @@ inline void over_parts(int64_t n, int64_t width, bool backwards, const F& f) {
 // f(i, first, width, ends, tall) for the columns of each i < m, some at a time: alone where they are tall, and else in
 // a thread of many.
 template <typename F>
-inline void over_strips(const R* r, int64_t m, int64_t n, int64_t c, const F& f) {
-  const bool tall = is_tall(m, n, c);
+inline void over_strips(const R* r, int64_t m, int64_t n, int64_t c, How how, const F& f) {
+  const bool tall = is_tall(m, n, c, how.threads);
   for (int64_t i = 0; tall && i < m; i++)
     for (int64_t first = 0; first < c; first += STRIP) {
       const int64_t width = std::min(STRIP, c - first);
       EndsOfStrip<STRIP> ends(width);
-#pragma omp parallel
+#pragma omp parallel num_threads(how.threads)
       {
         EndsOfStrip<STRIP> some(width);
         over_parts(n, width, false, [=, &some](int64_t top, int64_t count) {
@@ -290,7 +284,7 @@ inline void over_strips(const R* r, int64_t m, int64_t n, int64_t c, const F& f)
       f(i, first, width, ends, true);
     }
   if (tall) return;
-#pragma omp parallel
+#pragma omp parallel num_threads(how.threads)
   {
 #pragma omp for collapse(2)
     for (int64_t i = 0; i < m; i++)
@@ -304,8 +298,8 @@ inline void over_strips(const R* r, int64_t m, int64_t n, int64_t c, const F& f)
   }
 }
 
-inline void min_max_columns(const R* r, float* r_min, float* r_max, int64_t m, int64_t n, int64_t c) {
-  over_strips(r, m, n, c, [=](int64_t i, int64_t first, int64_t width, const auto& e, bool) {
+inline void min_max_columns(const R* r, float* r_min, float* r_max, int64_t m, int64_t n, int64_t c, How how) {
+  over_strips(r, m, n, c, how, [=](int64_t i, int64_t first, int64_t width, const auto& e, bool) {
     for (int64_t l = 0, at = i * c + first; l < width; l++, at++)
       as_floats<R>(e.most[l], e.nearest[l], e.least[l], r_min[at], r_max[at]);
   });
@@ -328,10 +322,10 @@ inline bool chosen(const Key<R> (&most)[N], const Bare<R> (&least)[N], Steps& st
 // Some rows at a time: their ends, their scales, and their codes while r is in the cache. With the
 // codes memory is asked for the rows that come next, with the ends for some of those after them.
 inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int64_t n, const Choose& choose,
-                        const Quantize& quantize, Memory memory) {
+                        const Quantize& quantize, How how) {
   const int64_t height = rows_at_once(n, TILE);
-  const bool far = is_far(m * n, memory);
-#pragma omp parallel
+  const bool far = is_far(m * n, how);
+#pragma omp parallel num_threads(how.threads)
   {
 #pragma omp for
     for (int64_t i = 0; i < m; i += height) {
@@ -349,9 +343,9 @@ inline void choose_rows(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int6
 
 // Some columns at a time, read twice: their codes need the ends of all rows.
 inline void choose_columns(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, int64_t n, int64_t c,
-                           const Choose& choose, const Quantize& quantize, Memory memory) {
-  const bool far = is_far(m * n * c, memory);
-  over_strips(r, m, n, c, [=, &choose, &quantize](int64_t i, int64_t first, int64_t width, const auto& e, bool tall) {
+                           const Choose& choose, const Quantize& quantize, How how) {
+  const bool far = is_far(m * n * c, how);
+  over_strips(r, m, n, c, how, [=, &choose, &quantize](int64_t i, int64_t first, int64_t width, const auto& e, bool tall) {
     Steps steps;
     const bool one = chosen(e.most, e.least, steps, s_out, z_out, i * c + first, width, choose, quantize);
     const bool rare = one && quantize.prepare(steps, width, true);
@@ -360,7 +354,7 @@ inline void choose_columns(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, i
       strip(quantize, r + at, c, q + at, c, steps, rare, count, width, far);
     };
     if (!tall) return codes(0, n);
-#pragma omp parallel
+#pragma omp parallel num_threads(how.threads)
     {
       over_parts(n, width, true, codes);
       end_far();
@@ -370,31 +364,32 @@ inline void choose_columns(const R* r, void* s_out, Q* z_out, Q* q, int64_t m, i
 }  // namespace
 // --- what Python calls ---
 extern "C" void quantize(const R* r, const void* s, const void* z, Q* q, int64_t m, int64_t n, int64_t c,
-                         int64_t ahead, int64_t far, int s_type, int z_type, float low, float high) {
+                         int64_t ahead, int64_t far, int64_t threads, int s_type, int z_type, float low, float high) {
   const Given given{s, s_type, z, z_type};
   const Quantize f{low, high};
-  c == 1 ? rows(f, r, given, q, m, n, {ahead, far}) : columns(f, r, given, q, m, n, c, {ahead, far});
+  c == 1 ? rows(f, r, given, q, m, n, {ahead, far, threads}) : columns(f, r, given, q, m, n, c, {ahead, far, threads});
 }
 
 #if INSIDE  // where it makes no difference, this library has it and the other need not
 extern "C" void dequantize(const Q* q, const void* s, const void* z, R* r_hat, int64_t m, int64_t n, int64_t c,
-                           int64_t ahead, int64_t far, int s_type, int z_type) {
+                           int64_t ahead, int64_t far, int64_t threads, int s_type, int z_type) {
   const Given given{s, s_type, z, z_type};
-  const Memory memory{ahead, far};
-  c == 1 ? rows(Dequantize(), q, given, r_hat, m, n, memory) : columns(Dequantize(), q, given, r_hat, m, n, c, memory);
+  const How how{ahead, far, threads};
+  c == 1 ? rows(Dequantize(), q, given, r_hat, m, n, how) : columns(Dequantize(), q, given, r_hat, m, n, c, how);
 }
 
-extern "C" void min_max(const R* r, float* r_min, float* r_max, int64_t m, int64_t n, int64_t c) {
-  c == 1 ? min_max_rows(r, r_min, r_max, m, n) : min_max_columns(r, r_min, r_max, m, n, c);
+extern "C" void min_max(const R* r, float* r_min, float* r_max, int64_t m, int64_t n, int64_t c, int64_t ahead,
+                        int64_t far, int64_t threads) {
+  c == 1 ? min_max_rows(r, r_min, r_max, m, n, threads) : min_max_columns(r, r_min, r_max, m, n, c, {ahead, far, threads});
 }
 #endif
 
 // Gives the largest scale.
 extern "C" float choose_and_quantize(const R* r, void* s, Q* z, Q* q, int64_t m, int64_t n, int64_t c, int64_t ahead,
-                                     int64_t far, int s_type, float low, float high, bool symmetric) {
+                                     int64_t far, int64_t threads, int s_type, float low, float high, bool symmetric) {
   const Choose choose{low, high, symmetric, s_type};
-  const Memory memory{ahead, far};
-  c == 1 ? choose_rows(r, s, z, q, m, n, choose, {low, high}, memory)
-         : choose_columns(r, s, z, q, m, n, c, choose, {low, high}, memory);
+  const How how{ahead, far, threads};
+  c == 1 ? choose_rows(r, s, z, q, m, n, choose, {low, high}, how)
+         : choose_columns(r, s, z, q, m, n, c, choose, {low, high}, how);
   return same_bits<float>(choose.largest.load());
 }

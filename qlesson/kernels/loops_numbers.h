@@ -190,7 +190,7 @@ inline void until_it_fits(const F& f) {
 
 // --- before memory is needed, and past the caches ---
 // It is asked for `ahead` bytes early; what moves `far` bytes or more is written past the caches.
-struct Memory { int64_t ahead, far; };
+struct How { int64_t ahead, far, threads; };
 
 // Intel's processors have few places for what is on its way to the first cache, and more for the second: there it is
 // asked for, and not by a loop that reads faster than it comes.

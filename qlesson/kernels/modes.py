@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qlesson.checks import levels_to_caller
 from qlesson.kernels.compilers import Constants, Formula, is_followed, lies_in_memory
+from qlesson.kernels.cpp import NoCompiler
 
 # One scale for all is repeated for rows of this many values, so that every core has some rows; a
 # tensor of less than two rows costs less than a compiled call does, and runs eagerly.
@@ -93,13 +94,18 @@ class or_eagerly:
         if not isinstance(error, Exception) or isinstance(error, torch.OutOfMemoryError):
             return False
         _state["broken"] = True
-        cause = error.__cause__ or error
-        first = next(filter(None, map(str.strip, str(cause).splitlines())), type(cause).__name__)
-        warnings.warn(
-            f"torch.compile does not work here ({first[:100]}). The formulas run eagerly: the "
-            "results are the same, and large tensors take longer. Install a C++ compiler such as "
-            'g++ and start again, or choose ql.use_kernels("eager").',
-            RuntimeWarning,
-            stacklevel=levels_to_caller(),
-        )
+        what = "Nothing can be compiled" if isinstance(error, NoCompiler) else "torch.compile fails"
+        warn(f"{what} here", error, "Install a C++ compiler such as g++")
         return True
+
+
+def warn(what: str, error: Exception, remedy: str) -> None:
+    """That something runs eagerly, why, and what helps."""
+    cause = error.__cause__ or error
+    first = next(filter(None, map(str.strip, str(cause).splitlines())), type(cause).__name__)
+    warnings.warn(
+        f"{what} ({first[:100]}). The formulas run eagerly: the results are the same, and large "
+        f'tensors take longer. {remedy} and start again, or choose ql.use_kernels("eager").',
+        RuntimeWarning,
+        stacklevel=levels_to_caller(),
+    )

@@ -30,7 +30,7 @@ from torch import Tensor
 from qlesson.granularity import PerAxis, PerTensor
 from qlesson.kernels import modes
 from qlesson.kernels.compilers import TYPES, is_followed, lies_in_memory
-from qlesson.kernels.cpp import library
+from qlesson.kernels.cpp import NoCompiler, library
 from qlesson.kernels.packed import unpack_rows
 from qlesson.scheme import Scheme
 
@@ -46,6 +46,7 @@ SCALES = FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 Kind = tuple[str, torch.dtype]  # "few", "many" or "ints", and what the inputs are
 INTS: Kind = ("ints", torch.float32)
 FEW = 8  # inputs, as in product_codes.h
+FOLDER = "Set TORCHINDUCTOR_CACHE_DIR to a folder of your own with room, from which programs run"
 _read = {"bytes": 0}
 # The structs of the files: ctypes takes as long for one argument as for all of them in bytes.
 _LINEAR, _INT_LINEAR, _ROWS = (Struct(f"{n}q").pack for n in (6, 7, 4))
@@ -115,7 +116,7 @@ class Prepared:
         """What multiplies inputs of this kind, compiled where it is missing; None, after a
         warning, where that fails."""
         if kind not in self.libraries:
-            with modes.or_eagerly():
+            with modes.or_eagerly():  # everything, where there is no compiler
                 self.libraries[kind] = _library(kind, self.of.bits, self.offset)
         return self.libraries.get(kind)
 
@@ -210,8 +211,9 @@ def quantized_linear(x: Tensor, w: Prepared, scheme: Scheme, bias: Tensor | None
 def _product(
     x: Tensor, w: Prepared, bias: Tensor | None, library: Callable[[Kind], Any]
 ) -> Tensor | None:
-    """None also where a library is not there. Those of many inputs that fill no tile are the last,
-    and go as few; where one of few is not finite, all go as many."""
+    """None also where a library is not there, or memory is short. Those of many inputs that fill no
+    tile are the last, and go as few; where one of few is not finite, or with minima a sum of its
+    inputs is not, all go as many."""
     *shape, width = x.shape
     if width != w.width:
         return None
@@ -223,8 +225,9 @@ def _product(
         if code is None:
             return None
         threads = 1 if m <= w.alone else w.threads(m)
-        if code.linear(_LINEAR(w.address, x.data_ptr(), m, b, y.data_ptr(), threads)):
-            return y
+        done = code.linear(_LINEAR(w.address, x.data_ptr(), m, b, y.data_ptr(), threads))
+        if done:
+            return y if done > 0 else None
         few = False
     # As few_of in product_reals.h: as few as these need no library of many.
     code = library(("few" if few and m <= 3 * FEW else "many", dtype))
@@ -237,15 +240,17 @@ def _product(
             return None
         x_last = x.data_ptr() + (m - last) * width * x.itemsize
         y_last = y.data_ptr() + (m - last) * w.rows * x.itemsize
-        if not code.linear(_LINEAR(w.address, x_last, last, b, y_last, w.threads(last))):
-            last = 0
+        done = code.linear(_LINEAR(w.address, x_last, last, b, y_last, w.threads(last)))
+        if done < 0:
+            return None
+        last *= done
     if last < m:
         code = library(("many", dtype))
         if code is None:
             return None
-        code.linear(
-            _LINEAR(w.address, x.data_ptr(), m - last, b, y.data_ptr(), w.threads(m - last))
-        )
+        call = _LINEAR(w.address, x.data_ptr(), m - last, b, y.data_ptr(), w.threads(m - last))
+        if code.linear(call) < 0:
+            return None
     return y
 
 
@@ -258,7 +263,7 @@ def _quantized_product(
     y, m = x.new_empty(*shape, w.rows), x.numel() // width
     b = 0 if bias is None else bias.data_ptr()
     call = _LINEAR(w.address, x.data_ptr(), m, b, y.data_ptr(), w.threads(m))
-    return y if ints.quantized_linear(call, _inputs(scheme)) else None
+    return y if ints.quantized_linear(call, _inputs(scheme)) > 0 else None
 
 
 def _floats(x: Tensor) -> Tensor:
@@ -282,8 +287,8 @@ def int_linear(codes: Tensor, scale: Tensor, zero_point: Tensor, w: Prepared) ->
     given = [x.contiguous() for x in (codes, scale, zero_point)]
     m, y = len(codes), given[1].new_empty(len(codes), w.rows)
     addresses = [x.data_ptr() for x in given]
-    ints.int_linear(_INT_LINEAR(w.address, *addresses, m, y.data_ptr(), w.threads(m)))
-    return y
+    call = _INT_LINEAR(w.address, *addresses, m, y.data_ptr(), w.threads(m))
+    return y if ints.int_linear(call) > 0 else None
 
 
 @cache
@@ -315,19 +320,27 @@ def _rows(ids: Tensor, w: Prepared, dtype: torch.dtype, few: Any) -> Tensor | No
     ids = ids.contiguous()
     r_hat = ids.new_empty(*ids.shape, w.width, dtype=dtype)
     call = _ROWS(w.address, ids.data_ptr(), ids.numel(), r_hat.data_ptr())
-    return r_hat if few.rows(call) else None
+    return r_hat if few.rows(call) > 0 else None
 
 
 @cache  # since asking for the file's path takes longer than a small product
-def _library(kind: Kind, bits: int, offset: int) -> ctypes.CDLL:
+def _library(kind: Kind, bits: int, offset: int) -> ctypes.CDLL | None:
+    """None, after a warning, where it cannot be compiled, kept or loaded. Raises NoCompiler."""
     part, dtype = kind
     source = Path(__file__).with_name(f"product_{part}.cpp")
     # It is written in vectors: a compiler that looks for more takes twice as long, and finds none.
     macros = {"CODE_BITS": bits, "OFFSET": offset, "REAL": TYPES[dtype]}
-    found = library(source, "-fno-tree-vectorize", **macros)
+    try:
+        found = library(source, "-fno-tree-vectorize", **macros)
+    except NoCompiler:
+        raise
+    except (OSError, RuntimeError) as error:
+        remedy = FOLDER if isinstance(error, OSError) else "Install another C++ compiler"
+        modes.warn(f"product_{part}.cpp cannot be compiled, kept or loaded here", error, remedy)
+        return None
     text = ctypes.c_char_p
     if part == "ints":
-        found.int_linear.argtypes, found.int_linear.restype = [text], None
+        found.int_linear.argtypes = [text]
         found.quantized_linear.argtypes = [text, text]
         return found
     found.few_of.argtypes = [ctypes.c_void_p, ctypes.c_int64]

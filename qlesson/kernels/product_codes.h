@@ -315,7 +315,8 @@ inline int64_t as_few(const Weight& w, int64_t m, int64_t batch, int64_t most) {
 inline int64_t rows_nearby(const Weight& w) { return std::max<int64_t>(16, (1 << 18) / w.row_bytes / 8 * 8); }
 
 // f(first row, last row) in parts of so many rows or a multiple, about `goes` of each thread. A thread takes its own
-// parts one after the other, so that memory is asked for what comes next, and then those of others.
+// parts one after the other, so that memory is asked for what comes next, and then those of others. Where memory is
+// short in one thread, it is for all: no exception may leave a thread.
 template <typename F>
 inline void share(int64_t n, int64_t threads, int64_t unit, F f, int64_t goes = 8) {
   const int64_t part = std::max<int64_t>(unit, (n / (threads * goes) + unit - 1) / unit * unit), parts = (n + part - 1) / part;
@@ -325,12 +326,27 @@ inline void share(int64_t n, int64_t threads, int64_t unit, F f, int64_t goes = 
     return;
   }
   std::vector<std::atomic<int64_t>> taken(threads);
+  std::atomic<bool> is_short{false};
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
-  for (int64_t t = 0; t < threads; t++)
-    for (int64_t i = 0; i < threads; i++) {
-      const int64_t of = (t + i) % threads, first = of * parts / threads, end = (of + 1) * parts / threads;
-      for (int64_t next; (next = first + taken[of]++) < end;) one(next);
+  for (int64_t t = 0; t < threads; t++) try {
+      for (int64_t i = 0; i < threads; i++) {
+        const int64_t of = (t + i) % threads, first = of * parts / threads, end = (of + 1) * parts / threads;
+        for (int64_t next; (next = first + taken[of]++) < end;) one(next);
+      }
+    } catch (const std::bad_alloc&) {
+      is_short = true;
     }
+  if (is_short) throw std::bad_alloc();
+}
+
+// What f gives; -1 where memory is short: no exception may reach Python.
+template <typename F>
+inline int unless_short(const F& f) {
+  try {
+    return f();
+  } catch (const std::bad_alloc&) {
+    return -1;
+  }
 }
 
 // The rows of a weight. Where each part begins memory is waited for, so parts are no shorter than that is worth.

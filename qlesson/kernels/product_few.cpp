@@ -26,6 +26,12 @@ struct FewInputs {
       for (int64_t i = 0; MINIMA && i < w.k; i++) sums[t * blocks + i / BLOCK] += to_float(from[i]);
     }
   }
+  // An inf among a sum's inputs times its minimum meets another inf: as one of many it meets W_hat.
+  bool finite() const {
+    float off = 0;
+    for (const float sum : sums) off += sum - sum;
+    return off == 0;
+  }
   int64_t place(int64_t t, uint64_t i) const { return ((i - begin) / LANES * count + t) * LANES + i % LANES; }
 };
 
@@ -308,6 +314,8 @@ struct Go {
       : m(m), shorts(is_short(w)), as_digits(m <= AS_DIGITS && !shorts), digits(w, x, as_digits ? m : 0),
         inputs(w, x, m, filled_up(m), as_digits ? w.longs() * LONG : 0) {}
 
+  bool finite() const { return digits.finite() && inputs.finite(); }
+
   void rows(const Weight& w, const float* bias, int64_t begin, int64_t end, Real* y) const {
     if (shorts) return with_count<0>(m, [&](auto T) { short_rows<T>(w, inputs, m, bias, begin, end, y); });
 #if defined(__AVX2__)
@@ -339,33 +347,37 @@ inline Real fitting(float value) {
 }  // namespace
 
 // y = x w_hat^T + bias, for blocks of 32 that have one scale. Returns 0 where an input is not finite, since whole
-// numbers know no inf and no NaN: it goes as one of many.
+// numbers know no inf and no NaN, or with minima a sum of inputs: it goes as one of many.
 extern "C" int linear(const Linear* of) {
-  const Weight& w = *of->w;
-  std::vector<Go> goes;
-  goes.reserve((of->m + FEW - 1) / FEW);
-  for (int64_t t = 0; t < of->m; t += FEW) {
-    goes.emplace_back(w, of->x + t * w.k, std::min(FEW, of->m - t));
-    if (!goes.back().digits.finite()) return 0;
-  }
-  const int64_t near = goes.size() > 1 ? rows_nearby(w) : w.n;
-  share_rows(w, of->threads, [&](int64_t from, int64_t to) {
-    for (int64_t first = from; first < to; first += near)
-      for (size_t i = 0; i < goes.size(); i++)
-        goes[i].rows(w, of->bias, first, std::min(to, first + near), of->y + i * FEW * w.n);
+  return unless_short([&] {
+    const Weight& w = *of->w;
+    std::vector<Go> goes;
+    goes.reserve((of->m + FEW - 1) / FEW);
+    for (int64_t t = 0; t < of->m; t += FEW) {
+      goes.emplace_back(w, of->x + t * w.k, std::min(FEW, of->m - t));
+      if (!goes.back().finite()) return 0;
+    }
+    const int64_t near = goes.size() > 1 ? rows_nearby(w) : w.n;
+    share_rows(w, of->threads, [&](int64_t from, int64_t to) {
+      for (int64_t first = from; first < to; first += near)
+        for (size_t i = 0; i < goes.size(); i++)
+          goes[i].rows(w, of->bias, first, std::min(to, first + near), of->y + i * FEW * w.n);
+    });
+    return 1;
   });
-  return 1;
 }
 
 // w_hat of some rows, the bits that `dequantize` gives. Returns 0 where a number is none of a row.
 extern "C" int rows(const Rows* of) {
-  const Weight& w = *of->w;
-  for (int64_t i = 0; i < of->count; i++)
-    if (of->ids[i] < 0 || of->ids[i] >= w.n) return 0;
-  std::vector<float> filled(w.blocks() * BLOCK);
-  for (int64_t i = 0; i < of->count; i++) {
-    plain_values(w, of->ids[i], 0, w.blocks(), filled.data());
-    std::transform(filled.data(), filled.data() + w.k, of->out + i * w.k, fitting);
-  }
-  return 1;
+  return unless_short([&] {
+    const Weight& w = *of->w;
+    for (int64_t i = 0; i < of->count; i++)
+      if (of->ids[i] < 0 || of->ids[i] >= w.n) return 0;
+    std::vector<float> filled(w.blocks() * BLOCK);
+    for (int64_t i = 0; i < of->count; i++) {
+      plain_values(w, of->ids[i], 0, w.blocks(), filled.data());
+      std::transform(filled.data(), filled.data() + w.k, of->out + i * w.k, fitting);
+    }
+    return 1;
+  });
 }

@@ -223,19 +223,24 @@ struct IntLinear {  // as product.py packs it
 }  // namespace
 
 // y for inputs of 8-bit codes with scales and zero points
-extern "C" void int_linear(const IntLinear* of) {
-  int_products(*of->w, Inputs(*of->w, of->codes, of->scale, of->zero, of->m), of->y, of->threads);
+extern "C" int int_linear(const IntLinear* of) {
+  return unless_short([&] {
+    int_products(*of->w, Inputs(*of->w, of->codes, of->scale, of->zero, of->m), of->y, of->threads);
+    return 1;
+  });
 }
 
 // The same plus a bias, of x, which is quantized before. Returns 0 where x has no finite range.
 extern "C" int quantized_linear(const Linear* of, const Scheme* scheme) {
-  const Weight& w = *of->w;
-  Buffer<int8_t> codes(of->m * w.k);
-  Buffer<float> scale(of->m);
-  Buffer<int32_t> zero(of->m);
-  if (!quantize_inputs(of->x, of->m, w.k, *scheme, codes.data(), scale.data(), zero.data())) return 0;
-  int_products(w, Inputs(w, codes.data(), scale.data(), zero.data(), of->m), of->y, of->threads);
-  for (int64_t t = 0; of->bias && t < of->m; t++)
-    for (int64_t i = 0; i < w.n; i++) of->y[t * w.n + i] += of->bias[i];
-  return 1;
+  return unless_short([&] {
+    const Weight& w = *of->w;
+    Buffer<int8_t> codes(of->m * w.k);
+    Buffer<float> scale(of->m);
+    Buffer<int32_t> zero(of->m);
+    if (!quantize_inputs(of->x, of->m, w.k, *scheme, codes.data(), scale.data(), zero.data())) return 0;
+    int_products(w, Inputs(w, codes.data(), scale.data(), zero.data(), of->m), of->y, of->threads);
+    for (int64_t t = 0; of->bias && t < of->m; t++)
+      for (int64_t i = 0; i < w.n; i++) of->y[t * w.n + i] += of->bias[i];
+    return 1;
+  });
 }

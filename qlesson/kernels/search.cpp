@@ -30,8 +30,8 @@ inline double error(const float* r, const double* weight, int64_t n, float s, fl
 
 // Adds to errors [scales, m] those of r [m, n], with s and z [scales, m] and small [m].
 extern "C" void add_errors(const float* r, const double* weight, const float* s, const float* z, const double* small,
-                           double* errors, int64_t m, int64_t n, int64_t scales, float low, float high) {
-#pragma omp parallel for collapse(2) if (m * n * scales >= THREAD)
+                           double* errors, int64_t m, int64_t n, int64_t scales, int64_t threads, float low, float high) {
+#pragma omp parallel for num_threads(threads) collapse(2) if (m * n * scales >= THREAD)
   for (int64_t i = 0; i < m; i++)
     for (int64_t top = 0; top < scales; top += TOGETHER)
       for (int64_t first = 0; first < n; first += PART)

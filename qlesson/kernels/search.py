@@ -37,9 +37,8 @@ def errors_of(scheme: Scheme, values: Tensor) -> Errors | None:
         """
         held = [values, weights, scale.float(), zero_point.float(), small]
         held = [*(x.contiguous() for x in held), small.new_zeros(scale.shape)]
-        sizes = (ctypes.c_int64(n) for n in (*values.shape, len(scale)))
-        torch.get_num_threads()  # as in kernels._loop
-        loop(*(ctypes.c_void_p(x.data_ptr()) for x in held), *sizes, *codes)
+        sizes = (*values.shape, len(scale), torch.get_num_threads())
+        loop(*(ctypes.c_void_p(x.data_ptr()) for x in held), *map(ctypes.c_int64, sizes), *codes)
         return held[-1]
 
     return None if loop is None else squared_errors

@@ -5,7 +5,8 @@
                      32 neighbours, which the scale follows, is not beyond float32. Compiled, an x
                      that is one of few may lose about 2^-23 of the largest of the 32 neighbours it
                      is in (2^-22 where codes of up to 4 bits are unsigned and have no offset), in
-                     bfloat16 2^-15, or 2^-127 where that is more
+                     bfloat16 2^-15, or 2^-127 where that is more; on a GPU what is infinite, or
+                     sums to it over 32 neighbours, may become NaN beside a minimum
     8-bit inputs     y = sum_g float(acc_g) (s_x s_g), g ascending, where acc_g is exact in int32:
                      the same bits on every path
 

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -108,16 +109,43 @@ def test_a_file_is_compiled_once(source, compiled):
     assert [p.suffix for p in (source.parent / "kept").iterdir()] == [".so"]
 
 
-@pytest.mark.parametrize("damage", [b"", b"half a file"])
-def test_a_damaged_library_is_made_again(damage, source, compiled, monkeypatch, tmp_path):
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.9])
+def test_a_damaged_library_is_made_again(share, source, compiled, monkeypatch, tmp_path):
+    """To load what is cut off behind its header ends the process."""
     assert load(source, NUMBER=7).number() == 7
     (kept,) = (tmp_path / "kept").iterdir()
     elsewhere = tmp_path / "elsewhere" / kept.name  # what was loaded from one path stays loaded
     elsewhere.parent.mkdir()
-    elsewhere.write_bytes(damage)
+    whole = kept.read_bytes()
+    elsewhere.write_bytes(whole[: int(share * len(whole))])
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(elsewhere.parent))
     assert load(source, NUMBER=7).number() == 7
     assert len(compiled) == 2 and elsewhere.read_bytes() == kept.read_bytes()
+
+
+def test_the_folder_may_be_named_from_here(source, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", ".")
+    assert load(source, NUMBER=7).number() == 7
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux to count threads")
+@pytest.mark.skipif(not shutil.which("clang++"), reason="needs clang++")
+def test_loops_of_a_compiler_with_an_openmp_of_its_own_take_torchs_number_of_threads(tmp_path):
+    code = """
+import os, torch, qlesson as ql
+torch.set_num_threads(1)
+r, before = torch.randn(2048, 2048), len(os.listdir("/proc/self/task"))
+with ql.use_kernels("compiled"):
+    ql.quantize(r, ql.Scheme(), (0.05, 3), check=False)
+    ql.choose_qparams(r, ql.Scheme(granularity=ql.PerAxis(0)))
+print(len(os.listdir("/proc/self/task")) - before, ql.kernels.modes.broken())
+"""
+    own = {"CXX": "clang++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "4"}
+    made = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | own
+    )
+    assert made.stdout == "0 False\n", made.stderr
 
 
 def test_what_it_depends_on_compiles_it_again(source, compiled, monkeypatch):
@@ -189,5 +217,5 @@ def test_failures_are_named(source, monkeypatch, tmp_path):
 def test_no_library_is_loaded_from_a_folder_of_somebody_else(source, monkeypatch):
     load(source, NUMBER=7)
     monkeypatch.setattr(os, "getuid", lambda: os.stat(source).st_uid + 1)
-    with pytest.raises(RuntimeError, match="belongs to somebody else"):
+    with pytest.raises(PermissionError, match="belongs to somebody else"):
         load(source, NUMBER=7)

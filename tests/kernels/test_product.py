@@ -31,6 +31,7 @@ import qlesson as ql
 from qlesson.blocks import Blocks
 from qlesson.files import packing
 from qlesson.kernels import modes, product
+from qlesson.kernels.cpp import NoCompiler
 from qlesson.kernels.packed import fields, pack_rows, row_nbytes, unpack_rows
 from qlesson.nn import (
     QuantizedEmbedding,
@@ -344,19 +345,72 @@ def test_auto_compiles_after_enough_bytes(monkeypatch, by_the_kernel):
     assert by_the_kernel == ["linear"]
 
 
-def test_without_a_compiler_the_values_are_the_same_after_one_warning(monkeypatch):
-    def none(*kind):
-        raise RuntimeError("no C++ compiler")
+FAILS = [
+    (NoCompiler("no C++ compiler"), 1, r"^Nothing can be compiled here \(no C\+\+ compiler\)"),
+    (
+        PermissionError("not yours"),
+        2,
+        r"product_\w*.cpp .* \(not yours\).* Set TORCHINDUCTOR_CACHE",
+    ),
+    (RuntimeError("g++ fails: here"), 2, r"product_\w*.cpp .*g\+\+ fails.* another C\+\+ compiler"),
+]
 
+
+@pytest.mark.parametrize("error, warned, says", FAILS, ids=lambda x: type(x).__name__)
+def test_where_it_fails_the_values_are_the_same_after_one_warning(monkeypatch, error, warned, says):
+    """One for all where there is no compiler, else for each file; what is compiled goes on."""
+
+    def fails(*source, **macros):
+        raise error
+
+    monkeypatch.setitem(modes._state, "broken", False)
     layers = [QuantizedLinear(codes_of(64, ql.PerGroup(32), 4), None, a) for a in (None, INPUTS[0])]
     x = drawn(2, 64)
     with ql.use_kernels("eager"):
         wanted = [layer(x) for layer in layers]
-    monkeypatch.setattr(product, "_library", none)
-    with pytest.warns(RuntimeWarning, match="no C\\+\\+ compiler") as found:
+    monkeypatch.setattr(product, "library", fails)
+    product._library.cache_clear()
+    with pytest.warns(RuntimeWarning, match=says) as found:
         assert all(torch.equal(compiled(a, x), b) for a, b in zip(layers, wanted, strict=True))
-    assert len(found) == 1
+    product._library.cache_clear()
+    assert len(found) == warned
+    assert modes._state["broken"] == isinstance(error, NoCompiler)
     modes._state["broken"] = False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux to take memory away")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "inputs, room", [("None", 2**26), ("ql.Scheme(8, granularity=ql.PerAxis(0))", 2**22)]
+)
+def test_where_memory_is_short_the_process_goes_on(inputs, room, threads):
+    """It runs eagerly, or torch says how much it lacks."""
+    code = f"""
+import resource, torch, qlesson as ql
+from qlesson.kernels import product
+from qlesson.nn import QuantizedLinear
+torch.set_num_threads({threads})
+product.THREAD = 1
+w = ql.quantize(torch.randn(8, 1024), ql.Scheme(4, "symmetric", ql.PerGroup(32)))
+layer = QuantizedLinear(w, None, {inputs})
+x = torch.randn(2**14, 1024)
+torch.set_grad_enabled(False)
+ql.use_kernels("compiled")
+wanted = layer(x)
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + {room}, -1))
+try:
+    layer(x)
+except RuntimeError as error:
+    print("memory" in str(error))
+else:
+    print("done")
+resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+print(torch.allclose(layer(x), wanted, atol=1e-4))
+"""
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert made.stdout.split() in (["True", "True"], ["done", "True"]), made.stderr
 
 
 def test_what_has_no_kernel_takes_the_whole_weight(by_the_kernel):

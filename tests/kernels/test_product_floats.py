@@ -192,6 +192,27 @@ def test_all_digits_of_32_inputs_fit_in_a_sum(bits, signed):
                 torch.testing.assert_close(y, wanted.expand(m, 6), rtol=16 * EPS, atol=0)
 
 
+@pytest.mark.parametrize("width, place", [(64, 5), (288, 5), (288, 270), (96, 90)])
+def test_an_input_without_end_meets_w_hat_and_not_the_minimum_alone(width, place):
+    """s (sum of u x) + m (sum of x) is inf - inf; and where x fits, its sum may not."""
+    for bits in (4, 8):
+        q = torch.randint(0, 2**bits, (ROWS, width), generator=torch.Generator().manual_seed(0))
+        shape = ROWS, width // 32
+        w = Blocks(q.byte(), torch.full(shape, 0.1), torch.full(shape, -0.75), bits, 32)
+        layer, w_hat = QuantizedLinear(w), w.dequantize()
+        for m, value in product((1, 3, 9, 25), (float("inf"), -float("inf"))):
+            x = torch.ones(m, width)
+            x[0, place] = value
+            y = compiled(layer, x)
+            assert torch.equal(y[0], value * w_hat[:, place].sign())
+            assert y[1:].isfinite().all()
+    zeros = torch.zeros(ROWS, width, dtype=torch.uint8)
+    w = Blocks(zeros, torch.full(shape, 0.1), torch.full(shape, 1e-3), 4, 32)
+    x = torch.zeros(1, width)
+    x[0, :4] = 1.2e38
+    torch.testing.assert_close(compiled(QuantizedLinear(w), x), torch.full((1, ROWS), 4.8e35))
+
+
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
 @pytest.mark.parametrize("place", [3, 300, 321])
 def test_what_is_no_number_goes_through(value, place):
