@@ -162,8 +162,8 @@ class FourthSum:
     """
     This function should return `((qw - zw) * (qx - zx)).sum()`, computed from sums of codes, as
     in this notebook. It passed its test, in which the weights had `zw = 0`. Repair it. The
-    codes arrive as int64, so nothing overflows. (The check sees values alone, so that the
-    expression itself would pass; keep to the sums.)
+    codes arrive as int64, so nothing overflows. (Keep to the sums: the check sees only
+    values.)
     """
 
     hints = (

@@ -50,7 +50,7 @@ class PerRow:
         yield tensor([[3.0, 1.25], [0.0, 0.0], [0.6, 0.25]]), 3
         for r in ([-0.75, 0.25, 0.5], [0.0, -0.35, -0.15], [0.35, 0.15, 0.0], [0.37, 0.37]):
             yield tensor([r]), 2  # no row of zeros, though a sum, an end or the width is 0
-        for r in ([3e-6, 1.25e-6], [6e-7, 2.5e-7]):  # the scale is small, and not 0
+        for r in ([6e-7, 2.5e-7], [3e-30, 1.25e-30]):  # the scale is small, and not 0
             yield tensor([r]), 3
         for rows, columns in 5 * SHAPES[1:]:
             bits = rng.randint(2, 8)

@@ -149,8 +149,8 @@ class AfterColumn:
         "e = (w[j] - w_hat) / u[j, j], and the later columns move by -e * u[j, j + 1 :].",
     )
     why = """The move is -e * U[j, j+1:] with e = (w_j - w_hat_j) / U[j, j]. Where two inputs go
-        together U's entry beyond the diagonal is negative, so the minus turns an error into an
-        opposite one."""
+        together and no third is there, U's entry beyond the diagonal is negative, so the minus
+        turns an error into an opposite one."""
     stub = """
         def after_column(w, w_hat, j, u):
             e = w[j] - w_hat
