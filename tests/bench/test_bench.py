@@ -118,15 +118,19 @@ def test_every_contestant_does_the_same_work(work, granularity):
     for name, call in job.contestants().items():
         if name == bench.FLOOR or name == "torchao compiled":
             continue
-        job.codes.copy_(job.codes if work == "dequantize" else torch.zeros_like(job.codes))
+        job.r_hat.fill_(torch.nan)
+        if work != "dequantize":
+            job.codes.zero_()
         made = call()
         if not isinstance(made, torch.Tensor | np.ndarray):
             made = job.r_hat if work == "dequantize" else job.codes
         made = torch.as_tensor(made.int_repr() if getattr(made, "is_quantized", 0) else made)
         made = made.reshape(expected.shape)
-        off = (made.double() - expected.double()).abs().max().item()
-        step = job.x.scale.max().item() if work == "dequantize" else 1
-        assert off <= 1.01 * step, name  # some multiply by the reciprocal, or round outside
+        off = (made.double() - expected.double()).abs()
+        if work == "dequantize":
+            assert off.max() <= 1e-6 * expected.abs().max(), name
+        else:  # some multiply by the reciprocal, or round outside: that shows in ties
+            assert off.max() <= 1 and (off > 0).double().mean() < 0.01, name
     if work != "choose":
         assert {"numpy", "onnxruntime", "torchao eager", "eager", "compiled"} <= set(
             job.contestants()

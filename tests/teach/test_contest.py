@@ -20,7 +20,18 @@ def lines():
 
 @pytest.fixture(scope="module")
 def there():
-    return contest.cells()
+    """What the cells define; `in_bits` makes each model once, `anew` every time."""
+    found, made = contest.cells(), {}
+    anew = found["in_bits"]
+
+    def in_bits(bits, find_range=None, **how):
+        key = bits, find_range, how["method"], how.get("sequential")
+        if key not in made:
+            made[key] = anew(bits, find_range=find_range, **how)
+        return made[key]
+
+    found |= {"in_bits": in_bits, "anew": anew}
+    return found
 
 
 def test_every_contestant_has_a_line_for_each_number_of_bits_and_range(lines, there):
@@ -43,6 +54,25 @@ def test_the_best_of_each_number_of_bits_has_no_rival(lines):
         assert [line for line in of_bits if line["best"] == ""] == [best]
 
 
+def test_differences_from_other_lines_are_those_of_their_losses(lines):
+    """All are means over the same windows, so that what is beside the float model says the rest."""
+    for bits in contest.BITS:
+        of_bits = {key[1:]: line for key, line in lines.items() if key[0] == bits}
+        (best,) = (float(line["float"]) for line in of_bits.values() if line["best"] == "")
+        for (name, searched), line in of_bits.items():
+            rivals = {
+                "rounding": of_bits["rounding", "searched"],
+                "min_max": of_bits[name, "min-max"],
+                "gptq": of_bits["GPTQ", searched],
+            }
+            rivals = {rival: float(other["float"]) for rival, other in rivals.items()}
+            for rival, loss in (rivals | {"best": best}).items():
+                if line[rival]:
+                    wanted = pytest.approx(float(line["float"]) - loss, abs=0.0011)
+                    assert float(line[rival]) == wanted
+                    assert 0 < float(line[f"{rival}_error"]) < 0.1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("bits", "names"), [(2, ["rounding", "HQQ"]), (4, ["rounding", "GPTQ", "AWQ"])]
@@ -55,7 +85,8 @@ def test_found_again(bits, names, lines, there):
         stored = lines[bits, line["method"], line["range"]]
         assert line["bits_per_weight"] == stored["bits_per_weight"]
         assert float(line["perplexity"]) == pytest.approx(float(stored["perplexity"]), abs=0.0011)
-        for rival in ("float", "rounding", "min_max"):
+        rivals = ("float", "rounding", "min_max", *(("gptq",) if "GPTQ" in names else ()))
+        for rival in rivals:
             for column in (rival, f"{rival}_error"):
                 if stored[column]:
                     wanted = pytest.approx(float(stored[column]), abs=0.0011)
@@ -94,5 +125,5 @@ def test_what_hqq_forgives_in_the_gpt(bits, find_range, forgives, there, monkeyp
 
     shrink = module.shrink
     monkeypatch.setattr(module, "shrink", counting)
-    there["in_bits"](bits, method=methods.hqq, find_range=find_range)
+    there["anew"](bits, method=methods.hqq, find_range=find_range)
     assert (sum(forgiven) > 0) == forgives

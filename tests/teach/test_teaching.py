@@ -18,6 +18,7 @@ from qlesson.authoring import address
 from qlesson.authoring.lint import github
 from qlesson.models import tinygpt
 from qlesson.qtensor import qparams_from_range
+from qlesson.teach import room
 from qlesson.teach.exercises import exercises
 from qlesson.teach.room import at_bits
 
@@ -319,14 +320,15 @@ def test_the_room_chooses_the_bits(capsys):
     (path,) = NOTEBOOKS.glob("00_*.ipynb")
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     stored = "".join("".join(o.get("text", "")) for c in cells for o in c.get("outputs", []))
-    at_bits(3, "3 bits", 2.0, " 8", torch.tensor(8), 32)
+    at_bits(3, 2.0, " 8", 32)
     said = capsys.readouterr().out.splitlines()
-    assert [line[:8] for line in said[::2]] == [f"{n:2d} bits:" for n in (3, 3, 2, 8, 8, 32)]
+    assert [line[:8] for line in said[::2]] == [f"{n:2d} bits:" for n in (3, 2, 8, 32)]
     assert all(line in stored for line in said[::2])
     for line, value in zip(said[::2], said[1::2], strict=True):
         assert re.search(rf"^{line[:8]} +{value.split()[1]}$", stored, flags=re.M)
     at_bits(16)
     assert capsys.readouterr().out.splitlines()[1] == said[-1]
+    assert list(map(room._whole, ("3 bits", torch.tensor(8), 8.0))) == [3, 8, 8]
 
 
 @pytest.mark.parametrize("called", [1, 0, -3, 2.5, 9, "many", "", None, True, float("nan"), [8]])

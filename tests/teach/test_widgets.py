@@ -95,8 +95,8 @@ def test_the_picture_says_its_settings(notebook):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook, name", EVERY_CONTROL)
-def test_a_control_changes_picture_and_words(notebook, name):
-    """And the layout of the first drawing has room for all."""
+def test_a_control_changes_picture_and_words(notebook, name, said):
+    """As they are in text; and the layout of the first drawing has room for all."""
     figure, declaration = play(notebook), DECLARATIONS[notebook]
     places = [ax.get_position(original=True).bounds for ax in figure.figure.axes]
     for value in other_values(declaration.controls[name]):
@@ -109,7 +109,9 @@ def test_a_control_changes_picture_and_words(notebook, name):
         sentences, draw = declaration.look(**figure.settings)
         drawn = facts(draw())
         assert facts(figure.figure) == drawn
-        assert figure.sentences == sentences
+        text, _ = said(notebook, **{name: value})
+        assert text.splitlines() == figure.sentences == sentences
+        assert max(map(len, sentences)) <= 79
         assert all(html.escape(sentence) in figure.words.value for sentence in sentences)
         data, _ = figure._repr_mimebundle_()
         assert "\n".join(drawn) in data["text/plain"]
@@ -224,13 +226,6 @@ def test_the_twin_says_what_the_figure_says(notebook, said):
     text, _ = said(notebook, **figure.settings)
     assert text.splitlines() == figure.sentences
     assert 2 <= len(figure.sentences) <= 5
-    for name, control in DECLARATIONS[notebook].controls.items():
-        for value in other_values(control):
-            text, _ = said(notebook, **{name: value})
-            assert max(map(len, text.splitlines())) <= 79
-            figure.controls[name].value = value
-            assert text.splitlines() == figure.sentences
-        figure.controls[name].value = control.start
 
 
 # ---------------------------------------------------------------- what it refuses
