@@ -11,9 +11,9 @@ from qlesson.blocks import Blocks
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 BITS = range(2, 9)
 each_bits = pytest.mark.parametrize("bits", BITS, ids="codes_of_{}".format)
-# Of inputs in half, each of which compiles two files more. What unpacks codes knows no dtype, and
-# all bits go through it with floats: these are one, two and three fields of a byte, the largest
-# codes whose sums are one, and the largest of all.
+# Of inputs in half, of zero points and of minima beside floats: each compiles two files more. What
+# unpacks codes knows none of them, and all bits go through it with floats and integers: these are
+# one, two and three fields of a byte, the largest codes whose sums are one, and the largest of all.
 HALF_BITS = BITS if THOROUGH else (3, 4, 7, 8)
 each_half_bits = pytest.mark.parametrize("bits", HALF_BITS, ids="codes_of_{}".format)
 EPS = torch.finfo(torch.float32).eps
@@ -37,6 +37,17 @@ LAYOUTS = [
 ]
 KINDS = [("symmetric", True, torch.float16), ("symmetric", True, torch.bfloat16)]
 KINDS += [("asymmetric", True, None), ("asymmetric", False, None)]
+
+
+def kinds_of(bits):
+    return KINDS if bits in HALF_BITS else KINDS[:2]
+
+
+each_kind = pytest.mark.parametrize(
+    "bits, kind",
+    [(n, kind) for n in BITS for kind in kinds_of(n)],
+    ids=lambda x: f"codes_of_{x}" if isinstance(x, int) else x[0],
+)
 HALVES = [torch.float16, torch.bfloat16]
 INPUTS = (ql.Scheme(8, granularity=ql.PerAxis(0)), ql.Scheme(8, "symmetric"))
 

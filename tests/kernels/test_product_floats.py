@@ -23,6 +23,8 @@ from products import (
     drawn,
     each_bits,
     each_half_bits,
+    each_kind,
+    kinds_of,
 )
 
 import qlesson as ql
@@ -35,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("by_the_kernel")
 @each_bits
 @pytest.mark.parametrize("width, granularity", LAYOUTS)
 def test_a_float_product_is_within_n_eps_of_float64(bits, width, granularity, by_the_kernel):
-    for kind in KINDS:
+    for kind in kinds_of(bits):
         w, bias = codes_of(width, granularity, bits, kind), drawn(ROWS, seed=9)
         w_hat = w.dequantize(torch.float64)
         for m in (1, 3, 9) if kind in KINDS[1:] else (*range(1, 10), 16, 23, 41, 64, 72, 90, 257):
@@ -46,7 +48,7 @@ def test_a_float_product_is_within_n_eps_of_float64(bits, width, granularity, by
     assert {"linear"} == set(by_the_kernel)
 
 
-@each_bits
+@each_half_bits
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("minimum", [True, False])
 def test_blocks_are_multiplied_with_their_minima(bits, signed, minimum):
@@ -108,8 +110,7 @@ def largest_times(x, w_hat):
     return x.unflatten(1, (-1, 32)).amax(-1) @ w_hat.unflatten(1, (-1, 32)).sum(-1).T
 
 
-@each_bits
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_few_inputs_lose_at_most_2_to_the_minus_23_of_the_largest_of_32(bits, kind):
     """And float sums lose what they lose: eight lanes, each of an eighth of the blocks."""
     w = codes_of(2350, ql.PerGroup(32), bits, kind)
@@ -158,7 +159,7 @@ def test_one_input_loses_less_than_half_of_what_a_sum_in_float32_does(bits):
         assert 4 * off.square().mean() < floats_off.square().mean()
 
 
-@each_bits
+@each_half_bits
 def test_digits_at_their_ends_times_codes_at_theirs(bits):
     """Every place at once, so that a sum that does not fit its bits is wrong."""
     ends = (0, 2**bits - 1)
