@@ -99,7 +99,8 @@ def _last_place(r_hat: Tensor) -> Tensor | int:
     if not r_hat.is_floating_point():
         return 0
     info = torch.finfo(r_hat.dtype)
-    return checks.plain(r_hat).double().abs().clamp(min=info.tiny) * info.eps
+    size = checks.plain(r_hat).double().abs().clamp(min=info.tiny)
+    return two_to(torch.frexp(size).exponent.long() - 1) * info.eps
 
 
 def _difference(r: Tensor, r_hat: Tensor) -> Tensor:

@@ -222,6 +222,8 @@ def test_the_rounding_of_r_hat_to_half_is_no_clipping(dtype):
         assert clipping == 0 and rounding > 0
     off = torch.tensor([1.0, 1.0]).to(dtype), torch.tensor([1.5, 1.0]).to(dtype)
     assert error_shares(*off, 0.5).clipping == 0.125
+    beyond = torch.tensor([256.0]).to(dtype), torch.tensor([254.0]).to(dtype)  # a code, of step 2
+    assert error_shares(*beyond, 2.0) == (0, 4)
 
 
 # --- the three errors by hand ---

@@ -30,10 +30,16 @@ const judgeLetters = (ex, text) => {
 
 // Numbers; null in a wrong answer is any number
 const read = text => {
-  const words = text.replace(/−/g, '-').replace(/\s*\/\s*/g, '/').replace(/[[\]()]/g, ' ').trim().split(/\s*[,;]\s*|\s+/).filter(w => w);
+  const words = text.replace(/−/g, '-').replace(/(\d)_(?=\d)/g, '$1').replace(/\s*\/\s*/g, '/').replace(/[[\]()]/g, ' ').trim().split(/\s*[,;]\s*|\s+/).filter(w => w);
   const numbers = words.map(w => w.split('/')).map(([a, b, ...more]) =>
     more.length || !/\d/.test(a) ? NaN : b === undefined ? Number(a) : Number(a) / Number(b || NaN));
   return numbers.length && numbers.every(Number.isFinite) ? numbers : null;
+};
+// As the course writes them: 524,288; where so many are asked for, a comma parts numbers.
+const inThousands = text => text.replace(/\b\d{1,3}(,\d{3})+\b/g, n => n.replaceAll(',', ''));
+const readAs = (count, text) => {
+  const all = [text, inThousands(text)].map(read);
+  return all.find(numbers => numbers?.length === count) ?? all[0];
 };
 const match = (numbers, pattern, within) => numbers.length === pattern.length && numbers.every((a, i) => {
   const b = pattern[i], [below, above] = within[i];
@@ -57,7 +63,7 @@ const rounded = (a, b) => a !== 0 && [0, 1, 2, 3, 4, 5].some(d =>
   a === decimals(a, d) && a !== b && Math.abs(a - b) <= .501 / 10 ** d);
 const soMany = (n, numbers) => `it asks for ${n} ${n === 1 ? 'number' : 'numbers'}, and got ${numbers.length}.`;
 const judgeNumbers = (ex, text) => {
-  const numbers = read(text), wanted = ex.right;
+  const wanted = ex.right, numbers = ex.rules ? read(text) : readAs(wanted.length, text);
   if (!numbers) return verdict('wrong', `it asks for finite numbers in one row, and got ${text}.`);
   if (ex.rules) return judgeConstruction(ex, numbers);
   if (numbers.length !== wanted.length) {

@@ -40,7 +40,8 @@ const stored = async (play, number) => {
     if (!images.has(frame)) {
       const image = new Image();
       image.src = new URL(`play/${number}/${frame}.webp`, here);
-      images.set(frame, image.decode().then(() => image.src));
+      const failed = e => { images.delete(frame); throw e; };  // who tries again fetches it again
+      images.set(frame, image.decode().then(() => image.src, failed));
     }
     return images.get(frame);
   };
@@ -115,6 +116,7 @@ const mount = place => {
       place.dataset.at = now.join(' ');
       from.ahead(now);
     } catch {
+      if (turn < shown) return;
       source = null;
       tell(['This setting could not be loaded. Look whether you are connected, and try again.']);
     }

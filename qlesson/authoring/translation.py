@@ -30,8 +30,12 @@ def mark(text: str) -> str:
     return f"{zlib.crc32(text.encode()):08x}"
 
 
+def head(cell: NotebookNode) -> str:
+    return f"<!-- cell {cell.id}, from {mark(cell.source)} -->"
+
+
 def block(cell: NotebookNode) -> str:
-    return f"<!-- cell {cell.id}, from {mark(cell.source)} -->\n{cell.source}\n"
+    return f"{head(cell)}\n{cell.source}\n"
 
 
 def skeleton(nb: NotebookNode) -> str:
@@ -61,10 +65,12 @@ def to_do(nb: NotebookNode, text: str) -> Iterator[str]:
     given = blocks(text)
     for cell in markdown(nb):
         of, words = given.pop(cell.id, ("", cell.source))
-        if words == cell.source:
+        if not of:
+            yield f"{cell.id} is new: its block begins with {head(cell)}"
+        elif words == cell.source:
             yield f"{cell.id} is not translated"
         elif of != mark(cell.source):
-            yield f"{cell.id} was translated from another text"
+            yield f"{cell.id} was translated from another text: anew, it begins with {head(cell)}"
     yield from (f"{cell} is no cell of the notebook any more" for cell in given)
 
 

@@ -59,7 +59,7 @@ first = time.perf_counter()
 list(model.generate(ids, 20))
 status = pathlib.Path("/proc/self/status").read_text()
 peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
-print(loaded - begin, first - loaded, peak / 1e3)
+print(loaded - begin, first - loaded, 1024 * peak / 1e6)
 """
 
 

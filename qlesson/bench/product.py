@@ -177,7 +177,8 @@ class Matrix:
         return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
 
     def _torchao(self, x: Tensor) -> dict[str, Call]:
-        """Weights of 8 bits, a scale in a row: for 4 it has no product on a processor."""
+        """Weights of 8 bits, a scale in a row; for 4 its product on a processor is torch's own. It
+        makes them floats at each call, unless torch.compile compiles the model."""
         if self.bits != 8 or len(x) > 1:
             return {}  # it takes seconds for many
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
@@ -186,7 +187,7 @@ class Matrix:
         layer.weight = nn.Parameter(self.weight, requires_grad=False)
         model = nn.Sequential(layer)
         quantize_(model, Int8WeightOnlyConfig())
-        return {"torchao": lambda: model(x)}
+        return {"torchao eager": lambda: model(x)}
 
 
 def run_product(

@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+USUAL = "my_notebooks"
+
 
 def content(path: Path) -> list[tuple[str, str]] | bytes:
     """What a reader can change: the cells' text. Outputs and counts change whenever a cell runs.
@@ -79,21 +81,22 @@ def wanted(
             if not changed and not (restore and copied.read_bytes() != source.read_bytes()):
                 continue
             if work and not restore:
-                said.append(kept(source.name))
+                said.append(kept(source.name, mine))
                 continue
             worked_in += [copied] if work else []
         sources.append(source)
     return sources, worked_in, said
 
 
-def kept(name: str) -> str:
+def kept(name: str, mine: Path) -> str:
     said, number = f"{name}: the course has a newer version, yours is kept", name[:2]
     if not number.isdecimal():
         return f"{said} (give yours another name, and the newer one is copied)"
-    return (
-        f"{said} (qlesson lab --fresh {number}, or make fresh N={number}, puts yours aside and "
-        "takes the newer one)"
-    )
+    asked = f"qlesson lab --fresh {number}, or make fresh N={number},"
+    if mine != Path(USUAL):
+        folder = f'"{mine}"' if " " in str(mine) else mine
+        asked = f"qlesson lab {folder} --fresh {number}"
+    return f"{said} ({asked} puts yours aside and takes the newer one)"
 
 
 def place(sources: list[Path], mine: Path, worked_in: list[Path], old: Path) -> None:
@@ -143,7 +146,7 @@ def bring(course: Path, mine: Path, fresh: bool, names: Sequence[str]) -> int:
 
 def main(arguments: list[str]) -> int:
     names = [a for a in arguments if a != "--fresh"]
-    return bring(Path("notebooks"), Path("my_notebooks"), "--fresh" in arguments, names)
+    return bring(Path("notebooks"), Path(USUAL), "--fresh" in arguments, names)
 
 
 if __name__ == "__main__":

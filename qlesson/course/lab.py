@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "folder", nargs="?", type=Path, default=Path("my_notebooks"), help="where your copies are"
+        "folder", nargs="?", type=Path, default=Path(copies.USUAL), help="where your copies are"
     )
     parser.add_argument(
         "--fresh",
@@ -90,6 +90,8 @@ def opened(folder: Path, more: Sequence[str]) -> int:
         print(
             f"JupyterLab keeps its settings in your home, and {error.filename} cannot be written "
             f"({error.strerror}): set HOME, or JUPYTER_RUNTIME_DIR and JUPYTER_DATA_DIR"
+            if error.filename
+            else f"JupyterLab could not start: {error}"
         )
         return 1
 

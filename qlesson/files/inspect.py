@@ -120,9 +120,8 @@ def _words(x: QTensor | Blocks | Tensor) -> str:
         return checks.dtype_name(x.dtype)
     scale = f"scale {checks.dtype_name(x.scale.dtype)}"
     if isinstance(x, QTensor):
-        middles = 0, 2 ** (x.scheme.bits - 1)  # of signed codes, and of unsigned ones
-        symmetric = any((x.zero_point == z).all() for z in middles)
-        mapping = "symmetric" if symmetric else "asymmetric"
+        middle = 0 if x.scheme.signed else 2 ** (x.scheme.bits - 1)
+        mapping = "symmetric" if (x.zero_point == middle).all() else "asymmetric"
         return f"{x.scheme.bits} bits, {mapping}, {_who(x.scheme.granularity)}, {scale}"
     if isinstance(x, BookBlocks):
         mapping = f"book of {len(x.book)}"

@@ -73,7 +73,7 @@ def _refuse(layer: Swappable) -> None:
     weight = layer._parameters.get("weight")
     if weight is not None and nn.parameter.is_lazy(weight):
         raise ValueError("its weight does not exist yet: run the model once first.")
-    for name in {"weight", "bias"} - layer._parameters.keys():
+    for name in {"weight", "bias"} - layer._parameters.keys() - layer._buffers.keys():
         parametrized = nn.utils.parametrize.is_parametrized(layer, name)  # to ask would compute it
         if not parametrized and hasattr(layer, name):
             raise ValueError(

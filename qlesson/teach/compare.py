@@ -48,7 +48,7 @@ def as_tensor(x: Any) -> Tensor | None:
                 parts = [part for part in map(as_tensor, x) if part is not None]
                 return torch.stack(parts) if len(parts) == len(x) else None
         if not isinstance(x, Tensor):
-            x = np.asarray(x)  # float64 for Python's floats
+            x = np.asarray(x, order="C")  # float64 for Python's floats
             if x.dtype == object and all(isinstance(v, NUMBERS) for v in x.flat):
                 x = x.astype(float)
             x = torch.as_tensor(x)

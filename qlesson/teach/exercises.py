@@ -122,8 +122,8 @@ def catch_up(to: str | int) -> None:
 
     to  the number of an exercise, "2.2", or of a notebook, 2, for all of its exercises
 
-    What to remember is read from the notebooks beside this one. What you have written stays as it
-    is; where a name is asked for again, it is taken for the last answer. What is filled in counts
+    What to remember is read from the course's own notebooks. What you have written stays as it is;
+    where a name is asked for again, it is taken for the last answer. What is filled in counts
     as shown, not as passed, and solution("2.2") prints its code and its reason.
     """
     told = set()

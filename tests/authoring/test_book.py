@@ -1,5 +1,6 @@
 """The built web book: its links, sizes and alt texts, and what its scripts are given."""
 
+import itertools
 import json
 import re
 import shutil
@@ -307,6 +308,23 @@ def test_frames_are_drawn_again_only_where_something_changed(tmp_path, monkeypat
     plays.write(tmp_path / "out", tmp_path / "kept", ["00"])
     assert asked == ["00", "00"]
     assert plays.key("00") != plays.key("03")
+
+
+def test_frames_are_drawn_again_where_what_draws_them_has_changed(monkeypatch, tmp_path):
+    """Wherever the package lies: what is left out is named by its place inside."""
+    root = tmp_path / "bench" / "qlesson"
+    files = {"affine.py": "a", "bench/cells.py": "b", "teach/lessons/n00/play.py": "c"}
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    monkeypatch.setattr(plays, "PACKAGE", root)
+    play = root / "teach/lessons/n00/play.py"
+    monkeypatch.setattr(plays.lessons, "files", lambda kind: {"00": play})
+    keys = [plays.key("00")]
+    for name in files:
+        (root / name).write_text("changed")
+        keys.append(plays.key("00"))
+    assert [a == b for a, b in itertools.pairwise(keys)] == [False, True, False]
 
 
 def test_several_processes_draw_the_same(monkeypatch):

@@ -45,7 +45,15 @@ def test_a_text_whose_english_changed_is_found_and_one_whose_cell_is_gone(nb):
     later.cells[0].source += " More."
     later.cells = [c for c in later.cells if c.id != second.id]
     said = list(translation.to_do(later, text))
-    assert f"{first.id} was translated from another text" in said
+    now = translation.head(later.cells[0])
+    assert f"{first.id} was translated from another text: anew, it begins with {now}" in said
+    (was,) = (line for line in text.splitlines() if line.startswith(f"<!-- cell {first.id}"))
+    again = list(translation.to_do(later, text.replace(was, now)))
+    assert not [line for line in again if line.startswith(first.id)]
+    _, _, third, *_ = markdown(nb)
+    block = translation.block(third)
+    said_of_new = f"{third.id} is new: its block begins with {translation.head(third)}"
+    assert said_of_new in translation.to_do(nb, text.replace(block, ""))
     assert f"{second.id} is no cell of the notebook any more" in said
     assert f"{first.id} is not translated" not in said
 

@@ -412,6 +412,23 @@ def test_after_a_second_without_a_network_a_figure_answers(desk, book):
     )
 
 
+def test_a_frame_that_was_lost_is_fetched_again(desk, book):
+    """Those beside the one that is shown are fetched ahead."""
+    number = FRAMED[0]
+    lost = f"**/play/{number}/*.webp"
+    desk.route(lost, lambda route: route.abort())
+    figure = live(desk, book, number)
+    before, handle = said(figure), figure.locator("input[type=range]").first
+    with desk.expect_event("requestfailed"):
+        handle.focus()
+    desk.unroute(lost)
+    handle.press("ArrowRight")
+    desk.wait_for_function(
+        "([node, before]) => node.innerText != before && !node.innerText.includes('again')",
+        arg=[figure.locator(".said").element_handle(), "\n".join(before)],
+    )
+
+
 def test_where_scripts_are_off_the_stored_pictures_stand(browser, book):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
@@ -506,6 +523,14 @@ def test_what_is_no_answer_is_told_in_a_sentence(desk, book, text):
 def test_a_fraction_is_read_with_or_without_spaces(desk, book, text):
     open_(desk, chapter(book, "01"))
     known = answers.compiled(exercises()["17.2"])
+    ((found,),) = desk.evaluate(JUDGE, [(known, [text])])
+    assert found["state"] == "passed", found
+
+
+@pytest.mark.parametrize("text", ["524,288; 151,552", "524,288 151552", "524_288, 151_552"])
+def test_thousands_may_be_written_as_the_course_writes_them(desk, book, text):
+    open_(desk, chapter(book, "01"))
+    known = answers.compiled(exercises()["10.2"])
     ((found,),) = desk.evaluate(JUDGE, [(known, [text])])
     assert found["state"] == "passed", found
 

@@ -1,6 +1,7 @@
 """The reader's own copies: they follow the course, and what is written in them stays."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -46,6 +47,11 @@ def test_copies_are_made_once_and_answers_stay(course, tmp_path):
     (course / "03_c.ipynb").write_text(notebook("c"))
     said = copies.copy(course, mine)
     assert len(said) == 2 and "01_a.ipynb: the course has a newer version, yours is kept" in said[1]
+    asked = re.search(r"qlesson lab (.*) puts yours aside", said[1])[1]
+    assert asked.replace('"', "") == f"{mine} --fresh 01"
+    assert "(qlesson lab --fresh 01, or make fresh N=01, puts" in copies.kept(
+        "01_a.ipynb", Path("my_notebooks")
+    )
     assert (mine / "01_a.ipynb").read_text() == notebook("my answer")
     assert (mine / "02_b.ipynb").read_text() == notebook("new b")
     assert (mine / "03_c.ipynb").exists()

@@ -184,3 +184,13 @@ def test_a_home_that_cannot_be_written_gets_a_sentence(started, monkeypatch, cap
     assert lab.main([]) == 1
     said = capsys.readouterr().out
     assert "/me/.local cannot be written (Permission denied): set HOME" in said
+
+
+def test_an_address_that_this_machine_has_not_is_told_as_it_is(started, monkeypatch, capsys):
+    def fails(arguments):
+        raise OSError(99, "Cannot assign requested address")
+
+    monkeypatch.setattr(jupyterlab.labapp, "main", fails)
+    assert lab.main(["--ip=10.9.9.9"]) == 1
+    said = capsys.readouterr().out
+    assert "JupyterLab could not start: [Errno 99] Cannot assign" in said and "HOME" not in said

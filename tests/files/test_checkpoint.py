@@ -332,6 +332,10 @@ FP8 = {"l.weight": torch.ones(64, 64).to(torch.float8_e4m3fn)}
     [
         GPTQ | {"l.scales": torch.ones(2, 32).half()},
         FP8 | {"l.weight_scale_inv": torch.ones(1, 1)},
+        {
+            "l.weight": torch.ones(2, 128, 128).to(torch.float8_e4m3fn),
+            "l.weight_scale_inv": torch.ones(2, 1, 1),
+        },  # of a shape that nothing here reads
     ],
 )
 def test_scales_of_others_codes_are_no_weights(parts, tmp_path):
@@ -342,6 +346,15 @@ def test_scales_of_others_codes_are_no_weights(parts, tmp_path):
     ):
         checkpoint.quantize_file(tmp_path / "s.safetensors", tmp_path / "q", FOUR)
     assert not (tmp_path / "q").exists()
+
+
+def test_floats_that_have_a_name_of_codes_are_quantized(tmp_path):
+    """Whatever a configuration beside them says."""
+    (tmp_path / "config.json").write_text("no // JSON")
+    tensors = {"a.qweight": torch.randn(64, 64), "a.weight": torch.randn(64, 64)}
+    save_file(tensors | {"b.scales": torch.ones(4)}, tmp_path / "s.safetensors")
+    rows = checkpoint.quantize_file(tmp_path / "s.safetensors", tmp_path / "q", FOUR)
+    assert {row.name for row in rows if row.sqnr is not None} == set(tensors)
 
 
 def test_skip_leaves_tensors_as_they_are(source, tmp_path):

@@ -37,6 +37,7 @@ WORDS = [
     (ql.quantize(drawn(4, 32), ql.Scheme(4, granularity=ql.PerAxis(0), signed=False),
                  (torch.ones(4, 1), torch.full((4, 1), 8, dtype=torch.uint8))),  # GPTQ's "sym"
      "4 bits, symmetric, per row, scale float32"),
+    (ql.quantize(drawn(4, 32).abs()), "8 bits, asymmetric, per tensor, scale float32"),  # z = -128
     (ql.quantize(drawn(4, 4), ql.Scheme(8, granularity=PerIndex((1, 0, 1, 0)))),
      "8 bits, asymmetric, 2 listed groups, scale float32"),
     (formats.gguf.quantize(drawn(4, 32), "Q8_0"),
@@ -144,7 +145,7 @@ def test_the_histogram(tmp_path):
     flat, values = torch.ones(4), torch.arange(32.0)
     checkpoint.save(path, {"q": q, "eight": ql.quantize(r), "flat": flat, "values": values})
     assert inspect.histogram(path, "q").splitlines() == [
-        "q: 8, 2 bits, symmetric, per tensor, scale float32",
+        "q: 8, 2 bits, asymmetric, per tensor, scale float32",
         "0   12.50 %  " + "#" * 12, "1   37.50 %  " + "#" * 38, "2    0.00 %",
         "3   50.00 %  " + "#" * 50, "scales: 1, from 1 to 1",
     ]  # fmt: skip

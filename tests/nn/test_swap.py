@@ -116,6 +116,15 @@ def test_what_a_hook_computes_is_refused_with_what_helps(kind):
     assert torch.equal(qmodel.weight, ql.fake_quantize(layer.weight.detach(), ROW))
 
 
+def test_a_weight_that_is_a_buffer_is_quantized():
+    layer = nn.Linear(8, 4)
+    weight = layer.weight.detach().clone()
+    del layer.weight
+    layer.register_buffer("weight", weight)
+    qmodel, _ = quantize_model(nn.Sequential(layer), ROW)
+    assert torch.equal(qmodel[0].weight, ql.fake_quantize(weight, ROW))
+
+
 def test_a_model_of_codes_is_told_so():
     qmodel, _ = quantize_model(nn.Sequential(nn.Linear(8, 4)), ROW)
     with pytest.warns(UserWarning, match="its layers hold codes already: quantize the float model"):

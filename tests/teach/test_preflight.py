@@ -1,5 +1,6 @@
 """The check of the reader's machine: `python -m qlesson.teach.preflight`."""
 
+import io
 import re
 import runpy
 import subprocess
@@ -73,6 +74,22 @@ def test_a_wrong_device_is_named(monkeypatch, capsys):
     monkeypatch.setenv("QLESSON_DEVICE", "abacus")
     assert preflight.report() == 1
     assert "FIX  a device for torch: QLESSON_DEVICE='abacus'" in capsys.readouterr().out
+
+
+def test_files_that_a_container_has_read_are_free_memory(monkeypatch):
+    """2 GB allowed, 1.5 used, of which 1.2 may be given up; the machine has more."""
+    files = {
+        "/proc/meminfo": "MemTotal: 9000000 kB\nMemAvailable: 8000000 kB\n",
+        "/sys/fs/cgroup/memory.max": "2000000000\n",
+        "/sys/fs/cgroup/memory.current": "1500000000\n",
+        "/sys/fs/cgroup/memory.stat": "anon 300000000\ninactive_file 1200000000\nslab 1\n",
+    }
+    monkeypatch.setattr(
+        preflight, "open", lambda path, **how: io.StringIO(files[path]), raising=False
+    )
+    assert preflight._free_gigabytes() == pytest.approx(1.7)
+    files["/sys/fs/cgroup/memory.max"] = "max\n"
+    assert preflight._free_gigabytes() == pytest.approx(8)
 
 
 def test_little_memory_and_a_locked_folder_are_named(monkeypatch, capsys):

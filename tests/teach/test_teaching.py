@@ -437,3 +437,7 @@ def test_the_hub_starts_with_copies_of_the_notebooks(tmp_path):
     url = VALUES["singleuser"]["defaultUrl"]
     assert (tmp_path / url.removeprefix("/lab/tree/")).exists()
     assert VALUES["hub"]["config"]["KubeSpawner"]["working_dir"] == "/home/jovyan"
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "my_notebooks").write_text("no folder")
+    subprocess.run([shell, option, command], cwd=full, check=True)  # else nobody could make room

@@ -172,6 +172,7 @@ RIGHT = [
     ("3.3", lambda qw, qx, zw, zx: int(np.dot(qw.numpy() - zw, qx.numpy() - zx))),
     ("4.1", lambda s, z, a, b: [s * (q - z) for q in range(a, b + 1)]),
     ("4.1", lambda s, z, a, b: torch.linspace(s * (a - z), s * (b - z), b - a + 1)),
+    ("4.1", lambda s, z, a, b: np.flip(s * (np.arange(b, a - 1, -1) - z))),
     ("4.2", lambda q, s, z: s * (q.to(torch.int16) - z)),
     ("4.2", lambda q, s, z: (q.double() - z) * s),
     ("4.2", lambda q, s, z: s * (q.int() - int(z))),

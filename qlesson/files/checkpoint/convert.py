@@ -76,9 +76,9 @@ def quantize_file(
     for file in files:
         if file.quantized:
             raise ValueError(f"{file.path} is quantized already: dequantize it first.")
-    entries = {name: entry for file in files for name, entry in file.entries.items()}
-    _refuse_codes_of_others(source, entries)
-    plan = make_plan(entries, scheme, skip, of="the tensors")
+    _refuse_codes_of_others(source, files)
+    names = [name for file in files for name in file.entries]
+    plan = make_plan(names, scheme, skip, of="the tensors")
     device = best_device() if device is None else checks.device("device", device)
     work = [
         [
@@ -90,17 +90,17 @@ def quantize_file(
     return _rewrite(files, work, target, _index_of(source), plain=False)
 
 
-def _refuse_codes_of_others(source: str | Path, entries: dict[str, Entry]) -> None:
+def _refuse_codes_of_others(source: str | Path, files: list[File]) -> None:
     """Their scales look like weights."""
-    from qlesson.files import formats  # here, since it imports this package
+    from qlesson.files.formats import safetensors  # here, since it imports this package
 
-    with formats.open(source) as opened:
-        for name, stored in opened.stored.items():
-            if name not in entries or stored.kind != entries[name].dtype:
-                raise ValueError(
-                    f"{source} is quantized already, {printable(name)} as {stored.kind}: quantize "
-                    "the file of floats that it was made from."
-                )
+    entries = {name: entry for file in files for name, entry in file.entries.items()}
+    for name, stored in safetensors.stored_in(files):
+        if stored != entries.get(name):
+            raise ValueError(
+                f"{source} is quantized already, {printable(name)} as {stored.kind}: quantize the "
+                "file of floats that it was made from."
+            )
 
 
 def dequantize_file(

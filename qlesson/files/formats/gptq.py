@@ -65,9 +65,12 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # the code in each 4 bits of a word, from 
 AWQ_PLACES = tuple(sorted(range(8), key=AWQ_ORDER.__getitem__))
 
 
-def qweight(parts: Parts, config: Config) -> Found:
-    """What `qweight` stands for: its shape says which of the two it is."""
+def qweight(parts: Parts, config: Config) -> Found | None:
+    """What `qweight` stands for: its shape says which of the two it is. None for floats, which a
+    model may have under that name."""
     (weight,) = need(parts, "qweight")
+    if weight.entry.dtype in FLOATS:
+        return None
     said = list(dict.fromkeys(_layouts(config)))
     method = config.get("quant_method")
     if method is not None and str(method).lower() not in METHODS:

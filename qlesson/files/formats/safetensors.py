@@ -79,6 +79,11 @@ class Safetensors(Opened):
             return self._found[name].read()
 
 
+def stored_in(files: list[File]) -> Iterator[tuple[str, Stored]]:
+    """How tensors are held in open files, by their names alone: what no configuration says."""
+    return ((name, found.stored) for name, found in _all_found(files, {}))
+
+
 def _all_found(files: list[File], config: Config) -> Iterator[tuple[str, Found]]:
     """(name, what it is) of all tensors."""
     for file in files:

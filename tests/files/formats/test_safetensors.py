@@ -295,7 +295,7 @@ def test_gptq_with_act_order_and_with_neighbours_in_g_idx(opened):
 
 
 def test_an_index_that_lists_nothing_is_no_order(opened):
-    """exllamav2 reads 0 alone so, and compressed-tensors writes -1 before it has an order."""
+    """exllamav2 reads 0 alone so; of compressed-tensors' -1 see its own test."""
     tensors, values = gptq(4, 96, 32, 32)
     x = opened(tensors | {"l.g_idx": torch.zeros(96, dtype=torch.int32)})["l.weight"]
     assert x.scheme.granularity == ql.PerGroup(32) and torch.equal(x.dequantize(), values)
@@ -456,6 +456,9 @@ def test_compressed_tensors_packed(bits, zeros, opened):
     x = opened(made, config)["l.weight"]
     assert isinstance(x, ql.QTensor) and x.scheme.bits == bits
     assert x.scheme.granularity == ql.PerGroup(32) and torch.equal(x.dequantize(), values)
+    unordered = torch.full((96,), -1, dtype=torch.int32)
+    again = opened(made | {"l.weight_g_idx": unordered}, config)["l.weight"]
+    assert again.scheme == x.scheme and torch.equal(again.dequantize(), values)
 
 
 def padded(codes, bits):
