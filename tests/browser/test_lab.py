@@ -26,6 +26,7 @@ from .page import (
 # it, and `pytest notebooks` proves that this is what the cell gives; their live figures run in
 # test_play.py. All that JupyterLab does with a cell that is run, it does here too.
 PLAYED_BACK = ("06", "07", "08", "09", "10", "11", "12", "13", "14", "15", "16", "17")
+OPENED_AGAIN = ("00", "01", "10")  # what comes back does not depend on the notebook
 PLAY_BACK = """
 import json, sys
 from IPython.display import publish_display_data
@@ -74,6 +75,8 @@ def test_opens_with_its_pictures_and_runs(lab, server, path):
     assert [c for c in lab.evaluate(ALL_CELLS) if not c["seen"]] == []
     assert_bets_are_answered_in_one_view(lab, answers)
     lab.evaluate(SAVE_AND_CLOSE)
+    if path.name[:2] not in OPENED_AGAIN:
+        return
     # As `make lab` does when it starts again: what was run and saved is as it was at first.
     copies.copy(ROOT / "notebooks", server[1])
     open_(lab, path.name)
