@@ -36,7 +36,7 @@ const read = text => {
   return numbers.length && numbers.every(Number.isFinite) ? numbers : null;
 };
 // As the course writes them: 524,288; where so many are asked for, a comma parts numbers.
-const inThousands = text => text.replace(/\b\d{1,3}(,\d{3})+\b/g, n => n.replaceAll(',', ''));
+const inThousands = text => text.replace(/(?<![\d.])[1-9]\d{0,2}(,\d{3})+\b/g, n => n.replaceAll(',', ''));
 const readAs = (count, text) => {
   const all = [text, inThousands(text)].map(read);
   return all.find(numbers => numbers?.length === count) ?? all[0];

@@ -117,6 +117,7 @@ const mount = place => {
       from.ahead(now);
     } catch {
       if (turn < shown) return;
+      shown = turn;
       source = null;
       tell(['This setting could not be loaded. Look whether you are connected, and try again.']);
     }

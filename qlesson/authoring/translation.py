@@ -67,11 +67,22 @@ def to_do(nb: NotebookNode, text: str) -> Iterator[str]:
         of, words = given.pop(cell.id, ("", cell.source))
         if not of:
             yield f"{cell.id} is new: its block begins with {head(cell)}"
-        elif words == cell.source:
+        elif words == cell.source or of == mark(words):
             yield f"{cell.id} is not translated"
         elif of != mark(cell.source):
             yield f"{cell.id} was translated from another text: anew, it begins with {head(cell)}"
     yield from (f"{cell} is no cell of the notebook any more" for cell in given)
+
+
+def renewed(nb: NotebookNode, text: str) -> str:
+    """The file, where nobody has translated a block with the English of now."""
+    given = blocks(text)
+    for cell in markdown(nb):
+        of, words = given.get(cell.id, ("", ""))
+        if of and of == mark(words):
+            old = f"<!-- cell {cell.id}, from {of} -->\n{words}"
+            text = text.replace(old, f"{head(cell)}\n{cell.source}")
+    return text
 
 
 def main(folder: Path, language: str, at: Path = Path("translations")) -> int:
@@ -81,9 +92,8 @@ def main(folder: Path, language: str, at: Path = Path("translations")) -> int:
     to.mkdir(parents=True, exist_ok=True)
     for nb in load(folder):
         file = at / language / f"{nb.number}.md"
-        if not file.exists():
-            file.write_text(skeleton(nb), encoding="utf-8", newline="\n")
-        text = file.read_text(encoding="utf-8")
+        text = renewed(nb, file.read_text(encoding="utf-8") if file.exists() else skeleton(nb))
+        file.write_text(text, encoding="utf-8", newline="\n")
         left = list(to_do(nb, text))
         print("\n".join([f"{file}: {len(left)} of {len(markdown(nb))} to do", *left[:3]]))
         made = translated(nb, text)

@@ -154,8 +154,8 @@ def table(results: dict[str, Any]) -> str:
     read = results["bandwidth"][0]
     lines.append(f"reading float32: {read['moved'] / read['ms'] / 1e6:.1f} GB/s")
     lines.append(
-        "median ms; in brackets, the speed beside one pass of torch's copy, which is the limit but "
-        "where that copy is slow (float16)"
+        "median ms; in brackets, the speed beside one pass of torch's copy: above 1 where a loop "
+        "moves fewer bytes, or that copy is slow (float16)"
     )
     cells = dict.fromkeys(
         (r["work"], r["granularity"], r["dtype"], r["nbytes"]) for r in results["rows"]

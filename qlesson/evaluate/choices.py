@@ -42,7 +42,7 @@ def choice_accuracy(
     The score of a choice is the mean of log p over its tokens, each after the prompt and the tokens
     before it, so that longer choices are not the less likely for it (Brown et al. 2020, section
     2.4). Of equal scores the first wins. In lm-evaluation-harness, acc takes the sum, and acc_norm
-    the sum divided by the letters of the choice.
+    the sum divided by the characters of the choice.
     """
     checks.running_model("model", model)
     right = []

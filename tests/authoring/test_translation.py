@@ -58,6 +58,16 @@ def test_a_text_whose_english_changed_is_found_and_one_whose_cell_is_gone(nb):
     assert f"{first.id} is not translated" not in said
 
 
+def test_english_that_nobody_translated_follows_the_course(nb):
+    text, later = translation.skeleton(nb), deepcopy(nb)
+    later.cells[0].source += " More."
+    first = later.cells[0]
+    assert f"{first.id} is not translated" in translation.to_do(later, text)
+    assert translation.renewed(later, text) == translation.skeleton(later)
+    german = text.replace(nb.cells[0].source, "Deutsch.")
+    assert translation.renewed(later, german) == german
+
+
 def test_the_command_writes_what_is_to_do_once_and_the_notebooks_each_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     course = tmp_path / "notebooks"

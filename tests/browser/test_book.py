@@ -531,8 +531,9 @@ def test_a_fraction_is_read_with_or_without_spaces(desk, book, text):
 def test_thousands_may_be_written_as_the_course_writes_them(desk, book, text):
     open_(desk, chapter(book, "01"))
     known = answers.compiled(exercises()["10.2"])
-    ((found,),) = desk.evaluate(JUDGE, [(known, [text])])
-    assert found["state"] == "passed", found
+    found, decimals = desk.evaluate(JUDGE, [(known, [text]), (known, ["524288, 0,125"])])
+    assert found[0]["state"] == "passed", found
+    assert decimals[0]["said"] == "it asks for 2 numbers, and got 3."
 
 
 @pytest.fixture

@@ -348,10 +348,23 @@ def test_scales_of_others_codes_are_no_weights(parts, tmp_path):
     assert not (tmp_path / "q").exists()
 
 
+def test_codes_that_need_their_configuration_are_known_by_it(tmp_path):
+    """3 bits of compressed-tensors: 9 words of 96 codes, which without it would be of no bits."""
+    parts = {"l.weight_packed": torch.zeros(20, 9, dtype=torch.int32)}
+    parts |= {"l.weight_scale": torch.ones(20, 3), "l.weight_shape": torch.tensor([20, 96])}
+    args = {"num_bits": 3, "strategy": "group", "group_size": 32}
+    said = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": args}}}
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": said}))
+    save_file(parts, tmp_path / "s.safetensors")
+    with pytest.raises(ValueError, match="is quantized already, l.weight as compressed-tensors 3"):
+        checkpoint.quantize_file(tmp_path / "s.safetensors", tmp_path / "q", FOUR)
+
+
 def test_floats_that_have_a_name_of_codes_are_quantized(tmp_path):
     """Whatever a configuration beside them says."""
     (tmp_path / "config.json").write_text("no // JSON")
     tensors = {"a.qweight": torch.randn(64, 64), "a.weight": torch.randn(64, 64)}
+    tensors["b.qweight"] = torch.randn(64, 64).double()
     save_file(tensors | {"b.scales": torch.ones(4)}, tmp_path / "s.safetensors")
     rows = checkpoint.quantize_file(tmp_path / "s.safetensors", tmp_path / "q", FOUR)
     assert {row.name for row in rows if row.sqnr is not None} == set(tensors)

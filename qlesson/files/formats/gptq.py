@@ -69,7 +69,7 @@ def qweight(parts: Parts, config: Config) -> Found | None:
     """What `qweight` stands for: its shape says which of the two it is. None for floats, which a
     model may have under that name."""
     (weight,) = need(parts, "qweight")
-    if weight.entry.dtype in FLOATS:
+    if weight.entry.dtype in (*FLOATS, "F64"):
         return None
     said = list(dict.fromkeys(_layouts(config)))
     method = config.get("quant_method")

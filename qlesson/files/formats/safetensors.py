@@ -80,8 +80,12 @@ class Safetensors(Opened):
 
 
 def stored_in(files: list[File]) -> Iterator[tuple[str, Stored]]:
-    """How tensors are held in open files, by their names alone: what no configuration says."""
-    return ((name, found.stored) for name, found in _all_found(files, {}))
+    """How tensors are held in open files; a configuration that cannot be read says nothing."""
+    try:
+        config = _config(files[0].path.parent)
+    except ValueError:
+        config = {}
+    return ((name, found.stored) for name, found in _all_found(files, config))
 
 
 def _all_found(files: list[File], config: Config) -> Iterator[tuple[str, Found]]:
