@@ -275,9 +275,10 @@ def test_models_and_ids_may_be_on_several_devices():
     text = torch.cat(random_windows(3, [30, 30]))
     question = ([0], [[1, 2], torch.tensor([3])], 0)
     found, chosen = compare(one, two, [text]), choice_accuracy(one, [question])
-    for there in (compare(one, two.cuda(), [text]), compare(one.cuda(), two, [text.cuda()])):
-        assert there == pytest.approx(found, rel=1e-12)
-    assert choice_accuracy(one, [question]).accuracy == chosen.accuracy
+    there = [copy.deepcopy(model).cuda() for model in (one, two)]
+    for other in (compare(one, there[1], [text]), compare(there[0], two, [text.cuda()])):
+        assert other == pytest.approx(found, rel=1e-12)
+    assert choice_accuracy(there[0], [question]).accuracy == chosen.accuracy
 
 
 class Moody(Table):

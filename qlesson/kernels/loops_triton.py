@@ -46,7 +46,7 @@ def _code(r, scale, zero_point, low, high, INSIDE: tl.constexpr):
 
 @triton.jit
 def _tile(m, n, ROWS: tl.constexpr, COLS: tl.constexpr):
-    across = tl.cdiv(n, COLS)
+    across = (n - 1) // COLS + 1  # tl.cdiv would leave int32 first
     down = tl.program_id(0).to(tl.int64) // across
     i = down * ROWS + tl.arange(0, ROWS)[:, None]
     j = (tl.program_id(0) % across) * COLS + tl.arange(0, COLS)[None, :]

@@ -95,7 +95,9 @@ class or_eagerly:
             return False
         _state["broken"] = True
         what = "Nothing can be compiled" if isinstance(error, NoCompiler) else "torch.compile fails"
-        warn(f"{what} here", error, "Install a C++ compiler such as g++")
+        on_a_gpu = "triton" in f"{type(error)} {error}".lower()
+        missing = "Triton for this torch" if on_a_gpu else "a C++ compiler such as g++"
+        warn(f"{what} here", error, f"Install {missing}")
         return True
 
 

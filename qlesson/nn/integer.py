@@ -137,10 +137,11 @@ def _zero_point(name: str, z: Tensor | int, sums: Tensor) -> Tensor:
     Of another shape than one per row's sum, [n, 1] for [n], it would make all terms wrong.
     """
     checks.integers(name, z)
-    z = torch.as_tensor(z, device=sums.device)
+    z = z if isinstance(z, Tensor) else torch.tensor(z, device="cpu")
     checks.broadcasts(name, z, "the row sum", sums)
-    checks.code_values(name, z, -INT32_MAX, INT32_MAX, "pass the zero point of int8 codes")
-    return z.to(torch.int32)
+    if not (z.is_cuda and z.dtype == torch.int32):  # where reading would wait
+        checks.code_values(name, z, -INT32_MAX, INT32_MAX, "pass the zero point of int8 codes")
+    return z.to(sums.device, torch.int32)
 
 
 def int8_codes(q: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:

@@ -120,7 +120,8 @@ def compiled(monkeypatch, request):
     """Fails where the compiled path was not taken, or fell back."""
     calls, loop = [], kernels._loop
     if request.param == "by torch.compile":
-        monkeypatch.setattr(compilers, "by_hand", lambda *a: None)
+        for own in ("by_hand", "_by_triton"):
+            monkeypatch.setattr(compilers, own, lambda *a: None)
         monkeypatch.setattr(kernels, "_compiled", BY_TORCH)
     monkeypatch.setattr(kernels, "_loop", lambda *a: calls.append(a[0].__name__) or loop(*a))
     monkeypatch.setitem(kernels.modes._state, "broken", False)

@@ -33,6 +33,26 @@ def test_cuda_is_taken_when_torch_reports_it(monkeypatch):
     assert ql.best_device() == torch.device("cuda")
 
 
+def test_a_gpu_that_torch_cannot_use_gives_the_cpu_and_a_warning(monkeypatch):
+    def fails(*size, device):
+        raise RuntimeError("CUDA error: no kernel image is available\nmore lines")
+
+    monkeypatch.delenv("QLESSON_DEVICE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "zeros", fails)
+    with pytest.warns(
+        RuntimeWarning, match=r"reports \(CUDA error: no kernel image is available\)"
+    ):
+        assert ql.best_device() == torch.device("cpu")
+
+
+def test_triton_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(kernels.modes._state, "broken", False)
+    with pytest.warns(RuntimeWarning, match=r"Install Triton for this torch and start again"):
+        with kernels.modes.or_eagerly():
+            raise RuntimeError("Cannot find a working triton installation.")
+
+
 def test_the_environment_variable_overrides(monkeypatch):
     monkeypatch.setenv("QLESSON_DEVICE", "cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
