@@ -12,8 +12,8 @@ Letters of the course: r real value, s scale, z zero point, q code.
 Every division is by a tensor on r's own device. On CUDA, dividing by a Python number or by a
 CPU tensor multiplies by the reciprocal instead, and some codes change. So does torch.compile on a
 GPU where the divisor is known when it compiles: pass quant_min and quant_max as tensors there
-(notebook 13). And its division is approximate, but for options that say
-{"eager_numerics.division_rounding": True}.
+(notebook 13). And its division is approximate, unless torch's option
+eager_numerics.division_rounding is true.
 """
 
 from numbers import Integral
