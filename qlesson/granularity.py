@@ -121,12 +121,12 @@ class PerAxis(Granularity):
     def scale_shape(self, shape: Shape) -> tuple[int, ...]:
         """r's length on the kept axis, 1 on every other."""
         axis = _index("axis", self.axis, shape)
-        return tuple(n if i == axis else 1 for i, n in enumerate(shape))
+        return (*(1,) * axis, shape[axis], *(1,) * (len(shape) - axis - 1))
 
     def block_shape(self, shape: Shape) -> tuple[int, ...]:
         """1 on the kept axis, r's length on every other."""
         axis = _index("axis", self.axis, shape)
-        return tuple(1 if i == axis else n for i, n in enumerate(shape))
+        return (*shape[:axis], 1, *shape[axis + 1 :])
 
     def reduce(self, function: Callable[..., Tensor], r: Tensor) -> Tensor:
         """`function` over all axes but the kept one, in `scale_shape`."""
@@ -157,12 +157,13 @@ class PerGroup(Granularity):
     def scale_shape(self, shape: Shape) -> tuple[int, ...]:
         """ceil(n / group_size) on the grouped axis, r's length on every other."""
         axis = _index("axis", self.axis, shape)
-        return tuple(-(-n // self.group_size) if i == axis else n for i, n in enumerate(shape))
+        return (*shape[:axis], -(-shape[axis] // self.group_size), *shape[axis + 1 :])
 
     def block_shape(self, shape: Shape) -> tuple[int, ...]:
         """group_size on the grouped axis (r's length if that is shorter), 1 on every other."""
         axis = _index("axis", self.axis, shape)
-        return tuple(min(self.group_size, n) if i == axis else 1 for i, n in enumerate(shape))
+        size = min(self.group_size, shape[axis])
+        return (*(1,) * axis, size, *(1,) * (len(shape) - axis - 1))
 
     def split(self, r: Tensor) -> Tensor:
         """[..., n, ...] -> [..., groups, group_size, ...]; a short last group is filled up

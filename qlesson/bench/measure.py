@@ -69,9 +69,9 @@ def measure_rounds(
 
 def _block(call: Call, device: str, before: Call) -> list[float]:
     """Times of one contestant in ms: the first call warms up, and counts only where it is long."""
+    end = time.perf_counter() + BLOCK_SECONDS / (1 if device == "cpu" else 4)
     first = _timed(call, device, before)
-    seconds = BLOCK_SECONDS / (1 if device == "cpu" else 4)
-    ms, end = [first] if first > SLOW_MS else [], time.perf_counter() + seconds
+    ms = [first] if first > SLOW_MS else []
     while not ms or (time.perf_counter() < end and len(ms) < 100):
         ms.append(_timed(call, device, before))
     return ms

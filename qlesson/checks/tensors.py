@@ -259,7 +259,7 @@ def holds(condition: Any) -> bool:
 
 def is_quantized(x: Any) -> bool:
     """Whether x is a QTensor, Blocks, or what stands for one: codes that become values."""
-    coded = hasattr(x, "dequantize") and hasattr(x, "bits_per_value")
+    coded = hasattr(x, "bits_per_value") and hasattr(x, "dequantize")
     return coded and not isinstance(x, (type, torch.fx.Proxy))
 
 
@@ -319,9 +319,9 @@ def out(
         expanded = any(n > 1 and step == 0 for n, step in zip(out.shape, out.stride(), strict=True))
         how = "is expanded" if expanded else "overlaps itself"
         raise ValueError(f"out {how}, so its elements share memory: {remedy()}")
-    for name, x in kept.items():
-        if _overlap(out, x):
-            raise ValueError(f"out shares memory with {name}, which must stay as it is: {remedy()}")
+    met = _overlapped(out, kept)
+    if met is not None:
+        raise ValueError(f"out shares memory with {met}, which must stay as it is: {remedy()}")
 
 
 def of_inference_alone(x: Tensor) -> bool:
@@ -341,19 +341,26 @@ def _may_overlap_itself(x: Tensor) -> bool:
     return False
 
 
-def _overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether the byte ranges of two tensors on one device meet; False where nobody can look."""
+def _overlapped(out: Tensor, kept: dict[str, Tensor]) -> str | None:
+    """The first of `kept`, on out's device, whose bytes are among out's; None where nobody can
+    look."""
     if torch.compiler.is_compiling():
-        return False
-
-    def ends(x: Tensor) -> tuple[int, int]:
-        if x.is_contiguous():  # asked at once, since the caches are cold where a tensor is large
-            return x.data_ptr(), x.data_ptr() + x.nbytes
-        last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
-        return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
-
+        return None
     try:
-        (a_start, a_end), (b_start, b_end) = ends(a), ends(b)
+        start, end = _ends(out)
+        for name, x in kept.items():
+            first, last = _ends(x)
+            if start < last and first < end:
+                return name
     except RuntimeError:  # inside torch.vmap
-        return False
-    return a_start < b_end and b_start < a_end
+        pass
+    return None
+
+
+def _ends(x: Tensor) -> tuple[int, int]:
+    """The addresses between which x's values lie."""
+    start = x.data_ptr()
+    if x.is_contiguous():  # asked at once, since the caches are cold where a tensor is large
+        return start, start + x.nbytes
+    last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
+    return start, start + (last + 1) * x.element_size()

@@ -146,6 +146,10 @@ def _straight_pieces(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Pieces of (x, scale, zero_point, out): large where x and out lie straight in memory, else
     small, so that their copies stay in the cache."""
+    straight = x.is_contiguous() and out.is_contiguous()
+    if straight and x.numel() <= COMPILED_PIECE and granularity.in_memory(x) is not None:
+        yield x, scale, zero_point, out
+        return
     for where, home in cut(x, granularity, COMPILED_PIECE):
         piece = x[where], scale[home], zero_point[home], out[where]
         if piece[0].is_contiguous() and piece[-1].is_contiguous():
@@ -171,10 +175,10 @@ def rows(
         out = out.view(-1)[: n * ROW]
     assert blocks is not None  # x lies straight, and all its groups are of one length
     if blocks.ndim == 3:
-        shape = (len(blocks), 1, blocks.shape[2])
+        shape = (blocks.shape[0], 1, blocks.shape[2])
         return blocks, scale.reshape(shape), zero_point.reshape(shape), out.view(blocks.shape)
-    times = len(blocks) // scale.numel()
-    scale, zero_point = (p.reshape(-1, 1) for p in (scale, zero_point))
+    times = blocks.shape[0] // scale.numel()
+    scale, zero_point = scale.reshape(-1, 1), zero_point.reshape(-1, 1)
     if times > 1:
         scale, zero_point = scale.repeat(times, 1), zero_point.repeat(times, 1)
     return blocks, scale, zero_point, out.view(blocks.shape)
@@ -191,7 +195,7 @@ def min_max(r: Tensor, granularity: Granularity) -> tuple[Tensor, Tensor]:
         if math.prod(shape) == 1 and granularity.is_known:
             r_min, r_max = _min_max_of_all(r)
             return r_min.view(shape), r_max.view(shape)
-        blocks = _own_blocks(r, granularity)
+        blocks = _own_blocks(r, granularity, shape)
         if blocks is not None and _compiles(loops.min_max, (), r):
             with or_eagerly():
                 r_min, r_max = _loop(loops.min_max, (), blocks)()
@@ -217,11 +221,12 @@ def choose(r: Tensor, scheme: Scheme) -> QParams | None:
     """
     if torch.compiler.is_compiling() or _is_literal(scheme) or not _on_gpu(r):
         return None
-    blocks, codes = _own_blocks(r, scheme.granularity), (scheme.quant_min, scheme.quant_max)
+    shape, codes = scheme.granularity.scale_shape(r.shape), (scheme.quant_min, scheme.quant_max)
+    blocks = _own_blocks(r, scheme.granularity, shape)
     constants = (*codes, scheme.mapping, scheme.include_zero, scheme.scale_dtype)
     if blocks is None or not _compiles(loops.choose, constants, r):
         return None
-    chosen, steps = _room(r, scheme, blocks)
+    chosen, steps = _room(r, scheme, shape, blocks)
     with or_eagerly():
         _loop(loops.choose, constants, _held(codes, r.device), blocks, *steps)()
         return chosen if _fits(chosen, scheme) else None
@@ -241,15 +246,15 @@ def choose_and_quantize(
     """
     if torch.compiler.is_compiling() or _is_literal(scheme) or not out.is_contiguous():
         return None
-    blocks = _own_blocks(r, scheme.granularity)
-    few = math.prod(scheme.granularity.scale_shape(r.shape)) < 64
-    if blocks is None or (few and not _on_gpu(r)):
+    shape = scheme.granularity.scale_shape(r.shape)
+    blocks = _own_blocks(r, scheme.granularity, shape)
+    if blocks is None or (math.prod(shape) < 64 and not _on_gpu(r)):
         return None
     codes = scheme.quant_min, scheme.quant_max
     constants = (*codes, scheme.rounding, scheme.mapping, scheme.include_zero, scheme.scale_dtype)
     if not _compiles(loops.choose_and_quantize, constants, r, out) or not may_fill():
         return None
-    chosen, steps = _room(r, scheme, blocks)
+    chosen, steps = _room(r, scheme, shape, blocks)
     tensors = blocks, *steps, out.view(blocks.shape)
     with or_eagerly():
         largest = _loop(loops.choose_and_quantize, constants, _held(codes, r.device), *tensors)()
@@ -270,9 +275,11 @@ def _on_gpu(r: Tensor) -> bool:
     return r.is_cuda
 
 
-def _room(r: Tensor, scheme: Scheme, blocks: Tensor) -> tuple[QParams, tuple[Tensor, Tensor]]:
-    """Scale and zero point, to be filled; and both with the axes of blocks."""
-    shape, one_each = scheme.granularity.scale_shape(r.shape), (len(blocks), 1, *blocks.shape[2:])
+def _room(
+    r: Tensor, scheme: Scheme, shape: tuple[int, ...], blocks: Tensor
+) -> tuple[QParams, tuple[Tensor, Tensor]]:
+    """Scale and zero point of this shape, to be filled; and both with the axes of blocks."""
+    one_each = (blocks.shape[0], 1, *blocks.shape[2:])
     scale = r.new_empty(shape, dtype=scheme.scale_dtype or torch.float32)
     zero_point = r.new_empty(shape, dtype=scheme.dtype)
     return QParams(scale, zero_point), (scale.view(one_each), zero_point.view(one_each))
@@ -288,17 +295,17 @@ def _held(codes: tuple[int, int], device: torch.device) -> Tensor:
     return torch.tensor(codes, dtype=torch.float32, device=device)
 
 
-def _own_blocks(r: Tensor, granularity: Granularity) -> Tensor | None:
-    """The blocks of r in memory, where each has a scale of its own."""
+def _own_blocks(r: Tensor, granularity: Granularity, shape: tuple[int, ...]) -> Tensor | None:
+    """The blocks of r in memory, where each has a scale of its own, of scales in this shape."""
     blocks = granularity.in_memory(r)
     if blocks is None or blocks.ndim == 3:
         return blocks
-    return blocks if blocks.shape[0] == math.prod(granularity.scale_shape(r.shape)) else None
+    return blocks if blocks.shape[0] == math.prod(shape) else None
 
 
 def _loop(formula: Formula, constants: Constants, *tensors: Tensor) -> Callable[[], Any]:
     """The compiled formula, to be called; it is compiled for each kind of tensors once."""
-    kinds = tuple((t.dtype, t.ndim) for t in tensors)
+    kinds = tuple([(t.dtype, t.ndim) for t in tensors])
     kernel = _compiled(formula, constants, kinds, tensors[0].device.type)
     torch.get_num_threads()  # sets it too: a new thread of Python has OpenMP's own number
-    return partial(kernel, *(x.contiguous() for x in tensors))
+    return partial(kernel, *[x.contiguous() for x in tensors])

@@ -91,6 +91,10 @@ TYPES = {
     torch.uint8: "uint8_t",
     torch.int16: "int16_t",
 }
+_NUMBERS = {dtype: number for number, dtype in enumerate(TYPES)}
+# How ctypes passes numbers: an address, sizes and how to go through them, types, the ends of codes.
+_AT, _SIZE, _TYPE, _END = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
+_HELD, _PLACES = [_AT] * 4, [_SIZE] * 6
 
 
 def by_hand(
@@ -123,28 +127,38 @@ def by_hand(
 
 
 def _quantize(library: ctypes.CDLL, how: How, low: int, high: int, rounding: str) -> Formula:
+    run = library.quantize
+    run.argtypes = [*_HELD, *_PLACES, _TYPE, _TYPE, _END, _END]
+
     def quantize(r: Tensor, scale: Tensor, zero_point: Tensor, out: Tensor) -> tuple[()]:
-        held = r, _typed(scale), _typed(zero_point), out
-        codes = ctypes.c_float(low), ctypes.c_float(high)
-        library.quantize(*map(_address, held), *_sizes(r, how), *map(_type, held[1:3]), *codes)
+        s, z = _typed(scale), _typed(zero_point)
+        held = r.data_ptr(), s.data_ptr(), z.data_ptr(), out.data_ptr()
+        run(*held, *_places(r, how), _NUMBERS[s.dtype], _NUMBERS[z.dtype], low, high)
         return ()
 
     return quantize
 
 
 def _dequantize(library: ctypes.CDLL, how: How) -> Formula:
+    run = library.dequantize
+    run.argtypes = [*_HELD, *_PLACES, _TYPE, _TYPE]
+
     def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor, out: Tensor) -> tuple[()]:
-        held = q, _typed(scale), _typed(zero_point), out
-        library.dequantize(*map(_address, held), *_sizes(q, how), *map(_type, held[1:3]))
+        s, z = _typed(scale), _typed(zero_point)
+        held = q.data_ptr(), s.data_ptr(), z.data_ptr(), out.data_ptr()
+        run(*held, *_places(q, how), _NUMBERS[s.dtype], _NUMBERS[z.dtype])
         return ()
 
     return dequantize
 
 
 def _min_max(library: ctypes.CDLL, how: How) -> Formula:
+    run = library.min_max
+    run.argtypes = [_AT, _AT, _AT, *_PLACES]
+
     def min_max(r: Tensor) -> list[Tensor]:
         found = [r.new_empty(r[:, 0].shape, dtype=torch.float32) for _ in range(2)]
-        library.min_max(*map(_address, [r, *found]), *_sizes(r, how))
+        run(*[x.data_ptr() for x in (r, *found)], *_places(r, how))
         return [x.to(r.dtype) for x in found]
 
     return min_max
@@ -164,36 +178,26 @@ def _choose_and_quantize(
 
     The loop gives the largest scale: to read all of them again takes a while.
     """
-    library.choose_and_quantize.restype = ctypes.c_float
+    run, symmetric = library.choose_and_quantize, mapping == "symmetric"
+    run.argtypes = [*_HELD, *_PLACES, _TYPE, _END, _END, ctypes.c_bool]
+    run.restype = ctypes.c_float
 
     def choose_and_quantize(
         codes: Tensor, r: Tensor, scale: Tensor, zero_point: Tensor, out: Tensor
     ) -> float:
-        held = r, scale, zero_point, out
-        ends = ctypes.c_float(low), ctypes.c_float(high)
-        sizes = *_sizes(r, how), _type(scale)
-        return library.choose_and_quantize(
-            *map(_address, held), *sizes, *ends, mapping == "symmetric"
-        )
+        held = r.data_ptr(), scale.data_ptr(), zero_point.data_ptr(), out.data_ptr()
+        return run(*held, *_places(r, how), _NUMBERS[scale.dtype], low, high, symmetric)
 
     return choose_and_quantize
 
 
-def _sizes(x: Tensor, how: How) -> list[ctypes.c_int64]:
-    """And how to go through it: the compiler's OpenMP may be another than torch's."""
-    return [ctypes.c_int64(n) for n in (*(*x.shape, 1)[:3], *how, torch.get_num_threads())]
-
-
-def _address(x: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(x.data_ptr())
+def _places(x: Tensor, how: How) -> tuple[int, ...]:
+    """[m, n, c], and how to go through it: the compiler's OpenMP may be another than torch's."""
+    return (*(*x.shape, 1)[:3], *how, torch.get_num_threads())
 
 
 def _typed(x: Tensor) -> Tensor:
     return x if x.dtype in TYPES else x.float()
-
-
-def _type(x: Tensor) -> int:
-    return list(TYPES).index(x.dtype)
 
 
 def _by_triton(formula: Formula, constants: Constants, kinds: Kinds) -> Formula | None:

@@ -71,10 +71,11 @@ def _compiles(
     x, pays_off = tensors[0], pays_off or PAYS_OFF
     if _state["mode"] == "eager" or _state["broken"] or torch.compiler.is_compiling():
         return False
-    if x.device.type not in pays_off or any(t.dtype == torch.float64 for t in tensors):
+    if x.device.type not in pays_off or is_followed() or not lies_in_memory(x.new_empty(1)):
         return False
-    if is_followed() or not all(map(lies_in_memory, (*tensors, x.new_empty(1)))):
-        return False
+    for t in tensors:  # the caches are cold where one is large, so few questions are asked
+        if t.dtype is torch.float64 or not lies_in_memory(t):
+            return False
     if _state["mode"] == "compiled":
         return x.numel() >= 2 * ROW
     key = (formula, constants, x.device.type, x.dtype)
