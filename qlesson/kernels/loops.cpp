@@ -195,11 +195,12 @@ inline void columns(const F& f, const X* x, const Given& given, Y* y, int64_t m,
 }
 
 // --- the smallest and the largest value ---
-inline void min_max_rows(const R* r, float* r_min, float* r_max, int64_t m, int64_t n, int64_t threads) {
+inline void min_max_rows(const R* r, float* r_min, float* r_max, int64_t m, int64_t n, How how) {
+  const int64_t ahead = how.ahead / static_cast<int64_t>(sizeof(R));
   known(n, false, [=](auto n, auto) {
-#pragma omp parallel for num_threads(threads)
+#pragma omp parallel for num_threads(how.threads)
     for (int64_t i = 0; i < m; i++) {
-      const Ends<R> e = ends_of(r + i * n, n);
+      const Ends<R> e = ends_of(r + i * n, n, ahead);
       as_floats<R>(e.most, e.nearest, e.least, r_min[i], r_max[i]);
     }
   });
@@ -380,7 +381,8 @@ extern "C" void dequantize(const Q* q, const void* s, const void* z, R* r_hat, i
 
 extern "C" void min_max(const R* r, float* r_min, float* r_max, int64_t m, int64_t n, int64_t c, int64_t ahead,
                         int64_t far, int64_t threads) {
-  c == 1 ? min_max_rows(r, r_min, r_max, m, n, threads) : min_max_columns(r, r_min, r_max, m, n, c, {ahead, far, threads});
+  const How how{ahead, far, threads};
+  c == 1 ? min_max_rows(r, r_min, r_max, m, n, how) : min_max_columns(r, r_min, r_max, m, n, c, how);
 }
 #endif
 

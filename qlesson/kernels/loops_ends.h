@@ -35,16 +35,21 @@ inline void as_floats(Key<R> most, Key<R> nearest, Bare<R> least, float& r_min, 
 }
 
 template <typename R>
-inline Ends<R> ends_of(const R* r, int64_t n) {
+inline Ends<R> ends_of(const R* r, int64_t n, int64_t ahead) {
+  constexpr int64_t PART = 4096 / sizeof(R);
   const Ends<R> none;
   Key<R> most = none.most, nearest = none.nearest;
   Bare<R> least = none.least;
+  for (int64_t first = 0; first < n; first += PART) {
+    const int64_t end = std::min(first + PART, n);
+    ask_for(r + first, end - first, ahead);
 #pragma omp simd reduction(max : most, least) reduction(min : nearest)
-  for (int64_t j = 0; j < n; j++) {
-    const Key<R> k = same_bits<Key<R>>(r[j]);
-    most = std::max(most, k);
-    least = std::max(least, static_cast<Bare<R>>(k));
-    nearest = std::min(nearest, k);
+    for (int64_t j = first; j < end; j++) {
+      const Key<R> k = same_bits<Key<R>>(r[j]);
+      most = std::max(most, k);
+      least = std::max(least, static_cast<Bare<R>>(k));
+      nearest = std::min(nearest, k);
+    }
   }
   return Ends<R>{most, nearest, least};
 }
