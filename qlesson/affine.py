@@ -297,7 +297,9 @@ def _steps(quant_min: Value, quant_max: Value) -> Value:
 def _code(x: Any) -> Value:
     """x as a tensor, or as a number of Python's own, whole where it can be: NumPy's wrap around."""
     checks.real("every argument of a formula", x)
-    if isinstance(x, Tensor | int):
+    if isinstance(x, Tensor):
+        return x if type(x) is Tensor else checks.plain(x)
+    if isinstance(x, int):
         return x
     if isinstance(x, Integral):
         return int(x)

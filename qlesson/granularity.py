@@ -26,8 +26,8 @@ class Granularity:
     """What the three have in common.
 
     One of the reader's own needs `scale_shape` and `reduce`; and `block_shape`, `split`, `join` and
-    `align` where a block is not the whole tensor. It works on every path: what runs as a loop for
-    the three runs eagerly for it.
+    `align` where a block is not the whole tensor. Its scale has as many axes as r, or none. It
+    works on every path: what runs as a loop for the three runs eagerly for it.
     """
 
     def scale_shape(self, shape: Shape) -> tuple[int, ...]:
@@ -54,38 +54,8 @@ class Granularity:
         """A view of scale (or zero point) that broadcasts against `split(r)`."""
         return scale
 
-    def rows(self, r: Tensor) -> tuple[Tensor, Tensor]:
-        """r as [blocks, values], in the order of the scales, and a weight for each value in
-        float64: 1, or 0 for what `split` fills a short last group up with."""
-        values = self._rows(r)
-        weights = torch.ones_like(values, dtype=torch.float64)
-        if values.numel() > r.numel():
-            places = self._rows(torch.arange(r.numel(), device=r.device).reshape(r.shape))
-            weights[:, 1:] = (places[:, 1:] != places[:, :-1]).double()
-        return values, weights
-
-    def _rows(self, r: Tensor) -> Tensor:
-        shape, blocks = self.scale_shape(r.shape), self.split(r)
-        shared = self.align(r.new_empty(shape)).shape or (1,) * blocks.ndim
-        within = [axis for axis, n in enumerate(shared) if n == 1]
-        kept = [axis for axis, n in enumerate(shared) if n > 1]
-        return blocks.permute((*kept, *within)).reshape(math.prod(shape), -1)
-
-    @property
-    def is_known(self) -> bool:
-        """Whether it is one of the three: a class of the reader's own, even one that inherits from
-        them, may cut its blocks otherwise."""
-        return type(self) in (PerTensor, PerAxis, PerGroup)
-
-    def in_memory(self, x: Tensor) -> Tensor | None:
-        """x as a view [m, n] with a scale for each m, or [m, n, c] with one for each (m, c).
-
-        Where there are fewer scales than m, they come again and again in their order. None where x
-        or its blocks do not lie in memory like that.
-        """
-        return self._view(x) if self.is_known and x.is_contiguous() else None
-
     def _view(self, x: Tensor) -> Tensor | None:
+        """What `in_memory` gives, of the three alone."""
         raise NotImplementedError
 
 
@@ -206,6 +176,42 @@ class PerGroup(Granularity):
         if size == inner == 1:
             return x.view(1, 1, -1)
         return x.view(-1, size) if inner == 1 else x.view(-1, size, inner)
+
+
+def rows(granularity: Granularity, r: Tensor) -> tuple[Tensor, Tensor]:
+    """r as [blocks, values], in the order of the scales, and a weight for each value in float64: 1,
+    or 0 for what `split` fills a short block up with, and says again."""
+    values = _rows(granularity, r)
+    weights = torch.ones_like(values, dtype=torch.float64)
+    if values.numel() > r.numel():
+        places = torch.arange(r.numel(), device=r.device).reshape(r.shape)
+        places, order = _rows(granularity, places).sort(dim=1, stable=True)
+        weights[:, 1:] = (places[:, 1:] != places[:, :-1]).double()
+        weights = weights.gather(1, order.argsort(dim=1))
+    return values, weights
+
+
+def _rows(granularity: Granularity, r: Tensor) -> Tensor:
+    shape, blocks = granularity.scale_shape(r.shape), granularity.split(r)
+    shared = granularity.align(r.new_empty(shape)).shape or (1,) * blocks.ndim
+    within = [axis for axis, n in enumerate(shared) if n == 1]
+    kept = [axis for axis, n in enumerate(shared) if n > 1]
+    return blocks.permute((*kept, *within)).reshape(math.prod(shape), -1)
+
+
+def is_known(granularity: Granularity) -> bool:
+    """Whether it is one of the three: a class of the reader's own, even one that inherits from
+    them, may cut its blocks otherwise."""
+    return type(granularity) in (PerTensor, PerAxis, PerGroup)
+
+
+def in_memory(granularity: Granularity, x: Tensor) -> Tensor | None:
+    """x as a view [m, n] with a scale for each m, or [m, n, c] with one for each (m, c).
+
+    Where there are fewer scales than m, they come again and again in their order. None where x or
+    its blocks do not lie in memory like that, or a class of the reader's own cuts them.
+    """
+    return granularity._view(x) if is_known(granularity) and x.is_contiguous() else None
 
 
 def _index(name: str, axis: int, shape: Shape) -> int:

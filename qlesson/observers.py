@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from qlesson import checks, kernels, limits
+from qlesson.granularity import rows
 from qlesson.ranges import KL_BINS
 from qlesson.scheme import Scheme
 
@@ -156,7 +157,7 @@ class HistogramObserver(Observer):
     def _update(self, batch: Tensor, r_min: Tensor, r_max: Tensor) -> None:
         limits.check_reach(r_min, r_max)
         super()._update(batch, r_min, r_max)
-        values, weights = self._counted(*self.granularity.rows(batch))
+        values, weights = self._counted(*rows(self.granularity, batch))
         if self.shape is None:
             self.counts = values.new_zeros(len(values), self.bins, dtype=torch.float64)
             self.exponent = torch.full_like(values[:, :1], limits.SMALLEST, dtype=torch.int64)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qlesson import checks, kernels
 from qlesson.affine import QParams, computing, stored, too_small, widened
-from qlesson.granularity import Granularity, PerTensor
+from qlesson.granularity import Granularity, PerTensor, rows
 from qlesson.scheme import Scheme, qparams_of
 
 FindRange = Callable[[Tensor, Scheme], tuple[Tensor, Tensor]]
@@ -136,8 +136,9 @@ def quantize(
     qparams  scale and zero point in the granularity's scale shape on r's device, or two numbers
              per tensor; None takes them from r with `choose_qparams`
     check    with given qparams, look for NaN and infinity in r first. check=False skips that
-             reading of r: then infinity saturates and NaN becomes code 0. Without qparams NaN
-             and infinity are always refused; check=False lets `out` be written before that.
+             reading of r: then infinity saturates and NaN becomes code 0. And it trusts a zero
+             point that comes in the scheme's dtype, with its scale. Without qparams NaN and
+             infinity are always refused; check=False lets `out` be written before that.
     out      the integer tensor to fill: r's shape, the scheme's dtype, r's device
 
     Raises ValueError or TypeError as `choose_qparams`, for qparams or `out` that do not fit, and
@@ -339,18 +340,18 @@ class _FakeQuantize(torch.autograd.Function):
 def _scale_gradient(granularity: Granularity, grad: Tensor, *saved: Tensor) -> Tensor:
     """grad * (q - z - r / s, or q - z where clipped), summed over each block, in float64."""
     inside, r, q, scale, zero_point = saved
-    rows, there = granularity.rows(grad.double())
+    grads, there = rows(granularity, grad.double())
     s, z = scale.reshape(-1, 1).double(), zero_point.reshape(-1, 1).double()
-    codes, values, kept = (granularity.rows(x.double())[0] for x in (q, r, inside))
+    codes, values, kept = (rows(granularity, x.double())[0] for x in (q, r, inside))
     slope = codes - z - torch.where(kept > 0, values / s, 0)
-    return (there * rows * slope).sum(1).reshape(scale.shape).to(scale.dtype)
+    return (there * grads * slope).sum(1).reshape(scale.shape).to(scale.dtype)
 
 
 def _checked(r: Tensor, scheme: Scheme) -> Tensor:
     """r as a plain tensor without gradient. Raises where it cannot be quantized."""
     checks.scheme("scheme", scheme)
     r = checks.float_tensor("r", r)
-    scheme.granularity.scale_shape(r.shape)  # names an axis out of range
+    checks.scales_for(scheme.granularity, r.shape)
     return r
 
 

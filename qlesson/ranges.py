@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from qlesson import checks, kernels, limits
+from qlesson.granularity import rows
 from qlesson.scheme import Scheme
 
 KL_BINS = 2048  # of the histogram that entropy searches: more are slower, no better (notebook 07)
@@ -30,7 +31,7 @@ def min_max(r: Tensor, scheme: Scheme = Scheme()) -> tuple[Tensor, Tensor]:
     """
     checks.scheme("scheme", scheme)
     r = checks.float_tensor("r", r)
-    scheme.granularity.scale_shape(r.shape)  # names an axis out of range
+    checks.scales_for(scheme.granularity, r.shape)
     return kernels.min_max(r, scheme.granularity)
 
 
@@ -50,7 +51,7 @@ def percentile(
     checks.scheme("scheme", scheme)
     granularity = scheme.granularity
     r = limits.checked(r, granularity)
-    values, weights = granularity.rows(r)
+    values, weights = rows(granularity, r)
     ordered = torch.where(weights > 0, values, torch.inf).sort(dim=1).values
     low, high = (rank[:, None] for rank in limits.ranks(weights.sum(1), percent))
     shape = granularity.scale_shape(r.shape)
@@ -67,7 +68,7 @@ def mse_search(r: Tensor, scheme: Scheme = Scheme()) -> tuple[Tensor, Tensor]:
     """
     checks.scheme("scheme", scheme)
     r = limits.checked(r, scheme.granularity)
-    values, weights = scheme.granularity.rows(r)
+    values, weights = rows(scheme.granularity, r)
     shape = scheme.granularity.scale_shape(r.shape)
     r_min, r_max = (x.reshape(-1, 1) for x in kernels.min_max(r, scheme.granularity))
     limit = limits.of_least_error(values, weights, r_min, r_max, scheme)
@@ -86,7 +87,7 @@ def entropy(r: Tensor, scheme: Scheme = Scheme(), bins: int = KL_BINS) -> tuple[
     r = limits.checked(r, granularity)
     r_min, r_max = (x.reshape(-1, 1) for x in kernels.min_max(r, granularity))
     limits.check_reach(r_min, r_max)
-    values, weights = limits.without_zeros(*granularity.rows(r))
+    values, weights = limits.without_zeros(*rows(granularity, r))
     width = limits.bin_width(limits.reach(values), bins)
     counts = limits.count(values, weights, width, bins)
     limit = limits.of_least_divergence(counts, width, r_min, r_max, scheme)

@@ -182,8 +182,9 @@ ROWS = {
     "granularity.PerTensor": NOTHING,
     "granularity.PerAxis": row(axis=whole(0, negative=SOUND, zero=SAME)),
     "granularity.PerGroup": row(group_size=whole(4), axis=whole(-1, negative=SAME, zero=SOUND)),
+    **{f"granularity.{f}": BELOW for f in ("rows", "is_known", "in_memory")},
     **{f"granularity.{c}.{m}": BELOW for c, ms in {
-        "Granularity": "scale_shape block_shape reduce split join align rows in_memory",
+        "Granularity": "scale_shape block_shape reduce split join align",
         "PerTensor": "scale_shape reduce",
         "PerAxis": "scale_shape block_shape reduce",
         "PerGroup": "scale_shape block_shape split join align reduce",

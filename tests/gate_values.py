@@ -191,7 +191,10 @@ KINDS = {
     | {k: (make, THROUGH) for k, (make, _) in (NOT_FINITE | GRADIENT).items()}
     | {k: PLACED[k] for k in ("apart", "subclass")},
     # an end of the codes, for a formula
-    "formula_end": {"complex": (lambda x: 1j, REFUSED), "truth": (lambda x: True, REFUSED)},
+    "formula_end": {
+        "complex": (lambda x: 1j, REFUSED), "truth": (lambda x: True, REFUSED),
+        "subclass": (lambda x: torch.tensor(float(x)).as_subclass(Subclass), EQUAL),
+    },
     # codes, in one dtype
     "codes": NO_TENSOR | KEPT | SHAPES | COMPLEX | FRACTIONS | WHOLE_DTYPES
     | {"beyond": (lambda x: first(x, 100), SOUND)},

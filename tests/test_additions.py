@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 import qlesson as ql
 from qlesson import kernels, methods, observers, ranges
 from qlesson.files import packing
-from qlesson.granularity import Granularity
+from qlesson.granularity import Granularity, rows
 from qlesson.kernels import compilers
 from qlesson.nn import QuantizedEmbedding, QuantizedLinear, quantize_model
 
@@ -96,6 +97,76 @@ def test_a_granularity_may_copy_where_it_cuts(shape):
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     flipped = ql.quantize(r.t(), ql.Scheme(4, granularity=Groups(2, 0)))
     assert torch.equal(flipped.q.t(), found[0][0])
+
+
+class TwoWays(Tiles):
+    """One scale for each tile of 4 x 4; a short one is filled up on both axes."""
+
+    def scale_shape(self, shape):
+        return tuple(-(-n // 4) for n in shape)
+
+    def block_shape(self, shape):
+        return (4, 4)
+
+    def split(self, r):
+        for axis in (0, 1):
+            index = torch.arange(-(-r.shape[axis] // 4) * 4).clamp(max=r.shape[axis] - 1)
+            r = r.index_select(axis, index)
+        return r.reshape(r.shape[0] // 4, 4, r.shape[1] // 4, 4)
+
+    def join(self, blocks, shape):
+        whole = blocks.reshape(4 * blocks.shape[0], 4 * blocks.shape[2])
+        return whole[: shape[0], : shape[1]].contiguous()
+
+
+def test_what_fills_a_block_up_counts_for_nothing():
+    """On two axes at once a copy does not lie beside its original."""
+    r = torch.tensor([[0.0, 1, 2, 3], [0, 1, 2, 3], [10, 11, 12, 13]])
+    scheme, whole = ql.Scheme(4, granularity=TwoWays()), ql.Scheme(4)
+    values, weights = rows(TwoWays(), r)
+    assert values.shape == (1, 16) and weights.sum() == 12
+    for search in (lambda r, s: ranges.percentile(r, s, 80.0), ranges.mse_search, ranges.entropy):
+        for own, one in zip(search(r, scheme), search(r, whole), strict=True):
+            assert own.view(()) == one
+    watching = observers.PercentileObserver(scheme)
+    watching.observe(r)
+    assert watching.counts.sum() == 12
+    gradients = []
+    for s, shape in ((scheme, (1, 1)), (whole, ())):
+        scale = torch.full(shape, 0.7, requires_grad=True)
+        zero_point = torch.full(shape, -3, dtype=torch.int8)
+        ql.fake_quantize(r, s, ql.QParams(scale, zero_point)).square().sum().backward()
+        gradients.append(scale.grad.view(()))
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_granularity_needs_six_methods_and_no_base():
+    """`Tiles` with no base says the same; who lacks a method is told which are needed."""
+    needed = ("scale_shape", "block_shape", "split", "join", "align", "reduce")
+    bare = type("Bare", (), {name: vars(Tiles)[name] for name in needed})()
+    r, found = drawn(64, 64), []
+    for granularity in (bare, Tiles()):
+        scheme = ql.Scheme(4, granularity=granularity)
+        for mode in ("eager", "compiled"):
+            with ql.use_kernels(mode):
+                x = ql.quantize(r, scheme)
+                found.append((x.q, x.dequantize(), *ranges.percentile(r, scheme, 99.0)))
+    assert all(torch.equal(a, b) for some in zip(*found, strict=True) for a, b in pairwise(some))
+    for name in needed:
+        methods = {n: vars(Tiles)[n] for n in needed if n != name}
+        with pytest.raises(TypeError, match="split, join, align, reduce"):
+            ql.Scheme(granularity=type("Lacks", (), methods)())
+
+
+def test_a_scale_has_the_axes_of_the_tensor_or_none():
+    class Flat(Tiles):
+        def scale_shape(self, shape):
+            return (shape[0] // 16 * (shape[1] // 16),)
+
+    scheme = ql.Scheme(4, granularity=Flat())
+    for ask in (ql.quantize, ql.choose_qparams, ranges.mse_search, ranges.min_max):
+        with pytest.raises(ValueError, match=r"Flat.scale_shape gives \(16,\).*give as many axes"):
+            ask(drawn(64, 64), scheme)
 
 
 def test_a_granularity_in_the_searches_and_the_observers():
@@ -197,15 +268,15 @@ def test_a_formula_runs_in_pieces_and_as_a_loop(granularity, monkeypatch):
 
 def test_from_quantize_to_the_loop_are_four_calls(monkeypatch):
     """run, _in_loops, the kernel, the loop: with given scales and chosen ones."""
-    ways, sizes = [], compilers._sizes
+    ways, places = [], compilers._places
 
     def seen(r, how):
         frames = [frame.function for frame in inspect.stack()[1:]]
         callers = ("decorate_context", "test_from_quantize_to_the_loop_are_four_calls")
         ways.append(frames[: min(frames.index(x) for x in callers if x in frames)])
-        return sizes(r, how)
+        return places(r, how)
 
-    monkeypatch.setattr(compilers, "_sizes", seen)
+    monkeypatch.setattr(compilers, "_places", seen)
     monkeypatch.setitem(kernels.modes._state, "broken", False)
     r, groups = drawn(256, 512), ql.Scheme(granularity=ql.PerGroup(32))
     with ql.use_kernels("compiled"):

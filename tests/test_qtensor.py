@@ -544,6 +544,16 @@ def test_where_nobody_can_look_there_is_no_warning(recwarn):
     assert not recwarn.list
 
 
+def test_where_there_is_no_memory_out_shares_none():
+    r, scheme = torch.linspace(-1, 1, 64), ql.Scheme()
+    meta, out = ql.quantize(r, scheme).to("meta"), torch.empty(64, device="meta")
+    assert meta.dequantize(out=out) is out
+    with FakeTensorMode() as mode:
+        codes = torch.empty(64, dtype=torch.int8)
+        x = ql.quantize(mode.from_tensor(r), scheme, out=codes)
+        assert x.q is codes and x.dequantize(out=torch.empty(64)).shape == r.shape
+
+
 def test_including_zero_never_clips_the_zero_point(recwarn):
     for r in ([2.0, 3.0], [-3.0, -2.0], [1e-3, 1e-3 + 1e-9], [1e30, 1.1e30]):
         for signed in (True, False):

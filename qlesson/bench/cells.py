@@ -74,7 +74,10 @@ class Job:
         return self.scheme.granularity.block_shape(self.r.shape)
 
     def contestants(self, few: bool = False) -> dict[str, Call]:
-        """Those that can do this job here; `few`: only the package and the floor."""
+        """Those that can do this job here; `few`: only the package and the floor.
+
+        "compiled" runs in the mode that holds: call it inside `ql.use_kernels("compiled")`.
+        """
         calls = {FLOOR: self.floor()} | self.ours()
         peers = (formula, compiler, numpy_, torch_, onnxruntime_, torchao_, bitsandbytes_)
         return calls | joined(() if few else peers, self, self.absent)

@@ -110,5 +110,5 @@ def as_row(rounds: list[list[float]]) -> dict[str, Any]:
 
 def spread(ms: list[float]) -> Spread:
     """The median, the lower and the upper quartile."""
-    low, middle, high = statistics.quantiles(ms, n=4)
+    low, middle, high = statistics.quantiles(ms, n=4) if len(ms) > 1 else 3 * ms
     return middle, low, high

@@ -342,9 +342,9 @@ def _may_overlap_itself(x: Tensor) -> bool:
 
 
 def _overlapped(out: Tensor, kept: dict[str, Tensor]) -> str | None:
-    """The first of `kept`, on out's device, whose bytes are among out's; None where nobody can
-    look."""
-    if torch.compiler.is_compiling():
+    """The first of `kept`, on out's device, whose range of addresses meets out's; None where nobody
+    can look."""
+    if not readable(out):
         return None
     try:
         start, end = _ends(out)

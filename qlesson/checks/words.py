@@ -101,17 +101,28 @@ def scheme(name: str, x: Any) -> None:
 
 def granularity(name: str, x: Any) -> None:
     """What says who shares a scale."""
-    if isinstance(x, type) or not (hasattr(x, "scale_shape") and hasattr(x, "align")):
+    needed = ("scale_shape", "block_shape", "split", "join", "align", "reduce")
+    if isinstance(x, type) or not all(hasattr(x, method) for method in needed):
         raise TypeError(
-            f"{name} must be ql.PerTensor(), ql.PerAxis(axis) or ql.PerGroup(group_size), got "
-            f"{shown(x)}."
+            f"{name} must be ql.PerTensor(), ql.PerAxis(axis) or ql.PerGroup(group_size), or have "
+            f"{', '.join(needed)}, as qlesson.granularity.Granularity does, got {shown(x)}."
         )
 
 
 def fits_shape(given: Any, shape: Shape) -> None:
-    """A granularity that has scales for a tensor of this shape: it names an axis out of range."""
+    """A granularity that has scales for a tensor of this shape."""
     granularity("granularity", given)
-    given.scale_shape(shape)
+    scales_for(given, shape)
+
+
+def scales_for(given: Any, shape: Shape) -> None:
+    """The same of what is a granularity: it names an axis out of range."""
+    scales = given.scale_shape(shape)
+    if len(scales) not in (0, len(shape)):
+        raise ValueError(
+            f"{type(given).__name__}.scale_shape gives {tuple(scales)} for a tensor of shape "
+            f"{tuple(shape)}: give as many axes, each with its number of scales, or () for one."
+        )
 
 
 def of_type(name: str, x: Any, kind: Any, remedy: str) -> None:

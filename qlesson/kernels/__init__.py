@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from qlesson.affine import QParams
-from qlesson.granularity import Granularity
+from qlesson.granularity import Granularity, in_memory, is_known
 from qlesson.kernels import loops
 from qlesson.kernels.compilers import Constants, Formula, _compiled
 from qlesson.kernels.loops import dequantize, dequantize_blocks, quantize, quantize_blocks
@@ -57,7 +57,7 @@ def run(
     work = (formula, constants, x, scale, zero_point, granularity, out)
     if torch.compiler.is_compiling():
         return _traced(*work)
-    if granularity.is_known and _compiles(formula, constants, x, scale, zero_point, out):
+    if is_known(granularity) and _compiles(formula, constants, x, scale, zero_point, out):
         with or_eagerly():
             return _in_loops(*work)
     return in_pieces(*work)
@@ -92,7 +92,7 @@ def _eager(
     scale, zero_point = granularity.align(scale), granularity.align(zero_point)
     blocks = granularity.split(out)
     formula(granularity.split(x), scale, zero_point, blocks, *constants)
-    if not granularity.is_known:  # the reader's own may fill up a short group, which copies
+    if not is_known(granularity):  # the reader's own may fill up a short group, which copies
         out.copy_(granularity.join(blocks, out.shape))
 
 
@@ -147,7 +147,7 @@ def _straight_pieces(
     """Pieces of (x, scale, zero_point, out): large where x and out lie straight in memory, else
     small, so that their copies stay in the cache."""
     straight = x.is_contiguous() and out.is_contiguous()
-    if straight and x.numel() <= COMPILED_PIECE and granularity.in_memory(x) is not None:
+    if straight and x.numel() <= COMPILED_PIECE and in_memory(granularity, x) is not None:
         yield x, scale, zero_point, out
         return
     for where, home in cut(x, granularity, COMPILED_PIECE):
@@ -168,7 +168,7 @@ def rows(
 
     One scale for all is repeated for rows of `ROW` values; what is no whole row is left over.
     """
-    blocks = granularity.in_memory(x)
+    blocks = in_memory(granularity, x)
     if scale.numel() == 1:
         n = x.numel() // ROW
         blocks = x.view(-1)[: n * ROW].view(n, ROW)
@@ -192,7 +192,7 @@ def min_max(r: Tensor, granularity: Granularity) -> tuple[Tensor, Tensor]:
     """
     shape = granularity.scale_shape(r.shape)
     if not torch.compiler.is_compiling():
-        if math.prod(shape) == 1 and granularity.is_known:
+        if math.prod(shape) == 1 and is_known(granularity):
             r_min, r_max = _min_max_of_all(r)
             return r_min.view(shape), r_max.view(shape)
         blocks = _own_blocks(r, granularity, shape)
@@ -297,7 +297,7 @@ def _held(codes: tuple[int, int], device: torch.device) -> Tensor:
 
 def _own_blocks(r: Tensor, granularity: Granularity, shape: tuple[int, ...]) -> Tensor | None:
     """The blocks of r in memory, where each has a scale of its own, of scales in this shape."""
-    blocks = granularity.in_memory(r)
+    blocks = in_memory(granularity, r)
     if blocks is None or blocks.ndim == 3:
         return blocks
     return blocks if blocks.shape[0] == math.prod(shape) else None

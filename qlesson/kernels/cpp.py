@@ -5,6 +5,7 @@ import getpass
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -63,16 +64,18 @@ def _hash(*parts: bytes) -> str:
 
 def command() -> list[str]:
     """The compiler and its flags; the source and the output are still to be named."""
-    return [_compiler(), *FLAGS, *_processor(), *_threads()]
+    return [*_compiler(), *FLAGS, *_processor(), *_threads()]
 
 
-def _compiler() -> str:
+def _compiler() -> list[str]:
+    """CXX, a path, or a command with flags, such as "ccache g++"; else what is there."""
     names = ["clang++", "g++"] if sys.platform == "darwin" else ["g++", "clang++"]
-    asked = os.environ.get("CXX")
-    found = next(filter(None, map(shutil.which, [asked] if asked else [*names, "c++"])), None)
+    asked = os.environ.get("CXX", "")
+    first, *flags = [asked] if shutil.which(asked) else shlex.split(asked) or [""]
+    found = next(filter(None, map(shutil.which, [first] if asked else [*names, "c++"])), None)
     if not found:
         raise NoCompiler(f"no C++ compiler is named {asked}" if asked else "no C++ compiler")
-    return found
+    return [found, *flags]
 
 
 def _processor() -> list[str]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from qlesson import blocks, checks
 from qlesson.affine import dequantize_blocks, quantize_blocks, rounded
-from qlesson.granularity import PerGroup
+from qlesson.granularity import PerGroup, rows
 from qlesson.methods.result import Result, _checked_weight
 from qlesson.qtensor import FindRange
 from qlesson.scheme import Scheme
@@ -48,7 +48,7 @@ def hqq(
     weight = _checked_weight(weight, inputs)
     scale, minimum = blocks.choose_steps(weight, scheme, find_range)
     size = blocks.block_size(scheme, weight.shape)
-    w, there = PerGroup(size).rows(weight.double())
+    w, there = rows(PerGroup(size), weight.double())
     s, m = (x.reshape(-1, 1).double() for x in (scale, minimum))
     least = torch.inf
     for step in range(STEPS + 1):

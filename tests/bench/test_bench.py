@@ -12,7 +12,7 @@ import torch
 from reference import T
 
 import qlesson as ql
-from qlesson import bench
+from qlesson import bench, kernels
 from qlesson.bench import cells, measure, peers, product, report
 from qlesson.bench.__main__ import main
 from qlesson.kernels import compilers
@@ -136,6 +136,24 @@ def test_every_contestant_does_the_same_work(work, granularity):
         assert {"numpy", "onnxruntime", "torchao eager", "eager", "compiled"} <= set(
             job.contestants()
         )
+
+
+def test_a_cell_times_the_loop_that_is_compiled(monkeypatch):
+    met, ours = [], bench.Job.ours
+
+    def watched(job):
+        call = ours(job)["compiled"]
+        return {"compiled": lambda: met.append(kernels.modes._state["mode"]) or call()}
+
+    monkeypatch.setattr(bench.Job, "ours", watched)
+    cells.run_cell("given scale", "row", "float32", True, 2**16)
+    assert set(met) == {"compiled"}
+
+
+def test_one_slow_call_is_its_own_spread():
+    times = measure.measure({"asleep": lambda: time.sleep(0.11)}, rounds=1)
+    middle, low, high = times["asleep"]
+    assert low == middle == high > 100
 
 
 def test_each_step_to_the_loop_by_hand_does_the_same_work(monkeypatch):

@@ -213,6 +213,12 @@ def test_failures_are_named(source, monkeypatch, tmp_path):
             load(source, NUMBER=7)
 
 
+def test_cxx_may_be_a_command_with_flags(source, monkeypatch):
+    compiler = cpp.command()[0]
+    monkeypatch.setenv("CXX", f"{compiler} -DNUMBER=7")
+    assert load(source).number() == 7
+
+
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="no owners here")
 def test_no_library_is_loaded_from_a_folder_of_somebody_else(source, monkeypatch):
     load(source, NUMBER=7)

@@ -24,10 +24,12 @@ def open(path: str | Path) -> Opened:
     path  a GGUF file; a safetensors file, the index of a sharded one, or the folder that holds one
           of these
 
-    Plain tensors are torch.Tensors. GPTQ, AWQ, compressed-tensors and torchao's integers come as
-    QTensors, with the bits and the scale's dtype that are stored, and as Blocks where a scale is 0
-    or negative; the types of ggml, NF4, FP8, MX and NVFP4 as Blocks, or a subclass. The
-    configuration of a folder is in `.metadata["quantization_config"]`.
+    Plain tensors are torch.Tensors. GPTQ, AWQ, compressed-tensors, bitsandbytes' 8 bits and
+    torchao's integers come as QTensors, with the bits and the scale's dtype that are stored, and as
+    Blocks where a scale is 0 or negative; NF4, FP4, FP8, MX, NVFP4 and the types of ggml in the
+    table of `qlesson.files.formats.ggml` as Blocks, or a subclass: a tensor of another type is in
+    the list, and raises NotRead. The configuration of a folder is in
+    `.metadata["quantization_config"]`.
 
     Raises ValueError for a file that is damaged, or of another format.
     """

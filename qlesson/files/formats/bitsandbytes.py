@@ -1,6 +1,8 @@
-"""bitsandbytes' 4 bits: NF4 and FP4, as QLoRA's models are stored.
+"""bitsandbytes: 4 bits, NF4 and FP4, as QLoRA's models are stored, and the 8 of LLM.int8.
 
-    r_hat = absmax[block] * quant_map[q]
+    r_hat = absmax[block] * quant_map[q]        of 4 bits
+    r_hat = (SCB[row] / 127) * q                of 8: weight int8, SCB float32 [rows], and
+                                                weight_format, 0 where rows follow each other
 
 weight                     uint8 [values / 2, 1], two codes in a byte, the first in the HIGH half;
                            in training such bytes are stored as bfloat16 or float32, too
@@ -11,7 +13,8 @@ weight.quant_state.bitsandbytes__nf4, or __fp4: JSON in bytes, shape, blocksize,
 Where absmax is uint8 it is quantized once more: nested_quant_map[absmax] * nested_absmax[block of
 256] + nested_offset.
 
-Source: QuantState in bitsandbytes/functional.py.
+Source: QuantState and int8_vectorwise_quant in bitsandbytes/functional.py, which divides by 127
+last: an r_hat of 8 bits may differ in its last bit.
 """
 
 import math
@@ -21,11 +24,14 @@ import torch
 from torch import Tensor
 
 from qlesson import checks
+from qlesson.blocks import Blocks
 from qlesson.files import written
 from qlesson.files.formats.kinds import BookBlocks
-from qlesson.files.formats.parts import FLOATS, Config, Found, Part, Parts, found, need
-from qlesson.files.formats.steps import whole_number
+from qlesson.files.formats.parts import FLOATS, Config, Found, Part, Parts, found, matrix, need
+from qlesson.files.formats.steps import coded, whole_number
 from qlesson.files.packing import packed_size, unpack
+from qlesson.granularity import PerAxis
+from qlesson.qtensor import QTensor
 
 STATE = "weight.quant_state.bitsandbytes__"
 MOST = 2**16  # bytes of the state
@@ -55,6 +61,24 @@ def four_bits(parts: Parts, config: Config) -> Found | None:
         return BookBlocks(q, scale, None, 4, part, book.read("F32", (16,)), scale_bits)
 
     return found(f"bitsandbytes {kinds[0].upper()}", parts, shape, read)
+
+
+def eight_bits(parts: Parts, config: Config) -> Found | None:
+    """LLM.int8: a scale for each row."""
+    if "weight" not in parts or parts["weight"].entry.dtype != "I8":
+        return None
+    weight, most = need(parts, "weight", "SCB")
+    rows, width = matrix(weight)
+
+    def read() -> QTensor | Blocks:
+        order = parts.get("weight_format")
+        if order is not None and order.read(("U8", "I8")).any():
+            told = "says that the codes lie as a GPU took them, which qlesson does not read"
+            raise order.not_read(told)
+        scale = most.read("F32", (rows,)) / 127
+        return coded(weight.read("I8"), scale.unsqueeze(1), None, 8, PerAxis(0), most)
+
+    return found("bitsandbytes INT8", parts, (rows, width), read)
 
 
 def _state(part: Part) -> dict[str, Any]:

@@ -14,12 +14,15 @@ Q3_K   256  top bits of q, q 2, s 6, d                   (d (s - 32)) (q - 4)
 Q4_K   256  d, m, (s 6, t 6) of 8 blocks of 32, q 4      (d s) q - m t
 Q5_K   256  d, m, (s 6, t 6), top bits of q, q 4         (d s) q - m t
 Q6_K   256  q 4, top 2 bits of q, s 8, d                 (d s) (q - 32)
+IQ4_NL  32  d, q 4                                       d book[q]
+IQ4_XS 256  d, s 6 of 8 blocks of 32, q 4                (d (s - 32)) book[q]
 MXFP4   32  e 8, q 4                                     2^(e - 128) book[q]
 
 In n bytes lie the codes j, j + n, j + 2n, ... of byte j, the first in its lowest bits; n is 16 in
 blocks of 32, else 32, or 64 in Q6_K.
 
 ggml's source: ggml-common.h has the blocks, ggml-quants.c the formulas (`dequantize_row_q4_1`).
+IQ4's book is `kvalues_iq4nl` there.
 """
 
 from collections.abc import Callable
@@ -33,6 +36,7 @@ from qlesson.files.codebooks import e2m1
 from qlesson.files.formats.kinds import BookBlocks, SuperBlocks
 
 Decode = Callable[[Tensor], Blocks]
+IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
 class Type(NamedTuple):
@@ -104,14 +108,34 @@ def q5_1(b: Tensor) -> Blocks:
     return _blocks(_with_fifth(q, top), half(d), half(m), 5)
 
 
+def iq4_nl(b: Tensor) -> Blocks:
+    d, q = cut(b, 2, 16)
+    return _by_book(fields(q, 4), half(d), torch.tensor(IQ4), 16)
+
+
+def iq4_xs(b: Tensor) -> Blocks:
+    """Scales of 6 bits: the top two of all in two bytes, then the low halves of each."""
+    d, top, low, q = cut(b, 2, 2, 4, 128)
+    pairs = low.unsqueeze(-1) >> torch.tensor([0, 4], dtype=torch.uint8, device=b.device) & 15
+    tops = top.unsqueeze(-1) >> torch.arange(0, 8, 2, dtype=torch.uint8, device=b.device) & 3
+    s = signed(pairs.flatten(-2) | tops.flatten(-2) << 4, 6)
+    scale = (half(d).float().unsqueeze(-1) * s).flatten(-2)
+    return _by_book(_in(16, q, 4), scale, torch.tensor(IQ4), 8)
+
+
 def mxfp4(b: Tensor) -> Blocks:
     """ggml doubles the book, so that it is whole numbers, without -0, and halves the scale."""
     e, q = cut(b, 1, 16)
     e = e.squeeze(-1).int()
     scale = torch.where(e < 2, 0x00200000 << e, (e - 1) << 23).view(torch.float32)
-    book = 2 * torch.cat([e2m1(), 0 - e2m1()])
-    parts = dict(q=fields(q, 4).flatten(-2), scale=scale, minimum=None, bits=4, group_size=32)
-    return BookBlocks._trusted(**parts, book=book, scale_bits=8)
+    return _by_book(fields(q, 4), scale, 2 * torch.cat([e2m1(), 0 - e2m1()]), 8)
+
+
+def _by_book(q: Tensor, scale: Tensor, book: Tensor, scale_bits: int) -> Blocks:
+    """Of codes [..., blocks, values], with a scale for each 32 neighbours."""
+    parts = dict(q=q.flatten(-2), scale=scale, minimum=None, bits=4, group_size=32)
+    book = book.to(q.device, torch.float32)
+    return BookBlocks._trusted(**parts, book=book, scale_bits=scale_bits)
 
 
 def _with_fifth(q: Tensor, top: Tensor) -> Tensor:
@@ -215,10 +239,10 @@ TYPES = {
     17: Type("IQ2_XS", 256, 74),
     18: Type("IQ3_XXS", 256, 98),
     19: Type("IQ1_S", 256, 50),
-    20: Type("IQ4_NL", 32, 18),
+    20: Type("IQ4_NL", 32, 18, iq4_nl),
     21: Type("IQ3_S", 256, 110),
     22: Type("IQ2_S", 256, 82),
-    23: Type("IQ4_XS", 256, 136),
+    23: Type("IQ4_XS", 256, 136, iq4_xs),
     24: Type("I8", 1, 1, torch.int8),
     25: Type("I16", 1, 2, torch.int16),
     26: Type("I32", 1, 4, torch.int32),

@@ -49,6 +49,7 @@ MARKS: tuple[tuple[str, str, str, Reader], ...] = (
     ("weight_scale", "weight", COMPRESSED, floats.scaled),
     ("weight_scale_inv", "weight", COMPRESSED, floats.scaled),
     ("weight.absmax", "weight", BITSANDBYTES, bitsandbytes.four_bits),
+    ("SCB", "weight", "weight SCB weight_format", bitsandbytes.eight_bits),
     ("_blocks", "", "_blocks _scales", floats.blocks_and_scales),
 )
 

@@ -640,6 +640,21 @@ def test_bitsandbytes(shape, nested, opened):
         assert torch.equal(other["l.weight"].dequantize(), wanted)
 
 
+def test_bitsandbytes_8_bits(opened):
+    q, most = drawn(-127, 128, 5, 48).to(torch.int8), scales(5, dtype=torch.float32)
+    tensors = {"l.weight": q, "l.SCB": most, "l.weight_format": torch.tensor(0, dtype=torch.uint8)}
+    file = opened(tensors)
+    assert list(file) == ["l.weight"] and file.stored["l.weight"].kind == "bitsandbytes INT8"
+    assert torch.equal(file["l.weight"].q, q)
+    wanted = q.double() * most.double()[:, None] / 127
+    torch.testing.assert_close(file["l.weight"].dequantize().double(), wanted, rtol=2e-7, atol=0)
+    turned = opened(tensors | {"l.weight_format": torch.tensor(2, dtype=torch.uint8)})
+    with pytest.raises(formats.NotRead, match="as a GPU took them"):
+        turned["l.weight"]
+    with pytest.raises(ValueError, match="is damaged"):
+        opened(tensors | {"l.SCB": most[:4]})["l.weight"]
+
+
 def test_torchaos_plain_tensors(opened):
     peers.peer("torchao")
     from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
