@@ -103,6 +103,48 @@ def test_decibels_per_bit():
     assert f"{row:.0f} for the rows, {bit} for another bit, {of_16} for groups of 16" in teaching
 
 
+def test_finer_is_worse_on_t_and_better_on_average_in_06():
+    ((whole,), (rows,), (columns,)) = (SIX.line(f"T, per {x}") for x in ("tensor", "row", "column"))
+    assert whole < rows < columns and "`T` errs least with one scale" in SIX.words
+    for name in ("row   ", "column"):
+        difference, error = SIX.line(f"difference to per {name}")
+        assert difference / error < -15
+
+
+def test_the_picture_of_prices_in_06():
+    """How far below the line through the rows the other points lie, at their price."""
+    assert "A scale per column lies one and a half decibels below" in SIX.words
+    assert "one scale for all nearly five" in SIX.words
+    (path,) = NOTEBOOKS.glob("06_*.ipynb")
+    outputs = (o for c in nbformat.read(path, as_version=4).cells for o in c.get("outputs", ()))
+    said = [o.data["text/plain"] for o in outputs if "image/png" in o.get("data", ())]
+    (picture,) = (x for x in said if 'line "groups of 64"' in x)
+    curves = {
+        name: [tuple(map(float, p.split(", "))) for p in re.findall(r"\(([^)]+)\)", points)]
+        for name, points in re.findall(r'line "([^"]+)": (.*)', picture)
+    }
+    xs, ys = zip(*curves["row"], strict=True)
+
+    def below(point):
+        """The line goes on as it ends, to the left as to the right."""
+        i = min(max(sum(x <= point[0] for x in xs) - 1, 0), 2)
+        slope = (ys[i + 1] - ys[i]) / (xs[i + 1] - xs[i])
+        return ys[i] + slope * (point[0] - xs[i]) - point[1]
+
+    far = {name: [below(p) for p in points] for name, points in curves.items()}
+    assert all(1.3 < x < 1.6 for x in far["column"]) and all(4.6 < x < 5 for x in far["tensor"])
+    assert all(abs(x) < 0.2 for x in far["groups of 64"])
+    for x, y, z in zip(far["groups of 64"], far["of 32"], far["of 16"], strict=True):
+        assert x < y < z
+
+
+def test_a_value_that_two_more_bits_move_away_and_what_a_bit_is_worth_in_05():
+    page = Page("05")
+    (at_6,) = page.line("with 6 bits 245.5 is off by ")
+    assert "[ 0.0000, -1.0447,  1.4388]" in page.printed and at_6 < 1.4388
+    assert page.line("16 bits ") == [102.35, 6.02]
+
+
 def test_what_the_model_says_in_06():
     assert all(SIX.compared(name)[2] > 2 for name in ("tensor  ", "row  ", "groups of 32  "))
     assert abs(SIX.compared("4 bits: rows, groups of 32 ")[-1]) < 2
@@ -522,16 +564,20 @@ def test_17_inputs_cost_more_than_weights():
 
 
 def test_17_what_a_float_step_for_each_group_takes():
-    """Of 4-bit and of float32 operations, in trillions a second."""
-    four, full, half = 1248, 19.5, 312
+    """Of 4-bit and of float32 operations, in trillions a second, two for each instruction.
+
+    Two instructions in float32, s_x s_w and then a product that is added, as in 09.
+    """
+    four, full, half, steps = 1248, 19.5, 312, 2
     page = Page("17")
     assert "four times as many" in page.words and four / half == 4
     (times,) = page.said(r"does (\d+) times as many of these a second \(1,248 against 19\.5\)")
-    assert four / full == times and "the one takes twice as long as the 32" in page.words
-    assert times / 32 == 2 and times / 128 == 1 / 2
-    assert "and with groups of 128 still half as long" in page.words
+    assert four / full == times and "the two take four times as long as the 32" in page.words
+    assert steps * times / 32 == 4 and steps * times / 128 == 1
+    assert "and with groups of 128 as long" in page.words
     (nearer,) = page.said(r"RTX 4090 does (\d+) times as many, 1,321 against 82\.6")
-    assert round(1321 / 82.6) == nearer
+    assert round(1321 / 82.6) == nearer and steps * nearer / 128 == 1 / 4
+    assert "with groups of 128 the two take a quarter of the time" in page.words
 
 
 def test_17_the_bet_and_its_reason():

@@ -15,7 +15,7 @@ import yaml
 
 import qlesson as ql
 from qlesson.authoring import address
-from qlesson.authoring.lint import github
+from qlesson.authoring.lint import github, reading
 from qlesson.models import tinygpt
 from qlesson.qtensor import qparams_from_range
 from qlesson.teach import room
@@ -176,6 +176,18 @@ def test_a_route_is_the_same_everywhere_and_stops_at_what_is_there(start):
         assert set(re.findall(r"\[(\d\d)\]", needs)) <= set(passed[:k]), number
     if start == "Half an hour":
         assert sum(map(int, re.findall(r"\((\d+)(?: minutes)?\)", first))) == 30
+        assert '"Half to even" (10) and its "Play"' in first and "Play" in titles_of("01")
+        for number, title, said in re.findall(r'(\d\d) up to "([^"]+)" \((\d+)', first):
+            assert abs(minutes_up_to(number, title) - int(said)) < 1, (number, title)
+
+
+def minutes_up_to(number, title):
+    """As lint counts them: 200 words a minute, 20 s a code cell."""
+    nb = reading.read(next(NOTEBOOKS.glob(f"{number}_*.ipynb")))
+    starts = [f"## {title}" in c.source.split("\n") for c in nb.cells]
+    nb.cells = nb.cells[: starts.index(True)]
+    text = sum(len(reading.words(c.source)) for c in reading.markdown(nb))
+    return text / 200 + len(reading.code(nb)) / 3
 
 
 def test_vote_07_clipping_pays_with_few_bits():

@@ -771,6 +771,25 @@ def test_what_one_input_suggests_is_not_said_of_all():
     assert "in the other order" in judged("5.1", w.answer).text
 
 
+@pytest.mark.parametrize("ex", CODE, ids=lambda ex: ex.id)
+def test_only_what_is_exchanged_is_called_so(ex):
+    """Where an expected result holds a 0, what belongs to the other one looks exchanged."""
+    for w in ex.wrong:
+        if "in the other order" in judged(ex.id, w.answer).text:
+            assert "exchanged" in w.hint, w.hint
+
+
+@pytest.mark.parametrize("bound", [0.4, 0.49, 0.506, 0.51, 0.55, 0.7, 1, 2])
+def test_another_bound_exchanges_nothing(bound):
+    def my_shares(r, r_hat, s):
+        e = (r - r_hat).abs()
+        far = e >= bound * s
+        return torch.where(far, 0, e**2).mean(), torch.where(far, e**2, 0).mean()
+
+    said = judged("5.1", my_shares)
+    assert said.state == "wrong" and "in the other order" not in said.text
+
+
 def test_a_name_that_is_missing_comes_before_what_else_goes_wrong():
     def my_symmetric(r, bits):
         s = r.abs().max().item() / (2 ** (bits - 1) - 1)
@@ -808,6 +827,9 @@ def error_too_late(w, w_hat, j, u):
         ("5.3", [-1, 0, 1], "as they mostly are"),
         ("1.3", (1.7499999999, 1.7500000001), "seven digits"),
         ("1.3", (1.7499999, 1.7500001), "seven digits"),
+        ("1.3", (1.75, 1.75001), "r / s + z has about seven digits"),  # a and b differ in float32
+        ("1.3", (1.749, 1.7500000001), "too few to tell them apart"),
+        ("6.2", (32, 5), "a zero point of 16 bits"),
         ("1.3", (1.745, 1.755), "0.01 or more apart"),
         ("1.3", (689.5, 689.501), "middle of a code"),
         ("1.3", (691.249, 691.251), "The codes end here"),  # one is the last code, one is clipped

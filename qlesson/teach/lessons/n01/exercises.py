@@ -54,6 +54,9 @@ class Formula:
             yield tensor([value]), 1.0, 0
         yield tensor([3.0]), 2.0, 1
         yield tensor([0.5, 1.5, 2.5, -0.5]), 1.0, 1
+        yield tensor([100.503]), 1.0, 0  # 100.5, a tie, in float16
+        yield tensor([40_000.0, -40_000.0]), 1.0, 0  # beyond int16
+        yield tensor([3e9]), 1.0, 0  # beyond int32
         yield tensor(T), 3.5, 58
         for shape in 4 * SHAPES:
             s, z = rng.uniform(0.1, 5), rng.randint(0, 255)
@@ -63,6 +66,18 @@ class Formula:
     @wrong("The cast meets values outside 0 to 255 and wraps them around. Clip before it.")
     def no_clip(r, s, z):
         return torch.round(r / s + z).to(torch.int32).to(torch.uint8)
+
+    @wrong("You clip after a cast. int16 wraps around too, and int32 ends as well: clip first.")
+    def cast_before_the_clip(r, s, z):
+        return torch.round(r / s + z).int().short().clamp(0, 255).to(torch.uint8)
+
+    @wrong("You clip what int32 has made of a value beyond its end. Clip first, and cast last.")
+    def cast_to_int32_before_the_clip(r, s, z):
+        return torch.round(r / s + z).long().int().clamp(0, 255).to(torch.uint8)
+
+    @wrong("float16 has about three digits: 100.503 becomes 100.5, a tie. Stay in float32.")
+    def in_float16(r, s, z):
+        return torch.round(r.half() / s + z).clamp(0, 255).to(torch.uint8)
 
     @wrong("One end is clipped, the other is not: codes below 0 wrap around to large ones.")
     def clip_on_one_side(r, s, z):
@@ -168,11 +183,11 @@ class NearAndFar:
         return same and any(on_paper(x) != unclipped(x) for x in (a, b))
 
     @fault(
-        "On paper their codes differ. The formula computes in float32, with about seven digits, "
-        "and there the two are one. Move them a little apart.",
+        "On paper their codes differ. The formula computes in float32, where r / s + z has about "
+        "seven digits, too few to tell them apart here. Move them a little apart.",
         (1.7499999999, 1.7500000001),
     )
-    def one_in_float32(a, b):
+    def too_near_for_float32(a, b):
         return code_of(a) == code_of(b) and on_paper(a) != on_paper(b)
 
     @fault(

@@ -48,6 +48,8 @@ class BothEquations:
         yield tensor([2.0, 2.5, 3.0]), -128, 127
         yield tensor([-3.0, -2.5, -2.0]), -128, 127
         yield tensor([-200.0, 55.0]), 0, 255  # the zero point is no int8
+        yield tensor([-3000.0, -2999.0]), -128, 127  # before the clip it is no int16
+        yield tensor([-1e10, -1e10 + 1024]), -128, 127  # and here no int32
         yield tensor([[0.0, 0.0], [-1.0, 2.0], [0.5, 1.0]]), -2, 1
         yield tensor([[0.0, 0.25, -1.0, 2.0]]), -2, 1
         for shape in 4 * SHAPES:
@@ -66,6 +68,18 @@ class BothEquations:
     def not_clipped(r, quant_min, quant_max):
         s = (r.max() - r.min()) / (quant_max - quant_min)
         return s, torch.round(quant_min - r.min() / s)
+
+    @wrong("You clip after a cast. A zero point far outside the codes wraps around in it.")
+    def cast_before_the_clip(r, quant_min, quant_max):
+        s = (r.max() - r.min()) / (quant_max - quant_min)
+        z = torch.round(quant_min - r.min() / s).int().short()
+        return s, z.clamp(quant_min, quant_max)
+
+    @wrong("You clip what int32 has made of a zero point beyond its end. Clip before the cast.")
+    def cast_to_int32_before_the_clip(r, quant_min, quant_max):
+        s = (r.max() - r.min()) / (quant_max - quant_min)
+        z = torch.round(quant_min - r.min() / s).long().int()
+        return s, z.clamp(quant_min, quant_max)
 
     @wrong("The zero point is a code, so it must be a whole number: round it.")
     def not_rounded(r, quant_min, quant_max):

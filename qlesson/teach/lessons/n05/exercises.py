@@ -61,7 +61,7 @@ class TwoShares:
         yield tensor([3.0]), tensor([0.0]), 1.0
         yield tensor([0.5]), tensor([0.0]), 1.0  # half a step: rounding
         yield tensor([0.75]), tensor([0.0]), 1.0
-        yield tensor([0.505]), tensor([0.0]), 1.0  # nearly half a step: clipping
+        yield tensor([0.505, 0.25]), torch.zeros(2), 1.0  # nearly half a step: clipping
         yield tensor([-3.0]), tensor([0.0]), 1.0
         yield tensor([0.25, 3.0]), tensor([0.0, 1.0]), 1.0
         yield tensor([0.0, 3.0]), tensor([0.0, 0.0]), 4.0

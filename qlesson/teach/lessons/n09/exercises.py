@@ -172,6 +172,8 @@ class Requantize:
         yield tensor([-300], dtype=torch.int32), 1, 1, 5
         yield tensor([150], dtype=torch.int32), 2, 1, -100
         yield tensor([-150], dtype=torch.int32), 2, 1, 100
+        yield tensor([80_000], dtype=torch.int32), 1, 1, 0  # beyond int16
+        yield tensor([2**29], dtype=torch.int32), 2**30, 28, 0  # beyond int32
         yield tensor([70_000], dtype=torch.int32), 70_000, 30, 0
         yield tensor([-70_000], dtype=torch.int32), 70_000, 30, 0
         yield tensor([2**25 - 1], dtype=torch.int32), 2**30, 56, 0  # just below 1/2
@@ -207,6 +209,16 @@ class Requantize:
     def wraps(acc, multiplier, shift, z):
         q = (acc.long() * multiplier + (1 << (shift - 1))) >> shift
         return (q + z).to(torch.int8)
+
+    @wrong("You clip after a cast. int16 wraps around too: clip in int64, and cast last.")
+    def cast_before_the_clip(acc, multiplier, shift, z):
+        q = (acc.long() * multiplier + (1 << (shift - 1))) >> shift
+        return (q + z).short().clamp(-128, 127).to(torch.int8)
+
+    @wrong("You clip after a cast to int32, and the quotient may be larger. Clip in int64.")
+    def cast_to_int32_before_the_clip(acc, multiplier, shift, z):
+        q = (acc.long() * multiplier + (1 << (shift - 1))) >> shift
+        return (q + z).int().clamp(-128, 127).to(torch.int8)
 
     @wrong("You clip before z is added, so the sum can still leave int8.")
     def clips_too_early(acc, multiplier, shift, z):

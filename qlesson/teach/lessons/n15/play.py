@@ -1,4 +1,4 @@
-"""The live figure of notebook 15: one block of 32 weights through every format."""
+"""The live figure of notebook 15: one block of 32 weights through nine formats."""
 
 from collections.abc import Callable
 from functools import cache, partial

@@ -133,14 +133,14 @@ class WhereFree:
     - **A** between the embedding and the first norm
     - **B** between `up`, times `silu(gate)`, and `down`
     - **C** between an RMSNorm, its gain folded, and `qkv`
-    - **D** between the values $v$ of a head, mixed by the attention, and `out`
-    - **E** between the last norm, its gain folded, and the head
+    - **D** between the values $v$ of an attention head, mixed by the attention, and `out`
+    - **E** between the last norm, its gain folded, and the head that gives the logits
     """
 
     hints = (
         "A rotation is folded into the matrix before it and the matrix behind it. What may stand "
         "between the two?",
-        "The attention adds values of one head, each times a number: what does that do to v H?",
+        "An attention head adds up values, each times a number: what does that do to v H?",
         "What stands between the matrix `up` and the place where `down` takes its input?",
     )
     why = """B: the product with silu(gate) works on each channel by itself, so it does not commute
