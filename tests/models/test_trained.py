@@ -1,16 +1,21 @@
 """The course's language model trained through its rounding: what is shipped, and how it is made."""
 
 import re
+from functools import partial
+from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 
 import qlesson as ql
+from qlesson.evaluate import mean_and_error, window_losses
 from qlesson.files import checkpoint
 from qlesson.models import tinygpt
 from qlesson.models.tinygpt import codes as shipped
 from qlesson.models.tinygpt import train_quantized as training
-from qlesson.nn import QuantizedLinear
+from qlesson.nn import QuantizedLinear, quantize_model
+from qlesson.nn import inputs as recorded
 from qlesson.ranges import mse_search
 
 CARD = (shipped.FOLDER / "trained.md").read_text(encoding="utf-8")
@@ -85,6 +90,79 @@ def test_the_card_states_how_they_were_made():
 def test_what_was_not_trained_is_refused(given):
     with pytest.raises((ValueError, TypeError), match="must be"):
         tinygpt.load_trained(*given, device="cpu")
+
+
+# Beside GPTQ, in notebook 12
+
+
+class Twelve:
+    """What notebook 12 says, and its rival at 3 bits, by its cells."""
+
+    def __init__(self):
+        (path,) = (Path(__file__).parents[2] / "notebooks").glob("12_*.ipynb")
+        cells = {c.id: c.source for c in nbformat.read(path, as_version=4).cells}
+        self.words, self.there = "\n".join(cells.values()), {}
+        for name in ("train-imports", "train-load", "train-inputs", "train-rotated", "train-known"):
+            exec(cells[name], self.there)
+        heldout = tinygpt.encode(tinygpt.heldout_text())[: 64 * 256 + 1]
+        self.windows = heldout.to(self.there["device"]).unfold(0, 257, 256)
+        self.there["floor"] = tinygpt.in_float64(self.there["gpt"])
+
+    def said(self, pattern):
+        (found,) = re.findall(pattern, self.words)
+        return [float(x) for x in found]
+
+    def gptq(self, seed):
+        small, _ = quantize_model(
+            self.there["gpt"],
+            {"blocks.*": ql.Scheme(3, granularity=ql.PerAxis(0))},
+            find_range=mse_search,
+            method=partial(self.there["rotated_gptq"], seed=seed),
+            inputs=self.there["inputs"],
+            sequential=True,
+        )
+        return tinygpt.in_float64(small)
+
+    def losses(self, small):
+        return window_losses(small, [self.windows])
+
+    def kl(self, small):
+        return self.there["kl"](small, self.windows)
+
+
+@pytest.fixture(scope="module")
+def twelve():
+    return Twelve()
+
+
+@pytest.mark.slow
+def test_gptq_of_all_rows_is_another_draw(twelve, monkeypatch):
+    some = twelve.losses(twelve.gptq(0))
+    monkeypatch.setattr(recorded, "ROWS", 17_152)
+    difference, error = mean_and_error(twelve.losses(twelve.gptq(0)) - some)
+    said = twelve.said(r"With all 17,152 rows GPTQ is worse by ([\d.]+) ± ([\d.]+\d)")
+    assert said == [round(difference, 3), round(error, 3)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_gptq_of_another_rotation_is_another_draw(seed, twelve):
+    rival = twelve.gptq(seed)
+    said = twelve.said(
+        r"ahead of it by ([\d.]+) and ([\d.]+), by more than two errors each, and min-max training"
+        r" by ([\d.]+) and ([\d.]+), the last of which cannot be told apart"
+    )
+    ahead = dict(zip([(s, n) for s in ("learned", "min-max") for n in (1, 2)], said, strict=True))
+    losses = twelve.losses(rival)
+    for steps_of in shipped.STEPS_OF:
+        small = tinygpt.in_float64(tinygpt.load_trained(3, steps_of, twelve.there["device"]))
+        mean, error = mean_and_error(losses - twelve.losses(small))
+        assert round(mean, 3) == ahead[steps_of, seed]
+        assert (mean > 2 * error) == ((steps_of, seed) != ("min-max", 2))
+        if steps_of == "learned":
+            mean, error = mean_and_error(twelve.kl(small) - twelve.kl(rival))
+            behind = twelve.said(r"or by ([\d.]+) and ([\d.]+) with the rotations of seeds 1 and 2")
+            assert round(mean / error, 1) == behind[seed - 1]
 
 
 # How it is made

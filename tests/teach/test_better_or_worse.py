@@ -292,13 +292,10 @@ def test_who_is_better_in_11_at_3_bits():
     winner, in_turn = at["rotated GPTQ", "searched"], at["rotated in turn", "searched"]
     assert "best" not in winner and 0 < z(in_turn, "best") < 2
     assert all(z(x, "best") > 2 for x in at.values() if "best" in x and x is not in_turn)
-    ahead, error, behind, its = ELEVEN.said(
-        r"is ([\d.]+) ± ([\d.]+) before GPTQ in turn, and ([\d.]+) ± ([\d.]+) behind"
-    )
+    behind = ELEVEN.said(r"The best row above, ([\d.]+) ± ([\d.]+) behind the float model")
+    assert [winner["float"], winner["float_error"]] == behind
     rival = at["GPTQ in turn", "searched"]
-    assert [rival["best"], rival["best_error"]] == [ahead, error]
-    assert [winner["float"], winner["float_error"]] == [behind, its]
-    better = ELEVEN.said(r"with the search better by ([\d.]+) ± ([\d.]+) than alone")
+    better = ELEVEN.said(r"with the search is better by ([\d.]+) ± ([\d.]+) than alone")
     assert better == [-rival["gptq"], rival["gptq_error"]] and z(rival, "gptq") < -2
 
 
@@ -307,17 +304,118 @@ def test_the_pairs_of_11():
         difference, error = ELEVEN.line(f"{', '.join(a)} - {', '.join(b)}:")
         return difference / error
 
-    rotation = "rotation", "searched"
-    assert pair(("rotation", "min-max"), ("rounding", "min-max")) < -2
-    assert abs(pair(("HQQ", "searched"), rotation)) < 2
-    assert abs(pair(("AWQ", "min-max"), rotation)) < 2
     assert pair(("AWQ", "searched"), ("AWQ", "min-max")) > 2
-    assert pair(("GPTQ", "min-max"), rotation) < -2
     assert pair(("GPTQ in turn", "searched"), ("GPTQ", "searched")) < -2
-    assert pair(("rotated GPTQ", "searched"), ("GPTQ in turn", "searched")) < -2
-    assert abs(pair(("rotated in turn", "searched"), ("rotated GPTQ", "searched"))) < 2
-    assert "partly by luck; rotated in turn cannot be told apart from either" in ELEVEN.words
-    assert abs(pair(("rotated in turn", "searched"), ("GPTQ in turn", "searched"))) < 2
+
+
+class Draws:
+    """The eight draws of one contestant beside a rival, from notebooks/contest_draws.csv."""
+
+    def __init__(self, bits, method, range_, beside):
+        key = {"bits": bits, "method": method, "range": range_, "beside": beside}
+        rows = [row for row in self.stored() if key.items() <= row.items()]
+        assert [row["seed"] for row in rows] == list("01234567")
+        self.differences = [float(row["difference"]) for row in rows]
+        z = [x / float(row["error"]) for x, row in zip(self.differences, rows, strict=True)]
+        self.better, self.worse = sum(x < -2 for x in z), sum(x > 2 for x in z)
+        self.perplexities = [float(row["perplexity"]) for row in rows]
+        self.outputs = [float(row["outputs"] or "nan") for row in rows]
+
+    @staticmethod
+    def stored():
+        with open(NOTEBOOKS / "contest_draws.csv", newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def sizes(self):
+        """The smallest and the largest difference, without sign."""
+        return [f(abs(x) for x in self.differences) for f in (min, max)]
+
+    def verdicts(self):
+        return self.better, self.worse
+
+
+def test_the_draws_of_11_are_what_it_prints():
+    stored = Draws.stored()
+    assert "168 rows; 10 of 10 as above" in ELEVEN.printed and len(stored) == 168
+    keys = [tuple(row[k] for k in ("bits", "method", "range", "beside")) for row in stored]
+    keys = [key for bits in "32" for key in dict.fromkeys(keys) if key[0] == bits]
+    line = r"^(\w.*, .* - \w.*?) +([-+].*) to (.*)  (\d)  (\d)$"
+    printed = re.findall(line, ELEVEN.printed, flags=re.M)
+    for key, (pair, means, most, *verdicts) in zip(keys, printed, strict=True):
+        _, method, range_, beside = key
+        draws = Draws(*key)
+        d = draws.differences
+        assert pair == f"{method}, {range_} - {beside}"
+        found = f"{sum(d) / 8:+.3f}  {min(d):+.3f}", f"{max(d):+.3f}"
+        assert (means, most) == found and verdicts == [str(x) for x in draws.verdicts()]
+
+
+def test_what_the_draws_of_11_show_at_3_bits():
+    rotation = {
+        (range_, beside): Draws("3", "rotation", range_, beside)
+        for range_, beside in (
+            ("min-max", "rounding, min-max"), ("min-max", "rounding, searched"),
+            ("searched", "rounding, searched"), ("searched", "HQQ, searched"),
+            ("searched", "AWQ, min-max"), ("searched", "GPTQ, min-max"),
+        )
+    }  # fmt: skip
+    plain = rotation["min-max", "rounding, min-max"]
+    assert plain.verdicts() == (8, 0) and "is better in all eight draws" in ELEVEN.words
+    (by,) = ELEVEN.said(r"better in all eight draws, by ([\d.]+) nats on average")
+    assert round(-sum(plain.differences) / 8, 3) == by
+    assert rotation["min-max", "rounding, searched"].verdicts() == (0, 0)
+    assert "beside searched rounding none of them can be told apart" in ELEVEN.words
+    searched = rotation["searched", "rounding, searched"]
+    said = ELEVEN.said(r"so is rotation in all eight draws, by ([\d.]+) to ([\d.]+)\.")
+    assert searched.verdicts() == (8, 0) and [round(x, 3) for x in searched.sizes()] == said
+    assert "three of eight draws are better than the one, three than the other" in ELEVEN.words
+    for beside in ("HQQ, searched", "AWQ, min-max"):
+        assert rotation["searched", beside].verdicts() == (3, 0)
+    assert "better than three draws of searched rotation, and worse than none" in ELEVEN.words
+    assert rotation["searched", "GPTQ, min-max"].verdicts() == (0, 3)
+
+
+def test_who_wins_in_the_draws_of_11():
+    three, two = (
+        {
+            (method, beside): Draws(bits, method, "searched", f"{beside}, searched")
+            for method in ("rotated GPTQ", "rotated in turn")
+            for beside in besides[method]
+        }
+        for bits, besides in (
+            ("3", {"rotated GPTQ": ["GPTQ", "GPTQ in turn"],
+                   "rotated in turn": ["GPTQ in turn", "rotated GPTQ"]}),
+            ("2", {"rotated GPTQ": ["GPTQ"], "rotated in turn": ["GPTQ", "rotated GPTQ"]}),
+        )
+    )  # fmt: skip
+    assert three["rotated GPTQ", "GPTQ"].verdicts() == (8, 0)
+    ahead = three["rotated GPTQ", "GPTQ in turn"]
+    said = ELEVEN.said(r"in all eight as well, by ([\d.]+) to ([\d.]+), if only in four by more")
+    assert max(ahead.differences) < 0 and ahead.verdicts() == (4, 0)
+    assert [round(x, 3) for x in ahead.sizes()] == said
+    in_turn = three["rotated in turn", "GPTQ in turn"]
+    assert max(in_turn.differences) < 0 and in_turn.better >= 4  # "comes as far"
+    assert three["rotated in turn", "rotated GPTQ"].verdicts() == (1, 1)
+    assert ELEVEN.said(r"has perplexities from ([\d.]+) to ([\d.]+)\. And") == [
+        min(ahead.perplexities), max(ahead.perplexities),
+    ]  # fmt: skip
+    alone, turned = two["rotated GPTQ", "GPTQ"], two["rotated in turn", "GPTQ"]
+    said = ELEVEN.said(
+        r"without turns by ([\d.]+) to ([\d.]+), in turn by ([\d.]+) to ([\d.]+)\. Whether"
+    )
+    assert alone.verdicts() == turned.verdicts() == (8, 0)
+    assert [*alone.sizes(), *turned.sizes()] == pytest.approx(said, abs=0.0006)
+    turns = two["rotated in turn", "rotated GPTQ"]
+    assert "in three draws they do, the table's among them, and in one they harm" in ELEVEN.words
+    assert turns.verdicts() == (3, 1)
+    assert z(CONTEST[2, "rotated GPTQ", "searched"], "best") > 2
+    four = [
+        Draws("4", method, "searched", f"{beside}, searched").verdicts()
+        for method in ("rotated GPTQ", "rotated in turn")
+        for beside in ("GPTQ", "GPTQ in turn")
+    ]
+    assert "of 32 pairs of draws in the file, one can" in ELEVEN.words
+    assert sum(map(sum, four)) == 1 and len(four) * 8 == 32
 
 
 def test_what_the_clip_of_q_and_k_brings_in_11():
@@ -338,10 +436,13 @@ def test_what_the_range_brings_in_11():
     beside = [of_four[name, "searched"] for name in by_gptq]
     assert sorted(z(x, "best") < 2 for x in beside if "best" in x) == [True] * 3
     at = {key[1:]: line for key, line in CONTEST.items() if key[0] == 2}
-    rotation, hqq = ELEVEN.said(r"it takes ([\d.]+) and ([\d.]+) nats off")
-    for name, said in (("rotation", rotation), ("HQQ", hqq)):
-        assert -at[name, "searched"]["min_max"] == pytest.approx(said, abs=0.006)
-        assert z(at[name, "min-max"], "rounding") > 2 and z(at[name, "searched"], "rounding") < -2
+    hqq, *rotations = ELEVEN.said(r"([\d.]+) nats off HQQ, and ([\d.]+) to ([\d.]+) off the eight")
+    assert -at["HQQ", "searched"]["min_max"] == pytest.approx(hqq, abs=0.006)
+    assert z(at["HQQ", "min-max"], "rounding") > 2 and z(at["HQQ", "searched"], "rounding") < -2
+    search = Draws("2", "rotation", "searched", "rotation, min-max")
+    assert search.verdicts() == (8, 0) and search.sizes() == pytest.approx(rotations, abs=0.0051)
+    assert Draws("2", "rotation", "min-max", "rounding, searched").verdicts() == (0, 8)
+    assert Draws("2", "rotation", "searched", "rounding, searched").verdicts() == (8, 0)
     tie = ELEVEN.said(
         r"column ([\d.]+) ± ([\d.]+) is the rival's: float16 scales cost it that, by a tie"
     )
@@ -353,26 +454,31 @@ def test_what_the_range_brings_in_11():
     assert [x for x in at if x[1] == "searched" and at[x]["min_max"] > 0] == [("AWQ", "searched")]
     assert abs(z(at["GPTQ in turn", "searched"], "gptq")) < 2
     assert "best" not in at["rotated in turn", "searched"]
-    ahead = ELEVEN.said(r"in turn with it GPTQ wins, ([\d.]+) ± ([\d.]+) before GPTQ alone")
-    assert ahead == [searched["best"], searched["best_error"]] and z(searched, "best") > 2
-    assert all(z(x, "best") > 2 for x in at.values() if "best" in x)
-    second = min((x for x in at.values() if "best" in x), key=lambda x: x["best"])
-    assert ELEVEN.said(r"GPTQ alone, ([\d.]+) ± ([\d.]+) before the next") == [
-        second["best"],
-        second["best_error"],
-    ]
 
 
 def test_output_error_is_not_perplexity_in_11():
     outputs, perplexity = {}, {}
-    for name in ("rounding", "rotation", "GPTQ", "GPTQ in turn"):
+    for name in ("rounding", "GPTQ", "GPTQ in turn"):
         outputs[name], perplexity[name] = ELEVEN.line(f"{name:13s}outputs")
         in_file = CONTEST[2, name, "min-max"]["perplexity"]
         assert perplexity[name] == pytest.approx(in_file, abs=0.006)
-    assert outputs["rotation"] < outputs["rounding"] and outputs["GPTQ in turn"] > outputs["GPTQ"]
-    worse = ELEVEN.line("rotation - rounding:")
-    assert worse == ELEVEN.said(r"than rounding, and is worse by ([\d.]+) ± ([\d.]+\d)")
-    assert worse[0] > 2 * worse[1]
+    assert outputs["GPTQ in turn"] > outputs["GPTQ"]
+    draws = Draws("2", "rotation", "min-max", "rounding, min-max")
+    pairs = sorted(zip(draws.outputs, draws.perplexities, strict=True))
+    row = r"^seed \d +outputs ([\d.]+) %, perplexity +([\d.]+)$"
+    printed = [[float(x) for x in pair] for pair in re.findall(row, ELEVEN.printed, flags=re.M)]
+    assert printed == [pytest.approx(pair, abs=0.0051) for pair in pairs]
+    assert ELEVEN.said(r"nearly the same: from ([\d.]+) to ([\d.]+) %") == [
+        pairs[0][0], pairs[-1][0],
+    ]  # fmt: skip
+    by_perplexity = sorted(x for _, x in pairs)
+    least, most = ELEVEN.said(r"perplexities run from ([\d.]+) to ([\d.]+), on both sides")
+    assert [by_perplexity[0], by_perplexity[-1]] == pytest.approx([least, most], abs=0.0051)
+    assert least < perplexity["rounding"] < most and pairs[-1][0] < outputs["rounding"]
+    assert "The least output error has the worst model, and the largest the second best" in (
+        ELEVEN.words
+    )
+    assert pairs[0][1] == by_perplexity[-1] and pairs[-1][1] == by_perplexity[1]
     more, less, by, error = ELEVEN.said(
         r"than GPTQ, ([\d.]+) against ([\d.]+) %, and is better by ([\d.]+) ± ([\d.]+)"
     )
@@ -422,7 +528,7 @@ def test_who_is_nearer_to_the_float_model_in_12():
         assert given < rival_given / 2
         worse, error = TWELVE.line(f"trained, {steps_of} - GPTQ, new:")
         errors.append(round(worse / error, 1))
-    said = r"by ([\d.]+) errors than min-max training, by ([\d.]+) than learned steps"
+    said = r"than min-max training, by ([\d.]+) errors\. Learned .*: behind by ([\d.]+) errors, or"
     assert TWELVE.said(said) == errors and min(errors) > 2
     row = r"^(rotated GPTQ|trained), [-\w]+ +[\d.]+ .* ([\d.]+) +[\d.]+ %"
     gptq, *trained = (float(kl) for _, kl in re.findall(row, TWELVE.printed, flags=re.M)[:3])
@@ -445,6 +551,18 @@ def test_what_rounding_loses_and_who_makes_up_for_it_in_12():
     assert [round(two[3], 3), round(two[0], 3)] == [left, of_all]
     assert TWELVE.said(r"At 3 bits ([\d.]+\d) are left") == [round(three[3], 3)]
     assert max(three[2:]) < three[1]  # and yet KL is larger
+
+
+def test_how_far_signs_move_the_rival_of_12_at_2_bits():
+    """Beside what training gains there, which is more."""
+    moved, *ahead = TWELVE.said(
+        r"signs moved it by up to ([\d.]+) in 11, and training is ahead by ([\d.]+) and ([\d.]+)\."
+    )
+    draws = Draws("2", "rotated in turn", "searched", "GPTQ, searched").differences
+    assert max(draws) - min(draws) == pytest.approx(moved, abs=0.0051) and moved < min(ahead) / 2
+    min_max, _ = TWELVE.line("2 bits, min-max beside GPTQ ")
+    gptq, _ = TWELVE.line("2 bits, rotated GPTQ, search ")
+    assert ahead == [-min_max, gptq]
 
 
 def test_15_formats_beside_the_float_model():

@@ -1,4 +1,4 @@
-"""notebooks/contest.csv is what the cells of notebook 11 find: some of it, found again."""
+"""contest.csv and contest_draws.csv are what the cells of notebook 11 find: some, found again."""
 
 import csv
 import inspect
@@ -93,6 +93,55 @@ def test_found_again(bits, names, lines, there):
                     assert float(line[column]) == wanted
                 else:
                     assert column not in line
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    with open(contest.DRAWS, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_rotation_has_a_line_for_each_seed_and_rival(drawn):
+    wanted = [
+        (*key, seed, beside)
+        for key, besides in contest.BESIDE.items()
+        for seed in contest.SEEDS
+        for beside in besides
+    ]
+    names = "method", "range"
+    found = [(int(x["bits"]), *(x[n] for n in names), int(x["seed"]), x["beside"]) for x in drawn]
+    assert found == wanted and len(contest.SEEDS) == 8
+    assert all(tuple(x) == contest.DRAWS_COLUMNS for x in drawn)
+
+
+def test_the_draws_of_seed_0_are_the_contest_s(drawn, lines):
+    first = [x for x in drawn if x["seed"] == "0"]
+    for x in first:
+        bits = int(x["bits"])
+        own, rival = lines[bits, x["method"], x["range"]], lines[bits, *x["beside"].split(", ")]
+        assert x["perplexity"] == own["perplexity"]
+        apart = float(own["float"]) - float(rival["float"])
+        assert float(x["difference"]) == pytest.approx(apart, abs=0.0011)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", [(2, "rotation", "min-max"), (3, "rotated GPTQ", "searched")])
+def test_a_draw_found_again(key, drawn, there):
+    (bits, method, range_), seed = key, 1
+    stored = [
+        x for x in drawn
+        if (x["bits"], x["method"], x["range"], x["seed"]) == (str(bits), method, range_, "1")
+    ]  # fmt: skip
+    again = list(contest.draws(bits, method, range_, seed, contest.Drawn(there)))
+    assert len(again) == len(stored) == 2
+    for line, its in zip(again, stored, strict=True):
+        for column in ("perplexity", "difference", "error", "outputs"):
+            if its[column]:
+                wanted = pytest.approx(
+                    float(its[column]), abs=0.0011 if column != "outputs" else 0.011
+                )
+                assert float(line[column]) == wanted
+        assert line["beside"] == its["beside"] and (line["outputs"] == "") == (its["outputs"] == "")
 
 
 def test_awq_errs_less_in_the_weights_of_the_gpt_by_its_clip(there):
