@@ -180,23 +180,39 @@ class PerGroup(Granularity):
 
 def rows(granularity: Granularity, r: Tensor) -> tuple[Tensor, Tensor]:
     """r as [blocks, values], in the order of the scales, and a weight for each value in float64: 1,
-    or 0 for what `split` fills a short block up with, and says again."""
+    or 0 for what fills a short block up: zeros, or what stands there already."""
     values = _rows(granularity, r)
     weights = torch.ones_like(values, dtype=torch.float64)
     if values.numel() > r.numel():
-        places = torch.arange(r.numel(), device=r.device).reshape(r.shape)
-        places, order = _rows(granularity, places).sort(dim=1, stable=True)
-        weights[:, 1:] = (places[:, 1:] != places[:, :-1]).double()
-        weights = weights.gather(1, order.argsort(dim=1))
+        numbers = torch.arange(1, r.numel() + 1, device=r.device).reshape(r.shape)
+        numbers, order = _rows(granularity, numbers).sort(dim=1, stable=True)
+        weights[:, 1:] = (numbers[:, 1:] != numbers[:, :-1]).double()
+        weights = (weights * (numbers > 0)).gather(1, order.argsort(dim=1))
     return values, weights
 
 
 def _rows(granularity: Granularity, r: Tensor) -> Tensor:
     shape, blocks = granularity.scale_shape(r.shape), granularity.split(r)
+    count = math.prod(shape)
+    if not is_known(granularity):
+        return _gathered(
+            blocks, granularity.align(torch.arange(count, device=r.device).view(shape)), count
+        )
     shared = granularity.align(r.new_empty(shape)).shape or (1,) * blocks.ndim
     within = [axis for axis, n in enumerate(shared) if n == 1]
     kept = [axis for axis, n in enumerate(shared) if n > 1]
-    return blocks.permute((*kept, *within)).reshape(math.prod(shape), -1)
+    return blocks.permute((*kept, *within)).reshape(count, -1)
+
+
+def _gathered(blocks: Tensor, scale_of: Tensor, count: int) -> Tensor:
+    """The values of each of `count` scales in a row, filled up with zeros; scale_of says whose."""
+    scale_of, order = scale_of.expand_as(blocks).reshape(-1).sort(stable=True)
+    first = torch.searchsorted(scale_of, torch.arange(count, device=order.device))
+    within = torch.arange(len(order), device=order.device) - first[scale_of]
+    width = int(within.max()) + 1
+    source = torch.full((count * width,), len(order), device=order.device)
+    source[scale_of * width + within] = order
+    return torch.cat([blocks.reshape(-1), blocks.new_zeros(1)])[source].view(count, width)
 
 
 def is_known(granularity: Granularity) -> bool:

@@ -202,6 +202,7 @@ class QTensor:
                 f"the codes in {checks.dtype_name(scheme.dtype)}: use "
                 f"zero_point.to({scheme.dtype})."
             )
+        checks.scales_for(scheme.granularity, q.shape)
         checks.shape_and_device(scale, zero_point, scheme.granularity, q.shape, q.device)
         checks.stored_as(scale, scheme)
         if not scale.is_meta:

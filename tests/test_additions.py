@@ -6,10 +6,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import qlesson as ql
 from qlesson import kernels, methods, observers, ranges
 from qlesson.files import packing
+from qlesson.files.formats.steps import PerIndex
 from qlesson.granularity import Granularity, rows
 from qlesson.kernels import compilers
 from qlesson.nn import QuantizedEmbedding, QuantizedLinear, quantize_model
@@ -62,6 +64,7 @@ class Groups(ql.PerGroup):
     """Cut as those of the package: a short last group is filled up, and so is a copy."""
 
 
+ROW = ql.Scheme(4, granularity=ql.PerAxis(0))
 OWN = pytest.mark.parametrize("granularity", [Tiles(), Columns(0)])
 
 
@@ -140,6 +143,42 @@ def test_what_fills_a_block_up_counts_for_nothing():
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize(
+    "index", [(1, 0, 1, 0), (2, 0, 1, 0), tuple(i * 37 % 4 for i in range(64))]
+)
+def test_scales_that_lie_among_each_other(index):
+    """Groups that are listed column by column have the ranges that they have side by side."""
+    r, by_index = drawn(3, len(index)), PerIndex(index)
+    scheme = ql.Scheme(4, granularity=by_index)
+    searches = [lambda r, s: ranges.percentile(r, s, 100.0), ranges.mse_search, ranges.entropy]
+    for search in searches:
+        for found, end in zip(search(r, scheme), (0, 1), strict=True):
+            for group in range(max(index) + 1):
+                alone = r[:, torch.tensor(index) == group]
+                assert torch.equal(found[:, group], search(alone, ROW)[end][:, 0])
+    assert all(map(torch.equal, searches[0](r, scheme), ranges.min_max(r, scheme)))
+    scale = torch.full(by_index.scale_shape(r.shape), 0.3, requires_grad=True)
+    zero_point = torch.zeros(scale.shape, dtype=torch.int8)
+    ql.fake_quantize(r, scheme, ql.QParams(scale, zero_point)).square().sum().backward()
+    for group in range(max(index) + 1):
+        alone = r[:, torch.tensor(index) == group]
+        its = torch.full((3, 1), 0.3, requires_grad=True)
+        qparams = ql.QParams(its, zero_point[:, :1])
+        ql.fake_quantize(alone, ROW, qparams).square().sum().backward()
+        torch.testing.assert_close(scale.grad[:, group], its.grad[:, 0])
+
+
+def test_zeros_that_fill_a_group_up_count_for_nothing():
+    class Padded(ql.PerGroup):
+        def split(self, r):
+            return F.pad(r, (0, -r.shape[1] % self.group_size)).unflatten(1, (-1, self.group_size))
+
+    r = torch.tensor([[5.0, 6, 7, 8, 9, 10]])
+    assert rows(Padded(4), r)[1].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    low, high = ranges.percentile(r, ql.Scheme(4, granularity=Padded(4)), 100.0)
+    assert (low.tolist(), high.tolist()) == ([[5, 9]], [[8, 10]])
+
+
 def test_a_granularity_needs_six_methods_and_no_base():
     """`Tiles` with no base says the same; who lacks a method is told which are needed."""
     needed = ("scale_shape", "block_shape", "split", "join", "align", "reduce")
@@ -167,6 +206,9 @@ def test_a_scale_has_the_axes_of_the_tensor_or_none():
     for ask in (ql.quantize, ql.choose_qparams, ranges.mse_search, ranges.min_max):
         with pytest.raises(ValueError, match=r"Flat.scale_shape gives \(16,\).*give as many axes"):
             ask(drawn(64, 64), scheme)
+    q, steps = torch.zeros(64, 64, dtype=torch.int8), (torch.ones(16), torch.zeros(16).char())
+    with pytest.raises(ValueError, match="give as many axes"):
+        ql.QTensor(q, *steps, scheme)
 
 
 def test_a_granularity_in_the_searches_and_the_observers():

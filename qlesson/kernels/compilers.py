@@ -6,7 +6,7 @@ import threading
 import types
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,9 @@ def by_torch(formula: Formula, constants: Constants, device: str) -> Formula:
     options: dict[str, Any] = {"compile_threads": 1}
     if device == "cuda":
         options["eager_numerics.division_rounding"] = True  # its division is approximate without
+    with suppress(cpp.NoCompiler):
+        if cpp.of_many_words():
+            options["cpp.cxx"] = (None, cpp.of_many_words())
     with _silent():
         run = torch.compile(kernel, fullgraph=True, dynamic=True, options=options)
     run = _silent()(run)  # it compiles when it is called

@@ -71,11 +71,20 @@ def _compiler() -> list[str]:
     """CXX, a path, or a command with flags, such as "ccache g++"; else what is there."""
     names = ["clang++", "g++"] if sys.platform == "darwin" else ["g++", "clang++"]
     asked = os.environ.get("CXX", "")
-    first, *flags = [asked] if shutil.which(asked) else shlex.split(asked) or [""]
+    try:
+        first, *flags = [asked] if shutil.which(asked) else shlex.split(asked) or [""]
+    except ValueError:  # a quote that does not end
+        first, flags = asked, []
     found = next(filter(None, map(shutil.which, [first] if asked else [*names, "c++"])), None)
     if not found:
         raise NoCompiler(f"no C++ compiler is named {asked}" if asked else "no C++ compiler")
     return [found, *flags]
+
+
+def of_many_words() -> str | None:
+    """The compiler, where CXX is a command with flags, which torch's own takes for one name."""
+    words = [word for word in _compiler() if not word.startswith("-")]
+    return words[-1] if len(_compiler()) > 1 else None
 
 
 def _processor() -> list[str]:

@@ -20,6 +20,18 @@ X86 = platform.machine().lower() in ("x86_64", "amd64")
 LEVELS = ["x86-64", "x86-64-v3", "x86-64-v4"] if X86 else [None]  # SSE2, AVX2, AVX-512
 
 
+FAKE = """
+import torch
+import qlesson as ql
+from qlesson.kernels import modes
+r = torch.linspace(-1, 1, 2**14).view(64, 256)
+scheme = ql.Scheme(granularity=ql.PerAxis(0))
+with ql.use_kernels("compiled"):
+    print(torch.equal(ql.fake_quantize(r, scheme), ql.quantize(r, scheme).dequantize()))
+print(modes.broken())
+"""
+
+
 def is_gcc():
     said = subprocess.run(
         [*cpp.command(), "-dM", "-E", "-x", "c++", os.devnull], capture_output=True
@@ -217,6 +229,21 @@ def test_cxx_may_be_a_command_with_flags(source, monkeypatch):
     compiler = cpp.command()[0]
     monkeypatch.setenv("CXX", f"{compiler} -DNUMBER=7")
     assert load(source).number() == 7
+    assert cpp.of_many_words() == compiler  # which torch.compile is given
+    monkeypatch.setenv("CXX", compiler)
+    assert cpp.of_many_words() is None
+    monkeypatch.setenv("CXX", "/opt/O'Brien/g++")
+    with pytest.raises(cpp.NoCompiler, match="O'Brien"):
+        load(source)
+
+
+def test_torch_compiles_where_cxx_has_flags():
+    """Codes in int32 have no loop by hand."""
+    said = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FAKE],
+        capture_output=True, text=True, env=os.environ | {"CXX": f"{cpp.command()[0]} -DFOO=1"},
+    )  # fmt: skip
+    assert said.stdout.split() == ["True", "False"], said.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="no owners here")

@@ -13,8 +13,8 @@ weight.quant_state.bitsandbytes__nf4, or __fp4: JSON in bytes, shape, blocksize,
 Where absmax is uint8 it is quantized once more: nested_quant_map[absmax] * nested_absmax[block of
 256] + nested_offset.
 
-Source: QuantState and int8_vectorwise_quant in bitsandbytes/functional.py, which divides by 127
-last: an r_hat of 8 bits may differ in its last bit.
+Source: QuantState in bitsandbytes/functional.py; int8_vectorwise_dequant in bitsandbytes/_ops.py,
+which multiplies by 1 / 127 last: its r_hat of 8 bits may differ by two in the last place.
 """
 
 import math

@@ -110,7 +110,7 @@ def q5_1(b: Tensor) -> Blocks:
 
 def iq4_nl(b: Tensor) -> Blocks:
     d, q = cut(b, 2, 16)
-    return _by_book(fields(q, 4), half(d), torch.tensor(IQ4), 16)
+    return _by_book(fields(q, 4), half(d), torch.tensor(IQ4, device=b.device), 16)
 
 
 def iq4_xs(b: Tensor) -> Blocks:
@@ -120,7 +120,7 @@ def iq4_xs(b: Tensor) -> Blocks:
     tops = top.unsqueeze(-1) >> torch.arange(0, 8, 2, dtype=torch.uint8, device=b.device) & 3
     s = signed(pairs.flatten(-2) | tops.flatten(-2) << 4, 6)
     scale = (half(d).float().unsqueeze(-1) * s).flatten(-2)
-    return _by_book(_in(16, q, 4), scale, torch.tensor(IQ4), 8)
+    return _by_book(_in(16, q, 4), scale, torch.tensor(IQ4, device=b.device), 8)
 
 
 def mxfp4(b: Tensor) -> Blocks:

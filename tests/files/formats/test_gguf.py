@@ -46,6 +46,15 @@ def test_random_bytes_are_what_the_gguf_package_says(name):
 
 
 @pytest.mark.parametrize("name", READ)
+def test_a_type_is_read_whatever_the_default_device_is(name):
+    data, wanted = random_bytes(name)
+    kind = next(t for t in TYPES.values() if t.name == name)
+    with torch.device("meta"):
+        got = kind.open(data.flatten(), (len(data), 3 * kind.values))
+        assert same_bits(got.dequantize().cpu(), wanted.dequantize())
+
+
+@pytest.mark.parametrize("name", READ)
 def test_a_type_costs_what_its_bytes_are_and_runs_in_layers(name):
     data, x = random_bytes(name)
     assert x.bits_per_value == 8 * data.numel() / x.q.numel()
