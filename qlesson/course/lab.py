@@ -79,13 +79,15 @@ def opened(folder: Path, more: Sequence[str]) -> int:
         [str(SETTINGS), *([others] if others else [])]
     )
     os.chdir(folder)
-    ours = [
-        "--log-level=WARN",
-        "--ServerApp.ip=localhost",
-        f"--LabApp.default_url=/lab/tree/{FIRST}",
-    ]
+    ours = {
+        "log-level": "WARN",
+        "ServerApp.ip": "localhost",
+        "LabApp.default_url": f"/lab/tree/{FIRST}",
+    }
+    told = {option.lstrip("-").partition("=")[0] for option in more}  # JupyterLab takes none twice
+    first = [f"--{name}={value}" for name, value in ours.items() if name not in told]
     try:
-        return jupyterlab([*ours, *machine(), *more]) or 0
+        return jupyterlab([*first, *machine(), *more]) or 0
     except OSError as error:
         print(
             f"JupyterLab keeps its settings in your home, and {error.filename} cannot be written "

@@ -53,8 +53,9 @@ def predictions(name: str, model: nn.Module, window: Tensor, where: str) -> Tens
         logits = torch.func.functional_call(model, copied_buffers(model), (given,))
     except IndexError as error:
         raise IndexError(
-            f"{name} cannot read {where}, with ids from {window.min()} to {window.max()} "
-            f"({str(error).rstrip('.')}): use the ids of its own tokenizer."
+            f"{name} cannot read {where}, with ids from {window.min()} to {window.max()} at "
+            f"{known.shape[1]} places ({str(error).rstrip('.')}): use the ids of its own "
+            "tokenizer, and windows no longer than it reads."
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != known.shape:
         raise TypeError(

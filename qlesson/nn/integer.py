@@ -189,6 +189,7 @@ def integer_bias(bias: Tensor, x_scale: Tensor, w_scale: Tensor) -> Tensor:
     checks.finite("bias", bias)
     x_scale = checks.scales("x_scale", x_scale, bias.device)
     _check_one("x_scale", x_scale)
+    x_scale = x_scale.reshape(())
     w_scale = checks.scales("w_scale", w_scale, bias.device).flatten()
     for name, scale in (("x_scale", x_scale), ("w_scale", w_scale)):
         checks.broadcasts(name, scale.squeeze(), "bias", bias)
@@ -196,9 +197,10 @@ def integer_bias(bias: Tensor, x_scale: Tensor, w_scale: Tensor) -> Tensor:
         checks.same_device(name, scale, "bias", bias)
     codes = torch.round(bias.double() / (x_scale.double() * w_scale.double()))
     if bool((codes.abs() > INT32_MAX).any()):
+        largest, unit = codes.abs().argmax(), (x_scale * w_scale).expand_as(codes)
         raise ValueError(
-            f"A bias of {bias.abs().max().item():g} needs more than 32 bits in units of s_x s_w = "
-            f"{(x_scale * w_scale).min().item():g}: keep it in float, or use a larger scale."
+            f"A bias of {bias[largest].item():g} needs more than 32 bits in units of s_x s_w = "
+            f"{unit[largest].item():g}: keep it in float, or use a larger scale."
         )
     return codes.to(torch.int32)
 

@@ -94,7 +94,8 @@ def load_state(model: Model, tensors: Saved, activations: Scheme | None = None) 
     tensors      what `state` gave, or `checkpoint.load` of a file with these names. A PackedTensor
                  is unpacked; a quantized tensor that is no layer's weight becomes float.
     activations  the Scheme of the inputs that `quantize_model` was given. The ranges of static
-                 layers are among the tensors.
+                 layers are among the tensors. All linear layers get it, so a model of
+                 `llama.requantized` with activations, whose head has none, does not come back so.
     """
     layers = swappable(model)
     _check_kinds(tensors)
@@ -123,16 +124,35 @@ def _in_float(tensors: Saved, qmodel: nn.Module) -> dict[str, Tensor]:
     """Those of the tensors that are the codes of no layer, if all are what is expected; what is
     shared may come under one of its names, or under all."""
     expected = _held(qmodel)
-    given = {id(x) for name, x in expected.items() if name in tensors}
-    missing = sorted(n for n, x in expected.items() if n not in tensors and id(x) not in given)
-    unknown = sorted(set(tensors) - set(expected) - {name for name, _ in _parameters(qmodel)})
+    every = expected | _by_all_names(qmodel)
+    given = {id(x) for name, x in every.items() if name in tensors}
+    missing = sorted(name for name in expected if id(every[name]) not in given)
+    unknown = sorted(set(tensors) - set(every))
     if missing or unknown:
         raise ValueError(
             f"The tensors do not fit the model: missing {missing}, unknown {unknown}. Build the "
             "model with the settings of the one that was saved."
         )
-    held = {n: x for n, x in expected.items() if isinstance(x, Tensor) and n in tensors}
-    return {name: _as_held(name, tensors[name], x) for name, x in held.items()}
+    first = {id(x) for name, x in expected.items() if name in tensors}
+    held = {n: x for n, x in every.items() if isinstance(x, Tensor) and n in tensors}
+    return {
+        name: _as_held(name, tensors[name], x)
+        for name, x in held.items()
+        if name in expected or id(x) not in first
+    }
+
+
+def _by_all_names(qmodel: nn.Module) -> dict[str, Any]:
+    """Parameters, buffers that are saved, and the codes of layers, each under all its names."""
+    kept, found = qmodel.state_dict(), dict[str, Any](_parameters(qmodel))
+    for name, module in qmodel.named_modules(remove_duplicate=False):
+        if isinstance(module, QuantizedWeight):
+            found[_join(name.rpartition(".")[0], "weight")] = module
+            continue
+        for leaf, x in module.named_buffers(recurse=False):
+            if _join(name, leaf) in kept:
+                found[_join(name, leaf)] = x
+    return found
 
 
 def _as_held(name: str, x: Tensor | QTensor | Blocks | _Packed, held: Tensor) -> Tensor:

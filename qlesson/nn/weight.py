@@ -173,7 +173,7 @@ class QuantizedWeight(_KeepsScale):
         """W_hat as `dequantize` gives it, in the model's dtype unless another is asked for."""
         return self._values(self._parts(), dtype)
 
-    def rows(self, rows: Tensor) -> Tensor:
+    def rows(self, rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """W_hat[rows] for row numbers [n] that were checked: only these are unpacked and
         dequantized."""
         shared = self.granularity in (PerTensor(), PerAxis(1), PerAxis(-1))
@@ -188,7 +188,7 @@ class QuantizedWeight(_KeepsScale):
             # one, as that of a scale for each row does
             q = q + F.embedding(rows, q.new_zeros(self.shape[0], 1))
         parts["q"] = q
-        return self._values(parts, None)
+        return self._values(parts, dtype)
 
     def _unpacked(self, packed: Tensor, shape: Shape) -> Tensor:
         if self.bits > 8:

@@ -37,6 +37,15 @@ def test_the_course_is_copied_and_opened(started, tmp_path, capsys):
     assert "files copied to my_notebooks, where your answers stay" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("option", ["--ServerApp.ip=0.0.0.0", "--LabApp.default_url=/lab"])
+def test_an_option_of_ones_own_is_given_once(option, started):
+    """JupyterLab refuses one that has two values."""
+    assert lab.main([option]) == 0
+    ((_, options, _),) = started
+    assert [x for x in options if x.partition("=")[0] == option.partition("=")[0]] == [option]
+    assert "--log-level=WARN" in options
+
+
 def test_a_folder_may_have_any_name_and_settings_of_ones_own_stay(started, tmp_path, monkeypatch):
     monkeypatch.setenv("JUPYTER_CONFIG_PATH", "mine")
     name = "Übungen für 日本, zweiter Tag"

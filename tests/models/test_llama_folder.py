@@ -554,6 +554,15 @@ def sentencepiece(scheme, path):
     return made
 
 
+@pytest.mark.parametrize("scheme", ["first", None])
+def test_a_choice_stands_behind_one_space(tmp_path, scheme):
+    theirs = sentencepiece(scheme, tmp_path / "tokenizer.json")
+    ours = of_json(tmp_path / "tokenizer.json", theirs.get_vocab_size(), template="")
+    ((prompt, choices, answer),) = llama.as_ids(ours, [("ab", ("a", "b", "c", "ab"))])
+    assert [ours.encode("Question: ab\nAnswer: a")] == [prompt + choices[answer]]
+    assert choices[answer] == [theirs.token_to_id("\u2581a")]
+
+
 @pytest.mark.parametrize("scheme", ["first", "always", "never", None])
 def test_spaces_beside_special_tokens_are_those_of_the_library(tmp_path, scheme):
     theirs = sentencepiece(scheme, tmp_path / "tokenizer.json")

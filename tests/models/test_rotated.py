@@ -14,6 +14,7 @@ import torch
 import qlesson as ql
 from qlesson.evaluate import window_losses
 from qlesson.models import llama
+from qlesson.models.llama import rotation
 from qlesson.models.llama.rotation import _Turn
 from qlesson.nn import QuantizedEmbedding, QuantizedLinear, Rotation
 
@@ -68,6 +69,15 @@ def backwards(self, w):
 def in_another_order(self, w):
     heads = w.unflatten(1, (-1, self.config.heads))
     return self.heads.apply(heads.mT).mT.flatten(1)
+
+
+def test_rows_of_codes_are_rounded_once_in_a_model_of_halves():
+    codes = ql.QTensor(
+        torch.ones(2, 4, dtype=torch.int8), torch.full((2, 1), 1 + 2**-11 + 2**-12),
+        torch.zeros(2, 1, dtype=torch.int8), ql.Scheme(granularity=ql.PerAxis(0)),
+    )  # fmt: skip
+    wanted = codes.dequantize().double()
+    assert torch.equal(rotation._rows(QuantizedLinear(codes).half(), 0, 2), wanted)
 
 
 def on_rows_of_q(self, w):

@@ -145,14 +145,15 @@ def test_gptq_of_all_rows_is_another_draw(twelve, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [2, 5])
 def test_gptq_of_another_rotation_is_another_draw(seed, twelve):
+    """The two ends of what the seeds 1 to 5 gave."""
     rival = twelve.gptq(seed)
     said = twelve.said(
-        r"ahead of it by ([\d.]+) and ([\d.]+), by more than two errors each, and min-max training"
-        r" by ([\d.]+) and ([\d.]+), the last of which cannot be told apart"
+        r"ahead of it by ([\d.]+) to ([\d.]+), by more than two errors each, and min-max training"
+        r" by ([\d.]+) to ([\d.]+), the least of which cannot be told apart"
     )
-    ahead = dict(zip([(s, n) for s in ("learned", "min-max") for n in (1, 2)], said, strict=True))
+    ahead = dict(zip([(s, n) for s in ("learned", "min-max") for n in (2, 5)], said, strict=True))
     losses = twelve.losses(rival)
     for steps_of in shipped.STEPS_OF:
         small = tinygpt.in_float64(tinygpt.load_trained(3, steps_of, twelve.there["device"]))
@@ -161,8 +162,8 @@ def test_gptq_of_another_rotation_is_another_draw(seed, twelve):
         assert (mean > 2 * error) == ((steps_of, seed) != ("min-max", 2))
         if steps_of == "learned":
             mean, error = mean_and_error(twelve.kl(small) - twelve.kl(rival))
-            behind = twelve.said(r"or by ([\d.]+) and ([\d.]+) with the rotations of seeds 1 and 2")
-            assert round(mean / error, 1) == behind[seed - 1]
+            most, ahead_by = twelve.said(r"it is ([\d.]+) or less, .* they are ahead by ([\d.]+):")
+            assert round(mean / error, 1) == {2: most, 5: -ahead_by}[seed]
 
 
 # How it is made

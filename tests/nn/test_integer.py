@@ -214,6 +214,13 @@ def test_safe_length_is_the_last_that_cannot_overflow(x_scheme, w_scheme, bound)
 # --- bias and requantization ----------------------------------------------------------------------
 
 
+def test_an_integer_bias_has_its_own_shape_and_is_named_where_it_does_not_fit():
+    bias, scales = torch.tensor([5.0, 1.0]), torch.tensor([1.0, 0.5])
+    assert integer_bias(bias, torch.tensor([[0.5]]), scales).tolist() == [10, 4]
+    with pytest.raises(ValueError, match=r"A bias of 1 needs .* s_x s_w = 1e-10:"):
+        integer_bias(bias, torch.tensor(1.0), torch.tensor([1.0, 1e-10]))
+
+
 def test_an_integer_bias_is_off_by_half_a_unit_at_most():
     g = torch.Generator().manual_seed(0)
     bias, s_x = torch.randn(1000, generator=g), torch.tensor(0.02)

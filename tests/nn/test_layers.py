@@ -1377,7 +1377,7 @@ def test_a_quantized_model_in_a_file_and_back(name, tmp_path):
             assert torch.equal(load_state(make().eval(), tensors)(*inputs()), qmodel(*inputs()))
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "tied"])
+@pytest.mark.parametrize("name", MODELS)
 def test_a_float_checkpoint_quantized_in_its_file_becomes_a_model(name, tmp_path):
     """quantize_file knows no layers: it takes every matrix, and load_state finds places for all."""
     make, inputs = MODELS[name]
@@ -1396,6 +1396,25 @@ def test_a_float_checkpoint_quantized_in_its_file_becomes_a_model(name, tmp_path
     with torch.no_grad():
         assert torch.equal(back(*inputs()), same(*inputs()))
     assert any(isinstance(m, QuantizedWeight) for m in back.modules())
+
+
+def test_what_is_shared_may_come_under_any_of_its_names():
+    """Codes under the second name alone, as safetensors.save_model may keep them, and buffers."""
+    torch.manual_seed(0)
+    qmodel, _ = quantize_model(Tied().eval(), BY_ROW)
+    tensors, ids = state(qmodel), torch.tensor([[1, 2, 10]])
+    back = load_state(Tied().eval(), tensors | {"head.weight": tensors.pop("embedding.weight")})
+    with torch.no_grad():
+        assert torch.equal(back(ids), qmodel(ids))
+    model, mask = nn.Sequential(mlp(), mlp()), drawn(4)
+    for part in model:
+        part.register_buffer("mask", mask)
+    saved = state(quantize_model(model, BY_ROW)[0])
+    assert "1.mask" not in saved
+    for more in ({"1.mask": mask + 0}, {}):
+        load_state(model, saved | more)
+    saved["1.mask"] = saved.pop("0.mask") + 1
+    assert torch.equal(load_state(model, saved)[0].mask, mask + 1)
 
 
 def test_load_state_says_what_does_not_fit():

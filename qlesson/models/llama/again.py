@@ -28,7 +28,8 @@ def requantized(
     another scheme.
 
     So the error of the file's own codes stays in, and the new one comes on top. One matrix at a
-    time is in float; weights that layers share stay shared.
+    time is in float; weights that layers share stay shared. What the file holds in float, as
+    GPTQ's the embedding and the head, stays float: `quantize_model` rounds that.
 
     scheme       a Scheme for all, or {pattern: Scheme}, as `quantize_model` takes it: what no
                  pattern fits keeps its codes, so patterns fit all layers that share some, or none

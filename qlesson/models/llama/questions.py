@@ -29,7 +29,14 @@ def as_ids(
     checks.of_type("tokenizer", tokenizer, Tokenizer, "llama.load gives it")
     found = []
     for question, (right, *wrong) in asked:
-        prompt = tokenizer.encode(f"Question: {question}\nAnswer:")
-        choices = [tokenizer.encode(f" {choice}") for choice in (*wrong, right)]
-        found.append((prompt, choices, len(choices) - 1))
+        prompt = f"Question: {question}\nAnswer:"
+        choices = [_behind(tokenizer, prompt, f" {choice}") for choice in (*wrong, right)]
+        found.append((tokenizer.encode(prompt), choices, len(choices) - 1))
     return found
+
+
+def _behind(tokenizer: Tokenizer, prompt: str, text: str) -> list[int]:
+    """The ids of a text that follows the prompt: alone, some tokenizers begin it with a space."""
+    before, whole = tokenizer.encode(prompt), tokenizer.encode(prompt + text)
+    follows = whole[: len(before)] == before
+    return whole[len(before) :] if follows else tokenizer.encode(text)

@@ -148,9 +148,9 @@ def _rows(layer: Any, first: int, end: int) -> Tensor:
     """Some rows of W_hat for the untouched input, in float64."""
     if not isinstance(layer, CODED):
         return layer.weight.detach()[first:end].double()
-    rows = layer.codes.rows(torch.arange(first, end, device=layer.codes.device))
+    wanted = torch.arange(first, end, device=layer.codes.device)
     factor = layer.factor if isinstance(layer, QuantizedLinear) else None
-    return untouched(rows.double(), factor)
+    return untouched(layer.codes.rows(wanted, torch.float64), factor)
 
 
 def _made(

@@ -171,7 +171,7 @@ class FileCost:
         ((..., 4.125), "The scales are missing: 4 in each row, with 16 bits each."),
         ((..., 5.125), "A float16 scale takes 16 bits, not 32."),
         ((..., 4.75), "Two zero points lie in a byte: a row has 4 of them in 2 bytes."),
-        ((..., 5), "That is a zero point of 16 bits. Packed, it takes 4, as a code does."),
+        ((..., 5), "That is a zero point of 16 bits; packed, it takes 4. Or give all digits."),
         ((..., 8.625), "Two codes lie in a byte: a row of 128 weights has 64 bytes of codes."),
         ((..., 74), "74 is the bytes of a row. It has 128 weights, and a byte 8 bits."),
         ((..., 0.578125), "That is in bytes. A byte has 8 bits."),
