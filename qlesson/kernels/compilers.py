@@ -77,8 +77,8 @@ def by_torch(formula: Formula, constants: Constants, device: str) -> Formula:
     if device == "cuda":
         options["eager_numerics.division_rounding"] = True  # its division is approximate without
     with suppress(cpp.NoCompiler):
-        if cpp.of_many_words():
-            options["cpp.cxx"] = (None, cpp.of_many_words())
+        if name := cpp.of_many_words():
+            options["cpp.cxx"] = (None, name)
     with _silent():
         run = torch.compile(kernel, fullgraph=True, dynamic=True, options=options)
     run = _silent()(run)  # it compiles when it is called

@@ -83,8 +83,8 @@ def _compiler() -> list[str]:
 
 def of_many_words() -> str | None:
     """The compiler, where CXX is a command with flags, which torch's own takes for one name."""
-    words = [word for word in _compiler() if not word.startswith("-")]
-    return words[-1] if len(_compiler()) > 1 else None
+    words = _compiler()
+    return [word for word in words if not word.startswith("-")][-1] if len(words) > 1 else None
 
 
 def _processor() -> list[str]:

@@ -30,13 +30,13 @@ def as_ids(
     found = []
     for question, (right, *wrong) in asked:
         prompt = f"Question: {question}\nAnswer:"
-        choices = [_behind(tokenizer, prompt, f" {choice}") for choice in (*wrong, right)]
-        found.append((tokenizer.encode(prompt), choices, len(choices) - 1))
+        ids = tokenizer.encode(prompt)
+        choices = [_behind(ids, tokenizer, prompt, f" {choice}") for choice in (*wrong, right)]
+        found.append((ids, choices, len(choices) - 1))
     return found
 
 
-def _behind(tokenizer: Tokenizer, prompt: str, text: str) -> list[int]:
-    """The ids of a text that follows the prompt: alone, some tokenizers begin it with a space."""
-    before, whole = tokenizer.encode(prompt), tokenizer.encode(prompt + text)
-    follows = whole[: len(before)] == before
-    return whole[len(before) :] if follows else tokenizer.encode(text)
+def _behind(ids: list[int], tokenizer: Tokenizer, prompt: str, text: str) -> list[int]:
+    """The ids of a text behind the prompt: alone, some tokenizers begin it with a space."""
+    whole = tokenizer.encode(prompt + text)
+    return whole[len(ids) :] if whole[: len(ids)] == ids else tokenizer.encode(text)
