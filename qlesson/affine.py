@@ -276,6 +276,7 @@ def clip(q: Tensor, quant_min: Value, quant_max: Value) -> Tensor:
     float32 would round 2^31 - 1 to 2^31, so whole ends beyond 2^24 are compared in int64, and
     others in float64. Of a tensor its dtype says how far it may reach.
     """
+    q = checks.bare(q)  # a subclass may come from an end, too
     ends: list[Any] = [_code(quant_min), _code(quant_max)]
     if any(map(_beyond_float32, ends)):
         q = q.double() if any(map(_is_real, ends)) else _in_int64(q)

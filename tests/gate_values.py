@@ -193,7 +193,7 @@ KINDS = {
     # an end of the codes, for a formula
     "formula_end": {
         "complex": (lambda x: 1j, REFUSED), "truth": (lambda x: True, REFUSED),
-        "subclass": (lambda x: torch.tensor(float(x)).as_subclass(Subclass), EQUAL),
+        "subclass": (lambda x: torch.tensor(float(x)).as_subclass(Subclass), SAME),
     },
     # codes, in one dtype
     "codes": NO_TENSOR | KEPT | SHAPES | COMPLEX | FRACTIONS | WHOLE_DTYPES

@@ -366,3 +366,18 @@ def test_a_symmetric_range_gains_more_from_its_first_bits():
         for m in ("symmetric", "asymmetric")
     }
     assert steps == {"symmetric": [2, 6], "asymmetric": [3, 7]}
+
+
+def test_ends_of_a_subclass_give_plain_tensors():
+    class Own(torch.Tensor):
+        pass
+
+    low, high = (torch.tensor(x).as_subclass(Own) for x in (-8.0, 7.0))
+    r = torch.linspace(-1, 1, 9)
+    q, (scale, zero_point) = (
+        ql.quantize_affine(r, 0.1, 0, low, high),
+        ql.asymmetric_qparams(r[0], r[-1], low, high),
+    )
+    blocks = affine.quantize_blocks(r, 0.1, -1.0, torch.tensor(15).as_subclass(Own))
+    safe = affine.safe_qparams(r[0], r[-1], low, high, "asymmetric", True, None)
+    assert {type(x) for x in (q, scale, zero_point, blocks, *safe)} == {torch.Tensor}
